@@ -1,0 +1,1 @@
+"""sipo: align one language model to several preferences at once, and choose the trade-off afterwards."""

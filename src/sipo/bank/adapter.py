@@ -1,0 +1,130 @@
+"""One LoRA adapter: its factors, its soups with others, and its PEFT folder."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sipo.config import Lora
+from sipo.errors import SipoError
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Low-rank updates: layer `name` computes W x + scaling * B (A x).
+
+    `factors` maps a layer's name in the backbone to (A [r, d_in], B [d_out, r]), both float32.
+    """
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+    scaling: float
+
+    @property
+    def rank(self) -> int:
+        return next(iter(self.factors.values()))[0].shape[0]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [factor for pair in self.factors.values() for factor in pair]
+
+    @property
+    def identity(self) -> str:
+        digest = hashlib.sha256(str(self.scaling).encode())
+        for name, (a, b) in sorted(self.factors.items()):
+            digest.update(name.encode() + a.detach().cpu().numpy().tobytes() + b.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def trainable_copy(self, device: torch.device) -> "Adapter":
+        copies = {
+            name: tuple(factor.detach().to(device, copy=True).requires_grad_() for factor in pair)
+            for name, pair in self.factors.items()
+        }
+        return Adapter(copies, self.scaling)  # type: ignore[arg-type]
+
+
+def target_layers(model: nn.Module, suffixes: Sequence[str]) -> dict[str, nn.Linear]:
+    """The linear layers whose last name is one of `suffixes`. Raises SipoError where one matches none."""
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and name.rsplit(".", 1)[-1] in suffixes
+    }
+    for suffix in suffixes:
+        if not any(name.endswith(suffix) for name in layers):
+            linear = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+            raise SipoError(f"lora.target_modules: the model has no layer `{suffix}`; it has {', '.join(sorted(linear))}")
+    return layers
+
+
+def new_adapter(model: nn.Module, lora: Lora, seed: int) -> Adapter:
+    """A fresh adapter: A as PEFT draws it (Kaiming uniform), B zero, so that it starts as the backbone."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = {}
+    for name, layer in target_layers(model, lora.target_modules).items():
+        bound = layer.in_features**-0.5
+        a = torch.empty(lora.r, layer.in_features).uniform_(-bound, bound, generator=generator)
+        factors[name] = (a, torch.zeros(layer.out_features, lora.r))
+    return Adapter(factors, lora.alpha / lora.r)
+
+
+def soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
+    """The adapter whose update is sum_i w_i * scaling_i * B_i A_i, exactly (DPO soups; SIPO, section 2).
+
+    Factors are stacked along the rank, so the rank is the sum of those with a weight other than zero.
+    """
+    parts = [(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True) if weight != 0]
+    parts = parts or [(adapters[0], 0.0)]
+    factors = {}
+    for name in parts[0][0].factors:
+        a = torch.cat([adapter.factors[name][0] for adapter, _ in parts])
+        b = torch.cat([weight * adapter.scaling * adapter.factors[name][1] for adapter, weight in parts], dim=1)
+        factors[name] = (a, b)
+    return Adapter(factors, 1.0)
+
+
+def save_adapter(adapter: Adapter, folder: Path, base: str) -> None:
+    """Write a folder that `PeftModel.from_pretrained` loads; `base` is a hub id or an absolute path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lora = LoraConfig(
+        base_model_name_or_path=base,
+        task_type="CAUSAL_LM",
+        r=adapter.rank,
+        lora_alpha=adapter.scaling * adapter.rank,  # type: ignore[arg-type]
+        target_modules=sorted({name.rsplit(".", 1)[-1] for name in adapter.factors}),
+        inference_mode=True,
+    )
+    lora.save_pretrained(str(folder))
+    tensors = {}
+    for name, (a, b) in adapter.factors.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a.detach().cpu().contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b.detach().cpu().contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Read a PEFT LoRA folder. Raises SipoError where it is missing, corrupt, or more than plain LoRA."""
+    try:
+        lora = json.loads((folder / "adapter_config.json").read_text())
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except Exception as error:
+        raise SipoError(f"{folder}: no readable PEFT adapter ({error})") from None
+    for feature in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
+        if lora.get(feature):
+            raise SipoError(f"{folder}: uses PEFT's `{feature}`, which sipo does not read; use plain LoRA")
+    prefix, suffix = "base_model.model.", ".lora_A.weight"
+    names = [key.removeprefix(prefix).removesuffix(suffix) for key in tensors if key.endswith(suffix)]
+    factors = {
+        name: (
+            tensors[f"{prefix}{name}.lora_A.weight"].float(),
+            tensors[f"{prefix}{name}.lora_B.weight"].float(),
+        )
+        for name in names
+    }
+    root = lora["r"] ** 0.5 if lora.get("use_rslora") else lora["r"]
+    return Adapter(factors, lora["lora_alpha"] / root)

@@ -1,0 +1,85 @@
+"""`sipo data inspect`: what a file of preference rows holds and where its objectives conflict."""
+
+import json
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sipo.data import ConflictStatistics, Row, conflict_statistics, read_rows
+
+EXAMPLE_CHARACTERS = 240
+
+
+def inspect_file(path: Path, as_json: bool, examples: int = 3) -> None:
+    """Print the statistics of a file and its first conflicts; `as_json` prints the same as one JSON object.
+
+    Raises SipoError for a file that is not all valid.
+    """
+    rows = read_rows(path)
+    statistics = conflict_statistics(rows)
+    conflicts = [row for row in rows if row.conflicting(statistics.objectives)][:examples]
+    if as_json:
+        records = [row.as_record() for row in conflicts]
+        print(json.dumps({"file": str(path), **statistics.as_json(), "examples": records}, indent=2))
+        return
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 10_000  # whoever reads a pipe or a file wraps for themselves
+    _print_statistics(console, path, statistics)
+    for number, row in enumerate(conflicts, 1):
+        _print_example(console, number, row)
+
+
+def _print_statistics(console: Console, path: Path, statistics: ConflictStatistics) -> None:
+    names = statistics.objectives
+    console.print(f"{path}: {statistics.rows} rows, {statistics.prompts} prompts, {len(names)} objectives")
+    conflicts = round(statistics.conflict_ratio * statistics.rows)
+    console.print(f"conflict ratio {statistics.conflict_ratio:.1%} ({conflicts} of {statistics.rows} rows)\n")
+
+    lengths = _table(console, "length in words", "min", "median", "max")
+    for text, words in (("prompt", statistics.prompt_words), ("response", statistics.response_words)):
+        lengths.add_row(text, str(words.min), f"{words.median:g}", str(words.max))
+
+    labels = _table(console, "rows that prefer", "response 0", "response 1", "neither")
+    for name in names:
+        labels.add_row(Text(name), *map(str, statistics.preferred[name]), str(statistics.ties[name]))
+
+    pairwise = _table(console, "rows in conflict", *names)
+    for name in names:
+        shares = (statistics.pairwise[name].get(other) for other in names)
+        pairwise.add_row(Text(name), *("-" if share is None else f"{share:.1%}" for share in shares))
+
+    for table in (lengths, labels, pairwise):
+        console.print(table)
+        console.print()
+
+
+def _print_example(console: Console, number: int, row: Row) -> None:
+    console.print(Text(f"conflict {number}", style="bold"))
+    console.print(Text(f"prompt      {_shortened(row.text)}"))
+    for index, response in enumerate(row.responses):
+        fans = ", ".join(name for name, label in row.preferred.items() if label == index)
+        console.print(Text(f"response {index}  {_shortened(response)}"))
+        console.print(Text(f"            preferred by {fans or 'none'}", style="green"))
+    console.print()
+
+
+def _table(console: Console, title: str, *columns: str) -> Table:
+    box = SIMPLE if console.is_terminal else None
+    table = Table(box=box, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(Text(title))
+    for column in columns:
+        table.add_column(Text(column), justify="right")
+    return table
+
+
+def _shortened(text: str) -> str:
+    """On one line, without control characters, which would reach the terminal."""
+    line = " ".join(text.split())
+    line = "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line
+    )
+    return line if len(line) <= EXAMPLE_CHARACTERS else line[: EXAMPLE_CHARACTERS - 3] + "..."

@@ -1,0 +1,110 @@
+"""Reading a run's YAML: overrides, paths, and one clear line for whatever is wrong."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sipo.config import Config
+from sipo.errors import SipoError
+
+
+def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
+    """The configuration in a YAML file, with `key=value` overrides such as `align.lr=1e-4` laid over it.
+
+    Paths in the file are relative to the file's folder; `run_dir`, and whatever an override names, to the
+    working directory. Without `run_dir` a run lives in `runs/<name of the file>`.
+    """
+    path = Path(path)
+    values = _read(path)
+    for place in ("data.path", "model.path", "refine.review_template", "refine.rewrite_template"):
+        _rebase(values, place.split("."), path.parent)
+    for override in overrides or []:
+        _override(values, override)
+    values.setdefault("run_dir", str(Path("runs") / path.stem))
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], source: str) -> Config:
+    """Validate a mapping; the first problem becomes one line that names `source` and the key."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise SipoError(f"{source}: {_explain(error)}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The fully resolved configuration as YAML; `load_config` reads it back equal."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SipoError(f"{path}: no such file; `sipo init` writes one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SipoError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise SipoError(f"{path}{line}: not YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(values, dict):
+        raise SipoError(f"{path}: expected `key: value` lines; `sipo init` writes an example")
+    return values
+
+
+def _rebase(values: dict[str, Any], keys: list[str], folder: Path) -> None:
+    section = values.get(keys[0])
+    value = section.get(keys[1]) if isinstance(section, dict) else None
+    if not isinstance(value, str):
+        return
+    is_model = keys[0] == "model"  # a hub id or package:NAME is no path: only rebase what exists
+    if not is_model or (folder / value).exists():
+        section[keys[1]] = str(folder / value)  # type: ignore[index]
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SipoError(f"--set {override}: expected key=value, such as --set align.lr=1e-4")
+    *sections, last = key.split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise SipoError(f"--set {override}: `{section}` holds no keys")
+    try:
+        target[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SipoError(f"--set {override}: the value is not YAML; quote it") from None
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        *parents, key = problem["loc"]
+        known = list(_section_at(parents).model_fields)
+        near = get_close_matches(str(key), known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"the keys here are {', '.join(known)}"
+        where = f" in `{'.'.join(map(str, parents))}`" if parents else ""
+        return f"unknown key `{key}`{where}, {hint}"
+    if problem["type"] == "missing":
+        return f"`{place}` is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"`{place}`: {message}" if place else message
+
+
+def _section_at(parents: list[Any]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation
+        inner = getattr(annotation, "__args__", ())
+        candidates = [annotation, *inner]
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return section

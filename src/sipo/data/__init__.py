@@ -1,0 +1,20 @@
+"""Preference data: rows with a label for each objective, their conflicts and their splits."""
+
+from sipo.data.conflicts import ConflictStatistics, Lengths, conflict_statistics
+from sipo.data.rows import Message, Row, objectives_of, read_rows, write_rows
+from sipo.data.splits import Split, Splits, split_of, split_rows
+
+__all__ = [
+    "ConflictStatistics",
+    "Lengths",
+    "Message",
+    "Row",
+    "Split",
+    "Splits",
+    "conflict_statistics",
+    "objectives_of",
+    "read_rows",
+    "split_of",
+    "split_rows",
+    "write_rows",
+]

@@ -1,0 +1,238 @@
+"""Preference rows: a prompt, two responses, and which of them each objective prefers.
+
+A file of rows is JSON lines (.jsonl, .json) or Parquet (.parquet) with four columns:
+
+    prompt       a string, or chat messages {role, content} of which the last is the user's
+    response_0   a string
+    response_1   a string
+    preferred    a mapping from objective to 0, 1 or null (a tie, or not labelled)
+
+Other columns are ignored. Reading checks all of it, so that nothing later has to.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sipo.data._files import read_records, write_records
+from sipo.errors import SipoError
+
+COLUMNS = ("prompt", "response_0", "response_1", "preferred")
+ROLES = ("system", "user", "assistant")
+
+
+class Message(NamedTuple):
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison; `preferred` maps each objective to the index of the better response, or None."""
+
+    prompt: tuple[Message, ...]
+    responses: tuple[str, str]
+    preferred: dict[str, int | None]
+
+    @cached_property
+    def key(self) -> str:
+        """Names the prompt: 16 hex digits, the same for a plain string and that text as one user message."""
+        messages = [message._asdict() for message in self.prompt]
+        canonical = json.dumps(messages, sort_keys=True, separators=(",", ":"))
+        return sha256(canonical.encode()).hexdigest()[:16]
+
+    @cached_property
+    def id(self) -> str:
+        """Names the comparison, whatever its labels: 16 hex digits of the prompt and both responses."""
+        return sha256("\x1f".join((self.key, *self.responses)).encode()).hexdigest()[:16]
+
+    @property
+    def text(self) -> str:
+        """The prompt for people to read: the user's text, or one `role: content` a line of a longer chat."""
+        if len(self.prompt) == 1:
+            return self.prompt[0].content
+        return "\n".join(f"{message.role}: {message.content}" for message in self.prompt)
+
+    def conflicting(self, objectives: Iterable[str]) -> bool:
+        """Whether any two of these objectives prefer different responses; ties do not count."""
+        return len({self.preferred.get(name) for name in objectives} - {None}) > 1
+
+    def as_record(self) -> dict[str, Any]:
+        """The row as the file has it, with a single user message as a plain string."""
+        plain = len(self.prompt) == 1 and self.prompt[0].role == "user"
+        return {
+            "prompt": self.prompt[0].content if plain else [message._asdict() for message in self.prompt],
+            "response_0": self.responses[0],
+            "response_1": self.responses[1],
+            "preferred": dict(self.preferred),
+        }
+
+
+def objectives_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """All objectives that rows have labels for, in order of first appearance."""
+    return tuple(dict.fromkeys(name for row in rows for name in row.preferred))
+
+
+def read_rows(path: Path, objectives: Sequence[str] | None = None) -> list[Row]:
+    """The rows of a file in its order, every row with the same objectives: those asked for, or all.
+
+    Labels of objectives not asked for are not looked at. Raises SipoError, one line with the file, the place
+    and the way out, for the first thing that is wrong.
+    """
+    path = Path(path)
+    rows: list[Row] = []
+    places: list[str] = []
+    for place, record in read_records(path, COLUMNS):
+        try:
+            rows.append(_parse_row(record, objectives))
+        except SipoError as problem:
+            raise SipoError(f"{path} {place}: {problem}") from None
+        places.append(place)
+    if not rows:
+        raise SipoError(f"{path}: no rows; each needs the columns {', '.join(COLUMNS)}")
+    known = objectives_of(rows)
+    names = known if objectives is None else tuple(objectives)
+    if not names:
+        raise SipoError(
+            f'{path}: no row names an objective; label them, such as "preferred": {{"helpful": 0}}'
+        )
+    for name in names:
+        _check_objective(path, name, known, rows)
+    rows = [replace(row, preferred={name: row.preferred.get(name) for name in names}) for row in rows]
+    _check_contradictions(path, places, rows)
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as JSON lines or Parquet, by the suffix; the file appears whole or not at all.
+
+    Raises SipoError for another suffix, for rows without any objective, and where the disk refuses.
+    """
+    path = Path(path)
+    objectives = objectives_of(rows)
+    if not objectives:
+        raise SipoError(f"{path}: no labelled rows to write; label some first")
+    write_records(path, [row.as_record() for row in rows], objectives)
+
+
+def _parse_row(record: object, objectives: Collection[str] | None) -> Row:
+    if not isinstance(record, dict):
+        raise SipoError(f"{_kind(record)}, not an object; write one row a line, as {{{', '.join(COLUMNS)}}}")
+    if not record.keys() >= set(COLUMNS):
+        way_out = _schema_hint(record.keys())
+        raise SipoError(
+            f"has the columns {', '.join(record) or 'none'}; needs {', '.join(COLUMNS)}; {way_out}"
+        )
+    responses = (_text(record["response_0"], "response_0"), _text(record["response_1"], "response_1"))
+    if responses[0].strip() == responses[1].strip():
+        raise SipoError("response_0 and response_1 are identical; leave the row out, it compares nothing")
+    return Row(_prompt(record["prompt"]), responses, _labels(record["preferred"], objectives))
+
+
+def _schema_hint(columns: Collection[str]) -> str:
+    if "better_response_id" in columns:
+        names = '"helpful": better_response_id, "harmless": safer_response_id'
+        return f"this looks like PKU-SafeRLHF: add preferred as {{{names}}}"
+    if "chosen" in columns and "rejected" in columns:
+        return (
+            "this looks like TRL's format: rename chosen to response_0 and rejected to response_1, "
+            'and add preferred, such as {"helpful": 0}, with a label for each objective'
+        )
+    if "response" in columns:
+        return "this looks like single responses with scores: pair those of a prompt by score"
+    return "rename or add what is missing"
+
+
+def _prompt(value: object) -> tuple[Message, ...]:
+    if isinstance(value, str):
+        return (Message("user", _text(value, "prompt")),)
+    if not isinstance(value, list):
+        raise SipoError(f"prompt is {_kind(value)}; make it a string or a list of {{role, content}}")
+    if not value:
+        raise SipoError("prompt is empty; fill it in or leave the row out")
+    messages = [_message(message, f"prompt message {number}") for number, message in enumerate(value, 1)]
+    if messages[-1].role != "user":
+        raise SipoError(f"prompt ends with the role {messages[-1].role}; its last message must be the user's")
+    _text(messages[-1].content, "prompt")
+    return tuple(messages)
+
+
+def _message(value: object, name: str) -> Message:
+    if not isinstance(value, dict) or not value.keys() >= {"role", "content"}:
+        raise SipoError(f"{name} is {_kind(value)}; make it {{role, content}}")
+    if value["role"] not in ROLES:
+        raise SipoError(f"{name} has the role {value['role']!r}; use {', '.join(ROLES)}")
+    return Message(value["role"], _text(value["content"], f"the content of {name}", may_be_empty=True))
+
+
+def _text(value: object, name: str, may_be_empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise SipoError(f"{name} is {_kind(value)}; make it a string")
+    if not may_be_empty and not value.strip():
+        raise SipoError(f"{name} is empty; fill it in or leave the row out")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SipoError(f"{name} has half a character (a lone surrogate); mend the text's encoding") from None
+    return value
+
+
+def _labels(value: object, objectives: Collection[str] | None) -> dict[str, int | None]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise SipoError(f'preferred is {_kind(value)}; make it a mapping, such as {{"helpful": 0}}')
+    wanted = value if objectives is None else objectives
+    return {name: _label(label, name) if name in wanted else None for name, label in value.items()}
+
+
+def _label(value: object, name: str) -> int | None:
+    if value is None:
+        return None
+    # Parquet turns integers with nulls among them into floats, so 1.0 is a label; True and "1" are not.
+    if isinstance(value, int | float) and not isinstance(value, bool) and value in (0, 1):
+        return int(value)
+    raise SipoError(
+        f"preferred.{name} is {json.dumps(value, default=str)}; use 0, 1, or null for a tie or no label"
+    )
+
+
+def _check_objective(path: Path, name: str, known: Sequence[str], rows: Sequence[Row]) -> None:
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known) or 'none'}"
+        raise SipoError(f"{path}: no row has the objective `{name}`; {hint}")
+    if all(row.preferred.get(name) is None for row in rows):
+        raise SipoError(
+            f"{path}: objective `{name}` never differs, it is null in every row; label or remove it"
+        )
+
+
+def _check_contradictions(path: Path, places: Sequence[str], rows: Sequence[Row]) -> None:
+    """The same two responses to a prompt, in either order, must not have opposite labels."""
+    seen: dict[tuple[tuple[Message, ...], tuple[str, ...], str], tuple[str, str]] = {}
+    for place, row in zip(places, rows, strict=True):
+        pair = tuple(sorted(row.responses))
+        for name, label in row.preferred.items():
+            if label is None:
+                continue
+            winner = row.responses[label]
+            earlier, earlier_winner = seen.setdefault((row.prompt, pair, name), (place, winner))
+            if winner != earlier_winner:
+                way_out = f"`{name}` prefers the other of the same two responses; keep one of the rows"
+                raise SipoError(f"{path} {place}: contradicts {earlier}: {way_out}")
+
+
+def _kind(value: object) -> str:
+    names = {
+        "NoneType": "null",
+        "bool": "a boolean",
+        "str": "a string",
+        "list": "a list",
+        "dict": "a mapping",
+    }
+    name = type(value).__name__
+    return names.get(name, "a number" if isinstance(value, int | float) else name)

@@ -1,0 +1,46 @@
+"""Answering many requests in batches that fit the machine, each batch a unit that survives a crash."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sipo.bank import Bank
+from sipo.config import Decoding
+from sipo.decoding.decode import Generated, Request, decode
+from sipo.run.journal import resumable
+from sipo.run.progress import Progress
+
+
+def answer(
+    bank: Bank,
+    requests: Sequence[Request],
+    decoding: Decoding,
+    max_new_tokens: int,
+    end: int,
+    *,
+    rows: int,
+    folder: Path,
+    label: str,
+    progress: Progress,
+) -> list[Generated]:
+    """One response a request, in order; equal requests are answered once. `rows` bounds a batch's rows."""
+    distinct = sorted(dict.fromkeys(requests), key=lambda request: (len(request.prompt), request.prompt))
+    plan: list[list[Request]] = []
+    room = 0
+    for request in distinct:
+        needed = len(request.mixture.points)
+        if not plan or needed > room:
+            plan.append([])
+            room = rows
+        plan[-1].append(request)
+        room -= needed
+
+    def run(batch: list[Request]) -> list[tuple[tuple[int, ...], bool]]:
+        return [(each.tokens, each.finished) for each in decode(bank, batch, decoding, max_new_tokens, end)]
+
+    results = resumable(folder, label, plan, run, progress)
+    answers = {
+        request: Generated(tuple(tokens), finished)
+        for batch, result in zip(plan, results, strict=True)
+        for request, (tokens, finished) in zip(batch, result, strict=True)
+    }
+    return [answers[request] for request in requests]

@@ -1,0 +1,11 @@
+"""The one exception that a user is meant to read."""
+
+
+class SipoError(Exception):
+    """Something the user can mend: one line that names the place and the way out.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

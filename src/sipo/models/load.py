@@ -1,0 +1,104 @@
+"""Finding a backbone and loading it, frozen, onto the device and in the dtype that suit the machine."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sipo.config import Model
+from sipo.errors import SipoError
+from sipo.models.gguf import converted, packaged_gguf
+
+
+EDGE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen language model, its tokenizer, and where it came from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    """What `from_pretrained` takes to find it again: a hub id or an absolute path."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, in tokens, that the model takes."""
+        config = self.model.config
+        lengths = [getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None)]
+        return min(length for length in lengths if length)
+
+
+def load_backbone(settings: Model, device: str = "auto") -> Backbone:
+    """Load the model that `settings.path` names. Raises SipoError where it is missing, corrupt or no causal LM."""
+    source, local = _locate(settings.path)
+    where = torch.device(pick_device() if device == "auto" else device)
+    dtype = pick_dtype(where) if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, revision=settings.revision, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision)
+    except Exception as error:  # the loaders raise whatever the files lead them to
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = "is the folder whole?" if local else "a hub id needs the network or the hub's cache"
+        raise SipoError(f"model {settings.path}: cannot be loaded ({reason}); {hint}") from None
+    if tokenizer.eos_token_id is None:
+        raise SipoError(f"model {settings.path}: its tokenizer has no end-of-sequence token; set eos_token in it")
+    model.to(where).eval().requires_grad_(False)
+    return Backbone(model, tokenizer, source)
+
+
+def pick_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _locate(path: str) -> tuple[str, bool]:
+    """The source for `from_pretrained`, and whether it is local."""
+    if path.startswith("package:"):
+        return str(converted(packaged_gguf(path.removeprefix("package:")))), True
+    local = Path(path).expanduser()
+    if local.suffix == ".gguf":
+        if not local.is_file():
+            raise SipoError(f"model {path}: no such file")
+        return str(converted(local.resolve())), True
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise SipoError(f"model {path}: the folder has no config.json, so it holds no model")
+        return str(local.resolve()), True
+    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
+        raise SipoError(f"model {path}: no such folder or GGUF file (a hub id looks like `owner/name`)")
+    return path, False
+
+
+def identify(settings: Model) -> str:
+    """Names the weights and how they are read, without loading them: for local files by content, roughly."""
+    source, local = _locate(settings.path)
+    digest = hashlib.sha256(f"{settings.dtype} {settings.prompt_template} ".encode())
+    if not local:
+        digest.update(f"{source}@{settings.revision}".encode())
+        return digest.hexdigest()[:16]
+    for file in sorted(Path(source).iterdir()):
+        if file.is_file():  # sizes and edges: hashing every byte of a large checkpoint would take minutes
+            digest.update(f"{file.name}:{file.stat().st_size}".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(EDGE))
+                stream.seek(max(0, file.stat().st_size - EDGE))
+                digest.update(stream.read())
+    return digest.hexdigest()[:16]

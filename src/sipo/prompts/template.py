@@ -1,0 +1,58 @@
+"""Prompt templates: YAML lists of chat messages whose contents are Jinja templates.
+
+The YAML is read before anything is filled in, so no prompt or response can break out of its message. Known
+variables: `chat` (the conversation's messages), `prompt` (its text), `response`, `review` and `objectives`
+(each with `name` and `better`). A last message from the assistant is a lead-in: generation goes on after it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined, TemplateError
+
+from sipo.data import Message
+from sipo.errors import SipoError
+
+_environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    name: str
+    messages: tuple[Message, ...]
+    lead_in: str
+
+    def render(self, *, chat: Sequence[Message], **values: Any) -> tuple[Message, ...]:
+        """The messages with everything filled in, without the lead-in."""
+        last = chat[-1].content if len(chat) == 1 else "\n".join(f"{m.role}: {m.content}" for m in chat)
+        try:
+            return tuple(
+                Message(role, _environment.from_string(content).render(chat=chat, prompt=last, **values).strip())
+                for role, content in self.messages
+            )
+        except TemplateError as error:
+            raise SipoError(f"{self.name} template: {error}; it may use chat, prompt, response, review, objectives") from None
+
+
+def load_template(path: Path | None, default: str) -> PromptTemplate:
+    """The template in a file, or the one that comes with sipo. Raises SipoError where it is malformed."""
+    name = str(path) if path else default
+    try:
+        text = path.read_text("utf-8") if path else (files("sipo.prompts") / f"{default}.yaml").read_text("utf-8")
+        messages = tuple(Message(m["role"], m["content"]) for m in yaml.safe_load(text))
+        for message in messages:
+            _environment.parse(message.content)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TemplateError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise SipoError(f"prompt template {name}: not a YAML list of {{role, content}} messages ({reason})") from None
+    lead_in = ""
+    if messages and messages[-1].role == "assistant":
+        *front, last = messages
+        messages, lead_in = tuple(front), last.content.strip()
+    if not messages or messages[-1].role != "user":
+        raise SipoError(f"prompt template {name}: the last message before the lead-in must be the user's")
+    return PromptTemplate(name, messages, lead_in)

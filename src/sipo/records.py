@@ -1,0 +1,80 @@
+"""The rows of the stages' tables: what is on disk is what the functions pass on."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A response drawn by MOD at one weight (SIPO, Eq. 3)."""
+
+    prompt: str
+    """The prompt's key (`Row.key`)."""
+    weights: dict[str, float]
+    index: int
+    """Which of the samples at this prompt and weight."""
+    response: str
+    tokens: list[int]
+    finished: bool
+    """False where the length limit cut it."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A sample, its review and its rewrite (SIPO, Eq. 4 and 5)."""
+
+    prompt: str
+    weights: dict[str, float]
+    index: int
+    sample: str
+    review: str
+    rewrite: str
+    rewrite_tokens: list[int]
+    rewrite_finished: bool
+    gains: dict[str, float]
+    """Implicit reward of the rewrite less that of the sample, by objective; positive is better."""
+    kept: Literal["rewrite", "sample"]
+    """`sample` where no objective finds the rewrite better."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A response that the filter judged for one row."""
+
+    row: str
+    """The row's id (`Row.id`)."""
+    prompt: str
+    source: Literal["sample", "rewrite"]
+    weights: dict[str, float]
+    index: int
+    response: str
+    tokens: list[int]
+    length: int
+    rewards: dict[str, float]
+    """Implicit reward by judge (policies and soups); larger is better."""
+    originals: dict[str, list[float]]
+    """The same rewards of response_0 and response_1."""
+    mean_reward: float
+    fate: str
+    """`chosen`, `dominates, but another has a larger mean reward`, or why it fell."""
+    reasons: list[str] = field(default_factory=list)
+    """Every original and judge that found it no better."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A held-out prompt answered by a method at a weight, with its true rewards."""
+
+    method: str
+    weights: dict[str, float] | None
+    """None for the base model, which no weight steers."""
+    prompt: str
+    text: str
+    """The prompt as people read it."""
+    index: int
+    response: str
+    length: int
+    """Tokens generated."""
+    finished: bool
+    rewards: dict[str, float]
+    """By objective, in its own direction."""

@@ -1,0 +1,138 @@
+"""Stage 3, refine: the policies review their samples and rewrite them (SIPO, Eq. 4 and 5).
+
+Reviews are decoded at the reviewer's weight, rewrites at the weight that the sample was drawn at. What was
+written is known by token; nothing is searched for in decoded text. A rewrite that no objective's implicit
+reward finds better gives way to its sample. Writes `refinements.jsonl` and `logprobs.parquet`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sipo.bank import Adapter
+from sipo.data import Message
+from sipo.decoding import Generated, Request, answer, at_mod, seed_of
+from sipo.errors import SipoError
+from sipo.logprobs.packing import Group
+from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points
+from sipo.prompts.template import PromptTemplate, load_template
+from sipo.records import Refinement, Sample
+from sipo.run.tables import write_records
+from sipo.task import Task
+from sipo.weights import Weight, as_weight
+
+
+def refine(task: Task, policies: list[Adapter], samples: list[Sample], folder: Path) -> list[Refinement]:
+    """One refinement a sample, in order."""
+    config = task.config
+    settings, length = config.refine, config.data.max_response_tokens
+    prompts = {row.key: row for row in task.splits.train}
+    chats = [prompts[each.prompt].prompt for each in samples]
+    reviewing = load_template(settings.review_template, "review")
+    rewriting = load_template(settings.rewrite_template, "rewrite")
+    drawn_at = [as_weight(each.weights, task.objectives, "sample") for each in samples]
+
+    def write(kind: str, tokens: list[tuple[int, ...]], at: list[Weight], limit: int) -> list[Generated]:
+        seeds = [seed_of(config.seed, kind, s.prompt, w, s.index) for s, w in zip(samples, drawn_at, strict=True)]
+        return answer(
+            task.bank,
+            [Request(t, at_mod(w), seed) for t, w, seed in zip(tokens, at, seeds, strict=True)],
+            config.decoding,
+            limit,
+            task.codec.end,
+            rows=config.execution.decode_rows,
+            folder=folder,
+            label=kind,
+            progress=task.progress,
+        )
+
+    with task.bank.mounted(policies):
+        asked = [
+            encode(task, reviewing, settings.review_tokens, chat=chat, response=each.response)
+            for chat, each in zip(chats, samples, strict=True)
+        ]
+        reviews = write("review", asked, [reviewer(task)] * len(samples), settings.review_tokens)
+        review_texts = [f"{reviewing.lead_in} {task.codec.decode(each.tokens)}".strip() for each in reviews]
+        asked = [
+            encode(task, rewriting, length, chat=chat, response=each.response, review=review)
+            for chat, each, review in zip(chats, samples, review_texts, strict=True)
+        ]
+        rewrites = write("rewrite", asked, drawn_at, length)
+        table = _score(task, samples, rewrites, prompts, folder)
+    table.write(folder / "logprobs.parquet")
+
+    refinements = []
+    for each, review, rewrite in zip(samples, review_texts, rewrites, strict=True):
+        prompt = task.prompt_tokens(prompts[each.prompt])
+        gains = _gains(task, table, prompt, tuple(each.tokens), rewrite.tokens)
+        text = task.codec.decode(rewrite.tokens)
+        kept = "rewrite" if text and any(gain > 0 for gain in gains.values()) else "sample"
+        refinements.append(
+            Refinement(
+                each.prompt, each.weights, each.index, each.response, review,
+                text, list(rewrite.tokens), rewrite.finished, gains, kept,
+            )
+        )  # fmt: skip
+    write_records(folder / "refinements.jsonl", refinements)
+    kept = sum(each.kept == "rewrite" for each in refinements)
+    better = [sum(each.gains[name] > 0 for each in refinements) for name in task.objectives]
+    task.progress.table(
+        "rewrites",
+        ["written", "kept", *(f"better on {name}" for name in task.objectives)],
+        [[len(refinements), kept, *better]],
+    )
+    return refinements
+
+
+def reviewer(task: Task) -> Weight:
+    """w_e of Eq. 4: as configured, or all policies equally."""
+    if task.config.refine.reviewer is None:
+        return (1 / len(task.objectives),) * len(task.objectives)
+    return as_weight(task.config.refine.reviewer, task.objectives, "refine.reviewer")
+
+
+def encode(
+    task: Task, template: PromptTemplate, new_tokens: int, *, chat: Sequence[Message], **values: str
+) -> tuple[int, ...]:
+    """The rendered template as token ids, its lead-in last, where generation goes on."""
+    rendered = template.render(chat=chat, objectives=task.config.objectives, **values)
+    lead_in = task.backbone.tokenizer(template.lead_in, add_special_tokens=False)["input_ids"] if template.lead_in else []
+    room = task.backbone.context - new_tokens - len(lead_in)
+    try:
+        return (*task.codec.encode_prompt(rendered, limit=room), *lead_in)
+    except SipoError as error:
+        raise SipoError(f"{template.name} template: {error}".replace("data.max_prompt_tokens", "the model's context")) from None
+
+
+def _score(task: Task, samples: list[Sample], rewrites: list[Generated], prompts: dict, folder: Path) -> LogprobTable:  # type: ignore[type-arg]
+    table = LogprobTable()
+    groups = [
+        Group(task.prompt_tokens(prompts[each.prompt]), (tuple(each.tokens), rewrite.tokens))
+        for each, rewrite in zip(samples, rewrites, strict=True)
+    ]
+    models = {REFERENCE: (0.0,) * len(task.objectives), **policy_points(task.objectives)}
+    table.fill(
+        task.bank,
+        groups,
+        models,
+        folder=folder,
+        label="score",
+        token_budget=task.config.execution.score_tokens,
+        progress=task.progress,
+    )
+    return table
+
+
+def _gains(
+    task: Task, table: LogprobTable, prompt: tuple[int, ...], sample: tuple[int, ...], rewrite: tuple[int, ...]
+) -> dict[str, float]:
+    """Implicit reward of the rewrite less that of the sample, by objective."""
+
+    def logratio(model: str, response: tuple[int, ...]) -> float:
+        return table[model, prompt, response] - table[REFERENCE, prompt, response]
+
+    beta = task.config.filter.beta
+    return {
+        name: beta * (logratio(policy(name), rewrite) - logratio(policy(name), sample)) for name in task.objectives
+    }
+
+

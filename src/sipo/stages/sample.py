@@ -1,0 +1,72 @@
+"""Stage 2, sample: for every conflicting prompt, responses by MOD at every weight (SIPO, Eq. 3).
+
+Corners of the simplex are left out: the paper samples between the objectives. Writes `samples.jsonl`.
+"""
+
+from pathlib import Path
+
+from sipo.bank import Adapter
+from sipo.data import Row
+from sipo.decoding import Request, answer, at_mod, seed_of
+from sipo.records import Sample
+from sipo.run.tables import write_records
+from sipo.task import Task
+from sipo.weights import Weight, is_corner
+
+
+def sample(task: Task, policies: list[Adapter], folder: Path) -> list[Sample]:
+    """Samples by prompt, then weight, then index."""
+    config = task.config
+    plan = [
+        (row, weight, index)
+        for row in one_row_a_prompt(conflicting_rows(task))
+        for weight in task.weights
+        if not is_corner(weight)
+        for index in range(config.sample.per_weight)
+    ]
+    requests = [
+        Request(task.prompt_tokens(row), at_mod(weight), seed_of(config.seed, "sample", row.key, weight, index))
+        for row, weight, index in plan
+    ]
+    with task.bank.mounted(policies):
+        answers = answer(
+            task.bank,
+            requests,
+            config.decoding,
+            config.data.max_response_tokens,
+            task.codec.end,
+            rows=config.execution.decode_rows,
+            folder=folder,
+            label="sample",
+            progress=task.progress,
+        )
+    samples = [
+        Sample(row.key, named(task, weight), index, task.codec.decode(a.tokens), list(a.tokens), a.finished)
+        for (row, weight, index), a in zip(plan, answers, strict=True)
+    ]
+    write_records(folder / "samples.jsonl", samples)
+    lengths = [len(each.tokens) for each in samples]
+    task.progress.table(
+        "samples",
+        ["prompts", "samples", "mean tokens", "cut by the limit"],
+        [[len({s.prompt for s in samples}), len(samples), sum(lengths) / len(lengths), sum(not s.finished for s in samples)]],
+    )
+    return samples
+
+
+def conflicting_rows(task: Task) -> list[Row]:
+    """The training rows that SIPO works on; with a limit on prompts, those of a seeded choice of them."""
+    rows = [row for row in task.splits.train if row.conflicting(task.objectives)]
+    limit = task.config.sample.prompts
+    if limit is None:
+        return rows
+    keys = sorted({row.key for row in rows}, key=lambda key: seed_of(task.config.seed, "prompts", key))[:limit]
+    return [row for row in rows if row.key in set(keys)]
+
+
+def one_row_a_prompt(rows: list[Row]) -> list[Row]:
+    return list({row.key: row for row in rows}.values())
+
+
+def named(task: Task, weight: Weight) -> dict[str, float]:
+    return dict(zip(task.objectives, weight, strict=True))

@@ -1,0 +1,80 @@
+"""What every stage of a run shares: settings, rows, weights, and the model, each read when first asked for."""
+
+from functools import cached_property
+
+from sipo import weights
+from sipo.bank import Bank
+from sipo.config import Config
+from sipo.data import Row, Splits, read_rows, split_rows
+from sipo.errors import SipoError
+from sipo.logprobs.packing import Group
+from sipo.models.chat import Codec
+from sipo.models.load import Backbone, load_backbone
+from sipo.run.progress import Progress
+
+
+class Task:
+    """A configuration with its data and its model."""
+
+    def __init__(self, config: Config, progress: Progress | None = None) -> None:
+        self.config = config
+        self.progress = progress or Progress()
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        return self.config.names
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return read_rows(self.config.data.path, self.objectives)
+
+    @cached_property
+    def splits(self) -> Splits:
+        data = self.config.data
+        splits = split_rows(self.rows, seed=self.config.seed, validation=data.validation, test=data.test)
+        for name, part, asked in (("training", splits.train, True), ("test", splits.test, data.test > 0)):
+            if asked and not part:
+                raise SipoError(f"{data.path}: no row fell into the {name} split; give more rows or change data.test")
+        return splits
+
+    @cached_property
+    def weights(self) -> list[weights.Weight]:
+        return weights.grid(self.config)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return load_backbone(self.config.model, self.config.execution.device)
+
+    @cached_property
+    def bank(self) -> Bank:
+        return Bank(self.backbone)
+
+    @cached_property
+    def codec(self) -> Codec:
+        data = self.config.data
+        longest = data.max_prompt_tokens + data.max_response_tokens
+        if longest > self.backbone.context:
+            raise SipoError(
+                f"data.max_prompt_tokens + data.max_response_tokens = {longest} tokens, "
+                f"over the model's context of {self.backbone.context}; lower one of them"
+            )
+        template = self.config.model.prompt_template
+        return Codec(self.backbone.tokenizer, data.max_prompt_tokens, data.max_response_tokens, template)
+
+    def group(self, row: Row) -> Group:
+        """The row's prompt and its two responses as token ids."""
+        return self._groups[row.id]
+
+    def prompt_tokens(self, row: Row) -> tuple[int, ...]:
+        return self._groups[row.id].prompt
+
+    @cached_property
+    def _groups(self) -> dict[str, Group]:
+        groups = {}
+        for number, row in enumerate(self.rows, start=1):
+            try:
+                prompt, responses = self.codec.encode_row(row)
+            except SipoError as error:
+                raise SipoError(f"{self.config.data.path} row {number}: {error}") from None
+            groups[row.id] = Group(tuple(prompt), tuple(map(tuple, responses)))
+        return groups

@@ -1,0 +1,113 @@
+"""Tiny stand-ins of real formats: a Llama of 30k parameters, a byte-level BPE tokenizer with a chat template."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sipo.bank import Adapter, Bank, new_adapter
+from sipo.config import Lora, Model
+from sipo.models.load import Backbone, load_backbone
+
+TEXT = "how do I keep my plants alive? water them once a week. give them light. the sun is warm and the soil is dark"
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint folder, as a hub would have it."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|im_start|>", "<|im_end|>"]
+    tokenizer.train_from_iterator(
+        [TEXT], trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", bos_token="<|im_start|>")
+    fast.chat_template = CHAT
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.3,
+        eos_token_id=fast.eos_token_id, bos_token_id=fast.bos_token_id, pad_token_id=fast.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(model_folder: Path) -> Backbone:
+    return load_backbone(Model(path=str(model_folder), dtype="float32"), "cpu")
+
+
+@pytest.fixture(scope="session")
+def bank(backbone: Backbone) -> Bank:
+    return Bank(backbone)
+
+
+def random_adapter(backbone: Backbone, seed: int, r: int = 3) -> Adapter:
+    """An adapter with a B that is not zero, so that it changes the model."""
+    adapter = new_adapter(backbone.model, Lora(r=r, alpha=2.0 * r), seed)
+    generator = torch.Generator().manual_seed(seed)
+    return Adapter({n: (a, 0.3 * torch.randn(b.shape, generator=generator)) for n, (a, b) in adapter.factors.items()}, adapter.scaling)
+
+
+@pytest.fixture(scope="session")
+def policies(backbone: Backbone) -> list[Adapter]:
+    return [random_adapter(backbone, seed, r) for seed, r in ((1, 3), (2, 5), (3, 2))]
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    """Forty small rows with two objectives that conflict half of the time."""
+    words = TEXT.split()
+    records = []
+    for i in range(40):
+        short, long = " ".join(words[i % 7 : i % 7 + 2]), " ".join(words[i % 5 : i % 5 + 6 + i % 3])
+        records.append(
+            {
+                "prompt": f"tell me about {words[i % len(words)]} {i}",
+                "response_0": short,
+                "response_1": long,
+                "preferred": {"detail": 1, "brevity": i % 2, "tone": None if i % 5 == 0 else i % 3 % 2},
+            }
+        )
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture
+def settings(model_folder: Path, rows_file: Path, tmp_path: Path) -> dict:
+    """A whole configuration, small enough to run in seconds."""
+    return {
+        "run_dir": str(tmp_path / "run"),
+        "model": {"path": str(model_folder), "dtype": "float32"},
+        "data": {"path": str(rows_file), "validation": 0.1, "test": 0.2, "max_prompt_tokens": 200, "max_response_tokens": 12},
+        "objectives": [
+            {"name": "detail", "better": "It says more.", "reward": "sipo.rewards.text:words"},
+            {"name": "brevity", "better": "It says less.", "reward": "sipo.rewards.text:words", "direction": "minimize"},
+        ],
+        "weights": {"divisions": 2},
+        "lora": {"r": 2, "alpha": 4},
+        "decoding": {"temperature": 1.0},
+        "align": {"lr": 0.01, "epochs": 2, "batch_size": 8},
+        "sample": {"prompts": 8, "per_weight": 8},
+        "refine": {"review_tokens": 8},
+        "realign": {"lr": 0.001},
+        "evaluate": {"bootstrap": 50},
+        "execution": {"device": "cpu", "decode_rows": 8, "score_tokens": 400, "train_tokens": 400, "checkpoint_seconds": 0},
+    }  # fmt: skip
