@@ -5,16 +5,20 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sipo.bank import Adapter, Bank, new_adapter
+from sipo.bank import Adapter, Bank, new_adapter, save_adapter
 from sipo.config import Lora, Model
 from sipo.models.load import Backbone, load_backbone
+
+torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 
 TEXT = "how do I keep my plants alive? water them once a week. give them light. the sun is warm and the soil is dark"
 CHAT = (
@@ -33,7 +37,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<|im_start|>", "<|im_end|>"]
     tokenizer.train_from_iterator(
-        [TEXT], trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        [TEXT],
+        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", bos_token="<|im_start|>")
     fast.chat_template = CHAT
@@ -62,7 +67,10 @@ def random_adapter(backbone: Backbone, seed: int, r: int = 3) -> Adapter:
     """An adapter with a B that is not zero, so that it changes the model."""
     adapter = new_adapter(backbone.model, Lora(r=r, alpha=2.0 * r), seed)
     generator = torch.Generator().manual_seed(seed)
-    return Adapter({n: (a, 0.3 * torch.randn(b.shape, generator=generator)) for n, (a, b) in adapter.factors.items()}, adapter.scaling)
+    return Adapter(
+        {n: (a, 0.3 * torch.randn(b.shape, generator=generator)) for n, (a, b) in adapter.factors.items()},
+        adapter.scaling,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +78,21 @@ def policies(backbone: Backbone) -> list[Adapter]:
     return [random_adapter(backbone, seed, r) for seed, r in ((1, 3), (2, 5), (3, 2))]
 
 
-@pytest.fixture
-def rows_file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def peft_models(
+    model_folder: Path, policies: list[Adapter], tmp_path_factory: pytest.TempPathFactory
+) -> list[PeftModel]:
+    """PEFT's own models of the policies: what the bank is held against."""
+    models = []
+    for index, policy in enumerate(policies):
+        folder = tmp_path_factory.mktemp(f"policy-{index}")
+        save_adapter(policy, folder, str(model_folder))
+        base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+        models.append(PeftModel.from_pretrained(base, folder).eval())
+    return models
+
+
+def write_rows(folder: Path) -> Path:
     """Forty small rows with two objectives that conflict half of the time."""
     words = TEXT.split()
     records = []
@@ -85,18 +106,16 @@ def rows_file(tmp_path: Path) -> Path:
                 "preferred": {"detail": 1, "brevity": i % 2, "tone": None if i % 5 == 0 else i % 3 % 2},
             }
         )
-    path = tmp_path / "rows.jsonl"
+    path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
-@pytest.fixture
-def settings(model_folder: Path, rows_file: Path, tmp_path: Path) -> dict:
-    """A whole configuration, small enough to run in seconds."""
+def small_settings(model_folder: Path, folder: Path) -> dict:
     return {
-        "run_dir": str(tmp_path / "run"),
+        "run_dir": str(folder / "run"),
         "model": {"path": str(model_folder), "dtype": "float32"},
-        "data": {"path": str(rows_file), "validation": 0.1, "test": 0.2, "max_prompt_tokens": 200, "max_response_tokens": 12},
+        "data": {"path": str(write_rows(folder)), "validation": 0.1, "test": 0.2, "max_prompt_tokens": 200, "max_response_tokens": 12},
         "objectives": [
             {"name": "detail", "better": "It says more.", "reward": "sipo.rewards.text:words"},
             {"name": "brevity", "better": "It says less.", "reward": "sipo.rewards.text:words", "direction": "minimize"},
@@ -111,3 +130,20 @@ def settings(model_folder: Path, rows_file: Path, tmp_path: Path) -> dict:
         "evaluate": {"bootstrap": 50},
         "execution": {"device": "cpu", "decode_rows": 8, "score_tokens": 400, "train_tokens": 400, "checkpoint_seconds": 0},
     }  # fmt: skip
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    return write_rows(tmp_path)
+
+
+@pytest.fixture
+def settings(model_folder: Path, tmp_path: Path) -> dict:
+    """A whole configuration, small enough to run in seconds."""
+    return small_settings(model_folder, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_settings(model_folder: Path) -> Callable[[Path], dict]:
+    """The same for any folder, for fixtures that outlive a test."""
+    return lambda folder: small_settings(model_folder, folder)

@@ -19,18 +19,14 @@ def row(labels: tuple[int | None, ...], prompt: str = "Why?", names: tuple[str, 
     return Row((Message("user", prompt),), ("one", "two words"), dict(zip(names, labels, strict=False)))
 
 
-labels_of_rows = st.integers(1, 4).flatmap(
-    lambda n: st.lists(st.tuples(*[st.sampled_from([0, 1, None])] * n))
-)
+labels_of_rows = st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[st.sampled_from([0, 1, None])] * n)))
 
 
 @given(labels_of_rows)
 def test_ratios_are_counts_of_disagreement(labels: list[tuple[int | None, ...]]) -> None:
     statistics = conflict_statistics([row(each) for each in labels])
     assert statistics.rows == len(labels)
-    assert statistics.conflict_ratio * len(labels) == pytest.approx(
-        sum({0, 1} <= set(each) for each in labels)
-    )
+    assert statistics.conflict_ratio * len(labels) == pytest.approx(sum({0, 1} <= set(each) for each in labels))
     for (i, a), (j, b) in itertools.combinations(enumerate(statistics.objectives), 2):
         opposite = sum({each[i], each[j]} == {0, 1} for each in labels)
         assert statistics.pairwise[a][b] == statistics.pairwise[b][a]
@@ -55,9 +51,7 @@ def test_a_subset_of_the_objectives_and_lengths_in_words() -> None:
 
 def test_inspect_prints_the_numbers_and_conflicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "rows.jsonl"
-    tricky = Row(
-        (Message("user", "[bold] :smile: \x1b[2J" + "x" * 500),), ("[/] one", "two"), {"a": 1, "b": 0}
-    )
+    tricky = Row((Message("user", "[bold] :smile: \x1b[2J" + "x" * 500),), ("[/] one", "two"), {"a": 1, "b": 0})
     write_rows(path, [row((0, 0), "First?"), tricky, row((1, None), "Third?")])
     inspect_file(path, as_json=False)
     printed = capsys.readouterr().out

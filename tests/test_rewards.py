@@ -91,9 +91,7 @@ def test_text_measures_are_finite_and_in_range(responses: list[str]) -> None:
 def test_text_measures_tell_detail_from_plain_wording() -> None:
     pytest.importorskip("textstat")
     plain = "The cat sat. It was warm. We had fun."
-    hard = (
-        "Photosynthetic organisms utilise electromagnetic radiation, synthesising carbohydrates internally."
-    )
+    hard = "Photosynthetic organisms utilise electromagnetic radiation, synthesising carbohydrates internally."
     assert distinct_words(["", "", ""], ["Go go GO!", "It's well-made.", ""]) == [1, 2, 0]
     assert words([""], ["Go go GO!"]) == [3]
     easy, difficult, nothing, marks = reading_ease([""] * 4, [plain, hard, "", " ?! "])

@@ -33,12 +33,8 @@ def write_lines(path: Path, *records: Any) -> Path:
 
 
 text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
-messages = st.builds(
-    Message, st.sampled_from(["system", "user", "assistant"]), st.text(st.characters(codec="utf-8"))
-)
-prompts = st.tuples(st.lists(messages, max_size=3), text).map(
-    lambda parts: (*parts[0], Message("user", parts[1]))
-)
+messages = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text(st.characters(codec="utf-8")))
+prompts = st.tuples(st.lists(messages, max_size=3), text).map(lambda parts: (*parts[0], Message("user", parts[1])))
 pairs = st.tuples(text, text).filter(lambda pair: pair[0].strip() != pair[1].strip())
 
 
@@ -159,9 +155,7 @@ BAD_RECORDS: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize(("bad", "problem", "way_out"), BAD_RECORDS.values(), ids=BAD_RECORDS.keys())
-def test_a_bad_record_is_one_line_with_its_place(
-    bad: Any, problem: str, way_out: str, tmp_path: Path
-) -> None:
+def test_a_bad_record_is_one_line_with_its_place(bad: Any, problem: str, way_out: str, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "rows.jsonl", record(), bad)
     line = refusal(path)
     assert line.startswith(f"{path} line 2: ")
@@ -200,9 +194,7 @@ def test_a_file_that_is_not_there_or_of_another_kind(tmp_path: Path) -> None:
     assert f"no folder {tmp_path / 'a'}" in refusal(tmp_path / "a" / "rows.jsonl")
     assert "is a folder; name a .jsonl" in refusal(tmp_path)
     assert "ending in .csv is no file of rows; use .jsonl" in refusal(tmp_path / "rows.csv")
-    assert f"{tmp_path / 'empty.jsonl'}: no rows; each needs the columns prompt" in refusal(
-        tmp_path / "empty.jsonl"
-    )
+    assert f"{tmp_path / 'empty.jsonl'}: no rows; each needs the columns prompt" in refusal(tmp_path / "empty.jsonl")
 
 
 def test_bad_parquet(tmp_path: Path) -> None:
@@ -223,9 +215,7 @@ def test_objectives_that_cannot_be_learned(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "rows.jsonl", record(preferred=labels))
     assert refusal(path).startswith(f"{path}: objective `polite` never differs")
     assert "label or remove it" in refusal(path, ["helpful", "polite"])
-    assert refusal(path, ["helpfull"]).endswith(
-        "no row has the objective `helpfull`; did you mean `helpful`?"
-    )
+    assert refusal(path, ["helpfull"]).endswith("no row has the objective `helpfull`; did you mean `helpful`?")
     assert refusal(path, ["xyz"]).endswith("it has helpful, brief, polite")
     write_lines(path, record(preferred={}))
     assert refusal(path).startswith(f"{path}: no row names an objective; label them")
@@ -251,9 +241,7 @@ def test_writing_what_cannot_be_written(tmp_path: Path) -> None:
         write_rows(tmp_path / "rows.csv", [row])
     with pytest.raises(SipoError, match="no labelled rows to write"):
         write_rows(tmp_path / "rows.jsonl", [])
-    with pytest.raises(
-        SipoError, match=r"cannot be written \(No such file or directory\); free space or name another"
-    ):
+    with pytest.raises(SipoError, match=r"cannot be written \(No such file or directory\); free space or name another"):
         write_rows(tmp_path / "a" / "rows.parquet", [row])
     assert not os.listdir(tmp_path)
 

@@ -41,9 +41,7 @@ def test_order_changes_nothing_and_prompts_stay_together(
 
 
 @given(keys, seeds, fractions, fractions, fractions)
-def test_more_validation_takes_from_train_only(
-    key: str, seed: int, test: float, less: float, more: float
-) -> None:
+def test_more_validation_takes_from_train_only(key: str, seed: int, test: float, less: float, more: float) -> None:
     less, more = sorted([less, more])
     before, after = split_of(key, seed, less, test), split_of(key, seed, more, test)
     assert before == after or (before, after) == ("train", "validation")

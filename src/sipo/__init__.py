@@ -1,1 +1,68 @@
-"""sipo: align one language model to several preferences at once, and choose the trade-off afterwards."""
+"""sipo: align one language model to several preferences at once, and choose the trade-off afterwards.
+
+`run` calls the stages whose results do not hold yet; `sipo.stages` has them one by one.
+Names are imported when first used, so that the command line starts without loading torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sipo.bank import Adapter, Bank, load_adapter, save_adapter, soup
+    from sipo.config import Config
+    from sipo.configfile import load_config
+    from sipo.data import Message, Row, conflict_statistics, read_rows, write_rows
+    from sipo.errors import SipoError
+    from sipo.label import label
+    from sipo.methods import Method, base_model, mod, sipo, soups
+    from sipo.run.pipeline import Outputs, run
+    from sipo.task import Task
+    from sipo.use import export, generate
+
+_HOME = {
+    "sipo.bank": ("Adapter", "Bank", "load_adapter", "save_adapter", "soup"),
+    "sipo.config": ("Config",),
+    "sipo.configfile": ("load_config",),
+    "sipo.data": ("Message", "Row", "conflict_statistics", "read_rows", "write_rows"),
+    "sipo.errors": ("SipoError",),
+    "sipo.label": ("label",),
+    "sipo.methods": ("Method", "base_model", "mod", "sipo", "soups"),
+    "sipo.run.pipeline": ("Outputs", "run"),
+    "sipo.task": ("Task",),
+    "sipo.use": ("export", "generate"),
+}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Adapter",
+    "Bank",
+    "Config",
+    "Message",
+    "Method",
+    "Outputs",
+    "Row",
+    "SipoError",
+    "Task",
+    "base_model",
+    "conflict_statistics",
+    "export",
+    "generate",
+    "label",
+    "load_adapter",
+    "load_config",
+    "mod",
+    "read_rows",
+    "run",
+    "save_adapter",
+    "sipo",
+    "soup",
+    "soups",
+    "write_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'sipo' has no attribute {name!r}")

@@ -13,6 +13,7 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+MethodName = Literal["base", "soups", "mod", "sipo"]
 
 
 class Section(BaseModel):
@@ -66,13 +67,13 @@ class Weights(Section):
     """The preference weights: the lattice of the simplex with steps of 1 / divisions, or an explicit list."""
 
     divisions: Positive = 5
-    grid: tuple[dict[str, float], ...] | None = None
+    grid: Annotated[tuple[dict[str, float], ...], Field(min_length=1)] | None = None
 
 
 class Lora(Section):
     r: Positive = 64
     alpha: Rate = 64.0
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class Decoding(Section):
@@ -129,7 +130,7 @@ class Realign(Training):
 
 
 class Evaluate(Section):
-    methods: tuple[Literal["base", "soups", "mod", "sipo"], ...] = ("base", "soups", "mod", "sipo")
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("base", "soups", "mod", "sipo")
     prompts: Positive | None = None
     per_prompt: Positive = 1
     reference_point: dict[str, float] | None = None

@@ -1,5 +1,6 @@
 """Reading a run's YAML: overrides, paths, and one clear line for whatever is wrong."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     """
     path = Path(path)
     values = _read(path)
-    for place in ("data.path", "model.path", "refine.review_template", "refine.rewrite_template"):
-        _rebase(values, place.split("."), path.parent)
+    _rebase(values, path.parent)
     for override in overrides or []:
         _override(values, override)
+    _rebase(values, Path())  # absolute, so that a run's own copy of it can be read from anywhere
     values.setdefault("run_dir", str(Path("runs") / path.stem))
     return parse_config(values, str(path))
 
@@ -56,14 +57,16 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _rebase(values: dict[str, Any], keys: list[str], folder: Path) -> None:
-    section = values.get(keys[0])
-    value = section.get(keys[1]) if isinstance(section, dict) else None
-    if not isinstance(value, str):
-        return
-    is_model = keys[0] == "model"  # a hub id or package:NAME is no path: only rebase what exists
-    if not is_model or (folder / value).exists():
-        section[keys[1]] = str(folder / value)  # type: ignore[index]
+def _rebase(values: dict[str, Any], folder: Path) -> None:
+    """Make the paths in `values` absolute, the relative ones from `folder`."""
+    for place in ("data.path", "model.path", "refine.review_template", "refine.rewrite_template"):
+        key, name = place.split(".")
+        section = values.get(key)
+        value = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(value, str):
+            path = folder / Path(value).expanduser()
+            if key != "model" or path.exists():  # a hub id or package:NAME is no path: only what exists
+                section[name] = os.path.abspath(path)  # symbolic links keep their names, and so their suffixes
 
 
 def _override(values: dict[str, Any], override: str) -> None:

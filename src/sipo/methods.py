@@ -20,8 +20,9 @@ class Method:
     """False where the weight changes nothing: the front is then one point."""
 
 
-def base_model() -> Method:
-    return Method("base", (), lambda _: base(0), steerable=False)
+def base_model(policies: Sequence[Adapter]) -> Method:
+    """The backbone itself: the origin of the policies' span."""
+    return Method("base", tuple(policies), lambda weight: base(len(weight)), steerable=False)
 
 
 def soups(policies: Sequence[Adapter]) -> Method:

@@ -16,9 +16,7 @@ def simplex_lattice(n: int, divisions: int) -> list[Weight]:
     is the paper's grid.
     """
     bars = combinations(range(divisions + n - 1), n - 1)
-    counts = (
-        [b - a - 1 for a, b in zip((-1, *cut), (*cut, divisions + n - 1), strict=True)] for cut in bars
-    )
+    counts = ([b - a - 1 for a, b in zip((-1, *cut), (*cut, divisions + n - 1), strict=True)] for cut in bars)
     return sorted((tuple(c / divisions for c in count) for count in counts), reverse=True)
 
 

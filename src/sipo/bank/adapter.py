@@ -15,7 +15,7 @@ from sipo.config import Lora
 from sipo.errors import SipoError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """Low-rank updates: layer `name` computes W x + scaling * B (A x).
 
@@ -49,17 +49,19 @@ class Adapter:
 
 
 def target_layers(model: nn.Module, suffixes: Sequence[str]) -> dict[str, nn.Linear]:
-    """The linear layers whose last name is one of `suffixes`. Raises SipoError where one matches none."""
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and name.rsplit(".", 1)[-1] in suffixes
-    }
+    """The linear layers whose last name is one of `suffixes`, without the output head, which stays frozen.
+
+    Raises SipoError where one matches none.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    known = {name.rsplit(".", 1)[-1] for name in linear}
     for suffix in suffixes:
-        if not any(name.endswith(suffix) for name in layers):
-            linear = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-            raise SipoError(f"lora.target_modules: the model has no layer `{suffix}`; it has {', '.join(sorted(linear))}")
-    return layers
+        if suffix not in known:
+            raise SipoError(
+                f"lora.target_modules: the model has no layer `{suffix}`; it has {', '.join(sorted(known))}"
+            )
+    return {name: layer for name, layer in linear.items() if name.rsplit(".", 1)[-1] in suffixes}
 
 
 def new_adapter(model: nn.Module, lora: Lora, seed: int) -> Adapter:
@@ -112,12 +114,18 @@ def load_adapter(folder: Path) -> Adapter:
     try:
         lora = json.loads((folder / "adapter_config.json").read_text())
         tensors = load_file(folder / "adapter_model.safetensors")
+        kind = lora["peft_type"]
     except Exception as error:
         raise SipoError(f"{folder}: no readable PEFT adapter ({error})") from None
+    if kind != "LORA":
+        raise SipoError(f"{folder}: is a PEFT adapter of type {kind}, which sipo does not read; use plain LoRA")
     for feature in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
         if lora.get(feature):
             raise SipoError(f"{folder}: uses PEFT's `{feature}`, which sipo does not read; use plain LoRA")
     prefix, suffix = "base_model.model.", ".lora_A.weight"
+    for key in tensors:  # biases, embeddings, magnitudes: whatever else is there would be lost without a word
+        if not key.endswith((suffix, ".lora_B.weight")):
+            raise SipoError(f"{folder}: holds `{key}`, which sipo does not read; use plain LoRA on linear layers")
     names = [key.removeprefix(prefix).removesuffix(suffix) for key in tensors if key.endswith(suffix)]
     factors = {
         name: (

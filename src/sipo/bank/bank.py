@@ -52,6 +52,8 @@ class Bank:
             for name in {name for adapter in adapters for name in adapter.factors}:
                 if name not in layers:
                     raise SipoError(f"the adapter changes layer `{name}`, which the model has not: another base?")
+                if layers[name] is self.head:  # its weight is also used directly, without the update
+                    raise SipoError(f"the adapter changes the output head `{name}`, which sipo keeps frozen")
                 self._stacked[name] = self._stack(name)
                 hooks.append(layers[name].register_forward_hook(self._adding(name)))
             yield self

@@ -79,7 +79,5 @@ def _table(console: Console, title: str, *columns: str) -> Table:
 def _shortened(text: str) -> str:
     """On one line, without control characters, which would reach the terminal."""
     line = " ".join(text.split())
-    line = "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line
-    )
+    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
     return line if len(line) <= EXAMPLE_CHARACTERS else line[: EXAMPLE_CHARACTERS - 3] + "..."

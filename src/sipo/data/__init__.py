@@ -1,7 +1,8 @@
 """Preference data: rows with a label for each objective, their conflicts and their splits."""
 
 from sipo.data.conflicts import ConflictStatistics, Lengths, conflict_statistics
-from sipo.data.rows import Message, Row, objectives_of, read_rows, write_rows
+from sipo.data.prompts import Message, read_prompts
+from sipo.data.rows import Row, objectives_of, read_rows, write_rows
 from sipo.data.splits import Split, Splits, split_of, split_rows
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Splits",
     "conflict_statistics",
     "objectives_of",
+    "read_prompts",
     "read_rows",
     "split_of",
     "split_rows",

@@ -101,9 +101,7 @@ def _parquet_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
                     number += 1
                     yield f"row {number}", record
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise SipoError(
-            f"{path}: not a readable Parquet file ({error}); write or download it again"
-        ) from None
+        raise SipoError(f"{path}: not a readable Parquet file ({error}); write or download it again") from None
 
 
 def _write_parquet(file: BinaryIO, records: Sequence[dict[str, Any]], objectives: Sequence[str]) -> None:

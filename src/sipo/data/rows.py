@@ -17,18 +17,13 @@ from difflib import get_close_matches
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sipo.data._files import read_records, write_records
+from sipo.data.prompts import Message, kind_of, parse_prompt, parse_text
 from sipo.errors import SipoError
 
 COLUMNS = ("prompt", "response_0", "response_1", "preferred")
-ROLES = ("system", "user", "assistant")
-
-
-class Message(NamedTuple):
-    role: str
-    content: str
 
 
 @dataclass(frozen=True)
@@ -98,9 +93,7 @@ def read_rows(path: Path, objectives: Sequence[str] | None = None) -> list[Row]:
     known = objectives_of(rows)
     names = known if objectives is None else tuple(objectives)
     if not names:
-        raise SipoError(
-            f'{path}: no row names an objective; label them, such as "preferred": {{"helpful": 0}}'
-        )
+        raise SipoError(f'{path}: no row names an objective; label them, such as "preferred": {{"helpful": 0}}')
     for name in names:
         _check_objective(path, name, known, rows)
     rows = [replace(row, preferred={name: row.preferred.get(name) for name in names}) for row in rows]
@@ -122,16 +115,17 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def _parse_row(record: object, objectives: Collection[str] | None) -> Row:
     if not isinstance(record, dict):
-        raise SipoError(f"{_kind(record)}, not an object; write one row a line, as {{{', '.join(COLUMNS)}}}")
+        raise SipoError(f"{kind_of(record)}, not an object; write one row a line, as {{{', '.join(COLUMNS)}}}")
     if not record.keys() >= set(COLUMNS):
         way_out = _schema_hint(record.keys())
-        raise SipoError(
-            f"has the columns {', '.join(record) or 'none'}; needs {', '.join(COLUMNS)}; {way_out}"
-        )
-    responses = (_text(record["response_0"], "response_0"), _text(record["response_1"], "response_1"))
+        raise SipoError(f"has the columns {', '.join(record) or 'none'}; needs {', '.join(COLUMNS)}; {way_out}")
+    responses = (
+        parse_text(record["response_0"], "response_0"),
+        parse_text(record["response_1"], "response_1"),
+    )
     if responses[0].strip() == responses[1].strip():
         raise SipoError("response_0 and response_1 are identical; leave the row out, it compares nothing")
-    return Row(_prompt(record["prompt"]), responses, _labels(record["preferred"], objectives))
+    return Row(parse_prompt(record["prompt"]), responses, _labels(record["preferred"], objectives))
 
 
 def _schema_hint(columns: Collection[str]) -> str:
@@ -148,43 +142,9 @@ def _schema_hint(columns: Collection[str]) -> str:
     return "rename or add what is missing"
 
 
-def _prompt(value: object) -> tuple[Message, ...]:
-    if isinstance(value, str):
-        return (Message("user", _text(value, "prompt")),)
-    if not isinstance(value, list):
-        raise SipoError(f"prompt is {_kind(value)}; make it a string or a list of {{role, content}}")
-    if not value:
-        raise SipoError("prompt is empty; fill it in or leave the row out")
-    messages = [_message(message, f"prompt message {number}") for number, message in enumerate(value, 1)]
-    if messages[-1].role != "user":
-        raise SipoError(f"prompt ends with the role {messages[-1].role}; its last message must be the user's")
-    _text(messages[-1].content, "prompt")
-    return tuple(messages)
-
-
-def _message(value: object, name: str) -> Message:
-    if not isinstance(value, dict) or not value.keys() >= {"role", "content"}:
-        raise SipoError(f"{name} is {_kind(value)}; make it {{role, content}}")
-    if value["role"] not in ROLES:
-        raise SipoError(f"{name} has the role {value['role']!r}; use {', '.join(ROLES)}")
-    return Message(value["role"], _text(value["content"], f"the content of {name}", may_be_empty=True))
-
-
-def _text(value: object, name: str, may_be_empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise SipoError(f"{name} is {_kind(value)}; make it a string")
-    if not may_be_empty and not value.strip():
-        raise SipoError(f"{name} is empty; fill it in or leave the row out")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise SipoError(f"{name} has half a character (a lone surrogate); mend the text's encoding") from None
-    return value
-
-
 def _labels(value: object, objectives: Collection[str] | None) -> dict[str, int | None]:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise SipoError(f'preferred is {_kind(value)}; make it a mapping, such as {{"helpful": 0}}')
+        raise SipoError(f'preferred is {kind_of(value)}; make it a mapping, such as {{"helpful": 0}}')
     wanted = value if objectives is None else objectives
     return {name: _label(label, name) if name in wanted else None for name, label in value.items()}
 
@@ -195,9 +155,7 @@ def _label(value: object, name: str) -> int | None:
     # Parquet turns integers with nulls among them into floats, so 1.0 is a label; True and "1" are not.
     if isinstance(value, int | float) and not isinstance(value, bool) and value in (0, 1):
         return int(value)
-    raise SipoError(
-        f"preferred.{name} is {json.dumps(value, default=str)}; use 0, 1, or null for a tie or no label"
-    )
+    raise SipoError(f"preferred.{name} is {json.dumps(value, default=str)}; use 0, 1, or null for a tie or no label")
 
 
 def _check_objective(path: Path, name: str, known: Sequence[str], rows: Sequence[Row]) -> None:
@@ -206,9 +164,7 @@ def _check_objective(path: Path, name: str, known: Sequence[str], rows: Sequence
         hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known) or 'none'}"
         raise SipoError(f"{path}: no row has the objective `{name}`; {hint}")
     if all(row.preferred.get(name) is None for row in rows):
-        raise SipoError(
-            f"{path}: objective `{name}` never differs, it is null in every row; label or remove it"
-        )
+        raise SipoError(f"{path}: objective `{name}` never differs, it is null in every row; label or remove it")
 
 
 def _check_contradictions(path: Path, places: Sequence[str], rows: Sequence[Row]) -> None:
@@ -224,15 +180,3 @@ def _check_contradictions(path: Path, places: Sequence[str], rows: Sequence[Row]
             if winner != earlier_winner:
                 way_out = f"`{name}` prefers the other of the same two responses; keep one of the rows"
                 raise SipoError(f"{path} {place}: contradicts {earlier}: {way_out}")
-
-
-def _kind(value: object) -> str:
-    names = {
-        "NoneType": "null",
-        "bool": "a boolean",
-        "str": "a string",
-        "list": "a list",
-        "dict": "a mapping",
-    }
-    name = type(value).__name__
-    return names.get(name, "a number" if isinstance(value, int | float) else name)

@@ -45,7 +45,10 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Packed:
     ids = torch.zeros(len(groups), longest, dtype=torch.long)
     positions = torch.zeros_like(ids)
     segments = torch.full_like(ids, -1)  # 0 the prompt, k the k-th response, -1 padding
-    predictors, targets, owner, lengths = [], [], [], []
+    predictors: list[int] = []
+    targets: list[int] = []
+    owner: list[int] = []
+    lengths: list[int] = []
     for row, group in enumerate(groups):
         start, prompt = 0, len(group.prompt)
         for segment, tokens in enumerate((group.prompt, *group.responses)):

@@ -18,7 +18,11 @@ def response_logprobs(bank: Bank, packed: Packed, points: Tensor) -> Tensor:
     `points` [rows, N]: the place in the mounted adapters' span that scores each row.
     """
     output = bank.hidden_states(
-        points, input_ids=packed.ids, position_ids=packed.positions, attention_mask=packed.mask, use_cache=False
+        points,
+        input_ids=packed.ids,
+        position_ids=packed.positions,
+        attention_mask=packed.mask,
+        use_cache=False,
     )
     hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors]
     each = token_logprobs(hidden, bank.head.weight, packed.targets)

@@ -11,7 +11,6 @@ from sipo.config import Model
 from sipo.errors import SipoError
 from sipo.models.gguf import converted, packaged_gguf
 
-
 EDGE = 1 << 20
 
 
@@ -39,7 +38,7 @@ class Backbone:
 def load_backbone(settings: Model, device: str = "auto") -> Backbone:
     """Load the model that `settings.path` names. Raises SipoError where it is missing, corrupt or no causal LM."""
     source, local = _locate(settings.path)
-    where = torch.device(pick_device() if device == "auto" else device)
+    where = _device(device)
     dtype = pick_dtype(where) if settings.dtype == "auto" else getattr(torch, settings.dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, revision=settings.revision, dtype=dtype)
@@ -50,8 +49,18 @@ def load_backbone(settings: Model, device: str = "auto") -> Backbone:
         raise SipoError(f"model {settings.path}: cannot be loaded ({reason}); {hint}") from None
     if tokenizer.eos_token_id is None:
         raise SipoError(f"model {settings.path}: its tokenizer has no end-of-sequence token; set eos_token in it")
-    model.to(where).eval().requires_grad_(False)
+    model.to(where).eval().requires_grad_(False)  # type: ignore[arg-type]
     return Backbone(model, tokenizer, source)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(pick_device() if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise SipoError(f"execution.device: `{name}` cannot be used ({reason}); `auto` takes what there is") from None
+    return device
 
 
 def pick_device() -> str:

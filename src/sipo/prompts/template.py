@@ -15,6 +15,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined, TemplateError
 
 from sipo.data import Message
+from sipo.data.prompts import ROLES
 from sipo.errors import SipoError
 
 _environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
@@ -35,7 +36,9 @@ class PromptTemplate:
                 for role, content in self.messages
             )
         except TemplateError as error:
-            raise SipoError(f"{self.name} template: {error}; it may use chat, prompt, response, review, objectives") from None
+            raise SipoError(
+                f"{self.name} template: {error}; it may use chat, prompt, response, review, objectives"
+            ) from None
 
 
 def load_template(path: Path | None, default: str) -> PromptTemplate:
@@ -45,6 +48,8 @@ def load_template(path: Path | None, default: str) -> PromptTemplate:
         text = path.read_text("utf-8") if path else (files("sipo.prompts") / f"{default}.yaml").read_text("utf-8")
         messages = tuple(Message(m["role"], m["content"]) for m in yaml.safe_load(text))
         for message in messages:
+            if message.role not in ROLES or not isinstance(message.content, str):
+                raise TypeError(f"a message's role is one of {', '.join(ROLES)}, its content a string; not {message}")
             _environment.parse(message.content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TemplateError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())

@@ -25,8 +25,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def claim(self, subject: dict[str, Any]) -> None:
-        """Make the folder this run's. Raises SipoError where it holds another run, or something else."""
+    def check(self, subject: dict[str, Any]) -> None:
+        """Raises SipoError where the folder holds another run, or something else."""
         known = self.path / SUBJECT
         if known.exists():
             before = read_json(known)
@@ -39,7 +39,12 @@ class RunFolder:
             return
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise SipoError(f"{self.path}: exists and is not a sipo run; choose another folder with --run-dir")
-        write_json(known, subject)
+
+    def claim(self, subject: dict[str, Any]) -> None:
+        """Make the folder this run's. Raises SipoError where it holds another run, or something else."""
+        self.check(subject)
+        if not (self.path / SUBJECT).exists():
+            write_json(self.path / SUBJECT, subject)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

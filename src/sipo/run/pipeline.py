@@ -5,6 +5,7 @@ import json
 import resource
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from sipo.errors import SipoError
 from sipo.logprobs.table import LogprobTable
 from sipo.methods import Method, base_model, mod, sipo, soups
 from sipo.records import Candidate, Refinement, Sample
-from sipo.rewards import load_reward
 from sipo.run.folder import RunFolder
 from sipo.run.plan import Stage, fingerprints, stages_of, subject
 from sipo.run.progress import Progress
 from sipo.run.tables import read_records, write_text
+from sipo.run.validate import validate
 from sipo.stages.align import align, read_policies
 from sipo.stages.evaluate import evaluate
 from sipo.stages.filter import filter as filter_
@@ -42,16 +43,14 @@ def run(config: Config, *, start: str | None = None, only: str | None = None, qu
     task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet))
     stages = stages_of(config)
     _known([stage.name for stage in stages], start, only)
-    for objective in config.objectives:  # before hours of training, not after
-        if objective.reward is not None:
-            load_reward(objective.reward)
     about = subject(task)
-    task.weights, task.splits  # noqa: B018 (raises where they are wrong)
+    folder.check(about)
+    validate(task, evaluated=only in (None, "evaluate"))
     folder.claim(about)
     with folder.locked():
         write_text(folder.path / "config.yaml", dump_config(config))
         _introduce(task)
-        wanted = fingerprints(task, about)
+        wanted = fingerprints(config, about)
         if start:
             for stage in stages[[stage.name for stage in stages].index(start) :]:
                 folder.discard(stage.name)
@@ -117,6 +116,7 @@ class Outputs:
         self.path = path
         self.objectives = objectives
 
+    @cache  # noqa: B019 (lives as long as the stage that asks)
     def policies(self, stage: str) -> list[Adapter]:
         return read_policies(self.path / stage, self.objectives)
 
@@ -141,7 +141,7 @@ class Outputs:
     def method(self, name: str) -> Method:
         match name:
             case "base":
-                return base_model()
+                return base_model(self.policies("align"))
             case "soups":
                 return soups(self.policies("align"))
             case "mod":

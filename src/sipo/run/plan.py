@@ -3,12 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sipo.config import Config
 from sipo.errors import SipoError
-from sipo.models.load import identify
-from sipo.task import Task
+
+if TYPE_CHECKING:  # `sipo status` reads the plan and must not wait for torch
+    from sipo.task import Task
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,10 @@ def stages_of(config: Config) -> list[Stage]:
     return [ALIGN, evaluate, REPORT]
 
 
-def subject(task: Task) -> dict[str, Any]:
+def subject(task: "Task") -> dict[str, Any]:
     """What a run is about: another model, other rows or other objectives make another run."""
+    from sipo.models.load import identify
+
     rows = hashlib.sha256()
     for row in task.rows:
         rows.update(json.dumps([row.id, row.preferred], sort_keys=True).encode())
@@ -49,11 +52,11 @@ def subject(task: Task) -> dict[str, Any]:
     }
 
 
-def fingerprints(task: Task, about: dict[str, Any]) -> dict[str, str]:
+def fingerprints(config: Config, about: dict[str, Any]) -> dict[str, str]:
     """For every stage, a hash of all that its output depends on."""
     result: dict[str, str] = {}
-    for stage in stages_of(task.config):
-        read = {name: _read(task.config, name, about) for name in stage.reads}
+    for stage in stages_of(config):
+        read = {name: _read(config, name, about) for name in stage.reads}
         upstream = [result[name] for name in stage.needs]
         content = json.dumps([stage.name, read, upstream], sort_keys=True, default=str)
         result[stage.name] = hashlib.sha256(content.encode()).hexdigest()[:16]

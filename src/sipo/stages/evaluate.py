@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sipo.data import Row
-from sipo.decoding import Request, answer, seed_of
+from sipo.decoding import Generated, Request, answer, seed_of
 from sipo.errors import SipoError
 from sipo.methods import Method
 from sipo.pareto.fronts import hypervolume, percentile_interval, reference_below, resamples
@@ -19,13 +19,11 @@ from sipo.rewards import load_reward, score
 from sipo.run.tables import write_json, write_records
 from sipo.stages.sample import named, one_row_a_prompt
 from sipo.task import Task
-from sipo.weights import Weight
 
 
 def evaluate(task: Task, methods: list[Method], folder: Path) -> dict[str, Any]:
     """The fronts, as in `fronts.json`."""
-    responses = [each for method in methods for each in _answers(task, method, folder)]
-    responses = _judged(task, responses)
+    responses = _judged(task, _answers(task, methods, folder))
     write_records(folder / "responses.jsonl", responses)
     fronts = fronts_of(task, responses)
     write_json(folder / "fronts.json", fronts)
@@ -50,32 +48,42 @@ def test_rows(task: Task) -> list[Row]:
     return rows[: task.config.evaluate.prompts]
 
 
-def _answers(task: Task, method: Method, folder: Path) -> list[Response]:
+def _answers(task: Task, methods: list[Method], folder: Path) -> list[Response]:
+    """All answers, method by method. Methods over the same adapters share batches, and what they have in common."""
     config = task.config
-    weights: list[Weight] = task.weights if method.steerable else task.weights[:1]
-    plan = [(w, row, i) for w in weights for row in test_rows(task) for i in range(config.evaluate.per_prompt)]
+    plan = [
+        (method, weight, row, index)
+        for method in methods
+        for weight in (task.weights if method.steerable else task.weights[:1])
+        for row in test_rows(task)
+        for index in range(config.evaluate.per_prompt)
+    ]
     requests = [
         Request(task.prompt_tokens(row), method.mixture(weight), seed_of(config.seed, "evaluate", row.key, index))
-        for weight, row, index in plan
+        for method, weight, row, index in plan
     ]
-    with task.bank.mounted(method.adapters):
-        answers = answer(
-            task.bank,
-            requests,
-            config.decoding,
-            config.data.max_response_tokens,
-            task.codec.end,
-            rows=config.execution.decode_rows,
-            folder=folder,
-            label=method.name,
-            progress=task.progress,
-        )
+    answers: dict[int, Generated] = {}
+    for adapters in dict.fromkeys(method.adapters for method in methods):
+        mine = [at for at, (method, *_) in enumerate(plan) if method.adapters == adapters]
+        with task.bank.mounted(adapters):
+            generated = answer(
+                task.bank,
+                [requests[at] for at in mine],
+                config.decoding,
+                config.data.max_response_tokens,
+                task.codec.end,
+                rows=config.execution.decode_rows,
+                folder=folder,
+                label=" ".join(method.name for method in methods if method.adapters == adapters),
+                progress=task.progress,
+            )
+        answers.update(zip(mine, generated, strict=True))
     return [
         Response(
             method.name, named(task, weight) if method.steerable else None, row.key, row.text, index,
-            task.codec.decode(a.tokens), len(a.tokens), a.finished, {},
+            task.codec.decode(answers[at].tokens), len(answers[at].tokens), answers[at].finished, {},
         )
-        for (weight, row, index), a in zip(plan, answers, strict=True)
+        for at, (method, weight, row, index) in enumerate(plan)
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from sipo.bank import Adapter
 from sipo.data import Row
@@ -28,7 +29,7 @@ from sipo.weights import is_corner
 CHOSEN = "chosen"
 
 
-def filter(  # noqa: A001 (the paper's name for it)
+def filter(
     task: Task,
     policies: list[Adapter],
     samples: list[Sample],
@@ -84,7 +85,13 @@ def _pool(samples: list[Sample], refinements: list[Refinement]) -> dict[str, lis
     """The contenders for each prompt, none twice; a rewrite that was not kept does not compete."""
     pool: dict[str, dict[tuple[int, ...], Contender]] = {}
     for s in samples:
-        pool.setdefault(s.prompt, {})[tuple(s.tokens)] = ("sample", s.weights, s.index, s.response, tuple(s.tokens))
+        pool.setdefault(s.prompt, {})[tuple(s.tokens)] = (
+            "sample",
+            s.weights,
+            s.index,
+            s.response,
+            tuple(s.tokens),
+        )
     for r in refinements:
         tokens = tuple(r.rewrite_tokens)
         if r.kept == "rewrite" and tokens not in pool[r.prompt]:
@@ -125,4 +132,4 @@ def _rewards(table: LogprobTable, group: Group, judges: list[str], beta: float) 
     """[response, judge] implicit rewards."""
     reference = np.array([[table[REFERENCE, group.prompt, response]] for response in group.responses])
     policy = np.array([[table[judge, group.prompt, response] for judge in judges] for response in group.responses])
-    return implicit_rewards(policy, reference, beta)
+    return implicit_rewards(torch.from_numpy(policy), torch.from_numpy(reference), beta).numpy()

@@ -7,9 +7,10 @@ reward finds better gives way to its sample. Writes `refinements.jsonl` and `log
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from sipo.bank import Adapter
-from sipo.data import Message
+from sipo.data import Message, Row
 from sipo.decoding import Generated, Request, answer, at_mod, seed_of
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
@@ -65,7 +66,9 @@ def refine(task: Task, policies: list[Adapter], samples: list[Sample], folder: P
         prompt = task.prompt_tokens(prompts[each.prompt])
         gains = _gains(task, table, prompt, tuple(each.tokens), rewrite.tokens)
         text = task.codec.decode(rewrite.tokens)
-        kept = "rewrite" if text and any(gain > 0 for gain in gains.values()) else "sample"
+        kept: Literal["rewrite", "sample"] = (
+            "rewrite" if text and any(gain > 0 for gain in gains.values()) else "sample"
+        )
         refinements.append(
             Refinement(
                 each.prompt, each.weights, each.index, each.response, review,
@@ -73,12 +76,12 @@ def refine(task: Task, policies: list[Adapter], samples: list[Sample], folder: P
             )
         )  # fmt: skip
     write_records(folder / "refinements.jsonl", refinements)
-    kept = sum(each.kept == "rewrite" for each in refinements)
+    standing = sum(each.kept == "rewrite" for each in refinements)
     better = [sum(each.gains[name] > 0 for each in refinements) for name in task.objectives]
     task.progress.table(
         "rewrites",
         ["written", "kept", *(f"better on {name}" for name in task.objectives)],
-        [[len(refinements), kept, *better]],
+        [[len(refinements), standing, *better]],
     )
     return refinements
 
@@ -95,15 +98,21 @@ def encode(
 ) -> tuple[int, ...]:
     """The rendered template as token ids, its lead-in last, where generation goes on."""
     rendered = template.render(chat=chat, objectives=task.config.objectives, **values)
-    lead_in = task.backbone.tokenizer(template.lead_in, add_special_tokens=False)["input_ids"] if template.lead_in else []
+    lead_in = (
+        task.backbone.tokenizer(template.lead_in, add_special_tokens=False)["input_ids"] if template.lead_in else []
+    )
     room = task.backbone.context - new_tokens - len(lead_in)
     try:
         return (*task.codec.encode_prompt(rendered, limit=room), *lead_in)
     except SipoError as error:
-        raise SipoError(f"{template.name} template: {error}".replace("data.max_prompt_tokens", "the model's context")) from None
+        raise SipoError(
+            f"{template.name} template: {error}".replace("data.max_prompt_tokens", "the model's context")
+        ) from None
 
 
-def _score(task: Task, samples: list[Sample], rewrites: list[Generated], prompts: dict, folder: Path) -> LogprobTable:  # type: ignore[type-arg]
+def _score(
+    task: Task, samples: list[Sample], rewrites: list[Generated], prompts: dict[str, Row], folder: Path
+) -> LogprobTable:  # type: ignore[type-arg]
     table = LogprobTable()
     groups = [
         Group(task.prompt_tokens(prompts[each.prompt]), (tuple(each.tokens), rewrite.tokens))
@@ -123,7 +132,11 @@ def _score(task: Task, samples: list[Sample], rewrites: list[Generated], prompts
 
 
 def _gains(
-    task: Task, table: LogprobTable, prompt: tuple[int, ...], sample: tuple[int, ...], rewrite: tuple[int, ...]
+    task: Task,
+    table: LogprobTable,
+    prompt: tuple[int, ...],
+    sample: tuple[int, ...],
+    rewrite: tuple[int, ...],
 ) -> dict[str, float]:
     """Implicit reward of the rewrite less that of the sample, by objective."""
 
@@ -131,8 +144,4 @@ def _gains(
         return table[model, prompt, response] - table[REFERENCE, prompt, response]
 
     beta = task.config.filter.beta
-    return {
-        name: beta * (logratio(policy(name), rewrite) - logratio(policy(name), sample)) for name in task.objectives
-    }
-
-
+    return {name: beta * (logratio(policy(name), rewrite) - logratio(policy(name), sample)) for name in task.objectives}

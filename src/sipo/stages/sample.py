@@ -49,7 +49,14 @@ def sample(task: Task, policies: list[Adapter], folder: Path) -> list[Sample]:
     task.progress.table(
         "samples",
         ["prompts", "samples", "mean tokens", "cut by the limit"],
-        [[len({s.prompt for s in samples}), len(samples), sum(lengths) / len(lengths), sum(not s.finished for s in samples)]],
+        [
+            [
+                len({s.prompt for s in samples}),
+                len(samples),
+                sum(lengths) / len(lengths),
+                sum(not s.finished for s in samples),
+            ]
+        ],
     )
     return samples
 

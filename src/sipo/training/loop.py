@@ -85,7 +85,11 @@ def train(
             epoch, place = divmod(step, steps_an_epoch)
             order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
             batch = [examples[i] for i in order[place * settings.batch_size : (place + 1) * settings.batch_size]]
-            record = {"step": step + 1, "epoch": epoch + 1, **_backward(bank, batch, settings.beta, alpha, token_budget)}
+            record = {
+                "step": step + 1,
+                "epoch": epoch + 1,
+                **_backward(bank, batch, settings.beta, alpha, token_budget),
+            }
             torch.nn.utils.clip_grad_norm_(adapter.parameters, settings.max_grad_norm)
             optimizer.step()
             schedule.step()
@@ -159,7 +163,12 @@ def _save(path: Path, state: dict[str, Any], adapter: Adapter, optimizer: Any, s
     scratch = path.with_suffix(".tmp")
     parameters = [parameter.detach() for parameter in adapter.parameters]
     torch.save(
-        {**state, "parameters": parameters, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()},
+        {
+            **state,
+            "parameters": parameters,
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+        },
         scratch,
     )
     os.replace(scratch, path)

@@ -43,5 +43,3 @@ def accuracy(logratio_difference: Tensor, signs: Tensor) -> Tensor:
     """Share of the given preferences that D agrees with, a scalar from 0 to 1; the larger the better."""
     given = signs != 0
     return ((signs * logratio_difference[:, None] > 0) & given).sum() / given.sum().clamp_min(1)
-
-

@@ -1,0 +1,7 @@
+"""`python -m sipo`."""
+
+import sys
+
+from sipo.cli.main import main
+
+sys.exit(main())

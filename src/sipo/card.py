@@ -1,0 +1,115 @@
+"""The model card of an exported policy: base, recipe, data, numbers, and how to load it."""
+
+from pathlib import Path
+from typing import Any
+
+from sipo import __version__
+from sipo.config import Config
+from sipo.run.status import read_subject
+from sipo.run.tables import read_json
+from sipo.weights import Weight
+
+
+def model_card(run: Path, config: Config, weight: Weight, *, stage: str, base: str, rank: int | None) -> str:
+    """A README.md in Markdown with the hub's header. `rank` is the adapter's, None for a merged model."""
+    shares = ", ".join(f"{name} {share:g}" for name, share in zip(config.names, weight, strict=True))
+    kind = "merged model" if rank is None else "LoRA adapter"
+    parts = [
+        _header(config, merged=rank is None),
+        f"# {run.resolve().name} at {shares}",
+        f"A {kind}: the weighted sum of the updates of {len(weight)} policies, one for each objective, made with "
+        f"sipo {__version__} (Self-Improvement Towards Pareto Optimality, arXiv 2502.14354).",
+        "## Recipe",
+        _recipe(run, config, shares, stage, base, rank),
+        "## Numbers",
+        _numbers(run, config, weight, stage),
+        "## How to load it",
+        _loading(base, config.model.revision, merged=rank is None),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(config: Config, merged: bool) -> str:
+    lines = ["---", f"library_name: {'transformers' if merged else 'peft'}", "pipeline_tag: text-generation"]
+    if _on_the_hub(config):
+        lines.append(f"base_model: {config.model.path}")
+    return "\n".join([*lines, "tags: [sipo, dpo, lora, preference-alignment]", "---"])
+
+
+def _recipe(run: Path, config: Config, shares: str, stage: str, base: str, rank: int | None) -> str:
+    align, realign = config.align, config.realign
+    steps = f"DPO: beta {align.beta:g}, epochs {align.epochs}"
+    if stage == "realign":
+        steps += f"; then SIPO's realignment: beta {realign.beta:g}, alpha {realign.alpha:g}, epochs {realign.epochs}"
+    name = config.model.path if config.model.path == base else f"{config.model.path} (found at `{base}`)"
+    revision = f" at revision {config.model.revision}" if config.model.revision else ""
+    lora = f"r {config.lora.r}, alpha {config.lora.alpha:g} for each policy"
+    rows = {
+        "base": name + revision,
+        "weights": shares,
+        "policies": steps,
+        "LoRA": lora if rank is None else f"{lora}; r {rank} here, since the sum is exact",
+        "data": f"{config.data.path.name}, digest {read_subject(run)['rows']}",
+        "seed": str(config.seed),
+    }
+    goals = [f"- {o.name} ({o.direction}): {o.better}" for o in config.objectives]
+    table = ["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
+    return "\n".join([*table, "", "Objectives:", "", *goals])
+
+
+def _numbers(run: Path, config: Config, weight: Weight, stage: str) -> str:
+    """What the run measured closest to this policy; a soup of realigned policies is itself not measured."""
+    path = run / "evaluate" / "fronts.json"
+    fronts: dict[str, Any] = read_json(path) if path.is_file() else {"methods": {}}
+    shown = ("base", "soups") if stage == "align" else ("base", "soups", "sipo")
+    lines = []
+    for method in (name for name in shown if name in fronts["methods"]):
+        points = fronts["methods"][method]["points"]
+        point = min(points, key=lambda p: _distance(p["weights"], config.names, weight))
+        at = "any" if point["weights"] is None else ", ".join(f"{n} {s:g}" for n, s in point["weights"].items())
+        cells = [
+            "{:.3f} [{:.3f}, {:.3f}]".format(point["rewards"][name], *point["interval"][name]) for name in config.names
+        ]
+        lines.append(f"| {method} | {at} | {' | '.join(cells)} | {point['length']:.0f} |")
+    if not lines:
+        return "The run was not evaluated."
+    names = [f"{o.name} ({'higher' if o.direction == 'maximize' else 'lower'} is better)" for o in config.objectives]
+    columns = ["method", "weights", *names, "tokens"]
+    about = "`soups` is the soup of the policies before realignment" + (
+        ", which is this one where the weights agree."
+        if stage == "align"
+        else "; `sipo` mixes the realigned policies token by token. Their soup, which this is, was not measured itself."
+    )
+    head = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    what = "Mean reward on held-out prompts with its 95 % bootstrap interval, at the nearest weights measured:"
+    return "\n".join([what, "", *head, *lines, "", about])
+
+
+def _loading(base: str, revision: str | None, merged: bool) -> str:
+    if merged:
+        code = [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto")',
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
+        ]
+    else:
+        at = f', revision="{revision}"' if revision else ""
+        code = [
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'base = AutoModelForCausalLM.from_pretrained("{base}"{at}, dtype="auto")',
+            'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{base}"{at})',
+        ]
+    return "\n".join(["```python", *code, "```"])
+
+
+def _distance(shares: dict[str, float] | None, names: tuple[str, ...], weight: Weight) -> float:
+    return sum(abs((shares or {}).get(name, 0.0) - share) for name, share in zip(names, weight, strict=True))
+
+
+def _on_the_hub(config: Config) -> bool:
+    path = config.model.path
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith(".gguf")

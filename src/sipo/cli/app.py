@@ -1,0 +1,218 @@
+"""The verbs. Each imports what it needs when it is called, so that `sipo --help` does not wait for torch."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sipo.cli.arguments import parse_pairs, parse_weights
+from sipo.cli.disk import writing
+from sipo.config import Config
+from sipo.configfile import load_config
+from sipo.errors import SipoError
+
+app = typer.Typer(
+    help="Align one language model to several preferences at once, and choose the trade-off afterwards.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data = typer.Typer(help="Look at preference rows, or make them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over it: align.lr=1e-4.")
+]
+Shares = Annotated[str, typer.Option(metavar="A=0.3,B=0.7", help="A share for each objective, 1 in all.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from sipo import __version__
+
+        print(f"sipo {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Rows to take the objectives from.")] = None,
+) -> None:
+    """Write a short commented run.yaml to start from."""
+    from sipo.cli.init import write_config
+
+    with writing(path):
+        write_config(path, data)
+    print(f"{path}: written; `sipo check {path}` is next")
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Validate configuration, data and model, and show what a run would do. Trains nothing."""
+    settings = load_config(config, overrides)
+    _hush()
+    from sipo.check import check
+
+    check(settings)
+    print(f"all is well; `sipo run {config}` starts it")
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    run_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the run goes.")] = None,
+    overrides: Overrides = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Make this stage and all after it anew.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+) -> None:
+    """Run all stages that do not hold yet. Killed, the same command goes on where it was."""
+    settings = _with_run_dir(config, run_dir, overrides)
+    _hush()
+    from sipo.run.pipeline import run
+
+    with writing(settings.run_dir):
+        run(settings, start=start, only=only)
+
+
+@app.command()
+def status(run: RunFolder) -> None:
+    """Tell how far a run has come."""
+    from sipo.cli.status import show_status
+
+    show_status(run)
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this machine has: versions, device, memory, engines."""
+    from sipo.cli.doctor import show_doctor
+
+    show_doctor()
+
+
+@app.command()
+def generate(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to answer.")],
+    weights: Annotated[str | None, typer.Option(metavar="A=0.3,B=0.7", help="A share for each objective.")] = None,
+    method: Annotated[str, typer.Option(help="sipo, mod, soups or base.")] = "sipo",
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.  [default: the run's]")] = None,
+    top_k: Annotated[int | None, typer.Option(help="0 is off.  [default: the run's]")] = None,
+    top_p: Annotated[float | None, typer.Option(help="1 is off.  [default: the run's]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="[default: the run's]")] = None,
+    seed: int = 0,
+) -> None:
+    """Answer a prompt at any preference weight, with the policies of a finished run."""
+    if weights is None and method != "base":
+        raise SipoError(
+            "--weights is missing; give a share for each objective, such as --weights helpful=0.3,brief=0.7"
+        )
+    shares = parse_weights(weights) if weights else {}
+    _hush()
+    from sipo.use import generate
+
+    generate(
+        run,
+        shares,
+        [prompt],
+        method=method,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        max_new_tokens=max_tokens,
+        seed=seed,
+        watch=lambda _, piece: print(piece, end="", flush=True),
+    )
+    print()
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    weights: Shares,
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
+    merged: Annotated[bool, typer.Option("--merged", help="Write the whole model, with the update added.")] = False,
+    stage: Annotated[
+        str | None, typer.Option("--from-stage", metavar="STAGE", help="align or realign.  [default: the later]")
+    ] = None,
+) -> None:
+    """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model."""
+    shares = parse_weights(weights)
+    _hush()
+    from sipo.use import export
+
+    with writing(to):
+        export(run, shares, to, stage=stage, merged=merged)
+    print(f"{to}: written; {to / 'README.md'} says how to load it")
+
+
+@data.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Preference rows, JSON lines or Parquet.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as one JSON object.")] = False,
+    examples: Annotated[int, typer.Option(min=0, help="Conflicts to show.")] = 3,
+) -> None:
+    """Show rows, lengths, ties and conflicts of a file of preference rows."""
+    from sipo.cli.inspect import inspect_file
+
+    inspect_file(file, as_json, examples)
+
+
+@data.command()
+def label(
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="Records with a column `prompt`.")],
+    model: Annotated[str, typer.Option(help="As model.path in a run.yaml.")],
+    objective: Annotated[list[str], typer.Option(metavar="NAME=MODULE:FUNCTION", help="May be repeated.")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="The rows, .jsonl or .parquet.")],
+    direction: Annotated[list[str] | None, typer.Option(metavar="NAME=minimize", help="May be repeated.")] = None,
+    temperature: Annotated[float, typer.Option(help="Answers at 0 are all alike.")] = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Make preference rows: two answers of a model to each prompt, labelled by reward functions."""
+    from sipo.cli.label import make_rows
+
+    rewards = parse_pairs("--objective", objective)
+    directions = parse_pairs("--direction", direction or [])
+    _hush()
+    with writing(to):
+        rows = make_rows(
+            prompts,
+            model,
+            rewards,
+            directions,
+            to,
+            decoding={"temperature": temperature, "top_k": top_k, "top_p": top_p},
+            max_new_tokens=max_tokens,
+            seed=seed,
+            device=device,
+        )
+    print(f"{to}: {rows} rows; `sipo data inspect {to}` shows them")
+
+
+def _with_run_dir(config: Path, run_dir: Path | None, overrides: list[str] | None) -> Config:
+    extra = [] if run_dir is None else [f"run_dir={json.dumps(str(run_dir))}"]
+    return load_config(config, [*(overrides or []), *extra])
+
+
+def _hush() -> None:
+    """Keep transformers from telling what our own lines tell; downloads still show how far they are."""
+    from huggingface_hub.utils.tqdm import enable_progress_bars
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    enable_progress_bars()

@@ -1,0 +1,34 @@
+"""The disk's refusals, as lines for people: a full disk above all."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# What safetensors and torch.save raise has no errno.
+WORDS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within the block, errors of the disk that name no place are of `path`."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        if any(words in str(error) for words in WORDS):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+        raise
+
+
+def describe(error: OSError) -> str:
+    """The place, what is wrong with it, and the way out."""
+    if error.errno in FULL or any(words in str(error) for words in WORDS):
+        place = f": {error.filename}" if error.filename else ""
+        return f"the disk is full{place}; free some space and run the same command again"
+    reason = (error.strerror or str(error)).lower()
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{reason}; check the path and its permissions"

@@ -1,0 +1,70 @@
+"""`sipo doctor`: what this machine has, for oneself and for bug reports. It never fails."""
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sipo import __version__
+from sipo.run.progress import Progress
+
+PACKAGES = (
+    "torch", "transformers", "peft", "safetensors", "tokenizers", "gguf", "numpy", "pyarrow", "pydantic", "typer",
+    "moocore", "textstat",
+)  # fmt: skip
+ENGINES = ("vllm",)
+
+
+def show_doctor() -> None:
+    """Print versions, device and dtype, cores, memory, disk, caches and engines."""
+    say = Progress().say
+    facts = {
+        "sipo": __version__,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        **{name: _version(name) for name in PACKAGES},
+        **{f"engine {name}": _version(name) for name in ENGINES},
+        **_compute(),
+        "cores": f"{_cores()} of {os.cpu_count()}",
+        "memory": f"{_memory() / 2**30:.1f} GiB",
+        "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}",
+        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "not set"),
+    }
+    for name, fact in facts.items():
+        say(f"{name:<15} {fact}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _compute() -> dict[str, str]:
+    try:
+        import torch
+
+        from sipo.models.gguf import cache_folder
+        from sipo.models.load import pick_device, pick_dtype
+
+        device = torch.device(pick_device())
+        name = f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else ""
+        dtype = str(pick_dtype(device)).removeprefix("torch.")
+        return {"device": f"{device}{name}", "dtype": dtype, "cache": str(cache_folder())}
+    except Exception as error:  # a broken installation is what people call the doctor for
+        return {"device": f"torch cannot be used ({type(error).__name__}: {error})"}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> int:
+    """Bytes that this process may use: the machine's, or less where a container says so."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

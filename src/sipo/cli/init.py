@@ -1,0 +1,59 @@
+"""`sipo init`: a short commented configuration to start from."""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment
+
+from sipo.data import objectives_of, read_rows
+from sipo.errors import SipoError
+
+EXAMPLES = [
+    {
+        "name": "detail",
+        "better": "It says more, with many different words and no repetition.",
+        "reward": "sipo.rewards.text:distinct_words",
+        "remark": "module:function that judges held-out responses",
+    },
+    {
+        "name": "plain",
+        "better": "It uses short, everyday words and short sentences.",
+        "reward": "sipo.rewards.text:reading_ease",
+        "remark": "0 (hard) to 100 (plain)",
+    },
+]
+
+
+def write_config(path: Path, data: Path | None = None) -> None:
+    """Write a new configuration, with the objectives that `data` has labels for.
+
+    Raises SipoError where `path` exists or `data` is not all valid.
+    """
+    if path.exists():
+        raise SipoError(f"{path}: exists already; name another file, or remove it")
+    objectives = EXAMPLES if data is None else [_objective(name) for name in objectives_of(read_rows(data))]
+    if len(objectives) < 2:
+        raise SipoError(f"{data}: has labels for one objective, `{objectives[0]['name']}`; sipo needs two or more")
+    where = "rows.jsonl" if data is None else os.path.relpath(data, path.parent)
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
+    environment.filters["yaml"] = _scalar
+    template = environment.from_string((files("sipo") / "init.yaml").read_text(encoding="utf-8"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as stream:
+        stream.write(template.render(data=where, objectives=objectives))
+
+
+def _objective(name: str) -> dict[str, str]:
+    return {
+        "name": name,
+        "better": f"Say here in one sentence what is better about a response that {name} prefers.",
+        "reward": "sipo.rewards.text:words",
+        "remark": "counts words: put module:function here that judges held-out responses",
+    }
+
+
+def _scalar(text: str) -> str:
+    """As YAML, quoted where it must be."""
+    return yaml.safe_dump(text, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")

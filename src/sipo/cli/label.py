@@ -1,0 +1,45 @@
+"""`sipo data label`: what the command line gives, checked before any work, and handed to `sipo.label`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sipo.config import Decoding, Model
+from sipo.data._files import SUFFIXES
+from sipo.errors import SipoError
+from sipo.label import label
+from sipo.use import adjusted
+
+
+def make_rows(
+    prompts: Path,
+    model: str,
+    rewards: Mapping[str, str],
+    directions: Mapping[str, str],
+    to: Path,
+    *,
+    decoding: Mapping[str, float],
+    max_new_tokens: int,
+    seed: int,
+    device: str,
+) -> int:
+    """The number of rows written."""
+    for name, direction in directions.items():
+        if name not in rewards:
+            raise SipoError(f"--direction: `{name}` is no objective; they are {', '.join(rewards)}")
+        if direction not in ("maximize", "minimize"):
+            raise SipoError(f"--direction: {name}={direction}; write maximize or minimize")
+    if to.suffix.lower() not in SUFFIXES:
+        raise SipoError(f"{to}: is no name for a file of rows; end it in {' or '.join(SUFFIXES)}")
+    return len(
+        label(
+            prompts,
+            Model(path=model),
+            rewards,
+            to,
+            directions=directions,
+            decoding=adjusted(Decoding(), **decoding),
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            device=device,
+        )
+    )

@@ -1,0 +1,86 @@
+"""Making preference rows: prompts, two answers to each from a model, and labels from reward functions."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sipo.bank import Bank
+from sipo.config import Decoding, Model
+from sipo.data import Row, read_prompts, write_rows
+from sipo.decoding import Request, answer, base, seed_of
+from sipo.models.chat import Codec
+from sipo.models.load import identify, load_backbone
+from sipo.rewards import load_reward, score
+from sipo.run.progress import Progress
+
+
+def label(
+    prompts: Path,
+    model: Model,
+    rewards: Mapping[str, str],
+    to: Path,
+    *,
+    directions: Mapping[str, str] | None = None,
+    decoding: Decoding,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    decode_rows: int = 64,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Write one row for each prompt whose two answers differ; equal scores are ties.
+
+    `rewards` maps objectives to `module:function`; `directions` says `minimize` where smaller is better. The
+    answers are drawn from the model alone, so that both have the same chance on every objective. Killed and
+    called again with the same arguments, it goes on where it was.
+    """
+    functions = {name: load_reward(spec) for name, spec in rewards.items()}
+    chats = read_prompts(prompts)
+    backbone = load_backbone(model, device)
+    codec = Codec(backbone.tokenizer, backbone.context - max_new_tokens, max_new_tokens, model.prompt_template)
+    requests = [
+        Request(tuple(codec.encode_prompt(chat)), base(0), seed_of(seed, "label", chat, index))
+        for chat in chats
+        for index in range(2)
+    ]
+    bank = Bank(backbone)
+    plan = seed_of(identify(model), decoding, max_new_tokens, decode_rows, requests)
+    with bank.mounted([]):
+        answers = answer(
+            bank,
+            requests,
+            decoding,
+            max_new_tokens,
+            codec.end,
+            rows=decode_rows,
+            folder=to.parent,
+            label=f"{to.stem}-{plan:x}",
+            progress=progress or Progress(),
+        )
+    texts = [codec.decode(each.tokens) for each in answers]
+    asked = [chat[-1].content for chat in chats for _ in range(2)]
+    sign = {name: -1.0 if (directions or {}).get(name) == "minimize" else 1.0 for name in rewards}
+    scores = {
+        name: [sign[name] * value for value in score(functions[name], spec, asked, texts)]
+        for name, spec in rewards.items()
+    }
+    rows = []
+    for i, chat in enumerate(chats):
+        first, second = texts[2 * i], texts[2 * i + 1]
+        if first and second and first != second:
+            preferred = {name: _better(values[2 * i], values[2 * i + 1]) for name, values in scores.items()}
+            rows.append(Row(chat, (first, second), preferred))
+    write_rows(to, rows)
+    _forget(to.parent, f"{to.stem}-{plan:x}")
+    return rows
+
+
+def _better(first: float, second: float) -> int | None:
+    return None if first == second else int(second > first)
+
+
+def _forget(folder: Path, name: str) -> None:
+    from sipo.run.journal import FOLDER
+
+    (folder / FOLDER / f"{name}.jsonl").unlink(missing_ok=True)
+    if not any((folder / FOLDER).iterdir()):
+        (folder / FOLDER).rmdir()

@@ -1,0 +1,108 @@
+"""Rows side by side: what was given, what was drawn, what was said of it, and how the filter judged."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sipo.data import Row
+from sipo.records import Candidate, Refinement, Sample
+from sipo.report.inputs import Inputs
+from sipo.report.parts import Card, Table, alike, shares
+from sipo.report.rewards import TrueRewards
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row and its chosen candidate, or else the one that came nearest."""
+
+    row: str
+    prompt: str
+    chosen: bool
+    originals: list[Card]
+    drafts: list[Card]
+    """Sample, review and rewrite; empty where nothing was fit to be judged."""
+    fate: str
+    reasons: list[str]
+    judges: Table | None
+    """Implicit rewards of the originals and the candidate, by judge."""
+
+
+Drawn = tuple[str, tuple[tuple[str, float], ...], int]
+"""prompt, weights, index: what a sample and its refinement share"""
+
+
+def cases(rows: Sequence[Row], inputs: Inputs, rewards: TrueRewards, limit: int) -> list[Case]:
+    """At most `limit` rows in their order, those with a chosen response first."""
+    by_row: dict[str, list[Candidate]] = defaultdict(list)
+    for each in inputs.candidates:
+        by_row[each.row].append(each)
+    samples = {_drawn(each): each for each in inputs.samples}
+    refinements = {_drawn(each): each for each in inputs.refinements}
+    chosen = inputs.chosen
+    shown = sorted(rows, key=lambda row: row.id not in chosen)[:limit]
+    return [_case(row, chosen.get(row.id) or _nearest(by_row[row.id]), samples, refinements, rewards) for row in shown]
+
+
+def _nearest(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The one with the fewest reasons against it; of several, the one with the best mean."""
+    return min(candidates, key=lambda each: (len(each.reasons), -each.mean_reward), default=None)
+
+
+def _case(
+    row: Row,
+    candidate: Candidate | None,
+    samples: Mapping[Drawn, Sample],
+    refinements: Mapping[Drawn, Refinement],
+    rewards: TrueRewards,
+) -> Case:
+    originals = []
+    for i, response in enumerate(row.responses):
+        fans = [name for name, label in row.preferred.items() if label == i]
+        notes = [f"preferred by {', '.join(fans)}"] if fans else []
+        originals.append(Card(f"response {i}", response, rewards=rewards[row.text, response], notes=notes))
+    if candidate is None:
+        return Case(row.id, row.text, False, originals, [], "no candidate: every sample was empty", [], None)
+    chosen = not candidate.reasons
+    drawn = _drawn(candidate)
+    drafts = _drafts(row, samples[drawn], refinements[drawn], rewards)
+    drafts = [_marked(card, chosen) if card.title == candidate.source else card for card in drafts]
+    return Case(
+        row.id, row.text, chosen, originals, drafts,
+        f"{candidate.source} at {shares(candidate.weights)}: {candidate.fate}",
+        list(candidate.reasons), judged(candidate),
+    )  # fmt: skip
+
+
+def _drafts(row: Row, sample: Sample, refinement: Refinement, rewards: TrueRewards) -> list[Card]:
+    gains = zip(refinement.gains, alike(*refinement.gains.values()), strict=True)
+    kept = "kept" if refinement.kept == "rewrite" else "not kept: no objective finds it better"
+    return [
+        Card(
+            "sample", sample.response, tokens=len(sample.tokens), cut=not sample.finished,
+            rewards=rewards[row.text, sample.response],
+        ),
+        Card("review", refinement.review),
+        Card(
+            "rewrite", refinement.rewrite, tokens=len(refinement.rewrite_tokens), cut=not refinement.rewrite_finished,
+            rewards=rewards[row.text, refinement.rewrite],
+            notes=[kept, "implicit gain on the sample: " + ", ".join(f"{name} {gain}" for name, gain in gains)],
+        ),
+    ]  # fmt: skip
+
+
+def _marked(card: Card, chosen: bool) -> Card:
+    """The card of the candidate that the case is about."""
+    return replace(card, chosen=True) if chosen else replace(card, notes=["judged below", *card.notes])
+
+
+def judged(candidate: Candidate) -> Table:
+    """Implicit reward by judge: the originals, the candidate, and whether it is better than both."""
+    rows = [
+        [judge, *candidate.originals[judge], mine, "yes" if mine > max(candidate.originals[judge]) else "no"]
+        for judge, mine in candidate.rewards.items()
+    ]
+    return Table(["judge", "response 0", "response 1", candidate.source, "better than both"], rows)
+
+
+def _drawn(each: Sample | Refinement | Candidate) -> Drawn:
+    return each.prompt, tuple(each.weights.items()), each.index

@@ -1,0 +1,104 @@
+"""What was run, on what, and what it cost."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sipo.config import Decoding
+from sipo.data import conflict_statistics
+from sipo.report.fronts import better
+from sipo.report.parts import Cell, Table, share
+from sipo.task import Task
+
+
+def facts(task: Task) -> list[tuple[str, str]]:
+    """Terms and what they are."""
+    config, splits, data = task.config, task.splits, task.config.data
+    model = config.model
+    conflicts = sum(row.conflicting(task.objectives) for row in splits.train)
+    return [
+        ("model", f"{model.path}{f' at {model.revision}' if model.revision else ''}, dtype {model.dtype}"),
+        ("data", f"{data.path.name}: {len(task.rows)} rows"),
+        (
+            "splits",
+            f"{len(splits.train)} train ({conflicts} in conflict), "
+            f"{len(splits.validation)} validation, {len(splits.test)} test",
+        ),
+        *(
+            (f"objective {each.name}", f"{each.better} Measured by {each.reward}, {better(each.direction)}.")
+            for each in config.objectives
+        ),
+        ("weights", f"{len(task.weights)} points"),
+        ("LoRA", f"r {config.lora.r}, alpha {config.lora.alpha:g}"),
+        ("decoding", f"{_decoding(config.decoding)}, at most {data.max_response_tokens} tokens"),
+        ("seed", str(config.seed)),
+    ]
+
+
+def _decoding(settings: Decoding) -> str:
+    if settings.temperature == 0:
+        return "greedy"
+    top_k = f", top-k {settings.top_k}" if settings.top_k else ""
+    top_p = f", top-p {settings.top_p:g}" if settings.top_p < 1 else ""
+    return f"sampled at temperature {settings.temperature:g}{top_k}{top_p}"
+
+
+def costs(run: Path, stages: Mapping[str, Mapping[str, Any]]) -> Table:
+    """When each stage ended, and its seconds and peak memory."""
+    ends = _ends(run / "metrics.jsonl")
+    numbers = {name: (record["seconds"], record["peak_memory_gib"]) for name, record in stages.items()}
+    rows = [[name, ends.get((name, *both)), f"{both[0]:,.1f}", f"{both[1]:.2f}"] for name, both in numbers.items()]
+    seconds, peaks = zip(*numbers.values(), strict=True)
+    rows.append(["all", None, f"{sum(seconds):,.1f}", f"{max(peaks):.2f}"])
+    return Table(["stage", "ended (UTC)", "seconds", "peak GiB"], rows)
+
+
+def _ends(metrics: Path) -> dict[tuple[Any, ...], str]:
+    """Times by stage and the numbers it ended with, which tell this stage from one that it replaced."""
+    ends = {}
+    for line in metrics.read_text(encoding="utf-8").split("\n") if metrics.exists() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:  # a line that a crash tore
+            continue
+        if "seconds" in record:
+            when = datetime.fromtimestamp(record["time"], UTC)
+            ends[record["stage"], record["seconds"], record.get("peak_memory_gib")] = f"{when:%Y-%m-%d %H:%M}"
+    return ends
+
+
+def conflicts(task: Task) -> list[Table]:
+    """The labels of each objective, and how often two of them disagree."""
+    found = conflict_statistics(task.rows, task.objectives)
+    words = (("prompts", found.prompt_words), ("responses", found.response_words))
+    caption = (
+        f"{found.rows} rows of {found.prompts} different prompts; "
+        f"in {100 * found.conflict_ratio:.0f} % of the rows objectives disagree."
+    )
+    labels: list[list[Cell]] = [
+        [name, *found.preferred[name], found.ties[name], share(found.ties[name], found.rows)]
+        for name in found.objectives
+    ]
+    pairs: list[list[Cell]] = [
+        [a, *(f"{100 * found.pairwise[a][b]:.0f} %" if a != b else None for b in found.objectives)]
+        for a in found.objectives
+    ]
+    return [
+        Table(
+            ["objective", "prefers response 0", "prefers response 1", "ties", "share of ties"],
+            labels,
+            caption,
+        ),
+        Table(
+            ["disagrees with", *found.objectives],
+            pairs,
+            "Rows in conflict, of all rows, by pair of objectives.",
+        ),
+        Table(
+            ["words in", "min", "median", "max"],
+            [[n, w.min, f"{w.median:g}", w.max] for n, w in words],
+            "Lengths.",
+        ),
+    ]

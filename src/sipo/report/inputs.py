@@ -1,0 +1,54 @@
+"""What the report reads: the tables that the stages of this run wrote."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sipo.config import Config
+from sipo.records import Candidate, Refinement, Response, Sample
+from sipo.run.folder import STAGE
+from sipo.run.plan import stages_of
+from sipo.run.tables import read_json, read_records
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The tables, empty where a run without `sipo` has no such stage."""
+
+    fronts: dict[str, Any]
+    """As `fronts.json` has it."""
+    responses: list[Response]
+    training: dict[str, list[dict[str, Any]]]
+    """The steps of align and realign, by stage."""
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """`stage.json` of every stage before this one."""
+    samples: list[Sample] = field(default_factory=list)
+    refinements: list[Refinement] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+
+    @property
+    def chosen(self) -> dict[str, Candidate]:
+        """y_c by row id."""
+        return {each.row: each for each in self.candidates if each.fate == "chosen"}
+
+
+def read_inputs(run: Path, config: Config) -> Inputs:
+    """The tables of the run's own stages; folders of stages that it no longer has are left alone."""
+    names = [stage.name for stage in stages_of(config) if stage.name != "report"]
+    sipo: dict[str, Any] = {}
+    if "filter" in names:
+        sipo["samples"] = read_records(run / "sample" / "samples.jsonl", Sample)
+        sipo["refinements"] = read_records(run / "refine" / "refinements.jsonl", Refinement)
+        sipo["candidates"] = read_records(run / "filter" / "candidates.jsonl", Candidate)
+    return Inputs(
+        fronts=read_json(run / "evaluate" / "fronts.json"),
+        responses=read_records(run / "evaluate" / "responses.jsonl", Response),
+        training={name: _steps(run / name / "training.jsonl") for name in ("align", "realign") if name in names},
+        stages={name: read_json(run / name / STAGE) for name in names},
+        **sipo,
+    )
+
+
+def _steps(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

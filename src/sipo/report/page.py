@@ -1,0 +1,46 @@
+"""The page itself: everything on it is in the one file, and every text is escaped.
+
+Prompts and responses are other people's text and may hold markup; the page's own policy also forbids it to load
+anything from anywhere.
+"""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sipo.report.parts import number
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG for light pages and one for dark ones."""
+
+    light: bytes
+    dark: bytes
+    alt: str
+
+    @property
+    def width(self) -> int:
+        """In pixels of the page, of which each has one and a half of the picture's: sharp on fine screens too."""
+        return int.from_bytes(self.light[16:20]) * 2 // 3  # PNG's header
+
+
+def render(**content: Any) -> str:
+    """The HTML of `report.html.j2`; it says what it needs, and a missing name is an error."""
+    environment = Environment(
+        loader=PackageLoader("sipo.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.filters["inline"] = inline
+    return environment.get_template("report.html.j2").render(**content)
+
+
+def inline(png: bytes) -> str:
+    """A data URL."""
+    return "data:image/png;base64," + b64encode(png).decode()

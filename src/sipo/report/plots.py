@@ -1,0 +1,154 @@
+"""The pictures, as PNG in memory; drawn for light pages, or for dark ones."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from io import BytesIO
+from itertools import combinations, cycle, islice
+from math import ceil
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sipo.report.looks import OBJECTIVES, Dashes, Look, looks
+
+Objective = Mapping[str, str]
+"""name, direction"""
+
+
+def front_png(fronts: Mapping[str, Any], *, dark: bool = False) -> bytes:
+    """Every method's points, a panel for each two objectives; better is right and up, whatever the direction."""
+    pairs = list(combinations(fronts["objectives"], 2))
+    styles = looks(fronts["methods"])
+    columns = min(len(pairs), 3)
+    rows = ceil(len(pairs) / columns)
+    with _ink(dark):
+        size = (7.6, 5.4) if len(pairs) == 1 else (4.2 * columns, 3.8 * rows + 0.5)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for panel, (x, y) in zip(panels, pairs, strict=False):
+            _front(panel, fronts["methods"], styles, x, y, alone=len(pairs) == 1)
+        for panel in list(panels)[len(pairs) :]:
+            panel.set_visible(False)
+        handles = [_handle(name, look) for name, look in styles.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(len(handles), 1), frameon=False)
+        return _png(figure)
+
+
+def training_png(training: Mapping[str, Sequence[Mapping[str, Any]]], *, dark: bool = False) -> bytes:
+    """Loss and accuracy by step, a column for each stage and a line for each objective."""
+    objectives = list(dict.fromkeys(record["objective"] for steps in training.values() for record in steps))
+    styles = dict(zip(objectives, islice(cycle(OBJECTIVES), len(objectives)), strict=True))
+    with _ink(dark):
+        figure = Figure(figsize=(5.0 * len(training), 5.6), layout="constrained")
+        panels = figure.subplots(2, len(training), squeeze=False, sharex="col")
+        for i, (stage, steps) in enumerate(training.items()):
+            panels[0][i].set_title(stage)
+            panels[1][i].set_xlabel("step")
+            for name, style in styles.items():
+                _curves(panels[0][i], panels[1][i], [s for s in steps if s["objective"] == name], *style)
+        panels[0][0].set_ylabel("loss (lower is better)")
+        panels[1][0].set_ylabel("accuracy (higher is better)")
+        handles = [
+            Line2D([], [], color=color, linestyle=dashes, label=name) for name, (color, dashes) in styles.items()
+        ]
+        if any("validation_loss" in step for steps in training.values() for step in steps):
+            handles.append(_validation("0.55", label="validation loss", linestyle=""))
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        return _png(figure)
+
+
+def _front(
+    panel: Axes, methods: Mapping[str, Any], styles: Mapping[str, Look], x: Objective, y: Objective, *, alone: bool
+) -> None:
+    """One panel. Points are joined where only these two objectives have weight, in the order of the weights."""
+    for name, front in methods.items():
+        look = styles[name]
+        line = []
+        for point in front["points"]:
+            between = _between(point["weights"], x["name"], y["name"])
+            if between is not None and point["weights"] is not None:
+                line.append((between, _place(point, x, y)))
+            _point(panel, point, x, y, look, faint=between is None)
+        if len(line) > 1:
+            xs, ys = zip(*(place for _, place in sorted(line)), strict=True)
+            panel.plot(xs, ys, color=look.color, linewidth=1.6, alpha=0.8, zorder=2)
+    for axis, objective, arrow in ((panel.xaxis, x, "\N{RIGHTWARDS ARROW}"), (panel.yaxis, y, "\N{RIGHTWARDS ARROW}")):
+        maximise = objective["direction"] == "maximize"
+        axis.set_label_text(f"{objective['name']} ({'higher' if maximise else 'lower'} is better {arrow})")
+        axis.set_inverted(not maximise)
+    if alone:
+        panel.set_title("better is right and up", fontsize="small", loc="right", color="0.5")
+
+
+def _between(weights: Mapping[str, float] | None, x: str, y: str) -> float | None:
+    """The weight's share of y where x and y have all of it; None where another objective has some."""
+    if weights is None:
+        return 0.0
+    return weights.get(y, 0.0) if abs(weights.get(x, 0.0) + weights.get(y, 0.0) - 1) < 1e-6 else None
+
+
+def _place(point: Mapping[str, Any], x: Objective, y: Objective) -> tuple[float, float]:
+    return point["rewards"][x["name"]], point["rewards"][y["name"]]
+
+
+def _point(panel: Axes, point: Mapping[str, Any], x: Objective, y: Objective, look: Look, *, faint: bool) -> None:
+    """A mark with its intervals; they are drawn as they are, also where they leave out the mean."""
+    at = _place(point, x, y)
+    bars: dict[str, Any] = {"color": look.color, "alpha": 0.2 if faint else 0.55, "linewidth": 1.1, "zorder": 1}
+    panel.hlines(at[1], *point["interval"][x["name"]], **bars)
+    panel.vlines(at[0], *point["interval"][y["name"]], **bars)
+    size = 13 if look.marker == "*" else 6
+    panel.plot(*at, look.marker, color=look.color, markersize=size, alpha=0.45 if faint else 1.0, zorder=3)
+
+
+def _handle(name: str, look: Look) -> Line2D:
+    dashes = "" if look.marker == "*" else "-"
+    size = 11 if look.marker == "*" else 6
+    return Line2D([], [], color=look.color, marker=look.marker, linestyle=dashes, markersize=size, label=name)
+
+
+def _curves(losses: Axes, accuracies: Axes, steps: Sequence[Mapping[str, Any]], color: str, dashes: Dashes) -> None:
+    """Every step faintly, and the mean of the last few over it."""
+    window = max(1, len(steps) // 15)
+    at = [step["step"] for step in steps]
+    mark = "." if len(steps) < 3 else ""
+    for panel, key in ((losses, "loss"), (accuracies, "accuracy")):
+        values = [step[key] for step in steps]
+        if window > 1:
+            panel.plot(at, values, color=color, linewidth=0.7, alpha=0.3)
+        panel.plot(at, _trailing_mean(values, window), color=color, linestyle=dashes, marker=mark, linewidth=1.8)
+    accuracies.set_ylim(-0.03, 1.03)
+    validated = [(step["step"], step["validation_loss"]) for step in steps if "validation_loss" in step]
+    for place, value in validated:
+        losses.add_line(_validation(color, [place], [value]))
+
+
+def _validation(color: str, xs: Sequence[float] = (), ys: Sequence[float] = (), **about: Any) -> Line2D:
+    return Line2D(xs, ys, color=color, marker="o", markerfacecolor="none", markersize=7, **about)
+
+
+def _trailing_mean(values: Sequence[float], window: int) -> list[float]:
+    return [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]
+
+
+def _ink(dark: bool) -> AbstractContextManager[None]:
+    """The page's own colours, while the block lasts."""
+    text, ground, grid = ("#d7dade", "#171a1e", "#33383f") if dark else ("#23272c", "#ffffff", "#e3e6ea")
+    return matplotlib.rc_context(
+        {
+            "figure.facecolor": ground, "axes.facecolor": ground, "axes.edgecolor": "0.5",
+            "text.color": text, "axes.labelcolor": text, "axes.titlecolor": text, "xtick.color": text, "ytick.color": text,
+            "axes.grid": True, "grid.color": grid, "axes.axisbelow": True,
+            "axes.spines.top": False, "axes.spines.right": False,
+        }
+    )  # fmt: skip
+
+
+def _png(figure: Figure) -> bytes:
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()

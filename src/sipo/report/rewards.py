@@ -1,0 +1,78 @@
+"""True rewards of what the run made out of its training rows, beside those of the responses it was given."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+from sipo.config import Objective
+from sipo.data import Row
+from sipo.report.fronts import better
+from sipo.report.inputs import Inputs
+from sipo.report.parts import Table
+from sipo.rewards import load_reward, score
+
+Text = tuple[str, str]
+"""A prompt and a response, as people read them."""
+TrueRewards = Mapping[Text, Mapping[str, float]]
+"""By objective, in its own direction; objectives without a reward function are left out."""
+
+
+def texts_of(rows: Sequence[Row], inputs: Inputs) -> list[Text]:
+    """Everything that the filter compared or might have, for these rows; none twice."""
+    return list(dict.fromkeys(text for _, texts in _kinds(rows, inputs, ()) for text in texts))
+
+
+def true_rewards(objectives: Iterable[Objective], texts: Sequence[Text]) -> TrueRewards:
+    """Every text once by every reward function."""
+    prompts, responses = [prompt for prompt, _ in texts], [response for _, response in texts]
+    columns = {
+        each.name: score(load_reward(each.reward), each.reward, prompts, responses)
+        for each in objectives
+        if each.reward is not None and texts
+    }
+    return {text: {name: column[i] for name, column in columns.items()} for i, text in enumerate(texts)}
+
+
+def by_kind(rows: Sequence[Row], inputs: Inputs, objectives: Sequence[Objective], rewards: TrueRewards) -> list[Table]:
+    """Mean true reward of each kind of response, over all these rows and over those with a chosen response."""
+    measured = [each for each in objectives if each.reward is not None]
+    if not measured:
+        return []
+    columns = ["response", "texts", *(f"{each.name}, {better(each.direction)}" for each in measured)]
+    names = [each.name for each in objectives]
+
+    def table(part: Sequence[Row], caption: str) -> Table:
+        return Table(
+            columns,
+            [
+                [kind, len(texts), *(fmean(rewards[text][each.name] for text in texts) for each in measured)]
+                for kind, texts in _kinds(part, inputs, names)
+                if texts and kind != "original"
+            ],
+            caption,
+        )
+
+    chosen = [row for row in rows if row.id in inputs.chosen]
+    tables = [table(rows, f"Over all {len(rows)} rows worked on.")]
+    if chosen:
+        tables.append(table(chosen, f"Over the {len(chosen)} rows with a chosen response."))
+    return tables
+
+
+def _kinds(rows: Sequence[Row], inputs: Inputs, objectives: Sequence[str]) -> list[tuple[str, list[Text]]]:
+    """The texts of these rows by kind; chosen ones last."""
+    prompts = {row.key: row.text for row in rows}
+    samples = [(prompts[each.prompt], each.response) for each in inputs.samples if each.prompt in prompts]
+    rewrites = [(prompts[each.prompt], each.rewrite) for each in inputs.refinements if each.prompt in prompts]
+    chosen = inputs.chosen
+    return [
+        ("original", [(row.text, response) for row in rows for response in row.responses]),
+        *((f"preferred by {name}", _preferred(rows, name)) for name in objectives),
+        ("samples", samples),
+        ("rewrites", rewrites),
+        ("chosen", [(row.text, chosen[row.id].response) for row in rows if row.id in chosen]),
+    ]
+
+
+def _preferred(rows: Iterable[Row], objective: str) -> list[Text]:
+    labelled = ((row, row.preferred[objective]) for row in rows)
+    return [(row.text, row.responses[label]) for row, label in labelled if label is not None]

@@ -1,0 +1,91 @@
+"""Everything that would stop a run later on, found before it starts: the cheap things first, the model last."""
+
+from sipo.bank.adapter import target_layers
+from sipo.errors import SipoError
+from sipo.prompts.template import PromptTemplate, load_template
+from sipo.rewards import load_reward
+from sipo.stages.refine import encode, reviewer
+from sipo.stages.sample import conflicting_rows
+from sipo.task import Task
+from sipo.weights import is_corner
+
+
+def validate(task: Task, *, evaluated: bool = True) -> None:
+    """Raise SipoError, one line with the place and the way out, for the first thing that is wrong.
+
+    `evaluated` is False where held-out responses will not be judged, so that no rewards are needed. Loads the
+    model and encodes every row; all of it stays in `task` for the stages.
+    """
+    refined = "sipo" in task.config.evaluate.methods
+    _rewards(task, evaluated)
+    templates = _templates(task) if refined else []
+    _rows(task, evaluated)
+    if refined:
+        _conflicts(task)
+    target_layers(task.bank.model, task.config.lora.target_modules)
+    for row in task.rows:
+        task.group(row)
+    for template in templates:
+        _fits(task, template)
+
+
+def _rewards(task: Task, evaluated: bool) -> None:
+    for objective in task.config.objectives:
+        if objective.reward is not None:
+            load_reward(objective.reward)
+        elif evaluated:
+            raise SipoError(
+                f"objectives: `{objective.name}` has no reward, which evaluate needs; "
+                "name a function that scores responses, as reward: module:function"
+            )
+    point = task.config.evaluate.reference_point
+    if evaluated and point is not None and set(point) != set(task.objectives):
+        raise SipoError(f"evaluate.reference_point: give a number for each of {', '.join(task.objectives)}")
+
+
+def _templates(task: Task) -> list[PromptTemplate]:
+    reviewer(task)
+    refine = task.config.refine
+    return [load_template(refine.review_template, "review"), load_template(refine.rewrite_template, "rewrite")]
+
+
+def _rows(task: Task, evaluated: bool) -> None:
+    data = task.config.data
+    if not task.weights:
+        raise SipoError("weights.grid: is empty; give a weight, or leave it out for a lattice")
+    if evaluated and not task.splits.test:
+        raise SipoError(f"{data.path}: data.test is {data.test:g}, but evaluate needs held-out prompts; raise it")
+    for name in task.objectives:
+        if all(row.preferred[name] is None for row in task.splits.train):
+            raise SipoError(
+                f"{data.path}: objective `{name}` prefers nothing in the training rows, it is null in all of them; "
+                "label more rows"
+            )
+
+
+def _conflicts(task: Task) -> None:
+    if all(is_corner(weight) for weight in task.weights):
+        raise SipoError(
+            "weights: none lies between the objectives, where sipo samples; set weights.divisions to 2 or more"
+        )
+    if not conflicting_rows(task):
+        raise SipoError(
+            f"{task.config.data.path}: no two objectives conflict in any training row, so sipo has nothing to resolve; "
+            "set evaluate.methods to [base, soups, mod]"
+        )
+
+
+def _fits(task: Task, template: PromptTemplate) -> None:
+    """Does the template have room for the longest prompt, an answer, a review, and what is to be written?"""
+    data, review_tokens = task.config.data, task.config.refine.review_tokens
+    longest = max(conflicting_rows(task), key=lambda row: len(task.prompt_tokens(row)))
+    values = {"response": longest.responses[0], "review": ""}
+    template.render(chat=longest.prompt, objectives=task.config.objectives, **values)  # what is wrong in itself
+    try:
+        room = data.max_response_tokens + review_tokens
+        encode(task, template, room, chat=longest.prompt, **{**values, "response": ""})
+    except SipoError:
+        raise SipoError(
+            f"{template.name} template: with the longest prompt, an answer and a review it exceeds the model's context "
+            f"of {task.backbone.context} tokens; shorten it, data.max_response_tokens or refine.review_tokens"
+        ) from None

@@ -1,0 +1,190 @@
+"""Using a finished run: answers at any preference weight, and policies for others to load."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from sipo.bank import Adapter, save_adapter, soup
+from sipo.card import model_card
+from sipo.config import Config, Decoding
+from sipo.data.prompts import parse_prompt
+from sipo.decoding import Request, decode, seed_of
+from sipo.errors import SipoError
+from sipo.models.chat import Codec
+from sipo.models.load import identify, load_backbone
+from sipo.run.pipeline import Outputs
+from sipo.run.status import read_run, read_subject, require
+from sipo.run.tables import write_text
+from sipo.task import Task
+from sipo.weights import as_weight
+
+SOURCE = {"base": "align", "soups": "align", "mod": "align", "sipo": "realign"}
+"""The stage that each method needs."""
+
+
+def generate(
+    run: Path,
+    weights: Mapping[str, float],
+    prompts: Sequence[str],
+    *,
+    method: str = "sipo",
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    watch: Callable[[int, str], None] | None = None,
+) -> list[str]:
+    """One answer a prompt, by a method at a preference weight; what is None is as in the run.
+
+    `weights` are shares by objective that sum to 1 (`base` takes any). `watch(prompt, text)` is told of every
+    piece of text as it comes, with the prompt's index. Raises SipoError where the run has not come that far.
+    """
+    config = read_run(run)
+    if method not in SOURCE:
+        raise SipoError(f"`{method}` is no method; they are {', '.join(SOURCE)}")
+    even = dict.fromkeys(config.names, 1 / len(config.names))
+    weight = as_weight(even if method == "base" else weights, config.names, "weights")
+    decoding = adjusted(config.decoding, temperature=temperature, top_k=top_k, top_p=top_p)
+    chats = [parse_prompt(prompt) for prompt in prompts]
+    limit = config.data.max_response_tokens if max_new_tokens is None else max_new_tokens
+    if limit < 1:
+        raise SipoError(f"max_new_tokens is {limit}; ask for at least 1")
+    require(run, config, SOURCE[method])
+    _same_model(run, config)
+
+    task = Task(config)
+    chosen = Outputs(Path(run), config.names).method(method)
+    mixture = chosen.mixture(weight)
+    encoded = [_encode(task, chat, limit) for chat in chats]
+    requests = [Request(ids, mixture, seed_of(seed, "generate", i)) for i, ids in enumerate(encoded)]
+    answers: list[str] = []
+    together = max(1, config.execution.decode_rows // len(mixture.points))
+    with task.bank.mounted(chosen.adapters):
+        for start in range(0, len(requests), together):
+            batch = requests[start : start + together]
+            stream = _Stream(task.codec, start, watch) if watch else None
+            generated = decode(task.bank, batch, decoding, limit, task.codec.end, stream)
+            texts = [task.codec.decode(each.tokens) for each in generated]
+            if stream:
+                stream.finish(texts)
+            answers += texts
+    return answers
+
+
+def export(
+    run: Path, weights: Mapping[str, float], to: Path, *, stage: str | None = None, merged: bool = False
+) -> Path:
+    """Write the soup of a run's policies at a weight into the new folder `to`, and return it.
+
+    An ordinary PEFT adapter, exact; or, `merged`, the whole model with W + sum_i w_i s_i B_i A_i, added up in
+    float32 and rounded once to the model's dtype. `stage` is `align` or `realign`; None takes the later one.
+    """
+    config, to = read_run(run), Path(to)
+    stage = stage or ("realign" if "sipo" in config.evaluate.methods else "align")
+    if stage not in SOURCE.values():
+        raise SipoError(f"`{stage}` has no policies to export; name align or realign")
+    weight = as_weight(weights, config.names, "weights")
+    require(run, config, stage)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise SipoError(f"{to}: exists and is not empty; name another folder, or remove it")
+
+    mixed = soup(Outputs(Path(run), config.names).policies(stage), weight)
+    base = _base(Path(run) / stage / "adapters" / config.names[0])
+    with _appearing(to) as folder:
+        if merged:
+            _same_model(run, config)
+            _save_merged(config, mixed, folder)
+        else:
+            save_adapter(mixed, folder, base)
+        card = model_card(Path(run), config, weight, stage=stage, base=base, rank=None if merged else mixed.rank)
+        write_text(folder / "README.md", card)
+    return to
+
+
+class _Stream:
+    """Tells tokens as text, and holds back what the next token may still change (half a character, a space)."""
+
+    def __init__(self, codec: Codec, start: int, watch: Callable[[int, str], None]) -> None:
+        self.codec, self.start, self.watch = codec, start, watch
+        self.tokens: dict[int, list[int]] = {}
+        self.told: dict[int, str] = {}
+
+    def __call__(self, request: int, token: int) -> None:
+        tokens = self.tokens.setdefault(request, [])
+        tokens.append(token)
+        text = self.codec.decode(tokens)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._tell(request, text)
+
+    def finish(self, texts: Sequence[str]) -> None:
+        for request, text in enumerate(texts):
+            self._tell(request, text)
+
+    def _tell(self, request: int, text: str) -> None:
+        told = self.told.get(request, "")
+        if text.startswith(told) and text != told:
+            self.watch(self.start + request, text[len(told) :])
+            self.told[request] = text
+
+
+def adjusted(settings: Decoding, **changes: float | None) -> Decoding:
+    """The settings with what is not None changed. Raises SipoError for a value that makes no sense."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return Decoding(**{**settings.model_dump(), **given})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise SipoError(f"{problem['loc'][0]} is {problem['input']}: {problem['msg']}") from None
+
+
+def _encode(task: Task, chat: Any, limit: int) -> tuple[int, ...]:
+    ids = task.codec.encode_prompt(chat, limit=sys.maxsize)
+    if len(ids) + limit > task.backbone.context:
+        raise SipoError(
+            f"the prompt {chat[-1].content[:60]!r} has {len(ids)} tokens, with an answer of up to {limit} over the "
+            f"model's context of {task.backbone.context}; shorten it or ask for fewer tokens"
+        )
+    return tuple(ids)
+
+
+def _same_model(run: Path, config: Config) -> None:
+    if identify(config.model) != read_subject(run)["model"]:
+        raise SipoError(f"model {config.model.path}: is not the one that {run} was made with; put that one back")
+
+
+def _base(adapter: Path) -> str:
+    """Where the policies' base is found: a hub id or an absolute path."""
+    return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+@torch.no_grad()
+def _save_merged(config: Config, mixed: Adapter, folder: Path) -> None:
+    backbone = load_backbone(config.model, config.execution.device)
+    layers = dict(backbone.model.named_modules())
+    for name, (a, b) in mixed.factors.items():
+        weight = layers[name].weight
+        update = mixed.scaling * (b @ a)
+        weight.copy_(weight.float() + update.to(weight.device))  # type: ignore[operator]
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _appearing(to: Path) -> Iterator[Path]:
+    """A folder beside `to` that takes its name when the block succeeds, and goes when it does not."""
+    scratch = to.absolute().with_name(f".{to.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        scratch.rename(to)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,233 @@
+"""The configuration: what is written comes back, every key does something, and does it to the right stages."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from sipo.config import Config
+from sipo.configfile import dump_config, load_config, parse_config
+from sipo.errors import SipoError
+from sipo.run.plan import fingerprints, stages_of, subject
+from sipo.task import Task
+
+ALL = ["align", "sample", "refine", "filter", "realign", "evaluate", "report"]
+REFINE = ALL[2:]
+FILTER = ALL[3:]
+SAMPLE = ALL[1:]
+REALIGN = ALL[4:]
+EVALUATE = ["evaluate", "report"]
+REPORT = ["report"]
+NONE: list[str] = []
+
+# For every key: another value, and the stages that it must make anew, no more and no fewer.
+TURNED: dict[str, tuple[Any, list[str]]] = {
+    "seed": (1, ALL),
+    "run_dir": ("elsewhere", NONE),
+    "model.path": ("owner/other", ALL),
+    "model.revision": ("v2", ALL),
+    "model.dtype": ("float16", ALL),
+    "model.prompt_template": ("Q: {prompt} A:", ALL),
+    "data.path": ("copy.jsonl", NONE),  # the rows count, not where they are
+    "data.validation": (0.3, ALL),
+    "data.test": (0.3, ALL),
+    "data.max_prompt_tokens": (99, ALL),
+    "data.max_response_tokens": (9, ALL),
+    "objectives.0.name": ("tone", ALL),
+    "objectives.0.better": ("It says much more.", [*REFINE]),
+    "objectives.0.reward": ("sipo.rewards.text:distinct_words", EVALUATE),
+    "objectives.0.direction": ("minimize", EVALUATE),
+    "weights.divisions": (3, SAMPLE),
+    "weights.grid": ([{"detail": 0.5, "brevity": 0.5}], SAMPLE),
+    "lora.r": (3, ALL),
+    "lora.alpha": (3.0, ALL),
+    "lora.target_modules": (["q_proj"], ALL),
+    "decoding.temperature": (0.5, SAMPLE),
+    "decoding.top_k": (5, SAMPLE),
+    "decoding.top_p": (0.5, SAMPLE),
+    "align.beta": (0.2, ALL),
+    "align.lr": ({"detail": 1e-3, "brevity": 1e-4}, ALL),
+    "align.epochs": (5, ALL),
+    "align.batch_size": (3, ALL),
+    "align.warmup": (0.2, ALL),
+    "align.weight_decay": (0.0, ALL),
+    "align.max_grad_norm": (2.0, ALL),
+    "align.checkpoint": ("last", ALL),
+    "sample.prompts": (3, SAMPLE),
+    "sample.per_weight": (3, SAMPLE),
+    "refine.reviewer": ({"detail": 1.0}, REFINE),
+    "refine.review_tokens": (3, REFINE),
+    "refine.review_template": ("template.yaml", REFINE),
+    "refine.rewrite_template": ("template.yaml", REFINE),
+    "filter.beta": (0.2, REFINE),  # refine's gains are rewards too
+    "realign.beta": (0.2, REALIGN),
+    "realign.lr": (1e-5, REALIGN),
+    "realign.epochs": (5, REALIGN),
+    "realign.batch_size": (3, REALIGN),
+    "realign.warmup": (0.2, REALIGN),
+    "realign.weight_decay": (0.0, REALIGN),
+    "realign.max_grad_norm": (2.0, REALIGN),
+    "realign.alpha": (0.2, REALIGN),
+    "evaluate.methods": (["mod", "sipo"], EVALUATE),
+    "evaluate.prompts": (3, EVALUATE),
+    "evaluate.per_prompt": (3, EVALUATE),
+    "evaluate.reference_point": ({"detail": 0.0, "brevity": 9.0}, EVALUATE),
+    "evaluate.bootstrap": (9, EVALUATE),
+    "report.cases": (3, REPORT),
+    "report.title": ("A title", REPORT),
+    "execution.device": ("cuda", NONE),
+    "execution.decode_rows": (3, NONE),
+    "execution.score_tokens": (30, NONE),
+    "execution.train_tokens": (30, NONE),
+    "execution.checkpoint_seconds": (3.0, NONE),
+}
+
+
+def leaves(section: type[BaseModel], place: str = "") -> Iterator[str]:
+    """Every key that a user can write, with `0` for the first of a list of sections."""
+    for name, field in section.model_fields.items():
+        candidates = [field.annotation, *get_args(field.annotation)]
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
+            yield place + name
+        else:
+            yield from leaves(inner, f"{place}{name}." if inner is field.annotation else f"{place}{name}.0.")
+
+
+@pytest.fixture
+def values(settings: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """A configuration over a hub model, which is named and never loaded, with every path at its place."""
+    rows = Path(settings["data"]["path"]).read_text()
+    (tmp_path / "copy.jsonl").write_text(rows)
+    (tmp_path / "template.yaml").write_text("- {role: user, content: 'Better: {{ response }}'}\n")
+    return {**settings, "model": {"path": "owner/name", "dtype": "float32"}}
+
+
+def turn(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(values)
+    *sections, last = key.split(".")
+    target: Any = changed
+    for section in sections:
+        target = target[int(section)] if section.isdigit() else target.setdefault(section, {})
+    target[last] = value
+    return changed
+
+
+def every_fingerprint(config: Config) -> dict[str, str]:
+    return fingerprints(config, subject(Task(config)))
+
+
+def test_no_key_is_without_a_test() -> None:
+    assert list(TURNED) == list(leaves(Config))
+
+
+@pytest.mark.parametrize("key", list(leaves(Config)))
+def test_a_key_changes_the_configuration_and_the_stages_that_depend_on_it(
+    key: str, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    value, expected = TURNED[key]
+    before, after = parse_config(values, "before"), parse_config(turn(values, key, value), "after")
+    assert dump_config(after) != dump_config(before)
+    old, new = every_fingerprint(before), every_fingerprint(after)
+    assert [stage for stage in ALL if old[stage] != new[stage]] == expected
+
+
+def test_without_sipo_its_own_stages_are_left_out(values: dict[str, Any]) -> None:
+    config = parse_config(turn(values, "evaluate.methods", ["base", "mod"]), "settings")
+    assert [stage.name for stage in stages_of(config)] == ["align", "evaluate", "report"]
+
+
+def test_a_template_counts_by_its_content(values: dict[str, Any], tmp_path: Path) -> None:
+    template = tmp_path / "template.yaml"
+    config = parse_config(turn(values, "refine.review_template", str(template)), "settings")
+    before = every_fingerprint(config)
+    template.write_text(template.read_text() + "\n# another\n")
+    after = every_fingerprint(config)
+    assert [stage for stage in ALL if before[stage] != after[stage]] == REFINE
+
+
+def test_a_dumped_configuration_is_read_back_equal(values: dict[str, Any], tmp_path: Path) -> None:
+    values = turn(values, "weights.grid", [{"detail": 0.5, "brevity": 0.5}])
+    values = turn(values, "refine.review_template", str(tmp_path / "template.yaml"))
+    config = parse_config(values, "settings")
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+
+
+def test_relative_paths_are_the_file_s_and_survive_the_run_s_own_copy(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, run = tmp_path / "configs", tmp_path / "runs" / "deep" / "down"
+    folder.mkdir()
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    values = {**values, "data": {"path": "../rows.jsonl"}, "refine": {"review_template": "../template.yaml"}}
+    del values["run_dir"]
+    (folder / "mine.yaml").write_text(yaml.safe_dump(values))
+    config = load_config("configs/mine.yaml")
+    assert config.data.path == tmp_path / "rows.jsonl"
+    assert config.refine.review_template == tmp_path / "template.yaml"
+    assert config.model.path == "owner/name"
+    assert config.run_dir == Path("runs/mine")
+    (run / "config.yaml").write_text(dump_config(config))
+    monkeypatch.chdir(folder)
+    assert load_config(run / "config.yaml") == config
+
+
+def test_overrides_lie_over_the_file_and_their_paths_are_the_working_directory_s(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "configs" / "run.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(values))
+    monkeypatch.chdir(tmp_path)
+    config = load_config(path, ["align.lr=1e-4", "evaluate.methods=[mod]", "data.path=copy.jsonl", "report.title=a: b"][:3])
+    assert config.align.lr == 1e-4
+    assert config.evaluate.methods == ("mod",)
+    assert config.data.path == tmp_path / "copy.jsonl"
+    assert config.align.epochs == values["align"]["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algin": {}}, "unknown key `algin`, did you mean `align`?"),
+        ({"align": {"betta": 1}}, "unknown key `betta` in `align`, did you mean `beta`?"),
+        ({"weights": {"zzz": 1}}, "unknown key `zzz` in `weights`, the keys here are divisions, grid"),
+        ({"model": {}}, "`model.path` is missing; add it"),
+        ({"seed": "many"}, "`seed`: Input should be a valid integer"),
+        ({"align": {"lr": {"speed": 1.0}}}, "align.lr: `speed` is no objective; they are detail, brevity"),
+        ({"data": {"path": "x", "validation": 0.5, "test": 0.5}}, "`data`: validation + test must leave rows"),
+        ({"evaluate": {"methods": []}}, "`evaluate.methods`: Tuple should have at least 1 item"),
+        ({"weights": {"grid": []}}, "`weights.grid`"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_its_place(values: dict[str, Any], changes: Any, message: str) -> None:
+    with pytest.raises(SipoError) as caught:
+        parse_config({**values, **changes}, "run.yaml")
+    assert str(caught.value).startswith("run.yaml: ")
+    assert message in str(caught.value)
+
+
+def test_an_unknown_key_of_an_objective_is_named(values: dict[str, Any]) -> None:
+    with pytest.raises(SipoError, match=r"unknown key `beter` in `objectives\.0`, did you mean `better`\?"):
+        parse_config(turn(values, "objectives.0.beter", "more"), "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("align.lr", "expected key=value"), ("seed.x=1", "`seed` holds no keys"), ("seed=[1", "is not YAML")],
+)
+def test_a_bad_override_is_named(values: dict[str, Any], override: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({**values, "seed": 0}))
+    with pytest.raises(SipoError, match="--set") as caught:
+        load_config(path, [override])
+    assert message in str(caught.value)

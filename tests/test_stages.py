@@ -1,0 +1,368 @@
+"""A whole small run, its tables held against what the models say when they are asked again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from sipo.bank import save_adapter, soup
+from sipo.configfile import parse_config
+from sipo.decoding import Request, at_mod, decode, seed_of
+from sipo.errors import SipoError
+from sipo.logprobs import table as table_module
+from sipo.logprobs.table import REFERENCE
+from sipo.pareto.fronts import hypervolume
+from sipo.records import Candidate, Refinement, Response, Sample
+from sipo.run.pipeline import Outputs, run
+from sipo.run.progress import Progress
+from sipo.run.tables import read_json, read_records, write_records
+from sipo.stages import realign as realign_module
+from sipo.stages.filter import CHOSEN
+from sipo.stages.filter import filter as filter_
+from sipo.stages.realign import realign
+from sipo.stages.sample import conflicting_rows, sample
+from sipo.task import Task
+from sipo.training.loop import Example, Trained, train
+
+Tokens = tuple[int, ...]
+
+
+class Finished:
+    """A finished run, and its models loaded by PEFT alone."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.config = parse_config(settings, "settings")
+        self.path = run(self.config, quiet=True)
+        self.task = Task(self.config, Progress(quiet=True))
+        self.outputs = Outputs(self.path, self.task.objectives)
+        self._models: dict[Path | None, Any] = {}
+
+    def model(self, adapter: Path | None = None) -> Any:
+        if adapter not in self._models:
+            model = AutoModelForCausalLM.from_pretrained(self.config.model.path, dtype=torch.float32)
+            self._models[adapter] = PeftModel.from_pretrained(model, adapter).eval() if adapter else model.eval()
+        return self._models[adapter]
+
+    def judge(self, name: str) -> Any:
+        """The model that a judge's name stands for."""
+        kind, _, which = name.partition(":")
+        if kind == "policy":
+            return self.model(self.path / "align" / "adapters" / which)
+        if kind == "soup":
+            folder = self.path.parent / name
+            if not folder.exists():
+                cooked = soup(self.outputs.policies("align"), [float(share) for share in which.split(",")])
+                save_adapter(cooked, folder, self.config.model.path)
+            return self.model(folder)
+        return self.model()
+
+    @torch.no_grad()
+    def logprob(self, model: str, prompt: Tokens, response: Tokens) -> float:
+        logits = self.judge(model)(input_ids=torch.tensor([[*prompt, *response]])).logits
+        logprobs = logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+        return float(logprobs.gather(-1, torch.tensor(response)[:, None]).sum())
+
+    def reward(self, judge: str, prompt: Tokens, response: Tokens) -> float:
+        beta = self.config.filter.beta
+        return beta * (self.logprob(judge, prompt, response) - self.logprob(REFERENCE, prompt, response))
+
+
+@pytest.fixture(scope="module")
+def finished(make_settings: Callable[[Path], dict], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    settings = make_settings(tmp_path_factory.mktemp("stages"))
+    settings["weights"] = {"divisions": 3}
+    settings["sample"] = {"prompts": 8, "per_weight": 4}
+    return Finished(settings)
+
+
+NUMBERS = {"rel": 1e-3, "abs": 1e-4}
+
+
+def test_every_stage_is_there_and_nothing_else(finished: Finished) -> None:
+    names = ["align", "sample", "refine", "filter", "realign", "evaluate", "report"]
+    assert all((finished.path / name / "stage.json").exists() for name in names)
+    assert list((finished.path / ".partial").iterdir()) == []
+    assert not list(finished.path.rglob(".journal")) and not list(finished.path.rglob("*.tmp"))
+    assert {f.name for f in finished.path.iterdir() if f.is_dir() and not f.name.startswith(".")} == set(names)
+
+
+def test_references_are_the_base_s_log_probabilities(finished: Finished) -> None:
+    task, known = finished.task, finished.outputs.logprobs("align")
+    rows = [*task.splits.train, *task.splits.validation]
+    assert len(known) == len({(task.group(r).prompt, y) for r in rows for y in task.group(r).responses})
+    for row in rows[:8]:
+        group = task.group(row)
+        for response in group.responses:
+            expected = finished.logprob(REFERENCE, group.prompt, response)
+            assert known[REFERENCE, group.prompt, response] == pytest.approx(expected, **NUMBERS)
+
+
+def test_samples_cover_conflicting_prompts_at_weights_between_the_objectives(finished: Finished) -> None:
+    task, samples = finished.task, finished.outputs.samples()
+    conflicts = {row.key for row in task.splits.train if len(set(row.preferred.values()) - {None}) > 1}
+    assert len(conflicts) > 8, "the limit on prompts must matter here"
+    prompts = {each.prompt for each in samples}
+    assert len(prompts) == 8 and prompts < conflicts
+    assert {tuple(each.weights.values()) for each in samples} == {(2 / 3, 1 / 3), (1 / 3, 2 / 3)}
+    assert len({(s.prompt, tuple(s.weights.items()), s.index) for s in samples}) == len(samples) == 8 * 2 * 4
+
+
+def test_samples_are_mod_s_answers(finished: Finished) -> None:
+    task, config = finished.task, finished.config
+    rows = {row.key: row for row in task.splits.train}
+    with task.bank.mounted(finished.outputs.policies("align")):
+        for each in finished.outputs.samples()[::5]:
+            weight = tuple(each.weights.values())
+            seed = seed_of(config.seed, "sample", each.prompt, weight, each.index)
+            request = Request(task.prompt_tokens(rows[each.prompt]), at_mod(weight), seed)
+            (alone,) = decode(task.bank, [request], config.decoding, 12, task.codec.end)
+            assert (list(alone.tokens), alone.finished) == (each.tokens, each.finished)
+            assert each.response == task.codec.decode(alone.tokens)
+
+
+def test_a_rewrite_stands_where_any_objective_finds_it_better(finished: Finished) -> None:
+    task, refinements = finished.task, finished.outputs.refinements()
+    samples = finished.outputs.samples()
+    rows = {row.key: row for row in task.splits.train}
+    assert [(r.prompt, r.weights, r.index, r.sample) for r in refinements] == [
+        (s.prompt, s.weights, s.index, s.response) for s in samples
+    ]
+    assert {each.kept for each in refinements} == {"rewrite", "sample"}, "both must happen here"
+    for each in refinements:
+        assert each.kept == ("rewrite" if each.rewrite and max(each.gains.values()) > 0 else "sample")
+        assert each.review.startswith("The answer can be improved by:\n1.")
+    for each, drawn in list(zip(refinements, samples, strict=True))[::4]:
+        prompt = task.prompt_tokens(rows[each.prompt])
+        for name, gain in each.gains.items():
+            mine, before = (
+                finished.reward(f"policy:{name}", prompt, tuple(y)) for y in (each.rewrite_tokens, drawn.tokens)
+            )
+            assert gain == pytest.approx(mine - before, **NUMBERS)
+
+
+def test_the_filter_s_table_has_every_candidate(finished: Finished) -> None:
+    task = finished.task
+    rows, refinements = conflicting_rows(task), finished.outputs.refinements()
+    expected: dict[str, set[Tokens]] = {}
+    for row in rows:
+        drawn = {tuple(s.tokens) for s in finished.outputs.samples() if s.prompt == row.key and s.response}
+        kept = {tuple(r.rewrite_tokens) for r in refinements if r.prompt == row.key and r.kept == "rewrite"}
+        expected[row.id] = drawn | kept
+    found: dict[str, list[Tokens]] = {}
+    for each in finished.outputs.candidates():
+        found.setdefault(each.row, []).append(tuple(each.tokens))
+        assert each.length == len(each.tokens)
+    assert {row: set(tokens) for row, tokens in found.items()} == expected
+    assert all(len(tokens) == len(set(tokens)) for tokens in found.values())
+
+
+def test_the_filter_s_scores_are_those_of_the_models_alone(finished: Finished) -> None:
+    rows = {row.id: row for row in finished.task.splits.train}
+    judges = ["policy:detail", "policy:brevity", "soup:0.666667,0.333333", "soup:0.333333,0.666667"]
+    for each in finished.outputs.candidates()[::9]:
+        group = finished.task.group(rows[each.row])
+        assert list(each.rewards) == list(each.originals) == judges
+        for judge in judges:
+            assert each.rewards[judge] == pytest.approx(
+                finished.reward(judge, group.prompt, tuple(each.tokens)), **NUMBERS
+            )
+            originals = [finished.reward(judge, group.prompt, response) for response in group.responses]
+            assert each.originals[judge] == pytest.approx(originals, **NUMBERS)
+
+
+def test_what_was_chosen_dominates_and_what_fell_does_not(finished: Finished) -> None:
+    by_row: dict[str, list[Candidate]] = {}
+    for each in finished.outputs.candidates():
+        by_row.setdefault(each.row, []).append(each)
+        against = [
+            f"no better than response_{o} for {judge}"
+            for o in (0, 1)
+            for judge in each.rewards
+            if each.rewards[judge] <= each.originals[judge][o]
+        ]
+        assert each.reasons == against
+        assert each.mean_reward == pytest.approx(np.mean(list(each.rewards.values())))
+    yields = 0
+    for candidates in by_row.values():
+        dominating = [each for each in candidates if not each.reasons]
+        chosen = [each for each in candidates if each.fate == CHOSEN]
+        yields += len(chosen)
+        assert len(chosen) == min(len(dominating), 1)
+        if chosen:
+            assert chosen[0].mean_reward == max(each.mean_reward for each in dominating)
+        for each in candidates:
+            if each.reasons:
+                assert each.fate == each.reasons[0]
+            elif each not in chosen:
+                assert each.fate == "dominates, but another has a larger mean reward"
+    assert 0 < yields < len(by_row), "some rows must yield one and some none"
+
+
+def test_an_original_is_never_chosen(finished: Finished, tmp_path: Path) -> None:
+    task = finished.task
+    originals = [
+        Sample(row.key, {"detail": 0.5, "brevity": 0.5}, i, row.responses[i], list(task.group(row).responses[i]), True)
+        for row in conflicting_rows(task)
+        for i in (0, 1)
+    ]
+    known = finished.outputs.logprobs("align")
+    candidates = filter_(task, finished.outputs.policies("align"), originals, [], known, tmp_path)
+    assert len(candidates) == len(originals)
+    assert not any(each.fate == CHOSEN for each in candidates)
+    for each in candidates:
+        assert {f"no better than response_{each.index} for {judge}" for judge in each.rewards} <= set(each.reasons)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
+    """The examples of every training that realignment starts."""
+    seen: list[list[Example]] = []
+
+    def recorded(bank: Any, start: Any, examples: list[Example], *rest: Any, **options: Any) -> Trained:
+        seen.append(examples)
+        return train(bank, start, examples, *rest, **options)
+
+    monkeypatch.setattr(realign_module, "train", recorded)
+    return seen
+
+
+def test_realignment_asks_no_reference_of_any_model(
+    finished: Finished, trainings: list[list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its references are the filter's numbers, and equal what the frozen policies say live."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a reference pass")
+
+    monkeypatch.setattr(table_module, "score_rows", refuse)
+    task, outputs = finished.task, finished.outputs
+    candidates, policies = outputs.candidates(), outputs.policies("align")
+    again = realign(task, policies, candidates, outputs.logprobs("filter"), tmp_path)
+    assert [each.identity for each in again] == [each.identity for each in outputs.policies("realign")]
+    assert all(a.identity != b.identity for a, b in zip(again, policies, strict=True))
+
+    chosen = {each.row: tuple(each.tokens) for each in candidates if each.fate == CHOSEN}
+    rows = [row for row in task.splits.train if row.id in chosen]
+    for objective, examples in zip(task.objectives, trainings, strict=True):
+        assert len(examples) == len(rows) > 0
+        for example, row in zip(examples, rows, strict=True):
+            group = task.group(row)
+            assert example.group.prompt == group.prompt
+            assert example.group.responses == (chosen[row.id], *group.responses)
+            assert example.pairs == ((0, 1, 1.0), (0, 2, 1.0)) and example.chosen == 0
+            live = [finished.logprob(f"policy:{objective}", group.prompt, y) for y in example.group.responses]
+            assert example.reference == pytest.approx(live, **NUMBERS)
+
+
+def test_without_a_pareto_optimal_response_realignment_says_so(finished: Finished, tmp_path: Path) -> None:
+    outputs = finished.outputs
+    fallen = [each for each in outputs.candidates() if each.fate != CHOSEN]
+    with pytest.raises(SipoError, match="no Pareto-optimal response"):
+        realign(finished.task, outputs.policies("align"), fallen, outputs.logprobs("filter"), tmp_path)
+
+
+def check_fronts(path: Path, objectives: dict[str, str], points: dict[str, int]) -> None:
+    """fronts.json as it is promised, and its numbers from the responses."""
+    fronts = read_json(path / "evaluate" / "fronts.json")
+    responses = read_records(path / "evaluate" / "responses.jsonl", Response)
+    assert fronts["objectives"] == [{"name": n, "direction": d} for n, d in objectives.items()]
+    assert list(fronts["reference_point"]) == list(objectives)
+    reference = np.array(list(fronts["reference_point"].values()))
+    assert {name: len(front["points"]) for name, front in fronts["methods"].items()} == points
+    for name, front in fronts["methods"].items():
+        assert set(front) == {"points", "hypervolume", "hypervolume_interval"}
+        for point in front["points"]:
+            assert set(point) == {"weights", "rewards", "interval", "length"}
+            mine = [r for r in responses if r.method == name and r.weights == point["weights"]]
+            assert len(mine) == fronts["prompts"]
+            assert point["length"] == pytest.approx(np.mean([r.length for r in mine]))
+            for objective in objectives:
+                assert point["rewards"][objective] == pytest.approx(np.mean([r.rewards[objective] for r in mine]))
+                low, high = point["interval"][objective]
+                assert low <= point["rewards"][objective] <= high
+        vectors = np.array([list(point["rewards"].values()) for point in front["points"]])
+        maximise = [direction == "maximize" for direction in objectives.values()]
+        assert front["hypervolume"] == pytest.approx(hypervolume(vectors, reference, maximise))
+        low, high = front["hypervolume_interval"]
+        assert 0 <= low <= high
+
+
+def test_fronts(finished: Finished) -> None:
+    directions = {"detail": "maximize", "brevity": "minimize"}
+    check_fronts(finished.path, directions, {"base": 1, "soups": 4, "mod": 4, "sipo": 4})
+    responses = read_records(finished.path / "evaluate" / "responses.jsonl", Response)
+    assert {r.prompt for r in responses} == {row.key for row in finished.task.splits.test}
+    assert all(r.rewards == dict.fromkeys(directions, r.rewards["detail"]) for r in responses), "both count words here"
+
+
+def test_at_the_corners_soups_and_mod_are_the_policies(finished: Finished) -> None:
+    """One-hot: the same model, the same decoding, the same noise, so the same words."""
+    responses = read_records(finished.path / "evaluate" / "responses.jsonl", Response)
+    corner = {"detail": 1.0, "brevity": 0.0}
+    texts = {
+        method: [(r.prompt, r.response) for r in responses if r.method == method and r.weights == corner]
+        for method in ("soups", "mod", "sipo")
+    }
+    assert texts["soups"] == texts["mod"] and len(texts["mod"]) == len(finished.task.splits.test)
+    assert texts["sipo"] != texts["mod"]
+
+
+def test_three_objectives_run_end_to_end(make_settings: Callable[[Path], dict], tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings["objectives"].append(
+        {"name": "tone", "better": "It is kinder.", "reward": "sipo.rewards.text:distinct_words"}
+    )
+    settings["weights"] = {"divisions": 3}
+    settings["sample"] = {"prompts": 8, "per_weight": 6}
+    finished = Finished(settings)
+    directions = {"detail": "maximize", "brevity": "minimize", "tone": "maximize"}
+    check_fronts(finished.path, directions, {"base": 1, "soups": 10, "mod": 10, "sipo": 10})
+    assert len({tuple(s.weights.items()) for s in finished.outputs.samples()}) == 7
+    assert {tuple(c.rewards) for c in finished.outputs.candidates()} == {
+        ("policy:detail", "policy:brevity", "policy:tone", *(f"soup:{s}" for s in (
+            "0.666667,0.333333,0", "0.666667,0,0.333333", "0.333333,0.666667,0", "0.333333,0.333333,0.333333",
+            "0.333333,0,0.666667", "0,0.666667,0.333333", "0,0.333333,0.666667",
+        )))
+    }  # fmt: skip
+    # A tie trains no policy, and takes no part in a conflict.
+    tied = [row for row in finished.task.splits.train if row.preferred["tone"] is None]
+    assert tied and all(row.conflicting(finished.task.objectives) == (row.preferred["brevity"] == 0) for row in tied)
+    training = [json.loads(line) for line in (finished.path / "align" / "training.jsonl").read_text().splitlines()]
+    steps = {name: max(r["step"] for r in training if r["objective"] == name) for name in directions}
+    assert steps["tone"] < steps["detail"] == steps["brevity"]
+
+
+def test_without_sipo_only_what_its_rivals_need_is_run(make_settings: Callable[[Path], dict], tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings["evaluate"]["methods"] = ["base", "mod"]
+    path = run(parse_config(settings, "settings"), quiet=True)
+    assert {f.name for f in path.iterdir() if (f / "stage.json").exists()} == {"align", "evaluate", "report"}
+    assert list(read_json(path / "evaluate" / "fronts.json")["methods"]) == ["base", "mod"]
+
+
+def test_sampling_without_conflicts_says_so(make_settings: Callable[[Path], dict], tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    rows = [json.loads(line) for line in Path(settings["data"]["path"]).read_text().splitlines()]
+    for row in rows:
+        row["preferred"] = dict.fromkeys(row["preferred"], 1)
+    Path(settings["data"]["path"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SipoError, match="conflict"):
+        run(parse_config(settings, "settings"), quiet=True)
+    settings["weights"] = {"grid": [{"detail": 1.0}, {"brevity": 1.0}]}
+    task = Task(parse_config(settings, "settings"), Progress(quiet=True))
+    with pytest.raises(SipoError):
+        sample(task, [], tmp_path / "sample")
+
+
+def test_tables_keep_every_character(tmp_path: Path) -> None:
+    """A model writes any Unicode, line separators included; one record stays one line."""
+    text = "a\x85b\u2028c\u2029d\x1ce\r\nf\x00\U0001f600"
+    records = [Refinement(text, {"x": 1.0}, 0, text, text, text, [1], True, {"x": -0.1}, "sample")] * 2
+    write_records(tmp_path / "records.jsonl", records)
+    assert read_records(tmp_path / "records.jsonl", Refinement) == records

@@ -1,0 +1,253 @@
+"""The loop: accumulation, interruption, the best epoch, and references from the table."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from sipo.bank import Adapter, Bank, new_adapter
+from sipo.config import Lora, Training
+from sipo.data import Message
+from sipo.errors import SipoError
+from sipo.logprobs.packing import Group
+from sipo.logprobs.score import score_rows
+from sipo.logprobs.table import REFERENCE, LogprobTable
+from sipo.models.chat import Codec
+from sipo.models.load import Backbone
+from sipo.run.progress import Progress
+from sipo.training import loop
+from sipo.training.loop import Example, Trained, train
+
+WORDS = "plants water once week light sun warm soil dark them give alive keep my".split()
+SETTINGS = Training(beta=0.5, epochs=3, batch_size=4, warmup=0.1)
+LR = 0.02
+
+
+@pytest.fixture(scope="module")
+def groups(backbone: Backbone) -> list[Group]:
+    """Ten prompts; the first response says `warm`, the second `dark`."""
+    codec = Codec(backbone.tokenizer, 200, 50)
+    return [
+        Group(
+            tuple(codec.encode_prompt([Message("user", f"how is {word}? {' '.join(WORDS[: i % 5])}")])),
+            (tuple(codec.encode_response(f"warm {word}")), tuple(codec.encode_response(f"dark {word} is dark"))),
+        )
+        for i, word in enumerate(WORDS[:10])
+    ]
+
+
+@pytest.fixture(scope="module")
+def examples(bank: Bank, groups: list[Group]) -> list[Example]:
+    with bank.mounted([]):
+        scores = [score_rows(bank, [(group, ())])[0] for group in groups]
+    return [Example(g, tuple(s), ((0, 1, 1.0),)) for g, s in zip(groups, scores, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def start(backbone: Backbone) -> Adapter:
+    return new_adapter(backbone.model, Lora(r=3, alpha=6), seed=1)
+
+
+def flipped(examples: list[Example]) -> list[Example]:
+    return [replace(example, pairs=((0, 1, -1.0),)) for example in examples]
+
+
+def assert_equal(left: Trained, right: Trained) -> None:
+    """Bit by bit."""
+    assert left.history == right.history
+    assert left.adapter.identity == right.adapter.identity
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_micro_batches_of_any_size_give_the_same_adapter(
+    bank: Bank, policies: list[Adapter], examples: list[Example], alpha: float
+) -> None:
+    rows = [replace(example, chosen=0, pairs=((0, 1, 1.0), (1, 0, -1.0))) if alpha else example for example in examples]
+    results = [
+        train(bank, policies[0], rows, rows[:3], SETTINGS, lr=1e-3, seed=0, alpha=alpha, token_budget=budget)
+        for budget in (1, 90, 100_000)
+    ]
+    for result in results[1:]:
+        for mine, theirs in zip(result.adapter.parameters, results[0].adapter.parameters, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-4)
+        for mine, theirs in zip(result.history, results[0].history, strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    moved = max(
+        float((a - b).abs().max()) for a, b in zip(results[0].adapter.parameters, policies[0].parameters, strict=True)
+    )
+    assert moved > 3e-3
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 5, 8, 9])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    bank: Bank, start: Adapter, examples: list[Example], tmp_path: Path, at: int
+) -> None:
+    """Three steps an epoch, so that this falls in and between epochs, before and after the best one."""
+    options = {"lr": LR, "seed": 3, "alpha": 0.1, "keep_best": True}
+    rows = [replace(example, chosen=0) for example in examples]
+    undisturbed = train(bank, start, rows, flipped(rows)[:3], SETTINGS, **options)
+    checkpoint = tmp_path / "state" / "a.pt"
+
+    def kill(record: dict[str, float]) -> None:
+        if record["step"] == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(
+            bank, start, rows, flipped(rows)[:3], SETTINGS, **options,
+            checkpoint=checkpoint, checkpoint_seconds=0, watch=kill,
+        )  # fmt: skip
+    assert checkpoint.exists() == (at > 1)
+    seen: list[dict[str, float]] = []
+    resumed = train(
+        bank, start, rows, flipped(rows)[:3], SETTINGS, **options,
+        checkpoint=checkpoint, checkpoint_seconds=0, watch=seen.append,
+    )  # fmt: skip
+    assert_equal(resumed, undisturbed)
+    assert seen == undisturbed.history, "the steps before the crash are told again"
+    finished = train(bank, start, rows, flipped(rows)[:3], SETTINGS, **options, checkpoint=checkpoint)
+    assert_equal(finished, undisturbed)
+
+
+def test_a_checkpoint_is_only_written_when_it_is_due(
+    bank: Bank, start: Adapter, examples: list[Example], tmp_path: Path
+) -> None:
+    train(bank, start, examples, [], SETTINGS, lr=LR, seed=0, checkpoint=tmp_path / "a.pt", checkpoint_seconds=1e6)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_best_epoch_is_kept(
+    bank: Bank, start: Adapter, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 1.0, 2.0] * 2)
+    after_epochs: list[list[torch.Tensor]] = []
+
+    def validate(bank: Bank, *_: object) -> float:
+        after_epochs.append([parameter.detach().clone() for parameter in bank.adapters[0].parameters])
+        return next(losses)
+
+    monkeypatch.setattr(loop, "validate", validate)
+    best = train(bank, start, examples, examples[:2], SETTINGS, lr=LR, seed=0, keep_best=True)
+    last = train(bank, start, examples, examples[:2], SETTINGS, lr=LR, seed=0)
+    assert all(torch.equal(mine, kept) for mine, kept in zip(best.adapter.parameters, after_epochs[1], strict=True))
+    assert all(torch.equal(mine, kept) for mine, kept in zip(last.adapter.parameters, after_epochs[5], strict=True))
+    assert best.adapter.identity != last.adapter.identity
+    assert [r["validation_loss"] for r in best.history if "validation_loss" in r] == [3.0, 1.0, 2.0]
+    assert [r["step"] for r in best.history if "validation_loss" in r] == [3, 6, 9]
+
+
+def test_validation_is_the_mean_loss_and_changes_nothing(
+    bank: Bank, policies: list[Adapter], examples: list[Example]
+) -> None:
+    with bank.mounted([policies[0]]):
+        scores = [score_rows(bank, [(e.group, (1.0,))])[0] for e in examples]
+        expected = [
+            float(
+                torch.nn.functional.softplus(torch.tensor(-0.5 * ((s[0] - e.reference[0]) - (s[1] - e.reference[1]))))
+            )
+            for s, e in zip(scores, examples, strict=True)
+        ]
+        for budget in (1, 100, 10_000):
+            actual = loop.validate(bank, examples, 0.5, budget)
+            assert actual == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    watched = train(bank, policies[0], examples, examples[:3], SETTINGS, lr=1e-3, seed=0)
+    alone = train(bank, policies[0], examples, [], SETTINGS, lr=1e-3, seed=0)
+    assert watched.adapter.identity == alone.adapter.identity
+
+
+def test_the_start_is_not_changed(bank: Bank, policies: list[Adapter], examples: list[Example]) -> None:
+    before = policies[0].identity
+    result = train(bank, policies[0], examples, [], SETTINGS, lr=LR, seed=0)
+    assert policies[0].identity == before != result.adapter.identity
+    assert not any(parameter.requires_grad for parameter in (*policies[0].parameters, *result.adapter.parameters))
+    assert bank.adapters == ()
+
+
+def test_the_loss_falls_on_what_can_be_learnt(bank: Bank, start: Adapter, examples: list[Example]) -> None:
+    history = train(bank, start, examples, examples, SETTINGS.model_copy(update={"epochs": 6}), lr=LR, seed=0).history
+    assert history[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "a fresh adapter is the reference"
+    assert history[-1]["validation_loss"] < 0.3
+    assert history[-1]["accuracy"] == 1.0
+
+
+def test_every_epoch_takes_every_example_once_in_a_new_order(
+    bank: Bank, start: Adapter, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    backward = loop._backward
+
+    def recorded(bank: Bank, batch: list[Example], *rest: float) -> dict[str, float]:
+        taken.extend(examples.index(example) for example in batch)
+        return backward(bank, batch, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "_backward", recorded)
+    train(bank, start, examples, [], SETTINGS, lr=LR, seed=0)
+    epochs = [taken[i : i + 10] for i in (0, 10, 20)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(taken) == 30
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_warm_up_and_cosine(
+    bank: Bank, start: Adapter, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share of 0.1 is ten per cent of the steps, not a tenth of one step."""
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def recorded(self: torch.optim.AdamW, *rest: object) -> None:
+        rates.append(self.param_groups[0]["lr"])
+        step(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    settings = Training(epochs=20, batch_size=10, warmup=0.1)
+    train(bank, start, examples, [], settings, lr=1.0, seed=0)
+    expected = [0.0, 0.5, *(0.5 * (1 + torch.cos(torch.tensor(torch.pi * i / 18)).item()) for i in range(18))]
+    assert rates == pytest.approx(expected, abs=1e-5)
+
+
+def test_cached_references_equal_live_ones(
+    bank: Bank, policies: list[Adapter], peft_models: list[PeftModel], groups: list[Group], tmp_path: Path
+) -> None:
+    """From the table, packed and in batches, or from the frozen model one response at a time: from base and policy."""
+    table = LogprobTable()
+    with bank.mounted(policies):
+        table.fill(
+            bank, groups, {REFERENCE: (0.0, 0.0, 0.0), "policy:a": (1.0, 0.0, 0.0)},
+            folder=tmp_path, label="x", token_budget=300, progress=Progress(quiet=True),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def live(model: PreTrainedModel | PeftModel, prompt: tuple[int, ...], response: tuple[int, ...]) -> float:
+        logprobs = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        return float(logprobs.gather(-1, torch.tensor(response)[:, None]).sum())
+
+    for name, model in ((REFERENCE, bank.model), ("policy:a", peft_models[0])):
+        results = []
+        for look in (lambda g, y: table[name, g.prompt, y], lambda g, y: live(model, g.prompt, y)):  # noqa: B023
+            rows = [Example(g, tuple(look(g, y) for y in g.responses), ((0, 1, 1.0),), chosen=0) for g in groups]
+            results.append(train(bank, policies[0], rows, [], SETTINGS, lr=1e-3, seed=0, alpha=0.1))
+        for mine, theirs in zip(results[0].adapter.parameters, results[1].adapter.parameters, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-4)
+        losses = [[record["loss"] for record in result.history] for result in results]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_realignment_starts_where_the_policy_is(bank: Bank, policies: list[Adapter], groups: list[Group]) -> None:
+    """With the policy itself as the reference, the first loss is log 2 and the margin zero."""
+    with bank.mounted([policies[0]]):
+        scores = [score_rows(bank, [(group, (1.0,))])[0] for group in groups]
+    rows = [Example(g, tuple(s), ((0, 1, 1.0),)) for g, s in zip(groups, scores, strict=True)]
+    history = train(bank, policies[0], rows, [], SETTINGS, lr=1e-3, seed=0).history
+    assert history[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_nothing_to_train_on_is_said(bank: Bank, start: Adapter) -> None:
+    with pytest.raises(SipoError, match="nothing to train on"):
+        train(bank, start, [], [], SETTINGS, lr=LR, seed=0)

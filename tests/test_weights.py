@@ -1,0 +1,68 @@
+"""The lattice of preference weights, and what is refused as one."""
+
+from math import comb
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipo.configfile import parse_config
+from sipo.errors import SipoError
+from sipo.weights import as_weight, corners, grid, is_corner, simplex_lattice
+
+NAMES = ("helpful", "harmless", "honest")
+
+
+def test_two_objectives_have_the_paper_s_grid() -> None:
+    lattice = simplex_lattice(2, 5)
+    assert lattice == [(1.0, 0.0), (0.8, 0.2), (0.6, 0.4), (0.4, 0.6), (0.2, 0.8), (0.0, 1.0)]
+    assert [w for w in lattice if not is_corner(w)] == lattice[1:-1], "sampling takes the middle four"
+
+
+@given(st.integers(2, 5), st.integers(1, 7))
+def test_the_lattice_is_whole(n: int, divisions: int) -> None:
+    lattice = simplex_lattice(n, divisions)
+    assert len(lattice) == len(set(lattice)) == comb(divisions + n - 1, n - 1)
+    for weight in lattice:
+        assert len(weight) == n and min(weight) >= 0 and sum(weight) == pytest.approx(1, abs=1e-12)
+        assert all(share * divisions == pytest.approx(round(share * divisions), abs=1e-9) for share in weight)
+    assert set(corners(n)) <= set(lattice)
+    assert [w for w in lattice if is_corner(w)] == corners(n)
+    assert lattice == sorted(lattice, reverse=True)
+
+
+@given(st.integers(2, 4), st.integers(1, 6))
+def test_every_lattice_point_is_a_weight(n: int, divisions: int) -> None:
+    names = [f"o{i}" for i in range(n)]
+    for weight in simplex_lattice(n, divisions):
+        assert as_weight(dict(zip(names, weight, strict=True)), names, "here") == weight
+
+
+def test_objectives_left_out_have_no_share() -> None:
+    assert as_weight({"honest": 0.25, "helpful": 0.75}, NAMES, "here") == (0.75, 0.0, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"helpful": 0.5, "harmles": 0.5}, "here: `harmles` is no objective; they are helpful, harmless, honest"),
+        ({"helpful": 0.5, "harmless": 0.4}, "here: the shares sum to 0.9, not to 1"),
+        ({"helpful": 1.5, "harmless": -0.5}, "here: helpful=1.5 is off the simplex"),
+        ({"helpful": -0.5, "harmless": 1.5}, "here: helpful=-0.5 is off the simplex"),
+        ({"helpful": float("nan"), "harmless": 1.0}, "here: helpful=nan is off the simplex"),
+        ({}, "here: the shares sum to 0, not to 1"),
+    ],
+)
+def test_what_is_off_the_simplex_is_refused(shares: dict[str, float], message: str) -> None:
+    with pytest.raises(SipoError) as error:
+        as_weight(shares, NAMES, "here")
+    assert str(error.value).startswith(message)
+
+
+def test_a_run_s_grid_is_a_lattice_or_a_list(settings: dict) -> None:
+    assert grid(parse_config(settings, "s")) == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+    settings["weights"] = {"grid": [{"brevity": 0.25, "detail": 0.75}, {"detail": 1.0}]}
+    assert grid(parse_config(settings, "s")) == [(0.75, 0.25), (1.0, 0.0)]
+    settings["weights"] = {"grid": [{"detail": 1.0}, {"detail": 0.75}]}
+    with pytest.raises(SipoError, match=r"weights\.grid\[1\]: the shares sum to 0\.75"):
+        grid(parse_config(settings, "s"))
