@@ -97,7 +97,8 @@ def write_rows(folder: Path) -> Path:
     words = TEXT.split()
     records = []
     for i in range(40):
-        short, long = " ".join(words[i % 7 : i % 7 + 2]), " ".join(words[i % 5 : i % 5 + 6 + i % 3])
+        # So short that what the model writes, which is longer, is sometimes better by every judge.
+        short, long = words[i % 7], " ".join(words[i % 5 + 1 : i % 5 + 3])
         records.append(
             {
                 "prompt": f"tell me about {words[i % len(words)]} {i}",
@@ -113,6 +114,7 @@ def write_rows(folder: Path) -> Path:
 
 def small_settings(model_folder: Path, folder: Path) -> dict:
     return {
+        "seed": 1,
         "run_dir": str(folder / "run"),
         "model": {"path": str(model_folder), "dtype": "float32"},
         "data": {"path": str(write_rows(folder)), "validation": 0.1, "test": 0.2, "max_prompt_tokens": 200, "max_response_tokens": 12},

@@ -155,6 +155,8 @@ def test_a_folder_gives_back_the_adapter(uneven: list[Adapter], tmp_path: Path) 
         back = load_adapter(tmp_path / str(i))
         assert back.identity == adapter.identity and back.scaling == adapter.scaling
         assert back.factors.keys() == adapter.factors.keys()
+        config = json.loads((tmp_path / str(i) / "adapter_config.json").read_text())
+        assert config["target_modules"] == ["k_proj", "o_proj", "q_proj", "v_proj"], "in no order of the moment"
 
 
 def test_a_folder_finds_its_base_from_any_directory(

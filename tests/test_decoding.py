@@ -14,12 +14,23 @@ from peft import PeftModel
 
 from sipo.bank import Adapter, Bank
 from sipo.config import Decoding
-from sipo.decoding import Generated, Mixture, Request, answer, at_mod, at_soup, base, decode, requests, seed_of
+from sipo.decoding import (
+    Generated,
+    Mixture,
+    Request,
+    answer,
+    at_mod,
+    at_soup,
+    base,
+    decode,
+    requests,
+    seed_of,
+)
 from sipo.decoding import decode as decode_function
 from sipo.decoding.decode import _Batch
 from sipo.decoding.mixture import mix_logits
 from sipo.decoding.sampling import next_tokens, uniforms
-from sipo.run.progress import Progress
+from sipo.runs.progress import Progress
 
 decode_module = sys.modules[decode_function.__module__]
 
@@ -80,7 +91,11 @@ def oracle(models: list[PeftModel], weights: tuple[float, ...], prompt: tuple[in
 
 @pytest.mark.parametrize("weights", [(0.2, 0.3, 0.5), (0.6, 0.0, 0.4), (0.0, 1.0, 0.0)])
 def test_mod_is_the_weighted_sum_of_log_probabilities(
-    bank: Bank, policies: list[Adapter], peft_models: list[PeftModel], frequent: int, weights: tuple[float, ...]
+    bank: Bank,
+    policies: list[Adapter],
+    peft_models: list[PeftModel],
+    frequent: int,
+    weights: tuple[float, ...],
 ) -> None:
     prompts = [prompt for group in PROMPTS.values() for prompt in group]
     for end in (NEVER, frequent):
@@ -117,7 +132,11 @@ def test_the_base_is_the_model_itself(bank: Bank, policies: list[Adapter]) -> No
     assert run(bank, policies, [Request(p, base(3)) for p in prompts]) == without
     for prompt, actual in zip(prompts, without, strict=True):
         expected = bank.model.generate(
-            input_ids=torch.tensor([prompt]), do_sample=False, max_new_tokens=NEW, eos_token_id=None, pad_token_id=0
+            input_ids=torch.tensor([prompt]),
+            do_sample=False,
+            max_new_tokens=NEW,
+            eos_token_id=None,
+            pad_token_id=0,
         )
         assert actual.tokens == tuple(expected[0, len(prompt) :].tolist())
 
@@ -223,7 +242,11 @@ def chosen(scores: torch.Tensor, decoding: Decoding, draws: int) -> torch.Tensor
 def test_greedy_and_top_one_are_the_best_token() -> None:
     scores = random_scores(64, 30)
     uniform = uniforms([7] * 64, 1)[:, 0]
-    for decoding in (Decoding(temperature=0), Decoding(temperature=1.3, top_k=1), Decoding(temperature=1, top_p=1e-9)):
+    for decoding in (
+        Decoding(temperature=0),
+        Decoding(temperature=1.3, top_k=1),
+        Decoding(temperature=1, top_p=1e-9),
+    ):
         assert torch.equal(next_tokens(scores, uniform, decoding), scores.argmax(-1))
 
 
@@ -262,7 +285,11 @@ def test_top_p_keeps_the_smallest_set_whose_mass_reaches_p(seed: int, p: float, 
 
 def test_extreme_quantiles_stay_inside() -> None:
     scores = torch.tensor([[0.0, -1e4, 0.0, -1e4]])
-    for decoding in (Decoding(temperature=1.0), Decoding(temperature=1.0, top_p=0.9), Decoding(temperature=1, top_k=3)):
+    for decoding in (
+        Decoding(temperature=1.0),
+        Decoding(temperature=1.0, top_p=0.9),
+        Decoding(temperature=1, top_k=3),
+    ):
         for quantile, expected in ((0.0, 0), (1 - 2**-53, 2)):
             assert int(next_tokens(scores, torch.tensor([quantile], dtype=torch.float64), decoding)) == expected
 

@@ -15,7 +15,7 @@ from sipo.logprobs.head import CHUNK, token_logprobs
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import Point, response_logprobs, score_rows
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points, soup_at
-from sipo.run.progress import Progress
+from sipo.runs.progress import Progress
 
 GROUPS = [
     Group((5, 6, 7), ((8, 9), (10, 11, 12, 13, 14), (8,))),
@@ -179,7 +179,10 @@ def test_the_table_asks_only_for_what_is_missing(
     fill(table, bank, policies, GROUPS[:2], two, tmp_path / "2")
     assert len(counter.asked) == 10, "nothing is missing"
 
-    wider = [Group(GROUPS[0].prompt, (*GROUPS[0].responses, (99, 98))), Group(GROUPS[0].prompt, ((99, 98), (97,)))]
+    wider = [
+        Group(GROUPS[0].prompt, (*GROUPS[0].responses, (99, 98))),
+        Group(GROUPS[0].prompt, ((99, 98), (97,))),
+    ]
     counter.asked.clear()
     fill(table, bank, policies, wider, {**two, policy("b"): POINTS[policy("b")]}, tmp_path / "3")
     new = {(POINTS[name], GROUPS[0].prompt, y) for name in two for y in ((99, 98), (97,))}

@@ -108,7 +108,9 @@ def both(
     with bank.mounted([reference]):
         references = score_rows(bank, [(group, point) for group in groups])
     return Both(
-        trainer, policy, [Example(g, tuple(r), ((0, 1, 1.0),)) for g, r in zip(groups, references, strict=True)]
+        trainer,
+        policy,
+        [Example(g, tuple(r), ((0, 1, 1.0),)) for g, r in zip(groups, references, strict=True)],
     )
 
 
@@ -246,7 +248,10 @@ def test_lw_is_dpo_with_a_soft_label(d: float, votes: list[tuple[float, float]])
 @pytest.mark.parametrize("up", [0.1, 0.5, 0.8])
 def test_lw_on_one_row_is_least_at_the_logit_of_the_label(up: float) -> None:
     d = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    signs, weights = torch.tensor([[1.0, -1.0]], dtype=torch.float64), torch.tensor([up, 1 - up], dtype=torch.float64)
+    signs, weights = (
+        torch.tensor([[1.0, -1.0]], dtype=torch.float64),
+        torch.tensor([up, 1 - up], dtype=torch.float64),
+    )
     optimizer = torch.optim.LBFGS(
         [d], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-9, tolerance_change=1e-15
     )

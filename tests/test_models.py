@@ -202,7 +202,11 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_a_gguf_file_is_the_model_it_was_made_from(
-    backbone: Backbone, gguf_file: Path, conversions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone,
+    gguf_file: Path,
+    conversions: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SIPO_CACHE", str(tmp_path))
     loaded = load_backbone(Model(path=str(gguf_file), dtype="float32"), "cpu")

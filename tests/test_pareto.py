@@ -35,7 +35,9 @@ def test_an_original_never_dominates(contest: tuple[Array, Array]) -> None:
 def test_dominance_is_better_than_each_by_each(contest: tuple[Array, Array]) -> None:
     candidates, originals = contest
     for candidate, verdict in zip(candidates, dominates(candidates, originals), strict=True):
-        assert verdict == all(mine > theirs for original in originals for mine, theirs in zip(candidate, original, strict=True))
+        assert verdict == all(
+            mine > theirs for original in originals for mine, theirs in zip(candidate, original, strict=True)
+        )
 
 
 @given(contests(), st.data())
@@ -70,7 +72,9 @@ def test_the_choice_is_the_best_mean_among_those_that_dominate(contest: tuple[Ar
     assert (chosen is None) == (best is None)
     if chosen is not None:
         assert candidates[chosen].mean() == pytest.approx(best_mean)
-        assert not any(np.array_equal(candidates[chosen], earlier) for earlier in candidates[:chosen]), "the first of equals"
+        assert not any(np.array_equal(candidates[chosen], earlier) for earlier in candidates[:chosen]), (
+            "the first of equals"
+        )
 
 
 @given(contests())
@@ -127,7 +131,9 @@ fronts_2d = arrays(float, st.tuples(st.integers(1, 7), st.just(2)), elements=st.
 def test_hypervolume_is_the_staircase_in_every_direction(points: Array, maximise: tuple[bool, bool]) -> None:
     reference = np.array([-2.0, -1.0])
     sign = np.where(maximise, 1.0, -1.0)
-    assert hypervolume(points * sign, reference * sign, maximise) == pytest.approx(staircase(points, reference), abs=1e-9)
+    assert hypervolume(points * sign, reference * sign, maximise) == pytest.approx(
+        staircase(points, reference), abs=1e-9
+    )
 
 
 @given(

@@ -78,7 +78,8 @@ def write(folder: Path, text: str) -> Path:
 
 def test_a_last_message_of_the_assistant_is_the_lead_in(tmp_path: Path) -> None:
     template = load_template(
-        write(tmp_path, '- {role: user, content: "{{ prompt }}"}\n- {role: assistant, content: " I would "}'), "review"
+        write(tmp_path, '- {role: user, content: "{{ prompt }}"}\n- {role: assistant, content: " I would "}'),
+        "review",
     )
     assert template.messages == (Message("user", "{{ prompt }}"),)
     assert template.lead_in == "I would"
@@ -105,7 +106,10 @@ def test_an_unknown_variable_is_named(tmp_path: Path) -> None:
         ("[]", "the user's"),
         ("- {role: system, content: hello}", "the user's"),
         ("- {role: assistant, content: hello}", "the user's"),
-        ("- {role: user, content: a}\n- {role: assistant, content: b}\n- {role: assistant, content: c}", "the user's"),
+        (
+            "- {role: user, content: a}\n- {role: assistant, content: b}\n- {role: assistant, content: c}",
+            "the user's",
+        ),
     ],
 )
 def test_malformed_templates_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

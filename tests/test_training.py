@@ -17,11 +17,26 @@ from sipo.logprobs.score import score_rows
 from sipo.logprobs.table import REFERENCE, LogprobTable
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
-from sipo.run.progress import Progress
+from sipo.runs.progress import Progress
 from sipo.training import loop
 from sipo.training.loop import Example, Trained, train
 
-WORDS = "plants water once week light sun warm soil dark them give alive keep my".split()
+WORDS = [
+    "plants",
+    "water",
+    "once",
+    "week",
+    "light",
+    "sun",
+    "warm",
+    "soil",
+    "dark",
+    "them",
+    "give",
+    "alive",
+    "keep",
+    "my",
+]
 SETTINGS = Training(beta=0.5, epochs=3, batch_size=4, warmup=0.1)
 LR = 0.02
 
@@ -33,7 +48,10 @@ def groups(backbone: Backbone) -> list[Group]:
     return [
         Group(
             tuple(codec.encode_prompt([Message("user", f"how is {word}? {' '.join(WORDS[: i % 5])}")])),
-            (tuple(codec.encode_response(f"warm {word}")), tuple(codec.encode_response(f"dark {word} is dark"))),
+            (
+                tuple(codec.encode_response(f"warm {word}")),
+                tuple(codec.encode_response(f"dark {word} is dark")),
+            ),
         )
         for i, word in enumerate(WORDS[:10])
     ]
@@ -119,7 +137,17 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
 def test_a_checkpoint_is_only_written_when_it_is_due(
     bank: Bank, start: Adapter, examples: list[Example], tmp_path: Path
 ) -> None:
-    train(bank, start, examples, [], SETTINGS, lr=LR, seed=0, checkpoint=tmp_path / "a.pt", checkpoint_seconds=1e6)
+    train(
+        bank,
+        start,
+        examples,
+        [],
+        SETTINGS,
+        lr=LR,
+        seed=0,
+        checkpoint=tmp_path / "a.pt",
+        checkpoint_seconds=1e6,
+    )
     assert list(tmp_path.iterdir()) == []
 
 

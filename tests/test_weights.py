@@ -45,7 +45,10 @@ def test_objectives_left_out_have_no_share() -> None:
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ({"helpful": 0.5, "harmles": 0.5}, "here: `harmles` is no objective; they are helpful, harmless, honest"),
+        (
+            {"helpful": 0.5, "harmles": 0.5},
+            "here: `harmles` is no objective; they are helpful, harmless, honest",
+        ),
         ({"helpful": 0.5, "harmless": 0.4}, "here: the shares sum to 0.9, not to 1"),
         ({"helpful": 1.5, "harmless": -0.5}, "here: helpful=1.5 is off the simplex"),
         ({"helpful": -0.5, "harmless": 1.5}, "here: helpful=-0.5 is off the simplex"),

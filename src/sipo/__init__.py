@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from sipo.configfile import load_config
     from sipo.data import Message, Row, conflict_statistics, read_rows, write_rows
     from sipo.errors import SipoError
-    from sipo.label import label
+    from sipo.labelling import label
     from sipo.methods import Method, base_model, mod, sipo, soups
-    from sipo.run.pipeline import Outputs, run
+    from sipo.runs.pipeline import Outputs, run
     from sipo.task import Task
     from sipo.use import export, generate
 
@@ -25,9 +25,9 @@ _HOME = {
     "sipo.configfile": ("load_config",),
     "sipo.data": ("Message", "Row", "conflict_statistics", "read_rows", "write_rows"),
     "sipo.errors": ("SipoError",),
-    "sipo.label": ("label",),
+    "sipo.labelling": ("label",),
     "sipo.methods": ("Method", "base_model", "mod", "sipo", "soups"),
-    "sipo.run.pipeline": ("Outputs", "run"),
+    "sipo.runs.pipeline": ("Outputs", "run"),
     "sipo.task": ("Task",),
     "sipo.use": ("export", "generate"),
 }

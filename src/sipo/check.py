@@ -10,10 +10,10 @@ from sipo.config import Config, Training
 from sipo.data import Row
 from sipo.logprobs.packing import pack
 from sipo.prompts.template import load_template
-from sipo.run.folder import RunFolder
-from sipo.run.plan import subject
-from sipo.run.progress import Progress
-from sipo.run.validate import validate
+from sipo.runs.folder import RunFolder
+from sipo.runs.plan import subject
+from sipo.runs.progress import Progress
+from sipo.runs.validate import validate
 from sipo.stages.evaluate import test_rows
 from sipo.stages.refine import encode
 from sipo.stages.sample import conflicting_rows, one_row_a_prompt
@@ -100,7 +100,7 @@ def _say_rows(task: Task) -> None:
                 *_conflicts(rows, names),
                 *(_labels(rows, n) for n in names),
             ]
-            for name, rows in [*parts, ("all", task.rows)]
+            for name, rows in [*parts, ("total", task.rows)]
         ],
     )
     task.progress.say()

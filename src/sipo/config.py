@@ -1,6 +1,6 @@
 """The settings of a run: the small set of keys that people write, typed and checked.
 
-Every stage reads only its own section and those named in `sipo.run.plan`, which is how a changed key
+Every stage reads only its own section and those named in `sipo.runs.plan`, which is how a changed key
 invalidates exactly what depends on it.
 """
 

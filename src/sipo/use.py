@@ -19,9 +19,9 @@ from sipo.decoding import Request, decode, seed_of
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
 from sipo.models.load import identify, load_backbone
-from sipo.run.pipeline import Outputs
-from sipo.run.status import read_run, read_subject, require
-from sipo.run.tables import write_text
+from sipo.runs.pipeline import Outputs
+from sipo.runs.status import read_run, read_subject, require
+from sipo.runs.tables import write_text
 from sipo.task import Task
 from sipo.weights import as_weight
 
@@ -172,7 +172,7 @@ def _save_merged(config: Config, mixed: Adapter, folder: Path) -> None:
     for name, (a, b) in mixed.factors.items():
         weight = layers[name].weight
         update = mixed.scaling * (b @ a)
-        weight.copy_(weight.float() + update.to(weight.device))  # type: ignore[operator]
+        weight.copy_(weight.float() + update.to(weight.device))
     backbone.model.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)
 

@@ -98,9 +98,10 @@ def save_adapter(adapter: Adapter, folder: Path, base: str) -> None:
         task_type="CAUSAL_LM",
         r=adapter.rank,
         lora_alpha=adapter.scaling * adapter.rank,  # type: ignore[arg-type]
-        target_modules=sorted({name.rsplit(".", 1)[-1] for name in adapter.factors}),
         inference_mode=True,
     )
+    # Set here, because the constructor makes a set of it, whose order differs from process to process.
+    lora.target_modules = sorted({name.rsplit(".", 1)[-1] for name in adapter.factors})  # type: ignore[assignment]
     lora.save_pretrained(str(folder))
     tensors = {}
     for name, (a, b) in adapter.factors.items():

@@ -78,7 +78,7 @@ def run(
     """Run all stages that do not hold yet. Killed, the same command goes on where it was."""
     settings = _with_run_dir(config, run_dir, overrides)
     _hush()
-    from sipo.run.pipeline import run
+    from sipo.runs.pipeline import run
 
     with writing(settings.run_dir):
         run(settings, start=start, only=only)
@@ -213,6 +213,6 @@ def _hush() -> None:
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     enable_progress_bars()

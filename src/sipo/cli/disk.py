@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# What safetensors and torch.save raise has no errno.
-WORDS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
+WORDS = ("No space left on device", "Disk quota exceeded")  # what safetensors raises has no errno
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`sipo data label`: what the command line gives, checked before any work, and handed to `sipo.label`."""
+"""`sipo data label`: what the command line gives, checked before any work, and handed to `sipo.labelling`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from sipo.config import Decoding, Model
 from sipo.data._files import SUFFIXES
 from sipo.errors import SipoError
-from sipo.label import label
+from sipo.labelling import label
 from sipo.use import adjusted
 
 

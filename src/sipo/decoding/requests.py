@@ -6,8 +6,8 @@ from pathlib import Path
 from sipo.bank import Bank
 from sipo.config import Decoding
 from sipo.decoding.decode import Generated, Request, decode
-from sipo.run.journal import resumable
-from sipo.run.progress import Progress
+from sipo.runs.journal import resumable
+from sipo.runs.progress import Progress
 
 
 def answer(

@@ -10,9 +10,9 @@ from pathlib import Path
 from sipo.bank import Bank
 from sipo.logprobs.packing import Group, batches
 from sipo.logprobs.score import Point, score_rows
-from sipo.run.journal import resumable
-from sipo.run.progress import Progress
-from sipo.run.tables import read_parquet, write_parquet
+from sipo.runs.journal import resumable
+from sipo.runs.progress import Progress
+from sipo.runs.tables import read_parquet, write_parquet
 from sipo.weights import Weight, corners
 
 Tokens = tuple[int, ...]

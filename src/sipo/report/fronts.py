@@ -6,17 +6,19 @@ from typing import Any
 from sipo.report.parts import Measured, Table, shares
 from sipo.report.verdict import findings
 
+INTERVAL = "95\N{NO-BREAK SPACE}% interval"
+
 
 def hypervolumes(fronts: Mapping[str, Any]) -> Table:
     """Of every method, with how far sipo is from it where it was run."""
     differences = {each.other: each for each in findings(fronts)}
-    columns = ["method", "points", "hypervolume [95 % interval]"]
+    columns = ["method", "points", f"hypervolume [{INTERVAL}]"]
     rows: list[list[Any]] = [
         [name, len(front["points"]), Measured(front["hypervolume"], *front["hypervolume_interval"])]
         for name, front in fronts["methods"].items()
     ]
     if differences:
-        columns += ["sipo less this [95 % interval]", "sipo is"]
+        columns += [f"sipo less this [{INTERVAL}]", "sipo is"]
         for row in rows:
             found = differences.get(row[0])
             row += [Measured(found.difference, found.low, found.high), found.word] if found else [None, None]
@@ -36,7 +38,7 @@ def points(fronts: Mapping[str, Any]) -> Table:
         for method, front in fronts["methods"].items()
         for point in front["points"]
     ]
-    headings = [f"{each['name']}, {better(each['direction'])} [95 % interval]" for each in fronts["objectives"]]
+    headings = [f"{each['name']}, {better(each['direction'])} [{INTERVAL}]" for each in fronts["objectives"]]
     return Table(["method", "weights", *headings, "tokens"], rows, lead=2)
 
 

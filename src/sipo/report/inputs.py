@@ -7,9 +7,9 @@ from typing import Any
 
 from sipo.config import Config
 from sipo.records import Candidate, Refinement, Response, Sample
-from sipo.run.folder import STAGE
-from sipo.run.plan import stages_of
-from sipo.run.tables import read_json, read_records
+from sipo.runs.folder import STAGE
+from sipo.runs.plan import stages_of
+from sipo.runs.tables import read_json, read_records
 
 
 @dataclass(frozen=True)

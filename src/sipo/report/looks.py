@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Literal
 
-Dashes = Literal["-", "--", "-.", ":"]
+Dashes = Literal["-", "--", "-.", ":", ""]
 
 
 @dataclass(frozen=True)

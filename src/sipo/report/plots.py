@@ -106,7 +106,7 @@ def _point(panel: Axes, point: Mapping[str, Any], x: Objective, y: Objective, lo
 
 
 def _handle(name: str, look: Look) -> Line2D:
-    dashes = "" if look.marker == "*" else "-"
+    dashes: Dashes = "" if look.marker == "*" else "-"
     size = 11 if look.marker == "*" else 6
     return Line2D([], [], color=look.color, marker=look.marker, linestyle=dashes, markersize=size, label=name)
 
@@ -141,7 +141,8 @@ def _ink(dark: bool) -> AbstractContextManager[None]:
     return matplotlib.rc_context(
         {
             "figure.facecolor": ground, "axes.facecolor": ground, "axes.edgecolor": "0.5",
-            "text.color": text, "axes.labelcolor": text, "axes.titlecolor": text, "xtick.color": text, "ytick.color": text,
+            "text.color": text, "axes.labelcolor": text, "axes.titlecolor": text,
+            "xtick.color": text, "ytick.color": text,
             "axes.grid": True, "grid.color": grid, "axes.axisbelow": True,
             "axes.spines.top": False, "axes.spines.right": False,
         }

@@ -16,7 +16,7 @@ from sipo.methods import Method
 from sipo.pareto.fronts import hypervolume, percentile_interval, reference_below, resamples
 from sipo.records import Response
 from sipo.rewards import load_reward, score
-from sipo.run.tables import write_json, write_records
+from sipo.runs.tables import write_json, write_records
 from sipo.stages.sample import named, one_row_a_prompt
 from sipo.task import Task
 

@@ -20,7 +20,7 @@ from sipo.logprobs.score import Point
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points, soup_at
 from sipo.pareto.dominance import choose, reasons
 from sipo.records import Candidate, Refinement, Sample
-from sipo.run.tables import write_records
+from sipo.runs.tables import write_records
 from sipo.stages.sample import conflicting_rows
 from sipo.task import Task
 from sipo.training.losses import implicit_rewards

@@ -14,8 +14,8 @@ from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable, policy
 from sipo.records import Candidate
-from sipo.run.journal import FOLDER, resumable
-from sipo.run.tables import write_records
+from sipo.runs.journal import FOLDER, resumable
+from sipo.runs.tables import write_records
 from sipo.stages.align import read_policies, training_table
 from sipo.stages.filter import chosen_responses
 from sipo.task import Task

@@ -17,7 +17,7 @@ from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.records import Refinement, Sample
-from sipo.run.tables import write_records
+from sipo.runs.tables import write_records
 from sipo.task import Task
 from sipo.weights import Weight, as_weight
 

@@ -14,7 +14,7 @@ from sipo.report.page import Picture, render
 from sipo.report.plots import front_png, training_png
 from sipo.report.verdict import verdict
 from sipo.report.yields import why_fallen, yields
-from sipo.run.tables import write_text
+from sipo.runs.tables import write_text
 from sipo.stages.sample import conflicting_rows
 from sipo.task import Task
 

@@ -9,7 +9,7 @@ from sipo.bank import Adapter
 from sipo.data import Row
 from sipo.decoding import Request, answer, at_mod, seed_of
 from sipo.records import Sample
-from sipo.run.tables import write_records
+from sipo.runs.tables import write_records
 from sipo.task import Task
 from sipo.weights import Weight, is_corner
 

@@ -4,6 +4,7 @@ Departures from the paper's code: no reference model is loaded (its numbers come
 computed once for all responses to it, and the loop can be killed at any moment and goes on as if it had not.
 """
 
+import io
 import math
 import os
 import time
@@ -162,6 +163,7 @@ def _save(path: Path, state: dict[str, Any], adapter: Adapter, optimizer: Any, s
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
     parameters = [parameter.detach() for parameter in adapter.parameters]
+    buffer = io.BytesIO()  # given a file, torch.save hides why the disk refused it
     torch.save(
         {
             **state,
@@ -169,8 +171,9 @@ def _save(path: Path, state: dict[str, Any], adapter: Adapter, optimizer: Any, s
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
         },
-        scratch,
+        buffer,
     )
+    scratch.write_bytes(buffer.getbuffer())
     os.replace(scratch, path)
 
 

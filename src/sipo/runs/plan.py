@@ -72,7 +72,7 @@ def _read(config: Config, name: str, about: dict[str, Any]) -> Any:
         return [o.better for o in config.objectives]
     if name == "templates":
         paths = (config.refine.review_template, config.refine.rewrite_template)
-        return [_content(path) for path in paths if path]
+        return [_content(path) if path else None for path in paths]
     if name == "data":  # the path is no matter: the rows themselves are in the subject
         return config.data.model_dump(exclude={"path"})
     if name == "refine":

@@ -44,7 +44,7 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
     """The dataclasses that `write_records` wrote."""
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # splitlines would also split at U+2028 and the like
     return [kind(**{k: v for k, v in json.loads(line).items() if k in names}) for line in lines]
 
 

@@ -18,11 +18,11 @@ from sipo.errors import SipoError
 from sipo.logprobs.table import LogprobTable
 from sipo.methods import Method, base_model, mod, sipo, soups
 from sipo.records import Candidate, Refinement, Sample
-from sipo.run.folder import RunFolder
-from sipo.run.plan import Stage, fingerprints, stages_of, subject
-from sipo.run.progress import Progress
-from sipo.run.tables import read_records, write_text
-from sipo.run.validate import validate
+from sipo.runs.folder import RunFolder
+from sipo.runs.plan import Stage, fingerprints, stages_of, subject
+from sipo.runs.progress import Progress
+from sipo.runs.tables import read_records, write_text
+from sipo.runs.validate import validate
 from sipo.stages.align import align, read_policies
 from sipo.stages.evaluate import evaluate
 from sipo.stages.filter import filter as filter_

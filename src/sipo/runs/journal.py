@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sipo.run.progress import Progress
+from sipo.runs.progress import Progress
 
 Unit = TypeVar("Unit")
 

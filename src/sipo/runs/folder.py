@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sipo.errors import SipoError
-from sipo.run.journal import FOLDER as JOURNAL
-from sipo.run.tables import read_json, write_json, write_text
+from sipo.runs.journal import FOLDER as JOURNAL
+from sipo.runs.tables import read_json, write_json, write_text
 
 SUBJECT = "subject.json"
 STAGE = "stage.json"
@@ -37,7 +37,10 @@ class RunFolder:
                     "choose another folder with --run-dir, or remove this one"
                 )
             return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        # Hidden files are none of the user's: a crash while claiming leaves one.
+        if self.path.exists() and (
+            not self.path.is_dir() or any(not file.name.startswith(".") for file in self.path.iterdir())
+        ):
             raise SipoError(f"{self.path}: exists and is not a sipo run; choose another folder with --run-dir")
 
     def claim(self, subject: dict[str, Any]) -> None:
@@ -85,8 +88,6 @@ class RunFolder:
     def finish(self, name: str, fingerprint: str, record: dict[str, Any]) -> None:
         """Publish the work in progress as the stage's output."""
         partial = self.path / ".partial" / name
-        shutil.rmtree(partial / JOURNAL, ignore_errors=True)
-        (partial / "plan").unlink()
         write_json(partial / STAGE, {"fingerprint": fingerprint, **record})
         self._publish(name, partial)
 
@@ -98,6 +99,9 @@ class RunFolder:
             shutil.rmtree(folder)
 
     def _publish(self, name: str, folder: Path) -> None:
+        # The journals go only now that the stage's record stands: a crash anywhere here costs no work.
+        shutil.rmtree(folder / JOURNAL, ignore_errors=True)
+        (folder / "plan").unlink(missing_ok=True)
         target = self.path / name
         if target.exists():
             self._set_aside(name, target)

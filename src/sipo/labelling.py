@@ -10,7 +10,7 @@ from sipo.decoding import Request, answer, base, seed_of
 from sipo.models.chat import Codec
 from sipo.models.load import identify, load_backbone
 from sipo.rewards import load_reward, score
-from sipo.run.progress import Progress
+from sipo.runs.progress import Progress
 
 
 def label(
@@ -79,7 +79,7 @@ def _better(first: float, second: float) -> int | None:
 
 
 def _forget(folder: Path, name: str) -> None:
-    from sipo.run.journal import FOLDER
+    from sipo.runs.journal import FOLDER
 
     (folder / FOLDER / f"{name}.jsonl").unlink(missing_ok=True)
     if not any((folder / FOLDER).iterdir()):

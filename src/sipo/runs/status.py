@@ -7,10 +7,10 @@ from typing import Any, Literal
 from sipo.config import Config
 from sipo.configfile import load_config
 from sipo.errors import SipoError
-from sipo.run.folder import STAGE, SUBJECT, RunFolder
-from sipo.run.journal import FOLDER as JOURNAL
-from sipo.run.plan import fingerprints, stages_of
-from sipo.run.tables import read_json
+from sipo.runs.folder import STAGE, SUBJECT, RunFolder
+from sipo.runs.journal import FOLDER as JOURNAL
+from sipo.runs.plan import fingerprints, stages_of
+from sipo.runs.tables import read_json
 
 State = Literal["done", "partial", "stale", "absent"]
 

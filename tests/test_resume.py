@@ -1,0 +1,494 @@
+"""Killed at any moment and started again, a run ends as if nothing had happened; and a change re-does only its own."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sipo.configfile import parse_config
+from sipo.errors import SipoError
+from sipo.runs import folder as folder_module
+from sipo.runs import pipeline
+from sipo.runs import tables as tables_module
+from sipo.runs.folder import RunFolder
+from sipo.runs.journal import resumable
+from sipo.runs.pipeline import run
+from sipo.runs.plan import fingerprints
+from sipo.runs.progress import Progress
+from sipo.runs.tables import read_json, write_text
+
+STAGES = ["align", "sample", "refine", "filter", "realign", "evaluate", "report"]
+
+DRIVER = '''
+"""Runs each order, a line of JSON, in a process of its own: prints its id, then how it ended.
+
+Imports are done once, before the forks. With `kill_at`, SIGKILL comes at that touch of the disk or optimizer step;
+the number of touches is left in `count`.
+"""
+import json, os, shutil, signal, sys
+import torch
+torch.set_num_threads(1)
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+import sipo.stages.report
+from sipo.configfile import parse_config
+from sipo.errors import SipoError
+from sipo.runs.pipeline import run
+
+touches = 0
+
+def watch(owner, name, last):
+    original = getattr(owner, name)
+    def touched(*values, **options):
+        global touches
+        touches += 1
+        if touches == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*values, **options)
+    setattr(owner, name, touched)
+
+def work(order):
+    for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (shutil, "rmtree"), (torch, "save"),
+                        (torch.optim.AdamW, "step")):
+        watch(owner, name, order.get("kill_at"))
+    try:
+        run(parse_config(order["settings"], "settings"), quiet=True)
+    except SipoError as error:
+        print(error, file=sys.stderr, flush=True)
+        return 2
+    with open(order["count"], "w") as stream:
+        stream.write(str(touches))
+    return 0
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = work(json.loads(line))
+        finally:
+            os._exit(status)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+'''
+
+
+@dataclass
+class Driver:
+    process: subprocess.Popen[str]
+    count: Path
+
+    def start(self, settings: dict[str, Any], kill_at: int | None = None) -> int:
+        """Begin a run and return its process id."""
+        order = {"settings": settings, "kill_at": kill_at, "count": str(self.count)}
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def end(self) -> int:
+        """Wait for the run that was begun: 0, or -9 where it was killed."""
+        assert self.process.stdout
+        return int(self.process.stdout.readline())
+
+    def run(self, settings: dict[str, Any], kill_at: int | None = None) -> int:
+        self.start(settings, kill_at)
+        return self.end()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "driver.py").write_text(DRIVER)
+    process = subprocess.Popen(
+        [sys.executable, str(folder / "driver.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield Driver(process, folder / "count")
+    assert process.stdin
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
+@dataclass
+class Undisturbed:
+    settings: dict[str, Any]
+    path: Path
+    touches: int
+
+    def elsewhere(self, folder: Path) -> dict[str, Any]:
+        """The same settings for another run folder."""
+        return {**self.settings, "run_dir": str(folder / "run")}
+
+    def copy(self, folder: Path) -> dict[str, Any]:
+        """The same run, finished, in another folder."""
+        shutil.copytree(self.path, folder / "run")
+        return self.elsewhere(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    make_settings: Callable[[Path], dict], driver: Driver, tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbed:
+    settings = make_settings(tmp_path_factory.mktemp("resume"))
+    assert driver.run(settings) == 0
+    return Undisturbed(settings, Path(settings["run_dir"]), int(driver.count.read_text()))
+
+
+def outcome(run_folder: Path) -> dict[str, str]:
+    """Every file that the stages made, by content; not what tells of time."""
+    files = {
+        str(file.relative_to(run_folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for stage in STAGES
+        for file in (run_folder / stage).rglob("*")
+        if file.is_file() and file.name != "stage.json" and stage != "report"
+    }
+    assert {"sample/samples.jsonl", "refine/refinements.jsonl", "filter/candidates.jsonl"} <= files.keys()
+    assert {f"{s}/adapters/detail/adapter_model.safetensors" for s in ("align", "realign")} <= files.keys()
+    assert {"evaluate/fronts.json", "evaluate/responses.jsonl", "filter/logprobs.parquet"} <= files.keys()
+    return files
+
+
+def assert_same_outcome(run_folder: Path, undisturbed: Undisturbed) -> None:
+    assert outcome(run_folder) == outcome(undisturbed.path)
+    assert (run_folder / "report" / "stage.json").exists()
+    assert list((run_folder / ".partial").iterdir()) == []
+
+
+def reached(run_folder: Path) -> str | None:
+    """The stage in the middle of which a run was killed."""
+    partial = run_folder / ".partial"
+    return next((folder.name for folder in partial.iterdir()), None) if partial.exists() else None
+
+
+def whole(run_folder: Path) -> list[str]:
+    """The published stages, each of which must be complete."""
+    found = [stage for stage in STAGES if (run_folder / stage).exists()]
+    assert found == STAGES[: len(found)]
+    for stage in found:
+        assert (run_folder / stage / "stage.json").exists() and not (run_folder / stage / ".journal").exists()
+    return found
+
+
+def test_a_chain_of_kills_through_every_stage(undisturbed: Undisturbed, driver: Driver, tmp_path: Path) -> None:
+    """Each life ends a dozen touches of the disk further on: every stage is hit, at many kinds of moments."""
+    settings, path, hit = undisturbed.elsewhere(tmp_path), tmp_path / "run", set()
+    published: list[str] = []
+    for life in range(undisturbed.touches):
+        if driver.run(settings, kill_at=11 + life % 7) == 0:
+            break
+        hit.add(reached(path))
+        assert whole(path)[: len(published)] == published, "what was finished stays"
+        published = whole(path)
+    assert life > 10
+    assert hit >= set(STAGES) - {"report"}
+    assert_same_outcome(path, undisturbed)
+
+
+def test_kills_at_any_time(undisturbed: Undisturbed, driver: Driver, tmp_path: Path) -> None:
+    settings, path = undisturbed.elsewhere(tmp_path), tmp_path / "run"
+    moments, kills = random.Random(7), 0
+    for life in range(200):
+        process = driver.start(settings)
+        time.sleep(moments.uniform(0.1, 1.0 + 0.1 * life))
+        with suppress(ProcessLookupError):  # it was done
+            os.kill(process, signal.SIGKILL)
+        ended = driver.end()
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL
+        kills += 1
+        if path.exists():
+            whole(path)
+    assert kills > 1
+    assert_same_outcome(path, undisturbed)
+
+
+@pytest.mark.parametrize("stage", ["refine", "evaluate"])
+def test_a_stage_whose_record_stands_is_only_published(
+    undisturbed: Undisturbed, driver: Driver, tmp_path: Path, stage: str
+) -> None:
+    """A crash after the last unit, before the folder is in its place: no work is lost, no journal is left."""
+    settings, path = undisturbed.copy(tmp_path), tmp_path / "run"
+    for later in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(path / later)
+    partial = shutil.copytree(undisturbed.path / stage, path / ".partial" / stage)
+    (partial / ".journal").mkdir()
+    (partial / "plan").write_text("whatever")
+    assert driver.run(settings) == 0
+    assert_same_outcome(path, undisturbed)
+    assert (path / stage / "stage.json").read_bytes() == (undisturbed.path / stage / "stage.json").read_bytes()
+
+
+def test_two_processes_at_once(undisturbed: Undisturbed, driver: Driver, tmp_path: Path) -> None:
+    settings, path = undisturbed.elsewhere(tmp_path), tmp_path / "run"
+    process = driver.start(settings)
+    while reached(path) is None:
+        time.sleep(0.01)
+    with pytest.raises(SipoError, match="another process is working on this run"):
+        run(parse_config(settings, "settings"), quiet=True)
+    os.kill(process, signal.SIGKILL)
+    assert driver.end() == -signal.SIGKILL
+    with RunFolder(path).locked():
+        pass  # the lock went with the process
+
+
+# A changed configuration
+
+
+def inodes(path: Path) -> dict[str, tuple[int, int]]:
+    """Stage folders, and when the last of their files was written."""
+    return {
+        stage: ((path / stage).stat().st_ino, max(f.stat().st_mtime_ns for f in (path / stage).rglob("*")))
+        for stage in STAGES
+    }
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages that were worked on."""
+    names: list[str] = []
+    execute = pipeline._execute
+
+    def recorded(task: Any, folder: Any, name: str, work: Path) -> None:
+        names.append(name)
+        execute(task, folder, name, work)
+
+    monkeypatch.setattr(pipeline, "_execute", recorded)
+    return names
+
+
+def again(settings: dict[str, Any], **options: Any) -> Path:
+    return run(parse_config(settings, "settings"), quiet=True, **options)
+
+
+def test_a_finished_run_does_nothing(undisturbed: Undisturbed, tmp_path: Path, executed: list[str]) -> None:
+    settings = undisturbed.copy(tmp_path)
+    before = inodes(tmp_path / "run")
+    again(settings)
+    assert executed == [] and inodes(tmp_path / "run") == before
+
+
+def test_a_late_change_re_makes_late_stages_only(undisturbed: Undisturbed, tmp_path: Path, executed: list[str]) -> None:
+    settings, path = undisturbed.copy(tmp_path), tmp_path / "run"
+    before = inodes(path)
+    changed = {**settings, "evaluate": {"bootstrap": 60}}
+    again(changed)
+    after = inodes(path)
+    assert executed == ["evaluate", "report"]
+    assert [stage for stage in STAGES if after[stage] != before[stage]] == ["evaluate", "report"]
+    again(settings)
+    assert executed == ["evaluate", "report"], "the earlier outputs come back"
+    assert inodes(path) == before
+    assert_same_outcome(path, undisturbed)
+
+
+def test_an_early_change_re_makes_all_and_back_again_costs_nothing(
+    undisturbed: Undisturbed, tmp_path: Path, executed: list[str]
+) -> None:
+    settings, path = undisturbed.copy(tmp_path), tmp_path / "run"
+    before = inodes(path)
+    changed = {**settings, "align": {**settings["align"], "lr": 0.011}}
+    again(changed)
+    between = inodes(path)
+    assert executed == STAGES
+    assert all(between[stage][0] != before[stage][0] for stage in STAGES)
+    assert sorted(f.name.rsplit("-", 1)[0] for f in (path / ".superseded").iterdir()) == sorted(STAGES)
+    for these, expected in ((settings, before), (changed, between), (settings, before)):
+        again(these)
+        assert inodes(path) == expected
+    assert executed == STAGES
+    assert_same_outcome(path, undisturbed)
+
+
+LATE = ["evaluate", "report"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "changed"),
+    [
+        ("seed", 5, STAGES),
+        ("data.max_response_tokens", 11, STAGES),
+        ("lora.r", 3, STAGES),
+        ("align.beta", 0.2, STAGES),
+        ("weights.divisions", 4, STAGES[1:]),
+        ("decoding.temperature", 0.5, STAGES[1:]),
+        ("sample.per_weight", 9, STAGES[1:]),
+        ("refine.review_tokens", 9, STAGES[2:]),
+        ("objectives.0.better", "It is longer.", STAGES[2:]),
+        ("filter.beta", 0.2, STAGES[2:]),
+        ("realign.alpha", 0.2, STAGES[4:]),
+        ("evaluate.prompts", 3, LATE),
+        ("objectives.0.reward", "sipo.rewards.text:distinct_words", LATE),
+        ("objectives.0.direction", "minimize", LATE),
+        ("report.cases", 3, LATE[1:]),
+        ("execution.decode_rows", 9, []),
+        ("run_dir", "elsewhere", []),
+        ("data.path", "elsewhere.jsonl", []),
+    ],
+)
+def test_what_a_key_invalidates(settings: dict, place: str, value: object, changed: list[str]) -> None:
+    about = {"model": "m", "rows": "r", "objectives": ["detail", "brevity"]}
+    before = fingerprints(parse_config(settings, "settings"), about)
+    *sections, key = place.split(".")
+    target: Any = settings
+    for section in sections:
+        target = target[int(section)] if section.isdigit() else target.setdefault(section, {})
+    target[key] = value
+    after = fingerprints(parse_config(settings, "settings"), about)
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == changed
+
+
+def test_a_template_counts_by_its_content(settings: dict, tmp_path: Path) -> None:
+    about = {"model": "m", "rows": "r", "objectives": []}
+    prints = []
+    for name, text in (("a.yaml", "- one"), ("b.yaml", "- one"), ("b.yaml", "- two")):
+        (tmp_path / name).write_text(text)
+        settings["refine"]["review_template"] = str(tmp_path / name)
+        prints.append(fingerprints(parse_config(settings, "settings"), about)["refine"])
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_other_data_and_other_models_are_refused(undisturbed: Undisturbed, tmp_path: Path, executed: list[str]) -> None:
+    settings, path = undisturbed.copy(tmp_path), tmp_path / "run"
+    before = inodes(path)
+    rows = Path(settings["data"]["path"]).read_text()
+    (tmp_path / "same.jsonl").write_text(rows)
+    again({**settings, "data": {**settings["data"], "path": str(tmp_path / "same.jsonl")}})
+    (tmp_path / "other.jsonl").write_text(rows.replace("tell me", "tell us", 1))
+    with pytest.raises(SipoError, match="holds a run with other rows; choose another folder"):
+        again({**settings, "data": {**settings["data"], "path": str(tmp_path / "other.jsonl")}})
+    with pytest.raises(SipoError, match="holds a run with other model"):
+        again({**settings, "model": {**settings["model"], "dtype": "bfloat16"}})
+    with pytest.raises(SipoError, match="holds a run with other objectives"):
+        again({**settings, "objectives": settings["objectives"][::-1]})
+    assert executed == [] and inodes(path) == before
+
+
+def test_a_folder_of_something_else_is_left_alone(settings: dict) -> None:
+    path = Path(settings["run_dir"])
+    path.mkdir()
+    (path / "thesis.tex").write_text("mine")
+    with pytest.raises(SipoError, match="exists and is not a sipo run"):
+        again(settings)
+    assert [file.name for file in path.iterdir()] == ["thesis.tex"]
+
+
+def test_from_a_stage_on_and_only_one(undisturbed: Undisturbed, tmp_path: Path, executed: list[str]) -> None:
+    settings, path = undisturbed.copy(tmp_path), tmp_path / "run"
+    again(settings, start="realign")
+    assert executed == STAGES[4:]
+    assert_same_outcome(path, undisturbed)
+    executed.clear()
+    again({**settings, "evaluate": {"bootstrap": 60}}, only="evaluate")
+    assert executed == ["evaluate"]
+    with pytest.raises(SipoError, match="its input `refine` does not hold"):
+        again({**settings, "filter": {"beta": 0.2}}, only="filter")
+    with pytest.raises(SipoError, match="`filtre` is no stage"):
+        again(settings, start="filtre")
+
+
+# The parts
+
+
+class Crash(BaseException):
+    pass
+
+
+def steps_of(folder: RunFolder, work: list[str]) -> None:
+    """The life of a run of one stage, under first one and then another configuration."""
+    folder.claim({"rows": "r"})
+    for fingerprint in ("one", "two", "one"):
+        if folder.holds("stage", fingerprint) or folder.restore("stage", fingerprint):
+            continue
+        partial = folder.begin("stage", f"plan {fingerprint}")
+        if not (partial / "made").exists():
+            work.append(fingerprint)
+            write_text(partial / "made", fingerprint)
+        (partial / ".journal").mkdir(exist_ok=True)
+        write_text(partial / ".journal" / "x.jsonl", "1")
+        folder.finish("stage", fingerprint, {"seconds": 1})
+
+
+def test_a_folder_survives_a_crash_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call that touches the disk, one after the other, is where the power goes."""
+    left = [0]
+
+    def failing(name: str, owner: Any) -> None:
+        original = getattr(owner, name)
+
+        def touched(*values: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Crash
+            return original(*values, **options)
+
+        monkeypatch.setattr(owner, name, touched)
+
+    for name, owner in (
+        ("fsync", tables_module.os), ("replace", tables_module.os), ("rename", os), ("unlink", os),
+        ("mkdir", os), ("rmtree", folder_module.shutil), ("write_text", folder_module),
+    ):  # fmt: skip
+        failing(name, owner)
+    crashes, attempt = 0, 0
+    while crashes == attempt:
+        attempt += 1
+        folder, work = RunFolder(tmp_path / str(attempt)), []
+        left[0] = attempt
+        try:
+            steps_of(folder, work)
+        except Crash:
+            crashes += 1
+            left[0] = 0
+            if folder.stage("stage").exists():
+                record = read_json(folder.stage("stage") / "stage.json")
+                assert (folder.stage("stage") / "made").read_text() == record["fingerprint"]
+            steps_of(folder, work)
+        left[0] = 0
+        assert folder.holds("stage", "one")
+        assert (folder.stage("stage") / "made").read_text() == "one"
+        assert sorted(file.name for file in folder.stage("stage").iterdir()) == ["made", "stage.json"]
+        assert len(work) <= 3, "at most the unit in hand is made again"
+    assert crashes > 20
+
+
+def test_units_are_done_once_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def compute(unit: int) -> dict[str, Any]:
+        done.append(unit)
+        return {"unit": unit, "third": unit / 3, "text": "\u2028 \x85 \U0001f600", "pair": (1, 2)}
+
+    def work() -> list[Any]:
+        return resumable(tmp_path, "x", range(5), compute, Progress(quiet=True))
+
+    first = work()
+    assert [each["unit"] for each in first] == done == [0, 1, 2, 3, 4]
+    assert first[1]["third"] == 1 / 3 and first[0]["pair"] == [1, 2], "as they are read back"
+    journal = tmp_path / ".journal" / "x.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for torn in range(len(lines[3])):
+        journal.write_bytes(b"".join(lines[:3]) + lines[3][:torn])
+        done.clear()
+        assert work() == first
+        assert done == [3, 4]
+    done.clear()
+    assert work() == first and done == []
+
+
+def test_work_of_another_plan_is_not_gone_on_with(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    partial = folder.begin("sample", "one")
+    (partial / "half").write_text("done")
+    assert (folder.begin("sample", "one") / "half").exists()
+    assert not (folder.begin("sample", "two") / "half").exists()

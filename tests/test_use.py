@@ -1,0 +1,173 @@
+"""Using a run: what is exported is what the bank computes, and what answers is what was asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sipo.bank import Bank
+from sipo.configfile import parse_config
+from sipo.decoding import Request, decode, seed_of
+from sipo.decoding.mixture import at_soup
+from sipo.errors import SipoError
+from sipo.models.load import load_backbone
+from sipo.runs.pipeline import Outputs, run
+from sipo.task import Task
+from sipo.use import export, generate
+
+NAMES = ("detail", "brevity", "tone")
+WEIGHT = (0.2, 0.5, 0.3)
+SHARES = dict(zip(NAMES, WEIGHT, strict=True))
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def aligned(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three objectives that has its policies, and nothing after them."""
+    settings = make_settings(tmp_path_factory.mktemp("aligned"))
+    settings["objectives"].append({"name": "tone", "better": "It is kind.", "reward": "sipo.rewards.text:words"})
+    settings["evaluate"] = {"methods": ["base", "soups", "mod"]}
+    settings["align"] = {"lr": 0.05, "epochs": 1, "batch_size": 8}
+    return run(parse_config(settings, "settings"), only="align", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def task(aligned: Path) -> Task:
+    from sipo.runs.status import read_run
+
+    return Task(read_run(aligned))
+
+
+@pytest.fixture(scope="module")
+def ids(task: Task) -> Tensor:
+    return torch.tensor([task.prompt_tokens(task.rows[0])])
+
+
+def logits_of_the_soup(task: Task, run: Path, ids: Tensor) -> Tensor:
+    with task.bank.mounted(Outputs(run, NAMES).policies("align")):
+        logits: Tensor = task.bank.head(
+            task.bank.hidden_states(torch.tensor([WEIGHT]), input_ids=ids).last_hidden_state
+        )
+    return logits
+
+
+@torch.no_grad()
+def test_an_exported_soup_is_the_bank_s_from_any_working_directory(
+    aligned: Path, task: Task, ids: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export(aligned, SHARES, Path("soup")) == Path("soup")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    base = AutoModelForCausalLM.from_pretrained(task.backbone.source, dtype=torch.float32)
+    plain = base(ids).logits
+    loaded = PeftModel.from_pretrained(base, "../soup")
+    expected = logits_of_the_soup(task, aligned, ids)
+    torch.testing.assert_close(loaded(ids).logits, expected, rtol=1e-4, atol=1e-5)
+    assert (plain - expected).abs().max() > 1e-3  # the soup does change the model
+    assert loaded.peft_config["default"].base_model_name_or_path == task.backbone.source
+
+
+@torch.no_grad()
+def test_a_merged_soup_is_the_bank_s(aligned: Path, task: Task, ids: Tensor, tmp_path: Path) -> None:
+    export(aligned, SHARES, tmp_path / "merged", merged=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    assert model.dtype == torch.float32
+    torch.testing.assert_close(model(ids).logits, logits_of_the_soup(task, aligned, ids), rtol=1e-4, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").eos_token_id == task.codec.end
+
+
+def test_the_card_says_base_recipe_and_use(aligned: Path, task: Task, tmp_path: Path) -> None:
+    card = (export(aligned, SHARES, tmp_path / "soup") / "README.md").read_text()
+    for part in (task.backbone.source, "detail 0.2, brevity 0.5, tone 0.3", "rows.jsonl", "It is kind.", "PeftModel"):
+        assert part in card
+    assert "not evaluated" in card
+
+
+def test_a_one_hot_weight_answers_as_that_policy(aligned: Path, task: Task, model_folder: Path) -> None:
+    policies = Outputs(aligned, NAMES).policies("align")
+    bank = Bank(load_backbone(task.config.model, "cpu"))
+    prompt = task.rows[0].prompt
+    answers = set()
+    for i, name in enumerate(NAMES):
+        request = Request(tuple(task.codec.encode_prompt(prompt)), at_soup((1.0,)))
+        with bank.mounted([policies[i]]):
+            alone = decode(
+                bank, [request], task.config.decoding.model_copy(update={"temperature": 0}), 8, task.codec.end
+            )
+        expected = task.codec.decode(alone[0].tokens)
+        for method in ("mod", "soups"):
+            assert generate(aligned, {name: 1.0}, [prompt[0].content], method=method, **GREEDY) == [expected]
+        answers.add(expected)
+    assert len(answers) > 1  # or the test would say nothing
+
+
+def test_pieces_make_up_the_answers_whatever_the_batch(aligned: Path) -> None:
+    prompts = ["how do I", "water", "the sun is warm", "what is a plant for", "keep"]
+    pieces: dict[int, str] = {}
+
+    def watch(prompt: int, piece: str) -> None:
+        pieces[prompt] = pieces.get(prompt, "") + piece
+
+    answers = generate(aligned, SHARES, prompts, method="mod", max_new_tokens=12, seed=3, watch=watch)
+    assert [pieces.get(i, "") for i in range(len(prompts))] == answers
+    assert generate(aligned, SHARES, prompts, method="mod", max_new_tokens=12, seed=3) == answers
+    assert generate(aligned, SHARES, prompts[:1], method="mod", max_new_tokens=12, seed=3) == answers[:1]
+
+
+def test_the_base_needs_no_weights(aligned: Path, task: Task) -> None:
+    prompt = task.rows[0].prompt
+    ids = tuple(task.codec.encode_prompt(prompt))
+    with task.bank.mounted(Outputs(aligned, NAMES).policies("align")):
+        request = Request(ids, at_soup((0.0, 0.0, 0.0)), seed_of(0))
+        greedy = task.config.decoding.model_copy(update={"temperature": 0})
+        expected = task.codec.decode(decode(task.bank, [request], greedy, 8, task.codec.end)[0].tokens)
+    assert generate(aligned, {}, [prompt[0].content], method="base", **GREEDY) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"method": "sipo"}, "has no stage `realign`, because its evaluate.methods are base, soups, mod"),
+        ({"method": "magic"}, "`magic` is no method; they are base, soups, mod, sipo"),
+        ({"weights": {"detail": 0.5}}, "the shares sum to 0.5, not to 1"),
+        ({"weights": {"charm": 1.0}}, "`charm` is no objective; they are detail, brevity, tone"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"max_new_tokens": 0}, "ask for at least 1"),
+        ({"prompts": [" "]}, "prompt is empty"),
+        ({"prompts": ["word " * 3000]}, "over the model's context of 2048"),
+    ],
+)
+def test_what_cannot_be_generated_is_said(aligned: Path, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(SipoError) as caught:
+        generate(aligned, **{"weights": SHARES, "prompts": ["hi"], "method": "mod", **asked})
+    assert message in str(caught.value)
+
+
+def test_another_model_in_the_same_place_is_refused(aligned: Path, model_folder: Path, tmp_path: Path) -> None:
+    config = model_folder / "config.json"
+    before = config.read_text()
+    try:
+        config.write_text(before + " ")
+        with pytest.raises(SipoError, match="is not the one that"):
+            generate(aligned, SHARES, ["hi"], method="mod")
+        with pytest.raises(SipoError, match="is not the one that"):
+            export(aligned, SHARES, tmp_path / "merged", merged=True)
+    finally:
+        config.write_text(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_nothing(aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr("sipo.use.model_card", fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        export(aligned, SHARES, tmp_path / "soup")
+    assert list(tmp_path.iterdir()) == []
