@@ -390,12 +390,12 @@ def test_a_full_disk_stops_a_run_that_then_goes_on(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
-        broken.setattr("sipo.runs.journal.os.fsync", full)
+        broken.setattr("sipo.disk.journal.os.fsync", full)
         message = refused(argv, capsys)
         assert message == f"error: the disk is full: {run}; free some space and run the same command again\n"
     assert not (run / "align").exists()
     with monkeypatch.context() as broken:
-        broken.setattr("sipo.runs.journal.json.dumps", full)  # in the middle of a stage
+        broken.setattr("sipo.disk.journal.json.dumps", full)  # in the middle of a stage
         assert "the disk is full" in refused(argv, capsys)
     assert not (run / "align").exists()
     assert main(argv) == 0

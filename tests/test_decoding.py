@@ -30,7 +30,7 @@ from sipo.decoding import decode as decode_function
 from sipo.decoding.decode import _Batch
 from sipo.decoding.mixture import mix_logits
 from sipo.decoding.sampling import next_tokens, uniforms
-from sipo.runs.progress import Progress
+from sipo.progress import Progress
 
 decode_module = sys.modules[decode_function.__module__]
 

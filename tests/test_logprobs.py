@@ -15,7 +15,7 @@ from sipo.logprobs.head import CHUNK, token_logprobs
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import Point, response_logprobs, score_rows
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points, soup_at
-from sipo.runs.progress import Progress
+from sipo.progress import Progress
 
 GROUPS = [
     Group((5, 6, 7), ((8, 9), (10, 11, 12, 13, 14), (8,))),

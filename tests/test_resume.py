@@ -18,16 +18,16 @@ from typing import Any
 import pytest
 
 from sipo.configfile import parse_config
+from sipo.disk import tables as tables_module
+from sipo.disk.journal import resumable
+from sipo.disk.tables import read_json, write_text
 from sipo.errors import SipoError
+from sipo.progress import Progress
 from sipo.runs import folder as folder_module
 from sipo.runs import pipeline
-from sipo.runs import tables as tables_module
 from sipo.runs.folder import RunFolder
-from sipo.runs.journal import resumable
 from sipo.runs.pipeline import run
 from sipo.runs.plan import fingerprints
-from sipo.runs.progress import Progress
-from sipo.runs.tables import read_json, write_text
 
 STAGES = ["align", "sample", "refine", "filter", "realign", "evaluate", "report"]
 

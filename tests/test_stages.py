@@ -16,14 +16,14 @@ from transformers import AutoModelForCausalLM
 from sipo.bank import save_adapter, soup
 from sipo.configfile import parse_config
 from sipo.decoding import Request, at_mod, decode, seed_of
+from sipo.disk.tables import read_json, read_records, write_records
 from sipo.errors import SipoError
 from sipo.logprobs import table as table_module
 from sipo.logprobs.table import REFERENCE
 from sipo.pareto.fronts import hypervolume
+from sipo.progress import Progress
 from sipo.records import Candidate, Refinement, Response, Sample
 from sipo.runs.pipeline import Outputs, run
-from sipo.runs.progress import Progress
-from sipo.runs.tables import read_json, read_records, write_records
 from sipo.stages.filter import CHOSEN
 from sipo.stages.filter import filter as filter_
 from sipo.stages.realign import realign

@@ -17,7 +17,7 @@ from sipo.logprobs.score import score_rows
 from sipo.logprobs.table import REFERENCE, LogprobTable
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
-from sipo.runs.progress import Progress
+from sipo.progress import Progress
 from sipo.training import loop
 from sipo.training.loop import Example, Trained, train
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from sipo import __version__
 from sipo.config import Config
+from sipo.disk.tables import read_json
 from sipo.runs.status import read_subject
-from sipo.runs.tables import read_json
 from sipo.weights import Weight
 
 

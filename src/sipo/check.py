@@ -9,10 +9,10 @@ from rich.text import Text
 from sipo.config import Config, Training
 from sipo.data import Row
 from sipo.logprobs.packing import pack
+from sipo.progress import Progress
 from sipo.prompts.template import load_template
 from sipo.runs.folder import RunFolder
 from sipo.runs.plan import subject
-from sipo.runs.progress import Progress
 from sipo.runs.validate import validate
 from sipo.stages.evaluate import test_rows
 from sipo.stages.refine import encode

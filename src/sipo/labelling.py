@@ -9,8 +9,8 @@ from sipo.data import Row, read_prompts, write_rows
 from sipo.decoding import Request, answer, base, seed_of
 from sipo.models.chat import Codec
 from sipo.models.load import identify, load_backbone
+from sipo.progress import Progress
 from sipo.rewards import load_reward, score
-from sipo.runs.progress import Progress
 
 
 def label(
@@ -79,7 +79,7 @@ def _better(first: float, second: float) -> int | None:
 
 
 def _forget(folder: Path, name: str) -> None:
-    from sipo.runs.journal import FOLDER
+    from sipo.disk.journal import FOLDER
 
     (folder / FOLDER / f"{name}.jsonl").unlink(missing_ok=True)
     if not any((folder / FOLDER).iterdir()):

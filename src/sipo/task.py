@@ -10,7 +10,7 @@ from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
-from sipo.runs.progress import Progress
+from sipo.progress import Progress
 
 
 class Task:

@@ -16,12 +16,12 @@ from sipo.card import model_card
 from sipo.config import Config, Decoding
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import Request, decode, seed_of
+from sipo.disk.tables import write_text
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
 from sipo.models.load import identify, load_backbone
 from sipo.runs.pipeline import Outputs
 from sipo.runs.status import read_run, read_subject, require
-from sipo.runs.tables import write_text
 from sipo.task import Task
 from sipo.weights import as_weight
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sipo import __version__
-from sipo.runs.progress import Progress
+from sipo.progress import Progress
 
 PACKAGES = (
     "torch", "transformers", "peft", "safetensors", "tokenizers", "gguf", "numpy", "pyarrow", "pydantic", "typer",

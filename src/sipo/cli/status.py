@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sipo.runs.progress import Progress
+from sipo.disk.tables import read_json
+from sipo.progress import Progress
 from sipo.runs.status import StageStatus, read_run, stage_statuses
-from sipo.runs.tables import read_json
 
 
 def show_status(run: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from sipo.bank import Bank
 from sipo.config import Decoding
 from sipo.decoding.decode import Generated, Request, decode
-from sipo.runs.journal import resumable
-from sipo.runs.progress import Progress
+from sipo.disk.journal import resumable
+from sipo.progress import Progress
 
 
 def answer(

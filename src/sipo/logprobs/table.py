@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sipo.bank import Bank
+from sipo.disk.journal import resumable
+from sipo.disk.tables import read_parquet, write_parquet
 from sipo.logprobs.packing import Group, batches
 from sipo.logprobs.score import Point, score_rows
-from sipo.runs.journal import resumable
-from sipo.runs.progress import Progress
-from sipo.runs.tables import read_parquet, write_parquet
+from sipo.progress import Progress
 from sipo.weights import Weight, corners
 
 Tokens = tuple[int, ...]

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sipo.config import Config
+from sipo.disk.tables import read_json, read_records
 from sipo.records import Candidate, Refinement, Response, Sample
 from sipo.runs.folder import STAGE
 from sipo.runs.plan import stages_of
-from sipo.runs.tables import read_json, read_records
 
 
 @dataclass(frozen=True)

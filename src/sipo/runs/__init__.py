@@ -1,0 +1,1 @@
+"""A run: its folder, its plan, and the pipeline that brings it about."""

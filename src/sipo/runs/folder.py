@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sipo.disk.journal import FOLDER as JOURNAL
+from sipo.disk.tables import read_json, write_json, write_text
 from sipo.errors import SipoError
-from sipo.runs.journal import FOLDER as JOURNAL
-from sipo.runs.tables import read_json, write_json, write_text
 
 SUBJECT = "subject.json"
 STAGE = "stage.json"

@@ -14,14 +14,14 @@ import torch
 from sipo.bank import Adapter
 from sipo.config import Config
 from sipo.configfile import dump_config
+from sipo.disk.tables import read_records, write_text
 from sipo.errors import SipoError
 from sipo.logprobs.table import LogprobTable
 from sipo.methods import Method, base_model, mod, sipo, soups
+from sipo.progress import Progress
 from sipo.records import Candidate, Refinement, Sample
 from sipo.runs.folder import RunFolder
 from sipo.runs.plan import Stage, fingerprints, stages_of, subject
-from sipo.runs.progress import Progress
-from sipo.runs.tables import read_records, write_text
 from sipo.runs.validate import validate
 from sipo.stages.align import align, read_policies
 from sipo.stages.evaluate import evaluate

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from sipo.config import Config
 from sipo.configfile import load_config
+from sipo.disk.journal import FOLDER as JOURNAL
+from sipo.disk.tables import read_json
 from sipo.errors import SipoError
 from sipo.runs.folder import STAGE, SUBJECT, RunFolder
-from sipo.runs.journal import FOLDER as JOURNAL
 from sipo.runs.plan import fingerprints, stages_of
-from sipo.runs.tables import read_json
 
 State = Literal["done", "partial", "stale", "absent"]
 

@@ -11,9 +11,9 @@ from typing import Any
 from sipo.bank import Adapter, load_adapter, new_adapter, save_adapter
 from sipo.data import Row
 from sipo.decoding import seed_of
+from sipo.disk.journal import FOLDER, resumable
+from sipo.disk.tables import write_records
 from sipo.logprobs.table import REFERENCE, LogprobTable
-from sipo.runs.journal import FOLDER, resumable
-from sipo.runs.tables import write_records
 from sipo.task import Task
 from sipo.training.loop import Example, train
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from sipo.data import Row
 from sipo.decoding import Generated, Request, answer, seed_of
+from sipo.disk.tables import write_json, write_records
 from sipo.errors import SipoError
 from sipo.methods import Method
 from sipo.pareto.fronts import hypervolume, percentile_interval, reference_below, resamples
 from sipo.records import Response
 from sipo.rewards import load_reward, score
-from sipo.runs.tables import write_json, write_records
 from sipo.stages.sample import named, one_row_a_prompt
 from sipo.task import Task
 

@@ -15,12 +15,12 @@ import torch
 
 from sipo.bank import Adapter
 from sipo.data import Row
+from sipo.disk.tables import write_records
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import Point
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points, soup_at
 from sipo.pareto.dominance import choose, reasons
 from sipo.records import Candidate, Refinement, Sample
-from sipo.runs.tables import write_records
 from sipo.stages.sample import conflicting_rows
 from sipo.task import Task
 from sipo.training.losses import implicit_rewards

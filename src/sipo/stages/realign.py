@@ -10,12 +10,12 @@ from typing import Any
 
 from sipo.bank import Adapter, save_adapter
 from sipo.decoding import seed_of
+from sipo.disk.journal import FOLDER, resumable
+from sipo.disk.tables import write_records
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable, policy
 from sipo.records import Candidate
-from sipo.runs.journal import FOLDER, resumable
-from sipo.runs.tables import write_records
 from sipo.stages.align import read_policies, training_table
 from sipo.stages.filter import chosen_responses
 from sipo.task import Task

@@ -12,12 +12,12 @@ from typing import Literal
 from sipo.bank import Adapter
 from sipo.data import Message, Row
 from sipo.decoding import Generated, Request, answer, at_mod, seed_of
+from sipo.disk.tables import write_records
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.records import Refinement, Sample
-from sipo.runs.tables import write_records
 from sipo.task import Task
 from sipo.weights import Weight, as_weight
 

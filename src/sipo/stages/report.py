@@ -5,6 +5,7 @@ The model is not needed. Writes `report.html`, `front.png` and `training.png`.
 
 from pathlib import Path
 
+from sipo.disk.tables import write_text
 from sipo.report import answers, fronts, rewards
 from sipo.report.cases import cases
 from sipo.report.facts import conflicts, costs, facts
@@ -14,7 +15,6 @@ from sipo.report.page import Picture, render
 from sipo.report.plots import front_png, training_png
 from sipo.report.verdict import verdict
 from sipo.report.yields import why_fallen, yields
-from sipo.runs.tables import write_text
 from sipo.stages.sample import conflicting_rows
 from sipo.task import Task
 

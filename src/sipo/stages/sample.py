@@ -8,8 +8,8 @@ from pathlib import Path
 from sipo.bank import Adapter
 from sipo.data import Row
 from sipo.decoding import Request, answer, at_mod, seed_of
+from sipo.disk.tables import write_records
 from sipo.records import Sample
-from sipo.runs.tables import write_records
 from sipo.task import Task
 from sipo.weights import Weight, is_corner
 

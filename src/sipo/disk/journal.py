@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sipo.runs.progress import Progress
+from sipo.progress import Progress
 
 Unit = TypeVar("Unit")
 

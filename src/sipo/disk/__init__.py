@@ -1,0 +1,1 @@
+"""Work and results on disk: journals that survive a crash, tables that are whole or absent."""
