@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from sipo.config import Config
 from sipo.errors import SipoError
 from sipo.pareto.bootstrap import percentile_interval
 from sipo.pareto.compare import DIFFERENCES, compare, pairs
@@ -24,7 +25,7 @@ from sipo.pareto.indicators import (
     spacing,
     union_front,
 )
-from sipo.pareto.seeds import attainment, paired_t_interval, staircase, t_interval
+from sipo.pareto.seeds import attainment, staircase, t_interval
 
 Array = NDArray[np.float64]
 
@@ -252,13 +253,18 @@ def test_evaluate_warns_in_one_line() -> None:
     from sipo.stages.evaluate import fronts_of
 
     said: list[str] = []
-    objectives = [
-        SimpleNamespace(name="detail", direction="maximize"),
-        SimpleNamespace(name="words", direction="minimize"),
-    ]
-    settings = SimpleNamespace(reference_point={"detail": 2.0, "words": 8.0}, bootstrap=20)
+
+    def config(reference_point: dict[str, float] | None) -> Config:
+        objectives = [
+            {"name": name, "better": "", "direction": "maximize" if larger else "minimize"}
+            for name, larger in DIRECTIONS.items()
+        ]
+        places = {"run_dir": "run", "model": {"path": "model"}, "data": {"path": "rows.jsonl"}}
+        evaluate = {"reference_point": reference_point, "bootstrap": 20}
+        return Config.model_validate({**places, "objectives": objectives, "evaluate": evaluate})
+
     task = SimpleNamespace(
-        config=SimpleNamespace(objectives=objectives, evaluate=settings, seed=0),
+        config=config({"detail": 2.0, "words": 8.0}),
         objectives=("detail", "words"),
         weights=[(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)],
         progress=SimpleNamespace(say=said.append),
@@ -282,12 +288,12 @@ def test_evaluate_warns_in_one_line() -> None:
         assert {point["length"] for point in points} == {10.5}
         means = each.mean(axis=-2).reshape(-1, 2) + np.array([0.5, -0.5])
         assert np.array([list(point["rewards"].values()) for point in points]) == pytest.approx(means)
-    settings.reference_point = {"detail": -9.0, "words": 99.0}
+    task.config = config({"detail": -9.0, "words": 99.0})
     fronts_of(task, responses)
-    settings.reference_point = None
+    task.config = config(None)
     fronts_of(task, responses)
     assert len(said) == 1, "nothing to warn of"
-    settings.reference_point = {"detail": 1.0}
+    task.config = config({"detail": 1.0})
     with pytest.raises(SipoError, match=r"evaluate.reference_point: give a number for each of detail, words"):
         fronts_of(task, responses)
 
@@ -313,16 +319,6 @@ def test_t_intervals_cover_with_four_seeds() -> None:
         low, high = percentile_interval(generator.choice(seeds, size=(200, 4)).mean(axis=1))
         naive += low <= 1 <= high
     assert 930 <= hits <= 970 and naive < 900
-
-
-def test_pairs_of_seeds() -> None:
-    luck = np.array([5.0, -3.0, 0.0, 9.0, -7.0])
-    first, second = luck + np.array([1.0, 1.1, 0.9, 1.0, 1.0]), luck
-    mean, low, high = paired_t_interval(first, second)
-    assert mean == pytest.approx(1.0) and 0.8 < low < high < 1.2
-    assert paired_t_interval(second, first) == pytest.approx((-mean, -high, -low))
-    with pytest.raises(SipoError, match="the same seeds"):
-        paired_t_interval(first, second[:3])
 
 
 @given(

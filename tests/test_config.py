@@ -115,6 +115,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "report.cases": (3, REPORT),
     "report.title": ("A title", REPORT),
     "execution.device": ("cuda", NONE),
+    "execution.engine": ("vllm", NONE),
     "execution.decode_rows": (3, NONE),
     "execution.score_tokens": (30, NONE),
     "execution.train_tokens": (30, NONE),

@@ -131,6 +131,21 @@ def test_the_length_limit_is_of_prompt_and_longer_response(model_folder: Path, t
                 prepared(source, tmp_path / str(longest), **arguments)
 
 
+@pytest.mark.parametrize("name", ["model.gguf", "package:a_model"])
+def test_a_tokenizer_may_be_inside_a_gguf_file(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Which is converted as a model's is; here the conversion is there already."""
+    converted = {tmp_path / "model.gguf": model_folder}
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr("sipo.models.load.converted", lambda file: converted[file])
+    monkeypatch.setattr("sipo.models.load.packaged_gguf", lambda package: tmp_path / "model.gguf")
+    monkeypatch.chdir(tmp_path)
+    source = lines(tmp_path / "a.jsonl", pair("Why?", "A", "B", a=0), pair("Why?", "A", "Because " * 9, a=0))
+    folder = prepared(source, tmp_path / "folder", max_tokens=20, tokenizer=str(model_folder))
+    assert prepared(source, tmp_path / "gguf", max_tokens=20, tokenizer=name) == folder and len(folder) == 1
+
+
 def many(prefix: str, number: int, **labels: int) -> list[dict[str, Any]]:
     return [pair(f"{prefix} {i}", answer, "B", **(labels or {"a": 0})) for i in range(number) for answer in ("A", "C")]
 
@@ -281,6 +296,11 @@ FAILURES = {
     "mapping": (["FILE", "--map", "prompt"], "--map: `prompt` is not of the form name=value"),
     "direction": (["FILE", "--direction", "a=down"], "a=down; write maximize or minimize"),
     "no tokenizer": (["FILE", "--max-tokens", "9"], "--max-tokens needs a tokenizer"),
+    "no package": (["FILE", "--max-tokens", "9", "--tokenizer", "package:none"], "package:none: not installed"),
+    "no GGUF": (
+        ["FILE", "--max-tokens", "9", "--tokenizer", "none.gguf"],
+        "--tokenizer: model none.gguf: no such file",
+    ),
     "bad tokenizer": (["FILE", "--max-tokens", "9", "--tokenizer", "./none"], "tokenizer ./none: cannot be loaded"),
     "bad name": (["FILE", "--map", "b d=prompt"], "`b d` is no name for an objective"),
     "late in the file": (["LATE"], "late.jsonl line 3: column `a` is 7; it must be 0, 1, or null"),

@@ -1,6 +1,7 @@
 """Reward models: the numbers of transformers, of safe-rlhf's and DPA's formats, and of PEFT, whatever the batch."""
 
 import json
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from sipo.models.load import Backbone
 from sipo.records import Response
 from sipo.rewards import Item, check_rewards, score_responses
 from sipo.runs.pipeline import run
+from sipo.runs.plan import fingerprints
 
 CPU = Execution(device="cpu", score_tokens=200)
 CHAT = (Message("system", "be kind"), Message("user", "how are you?"))
@@ -336,3 +338,37 @@ def test_a_run_is_judged_by_a_reward_model(settings: dict[str, Any], three_heads
     assert [each.rewards["detail"] for each in responses] == pytest.approx([row[0] for row in expected], **NUMBERS)
     assert [each.rewards["brevity"] for each in responses] == pytest.approx([row[2] for row in expected], **NUMBERS)
     assert len({each.rewards["detail"] for each in responses}) > 3
+
+
+def test_a_model_trained_anew_in_the_same_folder_is_another(three_heads: Path, tmp_path: Path, settings: dict) -> None:
+    """Neither the kept scores nor the stages that were measured by it hold any longer."""
+    folder = tmp_path / "reward"
+    shutil.copytree(three_heads, folder)
+    reward = {"model": str(folder), "head": 2, "dtype": "float32"}
+
+    def prints(model: Path) -> dict[str, str]:
+        settings["objectives"][0]["reward"] = {**reward, "model": str(model)}
+        settings["filter"] = {"rule": "rewards"}
+        return fingerprints(parse_config(settings, "settings"), {"model": "m", "rows": "r", "objectives": []})
+
+    before, scores = prints(folder), score_responses(objectives(reward), ITEMS, CPU)["o0"]
+    model = LlamaForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.score.weight *= 2
+    model.save_pretrained(folder)
+    after = prints(folder)
+    assert [stage for stage in before if before[stage] != after[stage]] == ["filter", "realign", "evaluate", "report"]
+    found = score_responses(objectives(reward), ITEMS, CPU)["o0"]
+    assert found == pytest.approx([2 * score for score in scores], **NUMBERS)
+
+
+def test_an_adapter_trained_anew_in_the_same_folder_is_another(
+    backbone: Backbone, model_folder: Path, tmp_path: Path, settings: dict
+) -> None:
+    settings["objectives"][1]["reward"] = {"policy": str(tmp_path / "policy")}
+    prints = []
+    for seed in (1, 1, 2):
+        save_adapter(random_adapter(backbone, seed), tmp_path / "policy", str(model_folder))
+        about = {"model": "m", "rows": "r", "objectives": []}
+        prints.append(fingerprints(parse_config(settings, "settings"), about)["evaluate"])
+    assert prints[0] == prints[1] != prints[2]

@@ -1,48 +1,114 @@
-"""Training reward models: the loss, what is learned and measured, and that others can load the result."""
+"""Training reward models: the losses, what is learned and measured, and that others can load the result."""
 
 import json
+import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from sipo.cli.main import main
 from sipo.config import Execution, Model, Objective
-from sipo.data import Message, Row
+from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.progress import Progress
 from sipo.rewards import Item, score_responses
-from sipo.rewards.accuracy import agreement, held_out_accuracy
-from sipo.rewards.training import RewardTraining, bradley_terry, differences, encode_pairs, train_reward_model
+from sipo.rewards.accuracy import (
+    Accuracy,
+    agreement,
+    effective_labels,
+    held_out_accuracy,
+    score_errors,
+    wilson_interval,
+)
+from sipo.rewards.examples import Example, read_examples
+from sipo.rewards.targets import TARGETS, bradley_terry, squared_error, values_of
+from sipo.rewards.training import Prepared, Reader, RewardTraining, plan_of, rewards_of, train_reward_model
+from sipo.training import optimise as optimise_module
+from sipo.training.optimise import Checkpoint
 
 NAMES = ("sunny", "dark")
 FAST = RewardTraining(r=0, lr=3e-3, epochs=4, batch_size=8)
+SUN, SOIL = "the sun is warm", "the soil is dark"
 
 
-def row(prompt: str, first: str, second: str, **preferred: int | None) -> Row:
-    return Row((Message("user", prompt),), (first, second), preferred)
+def compared(prompt: str, first: str, second: str, **preferred: int | None) -> Example:
+    chat = (Message("user", prompt),)
+    return Example((Item(chat, first), Item(chat, second)), tuple(preferred.get(name) for name in NAMES))
 
 
-def taught(number: int) -> list[Row]:
+def scored(prompt: str, response: str, **scores: float | None) -> Example:
+    return Example((Item((Message("user", prompt),), response),), tuple(scores.get(name) for name in NAMES))
+
+
+def taught(number: int, start: int = 0) -> list[Example]:
     """`sunny` likes the sun, `dark` the soil, wherever it stands; every third label is missing. Lengths tell nothing."""
-    rows = []
-    for i in range(number):
-        texts = ["the sun is warm", "the soil is dark"]
+    examples = []
+    for i in range(start, start + number):
         sun = (i * 7 // 3) % 2
-        first, second = texts if sun == 0 else texts[::-1]
+        first, second = (SUN, SOIL) if sun == 0 else (SOIL, SUN)
         extra = " a" * (i % 5)
         if i % 4 < 2:
             first += extra
         else:
             second += extra
-        rows.append(
-            row(f"tell me {i}", first, second, sunny=None if i % 3 == 0 else sun, dark=None if i % 3 == 1 else 1 - sun)
-        )
-    return rows
+        labels = {"sunny": None if i % 3 == 0 else sun, "dark": None if i % 3 == 1 else 1 - sun}
+        examples.append(compared(f"tell me {i}", first, second, **labels))
+    return examples
+
+
+def rated(number: int, start: int = 0) -> list[Example]:
+    """Three responses a prompt: `sunny` says 90 for one about the sun and 70 else, `dark` 0.2 for the soil, else 0.1."""
+    examples = []
+    for i in range(start, start + number):
+        for place, text in enumerate([SUN, SOIL, f"{SUN} and warm"]):
+            sunny, dark = (90.0 if "sun" in text else 70.0), (0.2 if "soil" in text else 0.1)
+            examples.append(
+                scored(f"tell me {i}", text + " a" * ((i + place) % 3), sunny=None if i % 4 == 1 else sunny, dark=dark)
+            )
+    return examples
+
+
+def learn(
+    kind: Any, examples: list[Example], folder: Path, settings: RewardTraining = FAST, **more: Any
+) -> tuple[Any, Reader]:
+    model = Model(path=str(folder))
+    reader = Reader(model, settings)
+    pad = reader.tokenizer.pad_token_id
+    prepared = reader.read(examples)
+    return train_reward_model(kind, prepared, NAMES, model, settings, pad=pad, device="cpu", **more), reader
+
+
+def judged(model: Any, reader: Reader, examples: list[Example]) -> Tensor:
+    return rewards_of(model, reader.read(examples), 400)
+
+
+def preferences(model: Any, reader: Reader, examples: list[Example]) -> Tensor:
+    """r(y_1) - r(y_0) of pairs [P, N]."""
+    return judged(model, reader, examples).reshape(len(examples), 2, -1).diff(dim=1)[:, 0]
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sipo.rewards.training.pick_dtype", lambda device: torch.float32)
 
 
 LABELS = st.lists(st.tuples(st.floats(-30, 30), st.sampled_from([-1.0, 0.0, 1.0])), min_size=1, max_size=6)
@@ -64,96 +130,369 @@ def test_a_missing_label_pulls_at_nothing() -> None:
     assert d.grad is not None and d.grad[0, 0] < 0 and d.grad[0, 1] == 0
 
 
+SCORES = st.lists(st.tuples(st.floats(-9, 9), st.none() | st.floats(-9, 9)), min_size=1, max_size=6)
+
+
+@given(SCORES)
+def test_squared_error_is_numpys_and_a_missing_score_pulls_at_nothing(
+    pairs: list[tuple[float, float | None]],
+) -> None:
+    said = torch.tensor([[value for value, _ in pairs]], dtype=torch.float64, requires_grad=True)
+    scores = torch.tensor([[math.nan if s is None else s for _, s in pairs]], dtype=torch.float64)
+    loss = squared_error(said, scores)
+    assert loss.item() == pytest.approx(sum((value - s) ** 2 for value, s in pairs if s is not None))
+    [gradient] = torch.autograd.grad(loss, said)
+    assert gradient[0].tolist() == pytest.approx([0 if s is None else 2 * (value - s) for value, s in pairs])
+
+
 @pytest.fixture(scope="module")
-def trained(model_folder: Path) -> tuple[Any, Any]:
-    return train_reward_model(taught(48), NAMES, Model(path=str(model_folder)), FAST, seed=1, device="cpu")
+def trained(model_folder: Path) -> tuple[Any, Reader]:
+    return learn("pairs", taught(48), model_folder, seed=1)
 
 
-def by_head(model: Any, tokenizer: Any, rows: list[Row]) -> Tensor:
-    pairs = encode_pairs(rows, NAMES, tokenizer, "chat", model.config)
-    with torch.no_grad():
-        return differences(model, pairs, range(len(rows)))
-
-
-def test_each_head_learns_its_objective_and_the_figures_say_so(trained: tuple[Any, Any]) -> None:
-    model, tokenizer = trained
-    train, held_out = taught(48), taught(90)[48:]
-    pairs = encode_pairs(held_out, NAMES, tokenizer, "chat", model.config)
-    sunny, dark = held_out_accuracy(model, pairs, held_out, train, NAMES, 400)
-    assert sunny.objective == "sunny" and sunny.labels == dark.labels == 28
-    for each in (sunny, dark):
+def test_each_head_learns_its_objective_and_the_figures_say_so(trained: tuple[Any, Reader]) -> None:
+    held_out = taught(42, 48)
+    found = held_out_accuracy("pairs", judged(*trained, held_out), held_out, taught(48), NAMES)
+    assert [each.objective for each in found] == list(NAMES) and {each.labels for each in found} == {28}
+    for each in found:
         assert each.model is not None and each.length is not None and each.majority is not None
         assert each.model >= 0.95 > max(each.length, each.majority) + 0.2
-    assert (by_head(model, tokenizer, held_out)[:, 0] * by_head(model, tokenizer, held_out)[:, 1] < 0).all()
+        assert each.interval is not None and each.interval[0] > max(each.length, each.majority)
+    sunny, dark = preferences(*trained, held_out).T
+    assert (sunny * dark < 0).all()
 
 
-def test_swapping_the_responses_swaps_the_sign(trained: tuple[Any, Any]) -> None:
-    rows = taught(6)
-    swapped = [Row(each.prompt, each.responses[::-1], each.preferred) for each in rows]
-    torch.testing.assert_close(by_head(*trained, rows), -by_head(*trained, swapped))
+def test_swapping_the_responses_swaps_the_sign(trained: tuple[Any, Reader]) -> None:
+    swapped = [replace(each, items=each.items[::-1]) for each in taught(6)]
+    torch.testing.assert_close(preferences(*trained, taught(6)), -preferences(*trained, swapped))
 
 
 @pytest.mark.parametrize("r", [0, 2])
-def test_how_a_step_is_cut_up_changes_nothing_and_labels_do(
-    model_folder: Path, r: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sipo.rewards.training.pick_dtype", lambda device: torch.float32)
-
-    def learned(rows: list[Row], budget: int) -> Tensor:
+@pytest.mark.usefixtures("float32")
+def test_how_a_step_is_cut_up_changes_nothing_and_labels_do(model_folder: Path, r: int) -> None:
+    def learned(examples: list[Example], budget: int) -> Tensor:
         settings = RewardTraining(r=r, lr=3e-3, batch_size=8, token_budget=budget)
-        trained = train_reward_model(rows, NAMES, Model(path=str(model_folder)), settings, device="cpu")
-        return by_head(*trained, taught(6))
+        return preferences(*learn("pairs", examples, model_folder, settings), taught(6))
 
     whole = learned(taught(16), 10_000)
     torch.testing.assert_close(learned(taught(16), 80), whole, atol=1e-3, rtol=1e-3)
-    flipped = [
-        Row(x.prompt, x.responses, {n: None if v is None else 1 - v for n, v in x.preferred.items()})
-        for x in taught(16)
-    ]
+    flipped = [replace(x, values=tuple(None if v is None else 1 - v for v in x.values)) for x in taught(16)]
     assert not torch.allclose(learned(flipped, 10_000), whole, atol=0.1)
 
 
-def test_figures_against_counting_by_hand(trained: tuple[Any, Any]) -> None:
-    train = [row(f"q{i}", "aa", "b", sunny=1, dark=None) for i in range(2)] + [row("q", "a", "bb", sunny=0, dark=None)]
+@pytest.mark.parametrize("r", [0, 2])
+@pytest.mark.usefixtures("float32")
+def test_scores_are_learned_in_their_own_unit(model_folder: Path, r: int) -> None:
+    settings = RewardTraining(r=r, lr=3e-3 if r == 0 else 2e-2, epochs=4, batch_size=8)
+    model, reader = learn("scores", rated(24), model_folder, settings)
+    train, held_out = rated(24), rated(12, 24)
+    rewards = judged(model, reader, held_out)
+    for place, each in enumerate(score_errors(rewards, held_out, train, NAMES)):
+        values = np.array([e.values[place] for e in held_out if e.values[place] is not None])
+        known = [e.values[place] for e in train if e.values[place] is not None]
+        assert each.scores == len(values) == (27, 36)[place]
+        assert (each.mean, each.std) == pytest.approx((np.mean(known), np.std(known)), rel=1e-4)
+        said = rewards[[e.values[place] is not None for e in held_out], place].numpy()
+        assert each.error == pytest.approx(np.mean((said - values) ** 2), rel=1e-4)
+        assert each.error_of_mean == pytest.approx(np.mean((np.mean(known) - values) ** 2), rel=1e-3)
+        assert each.correlation == pytest.approx(np.corrcoef(said, values)[0, 1], abs=1e-4)
+        assert each.r2 is not None and each.r2 == pytest.approx(1 - each.error / each.error_of_mean) and each.r2 > 0.8
+    right = [each.model for each in held_out_accuracy("scores", rewards, held_out, train, NAMES)]
+    assert right == [1.0, 1.0]
+
+
+@pytest.mark.usefixtures("float32")
+def test_a_unit_and_a_zero_of_ones_own_change_nothing(model_folder: Path) -> None:
+    """Degrees Fahrenheit are learned as degrees Celsius are."""
+
+    def learned(unit: float, zero: float) -> Tensor:
+        examples = [
+            replace(each, values=tuple(None if v is None else unit * v + zero for v in each.values))
+            for each in rated(12)
+        ]
+        settings = replace(FAST, epochs=1)
+        return (judged(*learn("scores", examples, model_folder, settings), rated(4)) - zero) / unit
+
+    torch.testing.assert_close(learned(1.8, 0.0), learned(1.0, 0.0), atol=1e-3, rtol=1e-3)
+    # Another zero begins at another place along the mean state, which is not exactly the same function.
+    spread = torch.tensor([10.0, 0.05])
+    assert ((learned(1.0, 0.5) - learned(1.0, 0.0)).abs() < spread).all()
+
+
+def test_heads_begin_at_the_mean(model_folder: Path) -> None:
+    still = replace(FAST, lr=0.0, epochs=1)
+    rewards = judged(*learn("scores", rated(12), model_folder, still), rated(12))
+    mean, std = TARGETS["scores"].scale(values_of(rated(12))) or (None, None)
+    assert mean is not None and std is not None
+    assert ((rewards.mean(0) - mean).abs() < 0.5 * std).all()
+
+
+def test_responses_to_a_prompt_are_compared_by_their_scores() -> None:
+    examples = [
+        scored("q", "aa", sunny=3.0, dark=1.0),
+        scored("p", "b", sunny=9.0),
+        scored("q", "bbb", sunny=1.0, dark=None),
+        scored("q", "c", sunny=3.0, dark=2.0),
+        scored("q", "aa ", sunny=0.0, dark=0.0),
+    ]
+    found = TARGETS["scores"].comparisons(examples)
+    assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == [
+        (0, 2),
+        (0, 3),
+        (2, 3),
+        (2, 4),
+        (3, 4),
+    ]
+    assert found.signs.tolist() == [[-1, 0], [0, 1], [1, 0], [-1, 0], [-1, -1]]
+    assert found.longer.tolist() == [1, -1, -2, 0, 2] and len(set(found.prompts)) == 1
+
+
+def test_figures_against_counting_by_hand() -> None:
+    train = [compared(f"q{i}", "aa", "b", sunny=1) for i in range(2)] + [compared("q", "a", "bb", sunny=0)]
     held_out = [
-        row("x", "aa", "b", sunny=1, dark=1), row("y", "a", "bb", sunny=0, dark=None),
-        row("z", "a", "b", sunny=0, dark=None), row("v", "aa", "b", sunny=None, dark=None),
-    ]  # fmt: skip
-    model, tokenizer = trained
-    pairs = encode_pairs(held_out, NAMES, tokenizer, "chat", model.config)
-    assert len(pairs.encoded) == 3, "a row without any label is left out"
-    sunny, dark = held_out_accuracy(model, pairs, held_out, train, NAMES, 400)
-    assert sunny.labels == 3 and sunny.majority == pytest.approx(1 / 3), "1 is usual in training"
-    assert sunny.length == pytest.approx((1 + 1 + 0.5) / 3), (
-        "shorter is better in training; equal lengths are half right"
-    )
-    assert dark.labels == 1 and dark.length == 0.0, "without training labels the longer one is called"
+        compared("x", "aa", "b", sunny=1, dark=1),
+        compared("y", "a", "bb", sunny=0),
+        compared("z", "a", "b", sunny=0),
+    ]
+    rewards = torch.tensor([[0, 3], [1, 2], [5, 0], [7, 0], [1, 0], [1, 0]], dtype=torch.float32)
+    sunny, dark = held_out_accuracy("pairs", rewards, held_out, train, NAMES)
+    assert (sunny.labels, sunny.model) == (3, pytest.approx((1 + 0 + 0.5) / 3)), "an even call is half right"
+    assert sunny.majority == pytest.approx(1 / 3), "1 is usual in training"
+    assert sunny.length == pytest.approx((1 + 1 + 0.5) / 3), "shorter is better in training"
+    assert dark == Accuracy("dark", 1, 0.0, dark.interval, 0.0, 0.5), "without training labels the longer one is called"
+    none = Accuracy("sunny", 0, None, None, None, None)
+    assert held_out_accuracy("pairs", torch.zeros(0, 2), [], train, NAMES)[0] == none
     assert agreement(torch.ones(2), torch.zeros(2)) is None
 
 
+@pytest.mark.parametrize(("right", "labels"), [(22, 40), (0, 7), (7, 7), (1, 2)])
+def test_the_interval_is_wilsons_where_labels_are_independent(right: int, labels: int) -> None:
+    calls = torch.tensor([1.0] * right + [0.0] * (labels - right))
+    expected = binomtest(right, labels).proportion_ci(method="wilson")
+    assert wilson_interval(calls, [str(i) for i in range(labels)]) == pytest.approx((expected.low, expected.high))
+
+
+CALLS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([0.0, 1.0])), min_size=1, max_size=12)
+
+
+@given(CALLS)
+def test_labels_said_again_tell_nothing_new(calls: list[tuple[str, float]]) -> None:
+    prompts, right = [prompt for prompt, _ in calls], torch.tensor([value for _, value in calls])
+    once = wilson_interval(right, prompts)
+    assert -1e-9 <= once[0] <= float(right.mean()) + 1e-6 and float(right.mean()) - 1e-6 <= once[1] <= 1
+    assert effective_labels(right, prompts) <= len(calls)
+    of_a_prompt_each = [str(place) for place in range(len(calls))]
+    again = wilson_interval(right.repeat(3), of_a_prompt_each * 3)
+    assert again == pytest.approx(wilson_interval(right, of_a_prompt_each), abs=1e-6)
+
+
+def test_labels_that_go_together_widen_the_interval_and_even_calls_do_not_narrow_it() -> None:
+    right = torch.tensor([1.0, 1, 1, 0, 0, 0])
+    assert effective_labels(right, list("aaabbb")) == pytest.approx(2)
+    assert effective_labels(right, list("abcabc")) == 6
+    assert effective_labels(torch.tensor([0.5, 0.5, 1.0]), list("abc")) == 3
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["pairs", "scores"])
+def test_a_killed_training_ends_as_if_nothing_had_happened(
+    model_folder: Path, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = taught(16) if kind == "pairs" else rated(6)
+    settings = RewardTraining(r=2, lr=3e-3, epochs=3, batch_size=8)
+    whole, reader = learn(kind, examples, model_folder, settings)
+    checkpoint = Checkpoint(tmp_path / "state.pt", 0.0)
+    steps, step = [0], torch.optim.AdamW.step
+
+    def killed(self: Any, *rest: Any) -> Any:
+        steps[0] += 1
+        if steps[0] == 5:
+            raise KilledError
+        return step(self, *rest)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", killed)
+    with pytest.raises(KilledError):
+        learn(kind, examples, model_folder, settings, checkpoint=checkpoint)
+    again, _ = learn(kind, examples, model_folder, settings, checkpoint=checkpoint)
+    assert steps[0] == 5 + (-(-len(examples) // 8) * 3 - 4), "four steps were kept"
+    assert torch.equal(judged(again, reader, examples), judged(whole, reader, examples))
+
+
+def test_only_the_same_plan_goes_on(model_folder: Path) -> None:
+    model, reader = Model(path=str(model_folder)), Reader(Model(path=str(model_folder)), FAST)
+
+    def plan(examples: list[Example], settings: RewardTraining = FAST, seed: int = 0, kind: Any = "pairs") -> str:
+        return plan_of(kind, reader.read(examples), NAMES, model, settings, seed)
+
+    flipped = [replace(each, values=each.values[::-1]) for each in taught(4)]
+    plans = [
+        plan(taught(4)), plan(taught(3)), plan(flipped), plan(taught(4), replace(FAST, lr=1.0)),
+        plan(taught(4), seed=1), plan(taught(4), kind="scores"),
+    ]  # fmt: skip
+    assert plan(taught(4)) == plans[0] and len(set(plans)) == len(plans)
+
+
+def encoder(folder: Path, kind: str, model_folder: Path) -> Path:
+    """An encoder's folder as a hub would have it: words for tokens, [CLS] prompt [SEP] response [SEP]."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set(f"tell me {SUN} {SOIL} and a".split()))]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", [("[CLS]", 2), ("[SEP]", 3)]
+    )
+    types = ["token_type_ids"] if kind == "bert" else []
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]",
+        model_max_length=24, model_input_names=["input_ids", *types, "attention_mask"],
+    ).save_pretrained(folder)  # fmt: skip
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": len(words), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 48, "initializer_range": 0.2, "pad_token_id": 0,
+    }  # fmt: skip
+    if kind == "bert":
+        BertModel(BertConfig(max_position_embeddings=24, **shape)).save_pretrained(folder)  # type: ignore[arg-type]
+    else:  # positions are counted from 1 here, and no pooler is there
+        RobertaForMaskedLM(RobertaConfig(max_position_embeddings=25, **shape)).save_pretrained(folder)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("r", [0, 4])
+def test_encoders_learn_from_pairs_and_scores(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    kind: str, r: int,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SIPO_CACHE", str(tmp_path / "cache"))
+    folder = encoder(tmp_path / kind, kind, model_folder)
+    settings = RewardTraining(r=r, lr=2e-2 if r else 3e-3, epochs=4, batch_size=8, format="pair")
+    model, reader = learn("pairs", taught(48), folder, settings)
+    held_out = taught(42, 48)
+    found = held_out_accuracy("pairs", judged(model, reader, held_out), held_out, taught(48), NAMES)
+    assert all(each.model is not None and each.model >= 0.95 for each in found)
+
+    model, reader = learn("scores", rated(24), folder, settings)
+    errors = score_errors(judged(model, reader, rated(12, 24)), rated(12, 24), rated(24), NAMES)
+    assert all(each.r2 is not None and each.r2 > 0.8 for each in errors)
+    model.save_pretrained(tmp_path / "reward")
+    reader.tokenizer.save_pretrained(tmp_path / "reward")
+    reward = {"model": str(tmp_path / "reward"), "dtype": "float32", "format": "pair"}
+    items = [item for each in rated(2) for item in each.items]
+    objectives = [Objective(name=n, better="b", reward={**reward, "head": n}) for n in NAMES]
+    scores = score_responses(objectives, items, Execution(device="cpu"))
+    expected = judged(model, reader, rated(2))
+    for column, name in enumerate(NAMES):
+        assert scores[name] == pytest.approx(expected[:, column].tolist(), rel=1e-4, abs=1e-4)
+
+    def long(words: int) -> list[Example]:
+        """[CLS] tell me [SEP] a a a [SEP]"""
+        return [scored("tell me", "a " * words, sunny=1.0), scored("tell me", "a", sunny=0.0)]
+
+    assert len(reader.read(long(19)).examples) == 2
+    with pytest.raises(SipoError, match=r"'a a .*' to 'tell me' has 25 tokens .* takes 24; --max-tokens 24 leaves out"):
+        reader.read(long(20))
+    with pytest.raises(SipoError, match="has 25 tokens with its prompt, and the model takes 24"):
+        score_responses(objectives, [long(20)[0].items[0]], Execution(device="cpu"))
+    assert reader.read(long(19)).left_out == 0
+    short = Reader(Model(path=str(folder)), replace(settings, max_tokens=23))
+    kept = short.read(long(19), Progress())
+    assert (len(kept.examples), kept.left_out) == (1, 1)
+    assert "left out 1 of 2: over 23 tokens of prompt and response" in capsys.readouterr().out
+
+
+def lines(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    return path
+
+
+def as_rows(examples: list[Example]) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": each.items[0].prompt[0].content,
+            **{f"response_{side}": item.response for side, item in enumerate(each.items)},
+            "preferred": dict(zip(NAMES, each.values, strict=True)),
+        }
+        for each in examples
+    ]
+
+
+def as_table(examples: list[Example]) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": each.items[0].prompt[0].content,
+            "response": each.items[0].response,
+            **dict(zip(NAMES, each.values, strict=True)),
+        }
+        for each in examples
+    ]
+
+
+def test_scores_and_pairs_are_recognised_and_split_by_prompt(tmp_path: Path) -> None:
+    table = [*as_table(rated(40)), {"prompt": "q", "response": " ", "sunny": 1, "dark": 2}]
+    table.append({"prompt": "q", "response": "a", "sunny": None, "dark": "N/A"})
+    file = lines(tmp_path / "scores.jsonl", table)
+    found = read_examples(str(file), objectives=("dark", "sunny"), held_out=0.3)
+    assert found.kind == "scores" and found.objectives == ("dark", "sunny")
+    everything = [*found.train, *found.held_out]
+    assert len(everything) == 120 and {len(each.items) for each in everything} == {1}
+    assert 0 < len(found.held_out) < 60 and len(found.held_out) % 3 == 0
+    assert not {each.prompt for each in found.train} & {each.prompt for each in found.held_out}
+    assert found.left_out == Counter({"an empty response": 1, "no label or score": 1})
+    named = read_examples(str(file), columns={"brightness": "sunny"}, held_out=0.3)
+    assert named.objectives == ("brightness",) and len(named.train) + len(named.held_out) == 90
+
+    pairs = read_examples(str(lines(tmp_path / "pairs.jsonl", as_rows(taught(40)))), held_out=0.3)
+    assert (pairs.kind, pairs.objectives) == ("pairs", NAMES)
+    assert Counter(each.values for each in [*pairs.train, *pairs.held_out]) == Counter(e.values for e in taught(40))
+    assert read_examples(str(tmp_path / "pairs.jsonl"), seed=1, held_out=0.3).held_out != pairs.held_out
+    one = {"prompt": "q", "response": "a", **dict.fromkeys(ATTRIBUTES, 3)}
+    known = read_examples(str(lines(tmp_path / "h.jsonl", [one])), objectives=("verbosity",))
+    assert (known.kind, known.train[0].values) == ("scores", (3.0,))
+
+
+ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+
+def test_stated_splits_hold_and_training_keeps_its_prompts(tmp_path: Path) -> None:
+    lines(tmp_path / "data" / "train.jsonl", as_table(rated(4)))
+    only = read_examples(str(tmp_path / "data"), objectives=NAMES, held_out=0.9)
+    assert only.held_out, "one split alone says nothing"
+    lines(tmp_path / "data" / "validation.jsonl", as_table(rated(3, 3)))
+    both = read_examples(str(tmp_path / "data"), objectives=NAMES, held_out=0.9)
+    assert (len(both.train), len(both.held_out)) == (12, 6)
+    assert both.left_out == Counter({"a held-out prompt that training has": 3})
+
+
+@pytest.mark.parametrize("kind", ["pairs", "scores"])
 def test_others_load_it_and_a_run_scores_by_it(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     monkeypatch.setenv("SIPO_CACHE", str(tmp_path / "cache"))
-    data, to = tmp_path / "rows.jsonl", tmp_path / "reward"
-    data.write_text("".join(json.dumps(each.as_record()) + "\n" for each in taught(40)))
+    to = tmp_path / "deep" / "reward"
+    data = lines(tmp_path / "rows.jsonl", as_rows(taught(40)) if kind == "pairs" else as_table(rated(15)))
     command = [
-        "reward",
-        "train",
-        "--data",
-        str(data),
-        "--model",
-        str(model_folder),
-        "--to",
-        str(to),
-        "--held-out",
-        "0.3",
-    ]
-    assert main([*command, "--rank", "2", "--lr", "0.01", "--epochs", "2", "--device", "cpu"]) == 0
-    figures = json.loads((to / "training.json").read_text())["held_out"]
-    assert [each["objective"] for each in figures] == list(NAMES) and all(each["labels"] > 0 for each in figures)
+        "reward", "train", "--data", str(data), "--model", str(model_folder), "--to", str(to), "--held-out", "0.3",
+        "--objectives", "sunny,dark", "--rank", "2", "--lr", "0.01", "--epochs", "2", "--device", "cpu",
+    ]  # fmt: skip
+    monkeypatch.setattr(optimise_module, "Checkpoint", lambda path: Checkpoint(path, 0.0))
+    saved: list[Path] = []
+    save = optimise_module._save
+    monkeypatch.setattr(optimise_module, "_save", lambda path, *rest: (saved.append(path), save(path, *rest)))
+    assert main(command) == 0
+    assert saved and {path.parent for path in saved} == {to.parent}
+    assert [each.name for each in to.parent.iterdir()] == ["reward"], "no checkpoint is left"
+    about = json.loads((to / "training.json").read_text())
+    assert about["kind"] == kind and [each["objective"] for each in about["held_out"]] == list(NAMES)
+    assert all(each["labels"] > 0 and len(each["interval"]) == 2 for each in about["held_out"])
+    assert [each["objective"] for each in about.get("scores", [])] == (list(NAMES) if kind == "scores" else [])
+    printed = capsys.readouterr().out
+    assert "95 %" in printed and f"{{model: {to}, head: sunny}}" in printed and ("R2" in printed) == (kind == "scores")
 
-    items = [Item((Message("user", "q"),), text) for text in ("the sun is warm", "the soil is dark and deep")]
+    items = [Item((Message("user", "q"),), text) for text in (SUN, f"{SOIL} and deep")]
     reward = {"model": str(to), "dtype": "float32"}
     found = score_responses(
         [Objective(name=n, better="b", reward={**reward, "head": n}) for n in NAMES], items, Execution(device="cpu")
@@ -172,15 +511,25 @@ def test_others_load_it_and_a_run_scores_by_it(
 
 def test_what_cannot_be_trained_on(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = Model(path=str(model_folder))
-    with pytest.raises(SipoError, match="no row has a label for any of sunny, dark; label some first"):
-        train_reward_model([row("q", "a", "b", sunny=None)], NAMES, model, FAST, device="cpu")
+    with pytest.raises(SipoError, match="`dark` has no label or score in training; leave it out, --objectives sunny"):
+        learn("pairs", [compared("q", "a", "b", sunny=1)], model_folder)
+    same = [scored("q", "a", sunny=1.0, dark=2.0), scored("q", "b", sunny=2.0, dark=2.0)]
+    with pytest.raises(SipoError, match="`dark` has the same score for all training responses; leave it out"):
+        learn("scores", same, model_folder)
+    with pytest.raises(SipoError, match="nothing to train on: no example is left; raise --max-tokens"):
+        train_reward_model("pairs", Prepared([], [], 0), NAMES, model, FAST)
     with pytest.raises(
-        SipoError, match=r"the response 'sun sun.*' to 'q' has \d+ tokens.*takes 2048; leave the row out"
+        SipoError, match=r"the response 'sun sun.*' to 'q' has \d+ tokens.*takes 2048; --max-tokens 2048 leaves out"
     ):
-        train_reward_model([row("q", "a", "sun " * 2100, sunny=1)], NAMES, model, FAST, device="cpu")
+        learn("pairs", [compared("q", "a", "sun " * 2100, sunny=1)], model_folder)
     with pytest.raises(SipoError, match="model ./nowhere: no such folder"):
-        train_reward_model(taught(2), NAMES, Model(path="./nowhere"), FAST, device="cpu")
-    data, to = tmp_path / "rows.jsonl", tmp_path / "reward"
-    data.write_text("".join(json.dumps(each.as_record()) + "\n" for each in taught(4)))
-    assert main(["reward", "train", "--data", str(data), "--model", "./nowhere", "--to", str(to)]) == 2
-    assert "no such folder" in capsys.readouterr().err and [each.name for each in tmp_path.iterdir()] == ["rows.jsonl"]
+        Reader(Model(path="./nowhere"), FAST)
+    with pytest.raises(SipoError, match=r"model .*bert: there is no chat template; set format to pair"):
+        Reader(Model(path=str(encoder(tmp_path / "bert", "bert", model_folder))), FAST)
+    data, to = lines(tmp_path / "rows.jsonl", as_rows(taught(4))), tmp_path / "reward"
+    command = ["reward", "train", "--data", str(data), "--to", str(to)]
+    assert main([*command, "--model", "./nowhere"]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert main([*command, "--model", str(model_folder), "--objectives", "suny"]) == 2
+    assert "did you mean `sunny`?" in capsys.readouterr().err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["bert", "rows.jsonl"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sipo.config import Objective
 from sipo.data import Message
 from sipo.errors import SipoError
-from sipo.rewards import Item, check_rewards, score_responses
+from sipo.rewards import Item, check_rewards, score_responses, signed_rewards
 from sipo.rewards.function import load_function
 from sipo.rewards.text import distinct_words, reading_ease, sentiment, words
 
@@ -57,6 +57,15 @@ def test_each_objective_has_its_numbers_and_one_without_a_reward_none() -> None:
     items = [Item((Message("user", "p"),), text) for text in ("go go", "", "go")]
     assert score_responses(objectives, items) == {"long": [2, 0, 1], "varied": [1, 0, 1]}
     assert score_responses(objectives, []) == {"long": [], "varied": []}
+
+
+def test_signed_rewards_are_all_to_be_maximised() -> None:
+    objectives = [
+        Objective(name="brief", better="b", reward="sipo.rewards.text:words", direction="minimize"),
+        Objective(name="varied", better="b", reward="sipo.rewards.text:distinct_words"),
+    ]
+    items = [Item((Message("user", "p"),), text) for text in ("go go", "", "go")]
+    assert signed_rewards(objectives, items).tolist() == [[-2, 1], [0, 0], [-1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import sipo.stages.sft
 from sipo.configfile import parse_config
 from sipo.errors import SipoError
+from sipo.exporting import export
 from sipo.models.load import load_backbone
 from sipo.runs.outputs import backbone_of
 from sipo.runs.pipeline import run
 from sipo.runs.plan import fingerprints, stages_of
 from sipo.stages.sft import _newest, _trainer, demonstrations, sft
 from sipo.task import Task
-from sipo.use import export, generate
+from sipo.use import generate
 
 TEMPLATE = "BEGINNING OF CONVERSATION: {turns}USER: {prompt} ASSISTANT:"
 SMALL = {"lr": 3e-3, "epochs": 1, "batch_size": 2, "accumulate": 2, "max_tokens": 300}

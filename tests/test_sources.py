@@ -2,11 +2,11 @@
 
 import gzip
 import json
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain, count, islice
 from pathlib import Path
-from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -343,10 +343,28 @@ def test_groups_and_members_come_in_order_of_appearance(items: list[tuple[str, i
     assert list(grouped(items)) == list(expected.values())
 
 
-def test_grouping_takes_time_in_proportion() -> None:
-    start = perf_counter()
-    assert sum(map(len, grouped((f"{i % 20_000}", i) for i in range(40_000)))) == 40_000
-    assert perf_counter() - start < 10  # a fraction of a second; minutes if every row were compared with every other
+def steps_of_grouping(items: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Instructions that the database executes for so many items, two of a key."""
+    steps, every, connect = 0, 10, sqlite3.connect
+
+    def count(database: str) -> sqlite3.Connection:
+        connection = connect(database)
+        connection.set_progress_handler(told, every)
+        return connection
+
+    def told() -> None:
+        nonlocal steps
+        steps += every
+
+    with monkeypatch.context() as counted:
+        counted.setattr(sqlite3, "connect", count)
+        assert sum(map(len, grouped((f"{i % (items // 2)}", i) for i in range(items)))) == items
+    return steps
+
+
+def test_grouping_takes_work_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (steps_of_grouping(items, monkeypatch) for items in (1_000, 4_000))
+    assert few > 1_000 and many < 5 * few  # sixteen times as many if every item were compared with every other
 
 
 def endless(record: dict[str, Any]) -> Iterator[Record]:

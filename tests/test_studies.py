@@ -7,16 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sipo.cli.main import main
 from sipo.disk.tables import read_json
 from sipo.errors import SipoError
+from sipo.pareto.bootstrap import percentile_interval
+from sipo.pareto.seeds import t_interval
 from sipo.progress import Progress
 from sipo.studies import arms as arms_module
 from sipo.studies.arms import Arm, run_arms, turned
 from sipo.studies.catalogue import RATIOS, conflict_arms
 from sipo.studies.fronts import Claim, finding
 from sipo.studies.ground import find_ground
+from sipo.studies.intervals import mean_over_seeds, over_seeds
 from sipo.studies.registry import STUDIES
 from sipo.studies.study import Conclusion, Finding, Table, markdown, run_study
 from sipo.task import Task
@@ -144,6 +149,28 @@ def seeds(*differences: float) -> list[dict[str, Any]]:
 )
 def test_a_verdict_follows_from_the_interval_alone(differences: tuple, none: bool, outcome: str) -> None:
     assert finding(Claim("a", "b", none=none), seeds(*differences)).outcome == outcome
+
+
+def test_what_seeds_share_is_no_doubt_about_a_difference() -> None:
+    measured = seeds(1.0, 1.1, 0.9, 1.0)
+    for luck, seed in zip((5.0, -3.0, 9.0, -7.0), measured, strict=True):
+        for arm in seed["arms"].values():
+            arm["hypervolume"] += luck
+    claim = Claim("a", "b", measures=("hypervolume",))
+    assert finding(claim, measured).outcome == "holds"
+    assert over_seeds([seed["arms"]["a"]["hypervolume"] for seed in measured])[1] < 0
+
+
+@given(st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=9))
+def test_the_interval_of_one_seed_is_of_its_draws_and_of_several_student_s(values: list[float]) -> None:
+    assert over_seeds([1.0], values) == (1.0, *percentile_interval(np.array(values)))
+    assert over_seeds([1.0]) == (1.0, 1.0, 1.0)
+    assert over_seeds(values, [0.0]) == t_interval(values)
+    by_row = [np.array(values), np.array(values) + 1]
+    mean, low, high = mean_over_seeds(by_row)
+    assert (mean, low, high) == t_interval([float(each.mean()) for each in by_row])
+    mean, low, high = mean_over_seeds(by_row[:1])
+    assert mean == pytest.approx(np.mean(values)) and min(values) <= low <= high <= max(values)
 
 
 def test_measures_that_contradict_each_other_are_said_to() -> None:

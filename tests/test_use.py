@@ -12,13 +12,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sipo.bank import Bank
 from sipo.configfile import parse_config
-from sipo.decoding import Request, decode, seed_of
+from sipo.data.prompts import parse_prompt
+from sipo.decoding import Request, at_mod, decode, mixture_logprobs, scoring, seed_of
 from sipo.decoding.mixture import at_soup
 from sipo.errors import SipoError
+from sipo.exporting import export
+from sipo.logprobs.packing import Group
+from sipo.logprobs.score import score_rows
 from sipo.models.load import load_backbone
 from sipo.runs.pipeline import Outputs, run
 from sipo.task import Task
-from sipo.use import export, generate
+from sipo.use import generate, score
 
 NAMES = ("detail", "brevity", "tone")
 WEIGHT = (0.2, 0.5, 0.3)
@@ -130,6 +134,69 @@ def test_the_base_needs_no_weights(aligned: Path, task: Task) -> None:
     assert generate(aligned, {}, [prompt[0].content], method="base", **GREEDY) == [expected]
 
 
+PROMPTS, RESPONSES = ["how do I water plants?", "what is a plant for"], ["once a week.", "the sun is warm"]
+
+
+@pytest.mark.parametrize(
+    ("method", "point"), [("base", (0.0, 0.0, 0.0)), ("policy:tone", (0.0, 0.0, 1.0)), ("soups", WEIGHT)]
+)
+def test_the_score_of_a_single_model_is_the_table_s(
+    aligned: Path, task: Task, method: str, point: tuple[float, ...]
+) -> None:
+    groups = [
+        Group(tuple(task.codec.encode_prompt(parse_prompt(x))), (tuple(task.codec.encode_response(y)),))
+        for x, y in zip(PROMPTS, RESPONSES, strict=True)
+    ]
+    with task.bank.mounted(Outputs(aligned, NAMES).policies("align")):
+        expected = [value for (value,) in score_rows(task.bank, [(group, point) for group in groups])]
+    found = score(aligned, SHARES, PROMPTS, RESPONSES, method=method)
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert score(aligned, SHARES, PROMPTS[::-1], RESPONSES[::-1], method=method) == pytest.approx(found[::-1])
+
+
+@torch.no_grad()
+def mixed(task: Task, run: Path, prompt: tuple[int, ...], response: tuple[int, ...]) -> Tensor:
+    """[L, V]: MOD's log-probabilities at each token of the response, from an ordinary forward of the policies."""
+    with task.bank.mounted(Outputs(run, NAMES).policies("align")):
+        ids = torch.tensor([[*prompt, *response]] * 3)
+        logits = task.bank.head(task.bank.hidden_states(torch.eye(3), input_ids=ids).last_hidden_state)
+    logprobs = logits.log_softmax(-1)[:, len(prompt) - 1 : -1]
+    return (torch.tensor(WEIGHT) @ logprobs.transpose(0, 1)).log_softmax(-1)
+
+
+@pytest.mark.parametrize("chunk", [2, 64])
+def test_the_score_of_a_mixture_is_the_product_of_its_next_token_probabilities(
+    aligned: Path, task: Task, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    prompt = tuple(task.codec.encode_prompt(parse_prompt(PROMPTS[0])))
+    response = tuple(task.codec.encode_response(RESPONSES[0]))
+    expected = mixed(task, aligned, prompt, response).gather(1, torch.tensor(response)[:, None]).sum()
+    found = score(aligned, SHARES, PROMPTS[:1], RESPONSES[:1], method="mod")
+    assert len(response) > 4 and found == pytest.approx([float(expected)], abs=1e-3)
+
+    greedy = task.config.decoding.model_copy(update={"temperature": 0})
+    with task.bank.mounted(Outputs(aligned, NAMES).policies("align")):
+        (answer,) = decode(task.bank, [Request(prompt, at_mod(WEIGHT))], greedy, 8, task.codec.end)
+        ((logprob,),) = mixture_logprobs(task.bank, [Group(prompt, (answer.tokens,))], at_mod(WEIGHT))
+    assert logprob == pytest.approx(float(mixed(task, aligned, prompt, answer.tokens).amax(1).sum()), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"responses": ["a", "b"]}, "there are 1 prompts and 2 responses"),
+        ({"prompts": ["word " * 3000]}, "over the model's context of 2048"),
+        ({"method": "sipo"}, "has no stage `realign`"),
+        ({"weights": {"detail": 0.5}}, "the shares sum to 0.5, not to 1"),
+    ],
+)
+def test_what_cannot_be_scored_is_said(aligned: Path, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(SipoError) as caught:
+        score(aligned, **{"weights": SHARES, "prompts": ["hi"], "responses": ["a"], "method": "mod", **asked})
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -157,6 +224,8 @@ def test_another_model_in_the_same_place_is_refused(aligned: Path, model_folder:
         with pytest.raises(SipoError, match="is not the one that"):
             generate(aligned, SHARES, ["hi"], method="mod")
         with pytest.raises(SipoError, match="is not the one that"):
+            score(aligned, SHARES, ["hi"], ["ho"], method="mod")
+        with pytest.raises(SipoError, match="is not the one that"):
             export(aligned, SHARES, tmp_path / "merged", merged=True)
     finally:
         config.write_text(before)
@@ -167,7 +236,7 @@ def test_a_failed_export_leaves_nothing(aligned: Path, tmp_path: Path, monkeypat
     def fail(*_: Any, **__: Any) -> str:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("sipo.use.model_card", fail)
+    monkeypatch.setattr("sipo.exporting.model_card", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         export(aligned, SHARES, tmp_path / "soup")
     assert list(tmp_path.iterdir()) == []

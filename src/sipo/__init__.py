@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sipo.configfile import load_config
     from sipo.data import Message, Row, conflict_statistics, read_rows, write_rows
     from sipo.errors import SipoError
+    from sipo.exporting import export
     from sipo.labelling import label
     from sipo.methods.interface import Aligned, Method
     from sipo.methods.mod import mod, sipo
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sipo.runs.outputs import Outputs
     from sipo.runs.pipeline import run
     from sipo.task import Task
-    from sipo.use import export, generate
+    from sipo.use import generate, score
 
 _HOME = {
     "sipo.bank": ("Adapter", "Bank", "load_adapter", "save_adapter", "soup"),
@@ -29,6 +30,7 @@ _HOME = {
     "sipo.configfile": ("load_config",),
     "sipo.data": ("Message", "Row", "conflict_statistics", "read_rows", "write_rows"),
     "sipo.errors": ("SipoError",),
+    "sipo.exporting": ("export",),
     "sipo.labelling": ("label",),
     "sipo.methods.interface": ("Aligned", "Method"),
     "sipo.methods.mod": ("mod", "sipo"),
@@ -37,7 +39,7 @@ _HOME = {
     "sipo.runs.outputs": ("Outputs",),
     "sipo.runs.pipeline": ("run",),
     "sipo.task": ("Task",),
-    "sipo.use": ("export", "generate"),
+    "sipo.use": ("generate", "score"),
 }
 
 __version__ = "0.1.0"
@@ -64,6 +66,7 @@ __all__ = [
     "read_rows",
     "run",
     "save_adapter",
+    "score",
     "single_policies",
     "sipo",
     "soup",

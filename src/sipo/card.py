@@ -73,7 +73,7 @@ def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
         lines.append(f"| {name} | {at} | {' | '.join(cells)} | {point['length']:.0f} |")
     if not lines:
         return "The run was not evaluated."
-    names = [f"{o.name} ({'higher' if o.direction == 'maximize' else 'lower'} is better)" for o in config.objectives]
+    names = [f"{o.name} ({'higher' if o.maximise else 'lower'} is better)" for o in config.objectives]
     columns = ["method", "weights", *names, "tokens"]
     about = (
         f"This model is `{method}`."

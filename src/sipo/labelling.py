@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from sipo.bank import Bank
 from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, read_prompts, write_rows
 from sipo.decoding import Request, answer, base, seed_of
+from sipo.engines import check_engine, opened
 from sipo.models.chat import Codec
 from sipo.models.load import identify, load_backbone
 from sipo.progress import Progress
@@ -24,6 +26,7 @@ def label(
     seed: int = 0,
     device: str = "auto",
     decode_rows: int = 64,
+    engine: Literal["transformers", "vllm"] = "transformers",
     progress: Progress | None = None,
 ) -> list[Row]:
     """Write one row for each prompt whose two answers differ; equal scores are ties.
@@ -31,7 +34,8 @@ def label(
     Every objective must have a reward. The answers are drawn from the model alone, so that both have the same
     chance on every objective. Killed and called again with the same arguments, it goes on where it was.
     """
-    execution = Execution(device=device, decode_rows=decode_rows)
+    execution = Execution(device=device, decode_rows=decode_rows, engine=engine)
+    check_engine(execution)
     check_rewards(objectives, execution)
     chats = read_prompts(prompts)
     backbone = load_backbone(model, device)
@@ -42,8 +46,8 @@ def label(
         for index in range(2)
     ]
     bank = Bank(backbone)
-    plan = seed_of(identify(model), decoding, max_new_tokens, decode_rows, requests)
-    with bank.mounted([]):
+    plan = seed_of(identify(model), decoding, max_new_tokens, decode_rows, engine, requests)
+    with bank.mounted([]), opened(execution) as opened_engine:
         answers = answer(
             bank,
             requests,
@@ -54,6 +58,7 @@ def label(
             folder=to.parent,
             label=f"{to.stem}-{plan:x}",
             progress=progress or Progress(),
+            engine=opened_engine,
         )
     texts = [codec.decode(each.tokens) for each in answers]
     items = [Item(chat, text) for chat, text in zip((chat for chat in chats for _ in range(2)), texts, strict=True)]

@@ -1,31 +1,20 @@
-"""Using a finished run: answers at any preference weight, and policies for others to load."""
+"""Asking a finished run, at any preference weight: for answers, and for how likely a response is."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from pydantic import ValidationError
 
-from sipo.bank import Adapter, save_adapter, soup
-from sipo.card import model_card
-from sipo.config import Config, Decoding, Model
+from sipo.config import Decoding
+from sipo.data import Message
 from sipo.data.prompts import parse_prompt
-from sipo.decoding import Request, decode, seed_of
-from sipo.disk.appearing import appearing
-from sipo.disk.tables import write_text
+from sipo.decoding import Request, decode, mixture_logprobs, seed_of
 from sipo.errors import SipoError
-from sipo.methods.interface import Aligned
-from sipo.methods.names import STAGE_OF, stages_needed
-from sipo.methods.registry import methods_of
+from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
-from sipo.models.load import identify, load_backbone
-from sipo.runs.outputs import Outputs, backbone_of
-from sipo.runs.status import read_run, read_subject, require
+from sipo.runs.finished import open_run
 from sipo.task import Task
-from sipo.weights import Weight, as_weight
 
 
 def generate(
@@ -47,20 +36,13 @@ def generate(
     told of every piece of text as it comes, with the prompt's index. Raises SipoError where the run has not come
     that far.
     """
-    config = read_run(run)
-    even = dict.fromkeys(config.names, 1 / len(config.names))
-    weight = as_weight(even if _unsteered(method) else weights, config.names, "weights")
+    task, aligned = open_run(run, weights, method)
+    config, mixture = task.config, aligned.mixture
     decoding = adjusted(config.decoding, temperature=temperature, top_k=top_k, top_p=top_p)
-    chats = [parse_prompt(prompt) for prompt in prompts]
     limit = config.data.max_response_tokens if max_new_tokens is None else max_new_tokens
     if limit < 1:
         raise SipoError(f"max_new_tokens is {limit}; ask for at least 1")
-    aligned = _aligned(run, config, method, weight)
-    _same_model(run, config)
-
-    task = Task(config)
-    task.model = backbone_of(Path(run), config)
-    mixture = aligned.mixture
+    chats = [parse_prompt(prompt) for prompt in prompts]
     encoded = [_encode(task, chat, limit) for chat in chats]
     requests = [Request(ids, mixture, seed_of(seed, "generate", i)) for i, ids in enumerate(encoded)]
     answers: list[str] = []
@@ -77,53 +59,49 @@ def generate(
     return answers
 
 
-def export(
-    run: Path, weights: Mapping[str, float], to: Path, *, method: str | None = None, merged: bool = False
-) -> Path:
-    """Write a method's model at a weight into the new folder `to`, and return it.
+def score(
+    run: Path,
+    weights: Mapping[str, float],
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    method: str = "sipo",
+) -> list[float]:
+    """log pi(y | x) of each prompt's response, by a method at a preference weight: natural, summed over the response's
+    tokens; larger is likelier.
 
-    An ordinary PEFT adapter, exact; or, `merged`, the whole model with W + sum_i w_i s_i B_i A_i, added up in
-    float32 and rounded once to the model's dtype. `method` is one whose answer is a single model, such as soups, lw
-    or sipo-soups; None takes the soup of the realigned policies where there are any, else of the DPO policies.
-    Raises SipoError for MOD and sipo, which mix several models token by token.
+    It is of drawing the response at temperature 1 and then ending it; as everywhere in the run, one of
+    data.max_response_tokens or more is cut there and does not end. `weights` and errors are as in `generate`.
     """
-    config, to = read_run(run), Path(to)
-    method = method or ("sipo-soups" if "realign" in stages_needed(config.methods) else "soups")
-    weight = as_weight(weights, config.names, "weights")
-    aligned = _aligned(run, config, method, weight)
-    if len(aligned.mixture.points) > 1:
+    if len(prompts) != len(responses):
+        raise SipoError(f"score: there are {len(prompts)} prompts and {len(responses)} responses; give one for each")
+    task, aligned = open_run(run, weights, method)
+    chats = [parse_prompt(prompt) for prompt in prompts]
+    answers = [tuple(task.codec.encode_response(response)) for response in responses]
+    groups = [Group(_encode(task, chat, len(y)), (y,)) for chat, y in zip(chats, answers, strict=True)]
+    with task.bank.mounted(aligned.adapters):
+        return [logprob for (logprob,) in mixture_logprobs(task.bank, groups, aligned.mixture)]
+
+
+def adjusted(settings: Decoding, **changes: float | None) -> Decoding:
+    """The settings with what is not None changed. Raises SipoError for a value that makes no sense."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return Decoding(**{**settings.model_dump(), **given})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise SipoError(f"{problem['loc'][0]} is {problem['input']}: {problem['msg']}") from None
+
+
+def _encode(task: Task, chat: Sequence[Message], room: int) -> tuple[int, ...]:
+    """The prompt as token ids; the model's context must hold it with an answer of `room` tokens."""
+    ids = task.codec.encode_prompt(chat, limit=sys.maxsize)
+    if len(ids) + room > task.backbone.context:
         raise SipoError(
-            f"`{method}` mixes {len(aligned.mixture.points)} models while decoding, which no adapter can hold; "
-            "export the soup of its policies with --method soups or sipo-soups"
+            f"the prompt {chat[-1].content[:60]!r} has {len(ids)} tokens, with an answer of {room} over the model's "
+            f"context of {task.backbone.context}; shorten it or the answer"
         )
-    mixed = soup(aligned.adapters, aligned.mixture.points[0])
-    base = _base(Path(run) / "align" / "adapters" / config.names[0])
-    with appearing(to) as folder:
-        if merged:
-            _same_model(run, config)
-            _save_merged(backbone_of(Path(run), config), config.execution.device, mixed, folder)
-        else:
-            save_adapter(mixed, folder, base)
-        card = model_card(Path(run), config, weight, method=method, base=base, rank=None if merged else mixed.rank)
-        write_text(folder / "README.md", card)
-    return to
-
-
-def _aligned(run: Path, config: Config, method: str, weight: Weight) -> Aligned:
-    """The method's model at a weight. Raises SipoError where the run has not come so far."""
-    name = "policies" if method.startswith("policy:") else method
-    if name not in STAGE_OF:
-        names = [known for known in STAGE_OF if known != "policies"]
-        raise SipoError(f"`{method}` is no method; they are {', '.join(names)}, and policy:NAME of an objective")
-    require(run, config, STAGE_OF[name])
-    found = {each.name: each for each in methods_of(name, Outputs(Path(run), config.names), config)}
-    if method not in found:
-        raise SipoError(f"`{method}` is no single policy; they are {', '.join(found)}")
-    return found[method].at(weight)
-
-
-def _unsteered(method: str) -> bool:
-    return method == "base" or method.startswith("policy:")
+    return tuple(ids)
 
 
 class _Stream:
@@ -150,45 +128,3 @@ class _Stream:
         if text.startswith(told) and text != told:
             self.watch(self.start + request, text[len(told) :])
             self.told[request] = text
-
-
-def adjusted(settings: Decoding, **changes: float | None) -> Decoding:
-    """The settings with what is not None changed. Raises SipoError for a value that makes no sense."""
-    given = {name: value for name, value in changes.items() if value is not None}
-    try:
-        return Decoding(**{**settings.model_dump(), **given})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise SipoError(f"{problem['loc'][0]} is {problem['input']}: {problem['msg']}") from None
-
-
-def _encode(task: Task, chat: Any, limit: int) -> tuple[int, ...]:
-    ids = task.codec.encode_prompt(chat, limit=sys.maxsize)
-    if len(ids) + limit > task.backbone.context:
-        raise SipoError(
-            f"the prompt {chat[-1].content[:60]!r} has {len(ids)} tokens, with an answer of up to {limit} over the "
-            f"model's context of {task.backbone.context}; shorten it or ask for fewer tokens"
-        )
-    return tuple(ids)
-
-
-def _same_model(run: Path, config: Config) -> None:
-    if identify(config.model) != read_subject(run)["model"]:
-        raise SipoError(f"model {config.model.path}: is not the one that {run} was made with; put that one back")
-
-
-def _base(adapter: Path) -> str:
-    """Where the policies' base is found: a hub id or an absolute path."""
-    return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
-
-
-@torch.no_grad()
-def _save_merged(model: Model, device: str, mixed: Adapter, folder: Path) -> None:
-    backbone = load_backbone(model, device)
-    layers = dict(backbone.model.named_modules())
-    for name, (a, b) in mixed.factors.items():
-        weight = layers[name].weight
-        update = mixed.scaling * (b @ a)
-        weight.copy_(weight.float() + update.to(weight.device))
-    backbone.model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)

@@ -5,17 +5,19 @@ Every row of a batch carries a point c in the adapters' span, and layer by layer
     y = W x + sum_i c_i * scaling_i * B_i (A_i x)
 
 so one forward holds the reference (c = 0), the policies (c = e_i) and the exact soups (c = w) at once.
-The adapters are stacked along the rank: two more matrix products a layer, whatever N is.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sipo.bank.adapter import Adapter
+from sipo.bank.update import StackedUpdate, readers
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 
@@ -27,9 +29,10 @@ class Bank:
         self.backbone = backbone
         self.model = backbone.model
         self.adapters: tuple[Adapter, ...] = ()
-        self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
+        self._points: Tensor | None = None
         self._rank_points: Tensor | None = None
-        self._check_head()
+        linear = {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
+        self._reads = readers(linear, self._check_head)
 
     @property
     def device(self) -> torch.device:
@@ -45,56 +48,58 @@ class Bank:
         """Mount adapters for the duration of the block; a trainable one stays connected to its parameters."""
         if self.adapters:
             raise RuntimeError("adapters are already mounted")
+        layers = dict(self.model.named_modules())
+        names = self._changed(adapters, layers)
         self.adapters = tuple(adapters)
         hooks = []
         try:
-            layers = dict(self.model.named_modules())
-            frozen = not any(factor.requires_grad for adapter in adapters for factor in adapter.parameters)
-            for name in {name for adapter in adapters for name in adapter.factors}:
-                if name not in layers:
-                    raise SipoError(f"the adapter changes layer `{name}`, which the model has not: another base?")
-                if layers[name] is self.head:  # its weight is also used directly, without the update
-                    raise SipoError(f"the adapter changes the output head `{name}`, which sipo keeps frozen")
-                if frozen:  # one that is being trained changes from step to step
-                    self._stacked[name] = self._stack(name)
-                hooks.append(layers[name].register_forward_hook(self._adding(name)))
+            for _, together in groupby(sorted(names, key=self._input_of), self._input_of):
+                update = StackedUpdate(list(together), adapters, self.head.weight, lambda: self._rank_points)
+                hooks += [layers[name].register_forward_hook(partial(_update, update, name)) for name in update.names]
             yield self
         finally:
             for hook in hooks:
                 hook.remove()
-            self.adapters, self._stacked, self._rank_points = (), {}, None
+            self.adapters, self._points, self._rank_points = (), None, None
 
     def hidden_states(self, points: Tensor, **inputs: Any) -> Any:
         """Run the backbone without its head. `points` [rows, N]: each row's place in the adapters' span.
 
         Returns the model's output with `last_hidden_state` [rows, T, d] and `past_key_values`.
         """
-        ranks = torch.tensor([adapter.rank for adapter in self.adapters], dtype=torch.long)
-        scalings = torch.tensor([adapter.scaling for adapter in self.adapters])
-        scaled = points.float().cpu() * scalings
-        # Rows that are all zero need no adapters at all: the reference alone runs at the backbone's speed.
-        anything = self.adapters and bool(scaled.any())
-        self._rank_points = (
-            scaled.repeat_interleave(ranks, dim=1)[:, None, :].to(self.device, self.model.dtype) if anything else None
-        )
+        if points is not self._points:
+            self._points, self._rank_points = points, self._per_rank(points)
         return self.model.base_model(**inputs)
 
-    def _stack(self, name: str) -> tuple[Tensor, Tensor]:
-        pairs = [adapter.factors[name] for adapter in self.adapters]
-        place = {"device": self.device, "dtype": self.model.dtype}
-        return (
-            torch.cat([a.to(**place) for a, _ in pairs]),  # type: ignore[call-overload]
-            torch.cat([b.to(**place) for _, b in pairs], dim=1),  # type: ignore[call-overload]
-        )
+    def _per_rank(self, points: Tensor) -> Tensor | None:
+        """[rows, 1, 1, R]: c_i * scaling_i for each of adapter i's ranks.
 
-    def _adding(self, name: str) -> Any:
-        def add_update(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if self._rank_points is None:
-                return output
-            a, b = self._stacked[name] if name in self._stacked else self._stack(name)
-            return output + (inputs[0] @ a.T * self._rank_points) @ b.T
+        None where all are zero: the reference alone runs at the backbone's speed.
+        """
+        scaled = points.float().cpu() * torch.tensor([adapter.scaling for adapter in self.adapters])
+        if not self.adapters or not bool(scaled.any()):
+            return None
+        ranks = torch.tensor([adapter.rank for adapter in self.adapters])
+        return scaled.repeat_interleave(ranks, dim=1)[:, None, None].to(self.device, self.model.dtype)
 
-        return add_update
+    def _changed(self, adapters: Sequence[Adapter], layers: dict[str, nn.Module]) -> list[str]:
+        """The layers that the adapters change. Raises SipoError where that makes no sense."""
+        names = list(adapters[0].factors) if adapters else []
+        for adapter in adapters:
+            for name in set(names) ^ set(adapter.factors):
+                raise SipoError(
+                    f"one adapter changes layer `{name}` and another does not; train them on the same layers"
+                )
+        for name in names:
+            if name not in layers:
+                raise SipoError(f"the adapter changes layer `{name}`, which the model has not: another base?")
+            if layers[name] is self.head:  # its weight is also used directly, without the update
+                raise SipoError(f"the adapter changes the output head `{name}`, which sipo keeps frozen")
+        return names
+
+    def _input_of(self, name: str) -> tuple[int, str]:
+        """Equal for layers that read the same tensor; one that no forward has reached stands alone."""
+        return (self._reads[name], "") if name in self._reads else (0, name)
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -105,3 +110,7 @@ class Bank:
         if self.head.bias is not None or not torch.allclose(actual, expected, rtol=1e-2, atol=1e-2):
             kind = self.model.config.model_type
             raise SipoError(f"model type `{kind}`: its logits are more than head times hidden state; not supported")
+
+
+def _update(update: StackedUpdate, name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return update.add(name, inputs, output)

@@ -180,7 +180,7 @@ def export(
     """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model."""
     shares = parse_weights(weights)
     hush()
-    from sipo.use import export
+    from sipo.exporting import export
 
     with writing(to):
         export(run, shares, to, method=method, merged=merged)

@@ -79,7 +79,9 @@ def prepare(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Leave out rows with a longer prompt and response.")
     ] = None,
-    tokenizer: Annotated[str | None, typer.Option(metavar="PATH", help="A folder or hub id, to count with.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="PATH", help="As model.path in a run.yaml, to count with.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the splits that the source does not state.")] = 0,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write rows.parquet in place of rows.jsonl.")] = False,
 ) -> None:

@@ -1,13 +1,20 @@
-"""`sipo reward train`: rows in, a reward model out, with what it is worth."""
+"""`sipo reward train`: preference data in, a reward model out, with what it is worth."""
 
+import json
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sipo.cli.arguments import parse_pairs
 from sipo.cli.disk import writing
 from sipo.cli.hush import hush
+
+if TYPE_CHECKING:
+    from sipo.progress import Progress
+    from sipo.rewards.examples import Examples
 
 reward = typer.Typer(help="Train reward models.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,49 +26,109 @@ def _root() -> None:
 
 @reward.command()
 def train(
-    data: Annotated[Path, typer.Option(metavar="FILE", help="Preference rows, JSON lines or Parquet.")],
+    data: Annotated[str, typer.Option(metavar="SOURCE", help="As of `sipo data prepare`: pairs, or scores.")],
     model: Annotated[str, typer.Option(help="What to start from, as model.path in a run.yaml.")],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
-    objective: Annotated[list[str] | None, typer.Option(metavar="NAME", help="[default: all]")] = None,
+    objectives: Annotated[str, typer.Option(metavar="A,B", help="Which, in which order.  [default: all]")] = "",
+    columns: Annotated[
+        list[str] | None, typer.Option("--map", metavar="NAME=COLUMN", help="prompt=question. May be repeated.")
+    ] = None,
     held_out: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the prompts to measure on.")] = 0.1,
     r: Annotated[int, typer.Option("--rank", min=0, help="Of LoRA on every linear layer; 0 trains all weights.")] = 16,
     lr: Annotated[float, typer.Option(min=0.0)] = 2e-4,
     epochs: Annotated[int, typer.Option(min=1)] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows an optimizer step.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs, or scored responses, an optimizer step.")] = 16,
     layout: Annotated[str, typer.Option("--format", help="As a reward's format.")] = "chat",
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Leave out what is longer, prompt and response together.")
+    ] = None,
     seed: int = 0,
     device: str = "auto",
 ) -> None:
-    """Train one head for each objective on preference rows, and measure it on held-out prompts."""
+    """Train one head for each objective on pairs or scores, and measure it on held-out prompts.
+
+    Where the source has scores, they are learned; `sipo data prepare` makes pairs of them. A killed training goes on
+    when the same command is given again.
+    """
     from sipo.config import Model
-    from sipo.data import objectives_of, read_rows, split_rows
     from sipo.disk.appearing import appearing
     from sipo.disk.tables import write_json
     from sipo.progress import Progress
-    from sipo.rewards.accuracy import held_out_accuracy
-    from sipo.rewards.training import RewardTraining, encode_pairs, train_reward_model
+    from sipo.rewards.accuracy import held_out_accuracy, score_errors
+    from sipo.rewards.examples import read_examples
+    from sipo.rewards.training import Reader, RewardTraining, plan_of, rewards_of, train_reward_model
+    from sipo.training.optimise import Checkpoint
 
     hush()
-    rows = read_rows(data, objective)
-    names = objectives_of(rows)
-    splits = split_rows(rows, seed, 0.0, held_out)
-    settings = RewardTraining(r=r, lr=lr, epochs=epochs, batch_size=batch_size, format=layout)
-    progress = Progress()
-    with writing(to), appearing(to) as folder:
-        network, tokenizer = train_reward_model(
-            splits.train, names, Model(path=model), settings, seed=seed, device=device, progress=progress
-        )
-        measured = [*splits.validation, *splits.test]
-        pairs = encode_pairs(measured, names, tokenizer, layout, network.config)
-        accuracies = held_out_accuracy(network, pairs, measured, splits.train, names, settings.token_budget)
-        network.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        lines = [asdict(each) for each in accuracies]
-        about = {"model": model, "seed": seed, "settings": asdict(settings), "held_out": lines}
-        write_json(folder / "training.json", about)
+    names = tuple(filter(None, (name.strip() for name in objectives.split(","))))
+    settings = RewardTraining(r=r, lr=lr, epochs=epochs, batch_size=batch_size, format=layout, max_tokens=max_tokens)
+    progress, start = Progress(), Model(path=model)
+    with writing(to):
+        with appearing(to) as folder:
+            found = read_examples(
+                data, objectives=names, columns=parse_pairs("--map", columns or []), held_out=held_out, seed=seed
+            )
+            _introduce(found, progress)
+            reader = Reader(start, settings)
+            train, measured = reader.read(found.train, progress), reader.read(found.held_out, progress)
+            plan = plan_of(found.kind, train, found.objectives, start, settings, seed)
+            network = train_reward_model(
+                found.kind,
+                train,
+                found.objectives,
+                start,
+                settings,
+                seed=seed,
+                pad=reader.tokenizer.pad_token_id,
+                device=device,
+                checkpoint=Checkpoint(to.parent / f".{to.name}.{plan}.checkpoint"),
+                progress=progress,
+            )
+            rewards = rewards_of(network, measured, settings.token_budget)
+            against = (measured.examples, train.examples, found.objectives)
+            lines: dict[str, list[dict[str, Any]]] = {
+                "held_out": [asdict(each) for each in held_out_accuracy(found.kind, rewards, *against)],
+            }
+            if found.kind == "scores":
+                lines["scores"] = [asdict(each) for each in score_errors(rewards, *against)]
+            network.save_pretrained(folder)
+            reader.tokenizer.save_pretrained(folder)
+            called = Path(data).resolve().name if Path(data).exists() else data  # for others' machines
+            about = {"model": model, "data": called, "kind": found.kind, "seed": seed, "settings": asdict(settings)}
+            write_json(folder / "training.json", {**about, **lines})
+        for suffix in ("checkpoint", "tmp"):  # a kill while saving leaves the second
+            for state in to.parent.glob(f".{escape(to.name)}.{'?' * 16}.{suffix}"):
+                state.unlink()
+    _conclude(lines, progress)
+    reads = "" if layout == "chat" else f", format: {json.dumps(layout)}"
+    progress.say(f"{to}: written; as a reward: {{model: {to}, head: {found.objectives[0]}{reads}}}")
+
+
+def _introduce(found: "Examples", progress: "Progress") -> None:
+    what = "pairs" if found.kind == "pairs" else "scored responses"
+    progress.say(f"read as {what}: {len(found.train)} to train on, {len(found.held_out)} held out")
+    for reason, count in found.left_out.items():
+        progress.say(f"left out {count}: {reason}")
+
+
+def _conclude(lines: dict[str, list[dict[str, Any]]], progress: "Progress") -> None:
     progress.table(
-        "held-out labels that are right (larger is better)",
-        ["objective", "labels", "model", "by length", "majority"],
-        [["-" if value is None else value for value in line.values()] for line in lines],
+        "held-out comparisons that are right (larger is better)",
+        ["objective", "labels", "model", "95 %", "by length", "majority"],
+        [[_shown(value) for value in line.values()] for line in lines["held_out"]],
     )
-    progress.say(f"{to}: written; as a reward: {{model: {to}, head: {names[0]}}}")
+    if "scores" in lines:
+        progress.table(
+            "held-out scores: squared error (smaller is better), next to that of the training mean",
+            ["objective", "scores", "error", "of mean", "R2", "correlation"],
+            [
+                [_shown(line[key]) for key in ("objective", "scores", "error", "error_of_mean", "r2", "correlation")]
+                for line in lines["scores"]
+            ],
+        )
+
+
+def _shown(value: Any) -> Any:
+    if value is None:
+        return "-"
+    return f"{value[0]:.3f} to {value[1]:.3f}" if isinstance(value, tuple) else value

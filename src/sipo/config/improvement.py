@@ -9,6 +9,7 @@ from sipo.config.section import Positive, Rate, Section
 from sipo.config.training import Training
 
 Feature = Literal["logratios", "logratios-per-token", "length", "reference-per-token"]
+Pool = Literal["all", "kept", "rewrites"]
 
 
 class Sample(Section):
@@ -35,7 +36,7 @@ class Filter(Section):
     rule: Literal["paper", "calibrated", "random", "rewards"] = "paper"
     """By implicit rewards (Eq. 6, 7); by judges calibrated out of fold; at random, as many as the paper's rule
     keeps; by the true rewards of the objectives, which only a testbed or a reward model can give."""
-    pool: Literal["all", "kept", "rewrites"] = "all"
+    pool: Pool = "all"
     """Samples and rewrites compete; or each sample's rewrite if it was kept, else the sample; or rewrites alone."""
     beta: Rate = 0.1
     judges: Annotated[tuple[Literal["policies", "soups"], ...], Field(min_length=1)] = ("policies", "soups")

@@ -105,6 +105,10 @@ class Objective(Section):
     """What scores responses: `module:function`, (prompts, responses) -> one number each, or a mapping."""
     direction: Literal["maximize", "minimize"] = "maximize"
 
+    @property
+    def maximise(self) -> bool:
+        return self.direction == "maximize"
+
     @field_validator("reward", mode="before")
     @classmethod
     def _reward_by_its_key(cls, value: Any) -> Any:

@@ -1,7 +1,7 @@
 """A whole run, and how it decodes, measures, reports and uses the machine."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -50,6 +50,7 @@ class Execution(Section):
     """How the work is cut up: changes speed and memory, not what is computed (up to rounding)."""
 
     device: str = "auto"
+    engine: Literal["transformers", "vllm"] = "transformers"
     decode_rows: Positive = 64
     score_tokens: Positive = 4096
     train_tokens: Positive = 4096
@@ -86,6 +87,11 @@ class Config(Section):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(objective.name for objective in self.objectives)
+
+    @property
+    def maximise(self) -> tuple[bool, ...]:
+        """Whether larger is better, of each objective."""
+        return tuple(objective.maximise for objective in self.objectives)
 
     @property
     def fine_tunes(self) -> bool:

@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Literal
 
+from sipo.data.prompts import Message
 from sipo.data.rows import Row
 from sipo.data.sources.grouping import grouped, pack, unpack
 from sipo.data.sources.interface import Dropped
@@ -49,19 +50,7 @@ class Cleaning:
 
     def objectives(self, place: str) -> tuple[str, ...]:
         """Those asked for, or all; known once the source has been read."""
-        for name in (*self.choice.objectives, *self.choice.minimize):
-            if name not in self.names:
-                near = get_close_matches(name, self.names, n=1)
-                hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(self.names) or 'none'}"
-                raise SipoError(f"{place}: has no objective `{name}`; {hint}")
-        names = self.choice.objectives or tuple(self.names)
-        for name in names:
-            if not NAME.fullmatch(name):
-                raise SipoError(
-                    f"{place}: `{name}` is no name for an objective (letters, digits, _ and -, a letter first); "
-                    f"give another, such as --map helpful={name!r}, or --objectives helpful for a file of one label"
-                )
-        return names
+        return objectives_among(place, tuple(self.names), self.choice.objectives, self.choice.minimize)
 
     def prompts(self) -> Iterator[list[Row]]:
         """The kept rows of each prompt."""
@@ -71,7 +60,7 @@ class Cleaning:
 
     def _usable(self) -> Iterator[Row]:
         for row in self.rows:
-            reason = row.reason if isinstance(row, Dropped) else _unusable(row)
+            reason = row.reason if isinstance(row, Dropped) else unusable(row.prompt, row.responses)
             if reason or isinstance(row, Dropped):
                 self.dropped[reason] += 1
                 continue
@@ -117,18 +106,37 @@ class Cleaning:
         return True
 
 
-def _unusable(row: Row) -> str:
-    """Why a row compares nothing, or nothing."""
-    if not row.prompt or not row.prompt[-1].content.strip():
+def objectives_among(
+    place: str, known: tuple[str, ...], asked: tuple[str, ...], minimize: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """The objectives asked for, or all. Raises SipoError for one that is not known, or cannot be called so."""
+    for name in (*asked, *minimize):
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known) or 'none'}"
+            raise SipoError(f"{place}: has no objective `{name}`; {hint}")
+    names = asked or known
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise SipoError(
+                f"{place}: `{name}` is no name for an objective (letters, digits, _ and -, a letter first); "
+                f"give another, such as --map helpful={name!r}, or --objectives helpful for a file of one label"
+            )
+    return names
+
+
+def unusable(prompt: Sequence[Message], responses: Sequence[str]) -> str:
+    """Why nothing can be made of a prompt and one response to it, or two that are compared; else an empty text."""
+    if not prompt or not prompt[-1].content.strip():
         return "an empty prompt"
-    if row.prompt[-1].role != "user":
+    if prompt[-1].role != "user":
         return "a prompt that does not end with the user's turn"
-    if not all(response.strip() for response in row.responses):
+    if not all(response.strip() for response in responses):
         return "an empty response"
-    if row.responses[0].strip() == row.responses[1].strip():
+    if len({response.strip() for response in responses}) < len(responses):
         return "two identical responses"
     try:
-        "".join([*(turn.content for turn in row.prompt), *row.responses]).encode()
+        "".join([*(turn.content for turn in prompt), *responses]).encode()
     except UnicodeEncodeError:
         return "half a character (a lone surrogate)"
     return ""
@@ -139,11 +147,16 @@ def _measure(choice: Choice) -> Callable[[Row], int] | None:
     if choice.max_tokens is None:
         return None
     if choice.tokenizer is None:
-        raise SipoError("--max-tokens needs a tokenizer to count with; add --tokenizer, a folder or a hub id")
+        raise SipoError("--max-tokens needs a tokenizer to count with; add --tokenizer, as model.path in a run.yaml")
     from transformers import AutoTokenizer
 
+    from sipo.models.load import locate
+
+    inside = choice.tokenizer.startswith("package:") or choice.tokenizer.endswith(".gguf")  # a model with it within
     try:
-        tokenizer = AutoTokenizer.from_pretrained(choice.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(locate(choice.tokenizer)[0] if inside else choice.tokenizer)
+    except SipoError as problem:
+        raise SipoError(f"--tokenizer: {problem}") from None
     except Exception as error:  # the loaders raise whatever the files lead them to
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SipoError(f"tokenizer {choice.tokenizer}: cannot be loaded ({reason}); check the path") from None

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from sipo.bank import Bank
 from sipo.config import Decoding
+from sipo.decoding.cache import roomy_cache
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, Mixture
 from sipo.decoding.sampling import next_tokens, uniforms
@@ -141,7 +142,7 @@ def _prefill(bank: Bank, requests: Sequence[Request]) -> _Batch:
     points = list(dict.fromkeys(point for _, point in distinct))
     shared = len(commonprefix([request.prompt for request in requests]))
     shared = min(shared, min(len(request.prompt) for request in requests) - 1)
-    device, cache = bank.device, DynamicCache(config=bank.model.config)
+    device, cache = bank.device, roomy_cache(bank.model.config)
     if shared:
         prefix = torch.tensor([requests[0].prompt[:shared]] * len(points), device=device)
         bank.hidden_states(torch.tensor(points), input_ids=prefix, past_key_values=cache, use_cache=True)

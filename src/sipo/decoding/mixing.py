@@ -44,13 +44,12 @@ def mix(logprobs: Tensor, weights: Tensor, owner: Tensor, requests: int, diverge
 
 
 def mix_logits(logits: Tensor, weights: Tensor, owner: Tensor, requests: int) -> Tensor:
-    """Reverse KL from one step's logits [rows, V], float32 [requests, V]: what precedes is a constant then.
+    """Reverse KL from one step's logits [rows, V]: scores, float32 [requests, V].
 
-    Mixing log-probabilities, not logits, makes the result blind to a constant added to a policy's logits.
+    What precedes a token and a policy's normaliser are constants of the request then, so neither is computed.
     """
-    logprobs = logits.float().log_softmax(-1)
-    mixed = torch.zeros(requests, logits.shape[-1], device=logits.device)
-    return mixed.index_add_(0, owner, logprobs.mul_(weights[:, None]))
+    scores = torch.zeros(requests, logits.shape[-1], device=logits.device)
+    return scores.index_add_(0, owner, logits * weights[:, None])
 
 
 def _rows(owner: Tensor, like: Tensor) -> Tensor:

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sipo.bank import Bank
 from sipo.config import Decoding
 from sipo.decoding.decode import Generated, Request, decode
 from sipo.disk.journal import resumable
 from sipo.progress import Progress
+
+if TYPE_CHECKING:  # the engines are built on this package
+    from sipo.engines.vllm import Vllm
 
 
 def answer(
@@ -21,11 +25,18 @@ def answer(
     folder: Path,
     label: str,
     progress: Progress,
+    engine: "Vllm | None" = None,
 ) -> list[Generated]:
-    """One response a request, in order; equal requests are answered once. `rows` bounds a batch's rows."""
+    """One response a request, in order; equal requests are answered once. `rows` bounds a batch's rows.
+
+    `engine`: from `sipo.engines.opened`; None is transformers.
+    """
     distinct = sorted(
         dict.fromkeys(requests), key=lambda each: (each.mixture.divergence, len(each.prompt), each.prompt)
     )
+    if engine:
+        engine.expect(bank, distinct, max_new_tokens)
+        rows *= engine.batches
     plan: list[list[Request]] = []
     room = 0
     for request in distinct:
@@ -37,7 +48,8 @@ def answer(
         room -= needed
 
     def run(batch: list[Request]) -> list[tuple[tuple[int, ...], bool]]:
-        return [(each.tokens, each.finished) for each in decode(bank, batch, decoding, max_new_tokens, end)]
+        generated = (engine.decode if engine else decode)(bank, batch, decoding, max_new_tokens, end)
+        return [(each.tokens, each.finished) for each in generated]
 
     results = resumable(folder, label, plan, run, progress)
     answers = {

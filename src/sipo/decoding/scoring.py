@@ -7,13 +7,14 @@ import torch
 from sipo.bank import Bank
 from sipo.decoding.mixing import mix
 from sipo.decoding.mixture import Mixture
+from sipo.logprobs.head import CHUNK
 from sipo.logprobs.packing import Group, pack
 
 
 @torch.no_grad()
 def mixture_logprobs(bank: Bank, groups: Sequence[Group], mixture: Mixture) -> list[list[float]]:
     """One value for each response of each group, natural logarithm. The mixed distribution is renormalised at every
-    token, so this needs all logits of a response at once; a single point is cheaper by `sipo.logprobs.score`.
+    token, so this goes response by response; a single point is cheaper by `sipo.logprobs.score`.
     """
     return [[_one(bank, Group(group.prompt, (y,)), mixture) for y in group.responses] for group in groups]
 
@@ -28,17 +29,21 @@ def _one(bank: Bank, group: Group, mixture: Mixture) -> float:
         attention_mask=packed.mask,
         use_cache=False,
     )
-    logits = bank.head(output.last_hidden_state.flatten(0, 1)[packed.predictors]).float()
-    each = logits.log_softmax(-1).unflatten(0, (k, -1))  # [K, L, V]
+    hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors].unflatten(0, (k, -1))  # [K, L, d]
     targets = packed.targets.unflatten(0, (k, -1))[0]  # [L]
-    chosen = each.gather(-1, targets[None, :, None].expand(k, -1, 1))[..., 0]
-    before = chosen.cumsum(-1) - chosen  # [K, L] log-probability of what precedes
-    length = len(targets)
-    mixed = mix(
-        (before[..., None] + each).flatten(0, 1),
-        torch.tensor(mixture.weights, device=bank.device).repeat_interleave(length),
-        torch.arange(length, device=bank.device).repeat(k),
-        length,
-        mixture.divergence,
-    )
-    return float(mixed.log_softmax(-1).gather(-1, targets[:, None]).sum())
+    weights = torch.tensor(mixture.weights, device=bank.device)
+    before, total = torch.zeros(k, 1, device=bank.device), 0.0
+    for h, t in zip(hidden.split(CHUNK, dim=1), targets.split(CHUNK), strict=True):
+        each = bank.head(h).float().log_softmax(-1)  # [K, C, V]
+        chosen = each.gather(-1, t[None, :, None].expand(k, -1, 1))[..., 0]
+        so_far = before + chosen.cumsum(-1)  # [K, C] log-probability of what precedes, and the token
+        mixed = mix(
+            ((so_far - chosen)[..., None] + each).flatten(0, 1),
+            weights.repeat_interleave(len(t)),
+            torch.arange(len(t), device=bank.device).repeat(k),
+            len(t),
+            mixture.divergence,
+        )
+        total += float(mixed.log_softmax(-1).gather(-1, t[:, None]).sum())
+        before = so_far[:, -1:]
+    return total

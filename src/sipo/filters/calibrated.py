@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import log_expit
 
+from sipo.config.improvement import Pool
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision
 
 
@@ -34,19 +35,19 @@ def soft_rank(utilities_R_N: Array) -> Array:
 
 
 def decide_calibrated(
-    contests: Sequence[Contest], utilities: Sequence[Array], objectives: Sequence[str], pool: str, keep: float
+    contests: Sequence[Contest], utilities: Sequence[Array], objectives: Sequence[str], pool: Pool, keep: float
 ) -> list[Decision]:
     """`utilities`: for each contest [2 + C, N], larger is better."""
     sure = [soft_dominance(mine) for mine in utilities]
     best: list[int | None] = []
     for contest, mine, a in zip(contests, utilities, sure, strict=True):
-        eligible = contest.eligible(pool)  # type: ignore[arg-type]
+        eligible = contest.eligible(pool)
         best.append(int(np.where(eligible, a + soft_rank(mine), -np.inf).argmax()) if eligible.any() else None)
     ranked = sorted((i for i, at in enumerate(best) if at is not None), key=lambda i: -sure[i][best[i]])
     kept = set(ranked[: round(keep * len(ranked))])
     decisions = []
     for i, (contest, mine, a) in enumerate(zip(contests, utilities, sure, strict=True)):
-        eligible = contest.eligible(pool)  # type: ignore[arg-type]
+        eligible = contest.eligible(pool)
         fates = ["another is surer" if may else NOT_IN_THE_POOL for may in eligible]
         at = best[i]
         if at is not None:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sipo.config.improvement import Pool
 from sipo.data import Row
 from sipo.logprobs.packing import Group
 from sipo.records import Refinement, Sample
@@ -33,7 +34,7 @@ class Contest:
     """The prompt with response_0, response_1, then the contenders."""
     contenders: tuple[Contender, ...]
 
-    def eligible(self, pool: Literal["all", "kept", "rewrites"]) -> NDArray[np.bool_]:
+    def eligible(self, pool: Pool) -> NDArray[np.bool_]:
         """[C]: which contenders may be chosen."""
         match pool:
             case "all":

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from sipo.config import Filter
+from sipo.config.improvement import Pool
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable
@@ -26,10 +27,10 @@ def judge_rewards(table: LogprobTable, group: Group, judges: list[str], settings
     return np.asarray(rewards)
 
 
-def decide(contest: Contest, judges: list[str], rewards: Array, pool: str) -> Decision:
+def decide(contest: Contest, judges: list[str], rewards: Array, pool: Pool) -> Decision:
     """By strict dominance. `rewards` [2 + C, judges], larger is better."""
     originals, candidates = rewards[:ORIGINALS], rewards[ORIGINALS:]
-    eligible = contest.eligible(pool)  # type: ignore[arg-type]
+    eligible = contest.eligible(pool)
     places = eligible.nonzero()[0]
     best = choose(candidates[places], originals) if len(places) else None
     against = [tuple(reasons(each, originals, judges)) for each in candidates]

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sipo.config.improvement import Pool
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision
 from sipo.pareto.dominance import truly_better
 
 
 def decide_by_rewards(
-    contests: Sequence[Contest], rewards: Sequence[Array], objectives: Sequence[str], pool: str
+    contests: Sequence[Contest], rewards: Sequence[Array], objectives: Sequence[str], pool: Pool
 ) -> list[Decision]:
     """Of the candidates that are at least as good as both originals everywhere and better than each somewhere, the
     one with the largest mean reward, in units of each objective's standard deviation. `rewards`: for each contest
@@ -23,9 +24,9 @@ def decide_by_rewards(
     ]
 
 
-def _decide(contest: Contest, rewards: Array, scaled: Array, objectives: tuple[str, ...], pool: str) -> Decision:
+def _decide(contest: Contest, rewards: Array, scaled: Array, objectives: tuple[str, ...], pool: Pool) -> Decision:
     better = truly_better(rewards[ORIGINALS:], rewards[:ORIGINALS])
-    eligible = contest.eligible(pool)  # type: ignore[arg-type]
+    eligible = contest.eligible(pool)
     open_ = better & eligible
     fates = [
         NOT_IN_THE_POOL if not may else "better, but another has a larger mean reward" if good else "not better"

@@ -40,6 +40,10 @@ class LogprobTable:
         """log pi(response | prompt) of (model, prompt, response), natural, summed over tokens."""
         return self._values[key]
 
+    def logratio(self, model: str, prompt: Tokens, response: Tokens) -> float:
+        """log pi - log pi_ref of a response: the model's implicit reward over beta; larger is better."""
+        return self[model, prompt, response] - self[REFERENCE, prompt, response]
+
     def put(self, model: str, prompt: Tokens, response: Tokens, value: float) -> None:
         """Enter what was scored elsewhere."""
         self._values[model, prompt, response] = value

@@ -14,7 +14,7 @@ from pathlib import Path
 from sipo.bank import Adapter
 from sipo.data import Row
 from sipo.logprobs.packing import Group
-from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points
+from sipo.logprobs.table import LogprobTable, policy, policy_points
 from sipo.methods.by_weight import train_by_weight
 from sipo.stages.align import reference_of, train_fresh
 from sipo.task import Task
@@ -76,8 +76,7 @@ def _margin(task: Task, group: Group, known: LogprobTable, weight: Weight, k: in
     """sum_{j != k} w_j (r_j(y_1) - r_j(y_0)), r_j being policy j's implicit reward."""
 
     def logratio(name: str, response: int) -> float:
-        key = group.prompt, group.responses[response]
-        return known[policy(name), *key] - known[REFERENCE, *key]
+        return known.logratio(policy(name), group.prompt, group.responses[response])
 
     others = [(share, name) for j, (share, name) in enumerate(zip(weight, task.objectives, strict=True)) if j != k]
     beta = task.config.align.beta

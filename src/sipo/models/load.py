@@ -14,10 +14,9 @@ from transformers import (
 )
 
 from sipo.config import Model
+from sipo.disk.content import rough_content
 from sipo.errors import SipoError
 from sipo.models.gguf import converted, packaged_gguf
-
-EDGE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,6 @@ def identify(settings: Model) -> str:
     if not local:
         digest.update(f"{source}@{settings.revision}".encode())
         return digest.hexdigest()[:16]
-    for file in sorted(Path(source).iterdir()):
-        if file.is_file():  # sizes and edges: hashing every byte of a large checkpoint would take minutes
-            digest.update(f"{file.name}:{file.stat().st_size}".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(EDGE))
-                stream.seek(max(0, file.stat().st_size - EDGE))
-                digest.update(stream.read())
+    for part in rough_content(Path(source)):
+        digest.update(part)
     return digest.hexdigest()[:16]

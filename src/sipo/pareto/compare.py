@@ -47,16 +47,15 @@ def compare(
     fronts = {method: each.mean(axis=1)[None] for method, each in stacked.items()}
     every = np.concatenate([front[0] for front in fronts.values()])
     corner = indicators.reference_below(every, larger) if reference is None else np.array([reference[n] for n in names])
-    scale = indicators.objective_ranges(every)
-    scale[scale == 0] = 1.0
+    scale = unit_ranges(every)
 
     draws = resamples(next(iter(stacked.values())).shape[1], times, seed)
     sampled_fronts = {method: resampled_means(each, draws) for method, each in stacked.items()}
-    values, sampled = (_measure(each, weights_M_N, larger, corner, scale) for each in (fronts, sampled_fronts))
+    values, sampled = (front_indicators(each, weights_M_N, larger, corner, scale) for each in (fronts, sampled_fronts))
+    dominated = dominated_shares({method: front[0] for method, front in fronts.items()}, larger)
 
     methods: dict[str, Any] = {}
     for method, front in fronts.items():
-        others = [each[0] for other, each in fronts.items() if other != method]
         ranges = (indicators.objective_ranges(part) for part in (front[0], sampled_fronts[method]))
         spacing = indicators.spacing(front[0] / scale)
         methods[method] = {
@@ -65,7 +64,7 @@ def compare(
                 for i, (weight, point) in enumerate(zip(weights_of[method], front[0], strict=True))
             ],
             **_with_intervals({name: (values[method][name], sampled[method][name]) for name in values[method]}),
-            "dominated_share": indicators.dominated_share(front[0], np.concatenate([every[:0], *others]), larger),
+            "dominated_share": dominated[method],
             "spacing": None if np.isnan(spacing) else spacing,
             **_by_objective("ranges", "ranges_interval", names, *ranges),
         }
@@ -98,10 +97,27 @@ def pairs(methods: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield (earlier, later) if earlier == "sipo" else (later, earlier)
 
 
-def _measure(
+def unit_ranges(points_M_N: Array) -> Array:
+    """[N]: the objectives' ranges, as units; 1 for an objective that never moves."""
+    ranges = indicators.objective_ranges(points_M_N)
+    return np.where(ranges == 0, 1.0, ranges)
+
+
+def dominated_shares(fronts: Mapping[str, Array], maximise: Sequence[bool]) -> dict[str, float]:
+    """Of each front [M, N], the share of points that a point of another front dominates; smaller is better."""
+    shares = {}
+    for method, front in fronts.items():
+        others = [each for other, each in fronts.items() if other != method]
+        shares[method] = indicators.dominated_share(front, np.concatenate([front[:0], *others]), maximise)
+    return shares
+
+
+def front_indicators(
     fronts: Fronts, weights_M_N: Array, maximise: Sequence[bool], reference_N: Array, scale_N: Array
 ) -> dict[str, dict[str, Array]]:
-    """[T] of the indicators that have intervals, by method."""
+    """[T] of the indicators that have intervals, by method; distances are in units of `scale`, against the union of
+    all fronts.
+    """
     scaled = {method: front / scale_N for method, front in fronts.items()}
     best = [indicators.union_front(every, maximise) for every in np.concatenate(list(scaled.values()), axis=1)]
     measured = {}

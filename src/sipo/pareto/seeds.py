@@ -12,24 +12,16 @@ from sipo.pareto.indicators import Array, signs
 
 
 def t_interval(values_S: Sequence[float] | Array, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean over S seeds, and the low and high end of Student's t interval for it, in the values' unit."""
+    """Mean over S seeds, and the low and high end of Student's t interval for it, in the values' unit.
+
+    For two methods give their differences, seed by seed: what the seeds share cancels.
+    """
     values = np.asarray(values_S, dtype=float)
     if len(values) < 2:
         raise SipoError("an interval over seeds needs two seeds or more")
     mean = float(values.mean())
     half = stdtrit(len(values) - 1, (1 + level) / 2) * float(values.std(ddof=1)) / sqrt(len(values))
     return mean, mean - half, mean + half
-
-
-def paired_t_interval(
-    first_S: Sequence[float] | Array, second_S: Sequence[float] | Array, level: float = 0.95
-) -> tuple[float, float, float]:
-    """The same of first less second, seed by seed, which must be the same seeds in the same order."""
-    if len(first_S) != len(second_S):
-        raise SipoError(
-            f"a paired difference needs the same seeds: {len(first_S)} on one side, {len(second_S)} on the other"
-        )
-    return t_interval(np.asarray(first_S, dtype=float) - np.asarray(second_S, dtype=float), level)
 
 
 def attainment(fronts: Sequence[Array], maximise: Sequence[bool], levels: Sequence[float] = (0.5,)) -> list[Array]:

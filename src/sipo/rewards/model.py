@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from sipo.config import Execution, Model, RewardModel
 from sipo.data.prompts import text_of
@@ -52,7 +53,7 @@ class ModelScorer:
         tokenizer = read_tokenizer(self.settings)
         check_format(tokenizer, self.settings.format)
         encoded = [encode(tokenizer, self.settings.format, item) for item in items]
-        longest = getattr(self.config, "max_position_embeddings", None)
+        longest = context_of(self.config, tokenizer)
         for index, each in enumerate(encoded):
             if longest and len(each["input_ids"]) > longest:
                 size = f"{len(each['input_ids'])} tokens with its prompt, and the model takes {longest}"
@@ -68,6 +69,17 @@ class ModelScorer:
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def context_of(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The most tokens that the model takes; None where it does not say.
+
+    Of an encoder the tokenizer knows: some of its positions may not be for tokens (RoBERTa counts from 2).
+    """
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        return min(longest, int(tokenizer.model_max_length))
+    return longest
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, layout: str, item: Item) -> Encoded:

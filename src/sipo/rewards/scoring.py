@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sipo.config import Execution, Judge, Objective, Policy, Preset, RewardModel
 from sipo.errors import SipoError
 from sipo.models.gguf import cache_folder
+from sipo.pareto.indicators import Array, signs
 from sipo.progress import Progress
 from sipo.rewards.cache import ScoreCache
 from sipo.rewards.function import FunctionScorer
@@ -70,6 +73,17 @@ def score_responses(
         for name, measure in source.measures.items():
             columns[name] = [measure.scale * row[measure.column] + measure.shift for row in rows]
     return {each.name: columns[each.name] for each in objectives if each.reward is not None}
+
+
+def signed_rewards(
+    objectives: Sequence[Objective],
+    items: Sequence[Item],
+    execution: Execution | None = None,
+    progress: Progress | None = None,
+) -> Array:
+    """[items, N]: as `score_responses`, for objectives that all have a reward, with signs so that larger is better."""
+    columns = score_responses(objectives, items, execution, progress)
+    return np.stack([columns[each.name] for each in objectives], axis=1) * signs([each.maximise for each in objectives])
 
 
 def _sources(objectives: Sequence[Objective], execution: Execution) -> list[Source]:

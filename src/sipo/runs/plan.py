@@ -3,9 +3,11 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sipo.config import Config, Judge, Objective, Section
+from sipo.disk.content import rough_content
 from sipo.errors import SipoError
 from sipo.methods.names import stages_needed
 
@@ -113,11 +115,25 @@ def _read(config: Config, name: str, about: dict[str, Any]) -> Any:
 
 
 def _measured_by(objective: Objective) -> list[Any]:
-    """What an objective's values depend on; a judge also reads what is better, and its pace changes nothing."""
+    """What an objective's values depend on; a judge also reads what is better, and its pace changes nothing.
+
+    A model or an adapter in a folder counts by its content: it may be trained anew in the same place.
+    """
     reward = objective.reward
     pace = {"concurrency", "requests_per_minute", "timeout", "retries", "key_variable"}
     settings = reward.model_dump(mode="json", exclude=pace) if isinstance(reward, Section) else reward
-    return [settings, objective.direction, *([objective.better] if isinstance(reward, Judge) else [])]
+    if isinstance(reward, Judge):
+        return [settings, objective.direction, objective.better]
+    named = [getattr(reward, name, None) for name in ("model", "policy", "base")]
+    folders = [Path(path).expanduser() for path in named if path is not None]
+    return [settings, objective.direction, *(_digest(folder) for folder in folders if folder.is_dir())]
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for part in rough_content(folder):
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def _content(path: Any) -> str:

@@ -2,6 +2,7 @@
 
 from sipo.bank.adapter import target_layers
 from sipo.data import Message
+from sipo.engines import check_engine
 from sipo.errors import SipoError
 from sipo.estimate.absent import NOTHING, Absent
 from sipo.methods.names import stages_needed
@@ -24,6 +25,7 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
     """
     if task.config.fine_tunes:
         check_trl()
+    check_engine(task.config.execution)
     improves = "realign" in stages_needed(task.config.methods)
     _rewards(task, evaluated, absent)
     templates = _templates(task) if improves and task.config.refine.enabled else []

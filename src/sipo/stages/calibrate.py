@@ -15,8 +15,6 @@ from sipo.logprobs.table import REFERENCE, LogprobTable, policy
 from sipo.stages.align import labelled, train_fresh
 from sipo.task import Task
 
-Names = tuple[str, ...]
-
 
 def calibrate(task: Task, known: LogprobTable, folder: Path) -> LogprobTable:
     """Every training row's responses under the policies that did not see it, and under the reference, which `known`

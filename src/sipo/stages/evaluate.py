@@ -12,6 +12,7 @@ import numpy as np
 from sipo.data import Row
 from sipo.decoding import Generated, Request, answer, seed_of
 from sipo.disk.tables import write_json, write_records
+from sipo.engines import opened
 from sipo.errors import SipoError
 from sipo.methods.interface import Method
 from sipo.pareto.bootstrap import Array
@@ -68,22 +69,24 @@ def _answers(task: Task, methods: list[Method], folder: Path) -> list[Response]:
         for _, _, aligned, row, index in plan
     ]
     answers: dict[int, Generated] = {}
-    for number, adapters in enumerate(dict.fromkeys(aligned.adapters for _, _, aligned in models)):
-        mine = [at for at, (_, _, aligned, *_) in enumerate(plan) if aligned.adapters == adapters]
-        names = dict.fromkeys(method.name for method, _, aligned in models if aligned.adapters == adapters)
-        with task.bank.mounted(adapters):
-            generated = answer(
-                task.bank,
-                [requests[at] for at in mine],
-                config.decoding,
-                config.data.max_response_tokens,
-                task.codec.end,
-                rows=config.execution.decode_rows,
-                folder=folder,
-                label=f"{number} {' '.join(names).replace(':', '-')}",
-                progress=task.progress,
-            )
-        answers.update(zip(mine, generated, strict=True))
+    with opened(config.execution) as engine:
+        for number, adapters in enumerate(dict.fromkeys(aligned.adapters for _, _, aligned in models)):
+            mine = [at for at, (_, _, aligned, *_) in enumerate(plan) if aligned.adapters == adapters]
+            names = dict.fromkeys(method.name for method, _, aligned in models if aligned.adapters == adapters)
+            with task.bank.mounted(adapters):
+                generated = answer(
+                    task.bank,
+                    [requests[at] for at in mine],
+                    config.decoding,
+                    config.data.max_response_tokens,
+                    task.codec.end,
+                    rows=config.execution.decode_rows,
+                    folder=folder,
+                    label=f"{number} {' '.join(names).replace(':', '-')}",
+                    progress=task.progress,
+                    engine=engine,
+                )
+            answers.update(zip(mine, generated, strict=True))
     return [
         Response(
             method.name, named(task, weight) if method.steerable else None, row.key, row.text, index,
@@ -127,7 +130,7 @@ def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
     compared = compare(
         rewards,
         np.array(task.weights),
-        {objective.name: objective.direction == "maximize" for objective in config.objectives},
+        {objective.name: objective.maximise for objective in config.objectives},
         stored,
         times=config.evaluate.bootstrap,
         seed=config.seed,

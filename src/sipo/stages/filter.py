@@ -23,7 +23,7 @@ from sipo.filters.paper import decide, judge_rewards
 from sipo.filters.true import decide_by_rewards
 from sipo.logprobs.table import LogprobTable
 from sipo.records import Candidate, Refinement, Sample
-from sipo.rewards import Item, score_responses
+from sipo.rewards import Item, signed_rewards
 from sipo.stages.sample import worked_rows
 from sipo.stages.score import judging_points
 from sipo.task import Task
@@ -105,10 +105,8 @@ def _true_rewards(task: Task, found: list[Contest]) -> list[Array]:
     config = task.config
     responses = [(*each.row.responses, *(c.response for c in each.contenders)) for each in found]
     items = [Item(each.row.prompt, y) for each, mine in zip(found, responses, strict=True) for y in mine]
-    values = score_responses(config.objectives, items, config.execution, task.progress)
-    columns = [np.array(values[o.name]) * (1 if o.direction == "maximize" else -1) for o in config.objectives]
-    sizes = [len(each.group.responses) for each in found]
-    return np.split(np.stack(columns, axis=1), np.cumsum(sizes)[:-1])
+    rewards = signed_rewards(config.objectives, items, config.execution, task.progress)
+    return np.split(rewards, np.cumsum([len(mine) for mine in responses])[:-1])
 
 
 def _estimates(task: Task, found: list[Contest], known: LogprobTable) -> list[Array] | None:

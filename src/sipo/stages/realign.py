@@ -23,7 +23,7 @@ from sipo.stages.filter import chosen_responses
 from sipo.task import Task
 from sipo.training.loop import Example, train
 
-CHOSEN = 0
+Y_C = 0
 """Place of y_c in a realignment's group; response_0 and response_1 follow."""
 
 
@@ -85,14 +85,14 @@ def realignment(
         group, label = task.group(row), row.preferred[objective]
         pairs: tuple[tuple[int, int, float], ...]
         if task.config.realign.pairs == "chosen-originals":
-            pairs = ((CHOSEN, 1, 1.0), (CHOSEN, 2, 1.0))
+            pairs = ((Y_C, 1, 1.0), (Y_C, 2, 1.0))
         elif label is None:
             continue
         else:
             better, worse = 1 + label, 2 - label
             pairs = {
-                "chosen-preferred": ((CHOSEN, better, 1.0),),
-                "chosen-preferred-dispreferred": ((CHOSEN, better, 1.0), (better, worse, 1.0)),
+                "chosen-preferred": ((Y_C, better, 1.0),),
+                "chosen-preferred-dispreferred": ((Y_C, better, 1.0), (better, worse, 1.0)),
                 "preferred-dispreferred": ((better, worse, 1.0),),
             }[task.config.realign.pairs]
         triple = Group(group.prompt, (chosen[row.id], *group.responses))

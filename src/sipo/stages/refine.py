@@ -13,6 +13,7 @@ from sipo.bank import Adapter
 from sipo.data import Message, Row
 from sipo.decoding import Generated, Request, answer, at_mod, seed_of
 from sipo.disk.tables import write_records
+from sipo.engines import opened
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points
@@ -44,9 +45,10 @@ def refine(task: Task, policies: list[Adapter], samples: list[Sample], folder: P
             folder=folder,
             label=kind,
             progress=task.progress,
+            engine=engine,
         )
 
-    with task.bank.mounted(policies):
+    with task.bank.mounted(policies), opened(config.execution) as engine:
         asked = [
             encode(task, reviewing, settings.review_tokens, chat=chat, response=each.response)
             for chat, each in zip(chats, samples, strict=True)
@@ -58,6 +60,7 @@ def refine(task: Task, policies: list[Adapter], samples: list[Sample], folder: P
             for chat, each, review in zip(chats, samples, review_texts, strict=True)
         ]
         rewrites = write("rewrite", asked, drawn_at, length)
+    with task.bank.mounted(policies):
         table = _score(task, samples, rewrites, prompts, folder)
     table.write(folder / "logprobs.parquet")
 
@@ -139,9 +142,8 @@ def _gains(
     rewrite: tuple[int, ...],
 ) -> dict[str, float]:
     """Implicit reward of the rewrite less that of the sample, by objective."""
-
-    def logratio(model: str, response: tuple[int, ...]) -> float:
-        return table[model, prompt, response] - table[REFERENCE, prompt, response]
-
     beta = task.config.filter.beta
-    return {name: beta * (logratio(policy(name), rewrite) - logratio(policy(name), sample)) for name in task.objectives}
+    return {
+        name: beta * (table.logratio(policy(name), prompt, rewrite) - table.logratio(policy(name), prompt, sample))
+        for name in task.objectives
+    }

@@ -9,6 +9,7 @@ from sipo.bank import Adapter
 from sipo.data import Row
 from sipo.decoding import Request, answer, at_mod, seed_of
 from sipo.disk.tables import write_records
+from sipo.engines import opened
 from sipo.records import Sample
 from sipo.task import Task
 from sipo.weights import Weight, is_corner
@@ -28,7 +29,7 @@ def sample(task: Task, policies: list[Adapter], folder: Path) -> list[Sample]:
         Request(task.prompt_tokens(row), at_mod(weight), seed_of(config.seed, "sample", row.key, weight, index))
         for row, weight, index in plan
     ]
-    with task.bank.mounted(policies):
+    with task.bank.mounted(policies), opened(config.execution) as engine:
         answers = answer(
             task.bank,
             requests,
@@ -39,6 +40,7 @@ def sample(task: Task, policies: list[Adapter], folder: Path) -> list[Sample]:
             folder=folder,
             label="sample",
             progress=task.progress,
+            engine=engine,
         )
     samples = [
         Sample(row.key, named(task, weight), index, task.codec.decode(a.tokens), list(a.tokens), a.finished)

@@ -12,17 +12,16 @@ from sipo.disk.tables import read_json, write_json
 from sipo.filters.contest import CHOSEN
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.dominance import truly_better
-from sipo.pareto.indicators import signs
-from sipo.pareto.seeds import t_interval
 from sipo.progress import Progress
 from sipo.records import Candidate
-from sipo.rewards import Item, score_responses
+from sipo.rewards import Item, signed_rewards
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.studies.arms import Arm, digest, turned
 from sipo.studies.catalogue import always
 from sipo.studies.fronts import Claim, FrontStudy
 from sipo.studies.ground import Ground, Settings
+from sipo.studies.intervals import over_seeds, shown
 from sipo.studies.study import Conclusion, Table
 from sipo.studies.variants import choices
 from sipo.task import Task
@@ -146,11 +145,8 @@ def _truly_better(task: Task, responses: Sequence[tuple[str, str]]) -> Better:
     """By the true rewards, against both originals of the row."""
     config, rows = task.config, {row.id: row for row in task.splits.train}
     texts = dict.fromkeys((row, text) for row, mine in responses for text in (*rows[row].responses, mine))
-    columns = score_responses(
-        config.objectives, [Item(rows[row].prompt, text) for row, text in texts], config.execution
-    )
-    maximise = [objective.direction == "maximize" for objective in config.objectives]
-    signed = np.stack([columns[name] for name in config.names], axis=1) * signs(maximise)
+    items = [Item(rows[row].prompt, text) for row, text in texts]
+    signed = signed_rewards(config.objectives, items, config.execution)
     rewards: dict[tuple[str, str], Array] = dict(zip(texts, signed, strict=True))
     return {
         (row, mine): bool(
@@ -162,9 +158,6 @@ def _truly_better(task: Task, responses: Sequence[tuple[str, str]]) -> Better:
 
 def _shown(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    if len(known) == 1:
-        return f"{known[0]:.3f}"
-    mean, low, high = t_interval(known)
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    if len(known) > 1:
+        return shown(over_seeds(known))
+    return f"{known[0]:.3f}" if known else "-"

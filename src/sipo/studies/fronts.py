@@ -7,25 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from sipo.config import Config
+from sipo.configfile import parse_config
 from sipo.pareto.bootstrap import Array, percentile_interval, resampled_means, resamples
-from sipo.pareto.indicators import (
-    additive_epsilon,
-    beyond,
-    dominated_share,
-    hypervolume,
-    igd_plus,
-    mean_utility,
-    objective_ranges,
-    union_front,
-)
-from sipo.pareto.seeds import paired_t_interval, t_interval
+from sipo.pareto.compare import DIFFERENCES, dominated_shares, front_indicators, unit_ranges
+from sipo.pareto.indicators import beyond, objective_ranges
 from sipo.progress import Progress
 from sipo.report.plots import attainment_png, front_png
 from sipo.studies.arms import Arm, Front, run_arms
-from sipo.studies.ground import Ground, Settings, maximise_of, reference_point
+from sipo.studies.ground import Ground, Settings, reference_point
+from sipo.studies.intervals import BOOTSTRAP, Interval, outcome, over_seeds, shown
 from sipo.studies.study import Conclusion, Finding, Outcome, Table
-
-BOOTSTRAP = 1000
+from sipo.weights import grid
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Claim:
     better: str
     worse: str
     statement: str = ""
-    measures: tuple[str, ...] = ("hypervolume", "utility")
+    measures: tuple[str, ...] = DIFFERENCES
     none: bool = False
     ours: bool = False
 
@@ -57,17 +50,13 @@ class FrontStudy:
         """Points, lengths and indicators of every arm, with bootstrap draws over prompts for a seed alone."""
         settings = ground.settings(seed, progress)
         fronts = run_arms(self.arms(settings), settings, ground.folder / "fronts", progress)
-        names = [objective["name"] for objective in settings["objectives"]]
-        found = [dict(zip(names, point, strict=True)) for each in fronts.values() for point in each.points.tolist()]
-        reference = reference_point(settings, found, folder)
+        config = parse_config(settings, self.name)
+        reference = reference_point(config, np.concatenate([each.points for each in fronts.values()]), folder)
         return {
-            "objectives": [
-                {"name": name, "direction": "maximize" if larger else "minimize"}
-                for name, larger in zip(names, maximise_of(settings), strict=True)
-            ],
+            "objectives": [{"name": each.name, "direction": each.direction} for each in config.objectives],
             "reference_point": reference,
-            "weights": _weights(settings),
-            "arms": indicators_of(fronts, settings, np.array([reference[name] for name in names])),
+            "weights": [dict(zip(config.names, weight, strict=True)) for weight in grid(config)],
+            "arms": indicators_of(fronts, config, np.array([reference[name] for name in config.names])),
         }
 
     def conclude(self, ground: Ground, seeds: Sequence[dict[str, Any]]) -> Conclusion:
@@ -76,7 +65,7 @@ class FrontStudy:
         names = [objective["name"] for objective in objectives]
         arms = {label: [seed["arms"][label] for seed in seeds] for label in labels}
         measured = [
-            [label, _interval(mine, "hypervolume"), _interval(mine, "utility"), _mean(mine, "length")]
+            [label, *(shown(_interval(mine, measure)) for measure in DIFFERENCES), _mean(mine, "length")]
             for label, mine in arms.items()
         ]
         shapes = [
@@ -96,7 +85,7 @@ class FrontStudy:
         title = f"Fronts, hypervolume above {corner} ({unit}{note})"
         findings = [finding(claim, seeds) for claim in self.claims]
         tables = [
-            Table(title, ["arm", "hypervolume", "utility", "tokens"], measured),
+            Table(title, ["arm", *DIFFERENCES, "tokens"], measured),
             Table("Their shapes", ["arm", *means, *ranges, "epsilon", "IGD+", "dominated"], shapes),
         ]
         return Conclusion(tables, findings, self._pictures(seeds, objectives, labels))
@@ -106,98 +95,75 @@ class FrontStudy:
     ) -> dict[str, bytes]:
         if len(objectives) != 2:
             return {}
-        shown = {word: [each for each in labels if each.split()[0] == word] for word in self.pictured}
-        shown = shown or {"fronts": list(labels)}
-        return {f"{name}.png": _picture(seeds, objectives, mine) for name, mine in shown.items()}
+        pictured = {word: [each for each in labels if each.split()[0] == word] for word in self.pictured}
+        pictured = pictured or {"fronts": list(labels)}
+        return {f"{name}.png": _picture(seeds, objectives, mine) for name, mine in pictured.items()}
 
 
-def indicators_of(fronts: Mapping[str, Front], settings: Settings, corner_N: Array) -> dict[str, dict[str, Any]]:
+def indicators_of(fronts: Mapping[str, Front], config: Config, corner_N: Array) -> dict[str, dict[str, Any]]:
     """Of every arm. Epsilon and IGD+ are against the union of the arms' fronts, in units of the objectives' ranges;
     `draws` are the same bootstrap resamples of the prompts for all arms.
     """
-    maximise, weights = maximise_of(settings), np.array(list(map(list, _weight_grid(settings))))
-    every = np.concatenate([each.points for each in fronts.values()])
-    scale = objective_ranges(every)
-    scale[scale == 0] = 1.0
-    best = union_front(every / scale, maximise)
-    prompts = next(iter(fronts.values())).rewards_M_P_N.shape[1]
-    draws = resamples(prompts, BOOTSTRAP, settings["seed"])
-    measured = {}
-    for label, front in fronts.items():
-        points = front.points
-        sampled = resampled_means(front.rewards_M_P_N, draws)
-        others = [each.points for other, each in fronts.items() if other != label]
-        measured[label] = {
-            "points": points.tolist(),
-            "hypervolume": hypervolume(points, corner_N, maximise),
-            "utility": float(mean_utility(points, weights, maximise)),
-            "epsilon": additive_epsilon(points / scale, best, maximise),
-            "igd_plus": igd_plus(points / scale, best, maximise),
-            "dominated": dominated_share(points, np.concatenate([every[:0], *others]), maximise),
-            "ranges": objective_ranges(points).tolist(),
-            "length": float(front.lengths_M.mean()),
-            "beyond": int(beyond(points, corner_N, maximise).any(axis=1).sum()),
+    points = {label: front.points for label, front in fronts.items()}
+    draws = resamples(next(iter(fronts.values())).rewards_M_P_N.shape[1], BOOTSTRAP, config.seed)
+    sampled = {label: resampled_means(front.rewards_M_P_N, draws) for label, front in fronts.items()}
+    weights, scale = np.array(grid(config)), unit_ranges(np.concatenate(list(points.values())))
+    values, drawn = (
+        front_indicators(versions, weights, config.maximise, corner_N, scale)
+        for versions in ({label: mine[None] for label, mine in points.items()}, sampled)
+    )
+    dominated = dominated_shares(points, config.maximise)
+    return {
+        label: {
+            "points": mine.tolist(),
+            "hypervolume": float(values[label]["hypervolume"][0]),
+            "utility": float(values[label]["utility"][0]),
+            "epsilon": float(values[label]["additive_epsilon"][0]),
+            "igd_plus": float(values[label]["igd_plus"][0]),
+            "dominated": dominated[label],
+            "ranges": objective_ranges(mine).tolist(),
+            "length": float(fronts[label].lengths_M.mean()),
+            "beyond": int(beyond(mine, corner_N, config.maximise).any(axis=1).sum()),
             "interval": [
-                [percentile_interval(sampled[:, m, i]) for i in range(points.shape[1])] for m in range(len(points))
+                [percentile_interval(sampled[label][:, m, i]) for i in range(mine.shape[1])] for m in range(len(mine))
             ],
-            "draws": {
-                "hypervolume": [hypervolume(each, corner_N, maximise) for each in sampled],
-                "utility": mean_utility(sampled, weights, maximise).tolist(),
-            },
+            "draws": {name: drawn[label][name].tolist() for name in DIFFERENCES},
         }
-    return measured
+        for label, mine in points.items()
+    }
 
 
 def finding(claim: Claim, seeds: Sequence[dict[str, Any]]) -> Finding:
     """Paired differences by seed, or of bootstrap draws for one seed; the first measure decides, unless another says
     the opposite.
     """
-    parts, outcomes = [], []
-    for measure in claim.measures:
-        mean, low, high = _difference(claim, seeds, measure)
-        parts.append(f"{measure} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
-        outcomes.append(_outcome(low, high, claim.none))
+    differences = {name: _difference(claim, seeds, name) for name in claim.measures}
+    outcomes = [_outcome(each, claim.none) for each in differences.values()]
     opposed = {"holds", "the reverse holds"} <= set(outcomes)
-    return Finding(claim.words, "; ".join(parts), "depends on the measure" if opposed else outcomes[0], claim.ours)
+    measured = "; ".join(f"{name} {shown(each, '+.3f')}" for name, each in differences.items())
+    return Finding(claim.words, measured, "depends on the measure" if opposed else outcomes[0], claim.ours)
 
 
-def _outcome(low: float, high: float, none: bool) -> Outcome:
-    if none:
-        return "the reverse holds" if low > 0 else "is not contradicted"
-    return "holds" if low > 0 else "the reverse holds" if high < 0 else "does not hold"
+def _outcome(difference: Interval, none: bool) -> Outcome:
+    found = outcome(difference)
+    if not none:
+        return found
+    return "the reverse holds" if found == "holds" else "is not contradicted"
 
 
-def _difference(claim: Claim, seeds: Sequence[dict[str, Any]], measure: str) -> tuple[float, float, float]:
-    arms = [(seed["arms"][claim.better], seed["arms"][claim.worse]) for seed in seeds]
-    if len(seeds) > 1:
-        return paired_t_interval([a[measure] for a, _ in arms], [b[measure] for _, b in arms])
-    better, worse = arms[0]
-    drawn = np.array(better["draws"][measure]) - np.array(worse["draws"][measure])
-    return (better[measure] - worse[measure], *percentile_interval(drawn))
+def _difference(claim: Claim, seeds: Sequence[dict[str, Any]], measure: str) -> Interval:
+    """Paired by seed, or by resample of one seed's prompts."""
+    pairs = [(seed["arms"][claim.better], seed["arms"][claim.worse]) for seed in seeds]
+    better, worse = (np.array(each["draws"][measure]) for each in pairs[0])
+    return over_seeds([a[measure] - b[measure] for a, b in pairs], better - worse)
 
 
-def _interval(arms: Sequence[dict[str, Any]], measure: str) -> str:
-    if len(arms) > 1:
-        mean, low, high = t_interval([each[measure] for each in arms])
-    else:
-        mean, (low, high) = arms[0][measure], percentile_interval(np.array(arms[0]["draws"][measure]))
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+def _interval(arms: Sequence[dict[str, Any]], measure: str) -> Interval:
+    return over_seeds([each[measure] for each in arms], arms[0]["draws"][measure])
 
 
 def _mean(arms: Sequence[dict[str, Any]], measure: str) -> float:
     return float(np.mean([each[measure] for each in arms]))
-
-
-def _weight_grid(settings: Settings) -> list[tuple[float, ...]]:
-    from sipo.configfile import parse_config
-    from sipo.weights import grid
-
-    return grid(parse_config(settings, "study"))
-
-
-def _weights(settings: Settings) -> list[dict[str, float]]:
-    names = [objective["name"] for objective in settings["objectives"]]
-    return [dict(zip(names, weight, strict=True)) for weight in _weight_grid(settings)]
 
 
 def _picture(seeds: Sequence[dict[str, Any]], objectives: list[dict[str, str]], labels: Sequence[str]) -> bytes:

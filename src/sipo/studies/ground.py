@@ -4,16 +4,20 @@ A ground gives the settings of an ordinary run for a seed; a study turns keys of
 """
 
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from sipo.config import Config
 from sipo.configfile import dump_config, load_config
 from sipo.disk.tables import read_json, write_json
 from sipo.errors import SipoError
+from sipo.pareto.indicators import Array, reference_below
 from sipo.progress import Progress
+from sipo.testbed import ENVIRONMENTS, Sft, prepare
 
 Settings = dict[str, Any]
 
@@ -29,14 +33,10 @@ class Ground:
     def settings(self, seed: int, progress: Progress) -> Settings:
         """Of a run with this seed. All studies share its folder, and so whatever they have in common."""
         if self.where.partition(":")[0] == TESTBED:
-            from sipo.testbed import ENVIRONMENTS, Sft, prepare
-
             environment = self.name.removeprefix(f"{TESTBED}-").removesuffix(UNTAUGHT)
             sft = Sft(teach=("respond",)) if self.name.endswith(UNTAUGHT) else Sft()
             settings = prepare(ENVIRONMENTS[environment], seed, self.folder / "prepared", sft=sft).settings()
         else:
-            import yaml
-
             settings = yaml.safe_load(dump_config(load_config(self.where)))
         return {**settings, "seed": seed, "run_dir": str(self.folder / f"seed-{seed}")}
 
@@ -49,8 +49,6 @@ UNTAUGHT = "-untaught"
 def find_ground(on: str, studies: Path) -> Ground:
     """`testbed`, `testbed:G`, `testbed:H-untaught`, or a configuration's path. Raises SipoError for anything else."""
     if on.partition(":")[0] == TESTBED:
-        from sipo.testbed import ENVIRONMENTS
-
         environment = on.partition(":")[2] or "H"
         if environment.removesuffix(UNTAUGHT) not in ENVIRONMENTS:
             raise SipoError(f"--on {on}: the testbed has no environment `{environment}`, but {', '.join(ENVIRONMENTS)}")
@@ -61,35 +59,19 @@ def find_ground(on: str, studies: Path) -> Ground:
     return Ground(name, on, studies / name)
 
 
-def reference_point(settings: Settings, found: Sequence[dict[str, float]], folder: Path) -> dict[str, float]:
-    """The corner that a study's hypervolumes are measured from: the configuration's, or one that is made from the
-    points `found` with the first seed and kept in the study's `folder`, so that later seeds measure from the same
-    place.
+def reference_point(config: Config, points_M_N: Array, folder: Path) -> dict[str, float]:
+    """The corner that a study's hypervolumes are measured from: the configuration's, or one a quarter of the range
+    worse than the worst of the points, which is made with the first seed and kept in the study's `folder`, so that
+    later seeds measure from the same place.
     """
-    configured = settings.get("evaluate", {}).get("reference_point")
-    if configured is not None:
-        return dict(configured)
+    if config.evaluate.reference_point is not None:
+        return dict(config.evaluate.reference_point)
     path = folder / "reference_point.json"
     if not path.exists():
-        mine = path.with_name(f".{path.name}.{settings['seed']}")
-        write_json(mine, _below(settings, found))
+        corner = reference_below(points_M_N, config.maximise, slack=0.25)
+        mine = path.with_name(f".{path.name}.{config.seed}")
+        write_json(mine, dict(zip(config.names, corner.tolist(), strict=True)))
         with suppress(FileExistsError):  # another seed's process was first: its point is everyone's
             os.link(mine, path)
         mine.unlink()
     return dict(read_json(path))
-
-
-def _below(settings: Settings, found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """A quarter of the range worse than the worst point."""
-    import numpy as np
-
-    from sipo.pareto.indicators import reference_below
-
-    names = [objective["name"] for objective in settings["objectives"]]
-    points = np.array([[point[name] for name in names] for point in found])
-    corner = reference_below(points, maximise_of(settings), slack=0.25)
-    return dict(zip(names, corner.tolist(), strict=True))
-
-
-def maximise_of(settings: Settings) -> list[bool]:
-    return [objective.get("direction", "maximize") == "maximize" for objective in settings["objectives"]]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sipo.data import objectives_of, read_rows
-from sipo.pareto.seeds import t_interval
 from sipo.progress import Progress
 from sipo.report.plots import dots_png
 from sipo.studies.ground import Ground
+from sipo.studies.intervals import outcome, over_seeds, shown
 from sipo.studies.study import Conclusion, Finding, Table
 
 
@@ -30,29 +30,20 @@ class RateStudy:
 
     def conclude(self, ground: Ground, seeds: Sequence[dict[str, Any]]) -> Conclusion:
         names = seeds[0]["objectives"]
-        table, shown = [], {}
-        for n in seeds[0]["shares"]:
-            mean, low, high = _over_seeds([seed["shares"][n] for seed in seeds])
-            shown[f"{n} objectives"] = [(mean, low, high)]
-            table.append([int(n), ", ".join(names[: int(n)]), f"{mean:.2%}", f"[{low:.2%}, {high:.2%}]"])
-        numbers = list(seeds[0]["shares"])
+        shares = {n: over_seeds([seed["shares"][n] for seed in seeds]) for n in seeds[0]["shares"]}
+        table = [
+            [int(n), ", ".join(names[: int(n)]), f"{mean:.2%}", f"[{low:.2%}, {high:.2%}]"]
+            for n, (mean, low, high) in shares.items()
+        ]
         findings = []
-        for fewer, more in pairwise(numbers):
-            mean, low, high = _over_seeds([seed["shares"][more] - seed["shares"][fewer] for seed in seeds])
-            findings.append(
-                Finding(
-                    f"{more} objectives conflict in more rows than {fewer}",
-                    f"{mean:+.2%} [{low:+.2%}, {high:+.2%}]",
-                    "holds" if low > 0 else "does not hold",
-                )
-            )
+        for fewer, more in pairwise(shares):
+            rise = over_seeds([seed["shares"][more] - seed["shares"][fewer] for seed in seeds])
+            statement = f"{more} objectives conflict in more rows than {fewer}"
+            findings.append(Finding(statement, shown(rise, "+.2%"), outcome(rise)))
+        pictured = {f"{n} objectives": [each] for n, each in shares.items()}
         title = f"Conflicts among {sum(seed['rows'] for seed in seeds)} rows of {len(seeds)} seeds"
         return Conclusion(
             [Table(title, ["objectives", "which", "in conflict", "interval"], table)],
             findings,
-            {"rates.png": dots_png(shown, ["share of rows in conflict"])},
+            {"rates.png": dots_png(pictured, ["share of rows in conflict"])},
         )
-
-
-def _over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
-    return t_interval(values) if len(values) > 1 else (values[0], values[0], values[0])

@@ -9,14 +9,15 @@ import numpy as np
 
 from sipo.configfile import parse_config
 from sipo.filters.contest import CHOSEN
-from sipo.pareto.bootstrap import percentile_interval, resamples
-from sipo.pareto.seeds import paired_t_interval, t_interval
+from sipo.pareto.bootstrap import Array
+from sipo.pareto.indicators import signs
 from sipo.progress import Progress
 from sipo.report.plots import dots_png
 from sipo.rewards import Item, score_responses
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
-from sipo.studies.ground import Ground, maximise_of
+from sipo.studies.ground import Ground
+from sipo.studies.intervals import Interval, mean_over_seeds, outcome, shown
 from sipo.studies.study import Conclusion, Finding, Table
 from sipo.task import Task
 
@@ -50,43 +51,35 @@ class ResponseStudy:
             items = [Item(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
             columns = score_responses(config.objectives, items, config.execution)
             rewards[kind] = np.stack([columns[name] for name in config.names], axis=1).tolist()
-        return {"objectives": list(config.names), "maximise": maximise_of(settings), "rewards": rewards}
+        return {"objectives": list(config.names), "maximise": list(config.maximise), "rewards": rewards}
 
     def conclude(self, ground: Ground, seeds: Sequence[dict[str, Any]]) -> Conclusion:
-        names, maximise = seeds[0]["objectives"], seeds[0]["maximise"]
-        kinds = list(seeds[0]["rewards"])
-        measured = {kind: [_mean(seeds, kind, i) for i in range(len(names))] for kind in kinds}
-        rows = [
-            [kind, *(f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in each)] for kind, each in measured.items()
+        names, sign_N = seeds[0]["objectives"], signs(seeds[0]["maximise"])
+        rewards = {kind: [np.array(seed["rewards"][kind]) for seed in seeds] for kind in seeds[0]["rewards"]}
+        means = {kind: _means(each) for kind, each in rewards.items()}
+        *rivals, chosen = rewards
+        gains = {rival: _means(_gains(rewards[chosen], rewards[rival], sign_N)) for rival in rivals}
+        findings = [
+            Finding(
+                f"chosen responses are better than those {rival}, on {name}",
+                shown(gains[rival][i], "+.3f"),
+                outcome(gains[rival][i]),
+            )
+            for i, name in enumerate(names)
+            for rival in rivals
         ]
-        sizes = sum(len(seed["rewards"][kinds[0]]) for seed in seeds)
-        findings = []
-        for i, name in enumerate(names):
-            for rival in kinds[:-1]:
-                mean, low, high = _difference(seeds, kinds[-1], rival, i, 1 if maximise[i] else -1)
-                outcome = "holds" if low > 0 else "the reverse holds" if high < 0 else "does not hold"
-                statement = f"chosen responses are better than those {rival}, on {name}"
-                findings.append(Finding(statement, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", outcome))  # type: ignore[arg-type]
-        title = f"Mean true rewards over {sizes} rows of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-        pictures = {"responses.png": dots_png(measured, [f"{name}, mean true reward" for name in names])}
-        return Conclusion([Table(title, ["response", *names], rows)], findings, pictures)
+        size = sum(map(len, rewards[chosen]))
+        title = f"Mean true rewards over {size} rows of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+        table = Table(title, ["response", *names], [[kind, *map(shown, each)] for kind, each in means.items()])
+        pictures = {"responses.png": dots_png(means, [f"{name}, mean true reward" for name in names])}
+        return Conclusion([table], findings, pictures)
 
 
-def _mean(seeds: Sequence[dict[str, Any]], kind: str, i: int) -> tuple[float, float, float]:
-    """With its interval over seeds, or over the rows of one."""
-    parts = [np.array(seed["rewards"][kind])[:, i] for seed in seeds]
-    if len(parts) > 1:
-        return t_interval([part.mean() for part in parts])
-    draws = resamples(len(parts[0]), 1000, 0)
-    return (float(parts[0].mean()), *percentile_interval(parts[0][draws].mean(axis=1)))
+def _gains(mine: Sequence[Array], theirs: Sequence[Array], sign_N: Array) -> list[Array]:
+    """[rows, N] of every seed, paired by row; positive is better."""
+    return [sign_N * (ours - others) for ours, others in zip(mine, theirs, strict=True)]
 
 
-def _difference(
-    seeds: Sequence[dict[str, Any]], mine: str, rival: str, i: int, sign: int
-) -> tuple[float, float, float]:
-    """Paired by row within a seed, and by seed over several."""
-    parts = [sign * (np.array(s["rewards"][mine])[:, i] - np.array(s["rewards"][rival])[:, i]) for s in seeds]
-    if len(parts) > 1:
-        return paired_t_interval([part.mean() for part in parts], [0.0] * len(parts))
-    draws = resamples(len(parts[0]), 1000, 0)
-    return (float(parts[0].mean()), *percentile_interval(parts[0][draws].mean(axis=1)))
+def _means(rewards: Sequence[Array]) -> list[Interval]:
+    """Of each objective, from [rows, N] of every seed."""
+    return [mean_over_seeds(list(column)) for column in zip(*(each.T for each in rewards), strict=True)]

@@ -23,7 +23,7 @@ from sipo.disk.tables import write_records, write_text
 from sipo.errors import SipoError
 from sipo.labelling import label
 from sipo.progress import Progress
-from sipo.rewards import Item, score_responses
+from sipo.rewards import Item, score_responses, signed_rewards
 from sipo.testbed.environment import Environment
 from sipo.testbed.sft import Sft, demonstrations, fine_tune
 from sipo.testbed.tiny import new_model, new_tokenizer, save
@@ -146,14 +146,13 @@ def _draw_pairs(
 
 def relabelled(rows: Sequence[Row], objectives: Sequence[Objective], noise: float, seed: int) -> list[Row]:
     """The rows with labels from noisy reward differences, the noise of each row and objective its own."""
-    first, second = (score_responses(objectives, [Item(row.prompt, row.responses[i]) for row in rows]) for i in (0, 1))
+    first, second = (signed_rewards(objectives, [Item(row.prompt, row.responses[i]) for row in rows]) for i in (0, 1))
     preferred: list[dict[str, int | None]] = [{} for _ in rows]
-    for objective in objectives:
-        sign = -1.0 if objective.direction == "minimize" else 1.0
+    for objective, differences in zip(objectives, (second - first).T.tolist(), strict=True):
         rng = Random(seed_of(seed, "labels", objective.name))
-        for labels, a, b in zip(preferred, first[objective.name], second[objective.name], strict=True):
-            difference = sign * (b - a) + rng.gauss(0.0, noise)
-            labels[objective.name] = None if difference == 0 else int(difference > 0)
+        for labels, difference in zip(preferred, differences, strict=True):
+            seen = difference + rng.gauss(0.0, noise)
+            labels[objective.name] = None if seen == 0 else int(seen > 0)
     return [replace(row, preferred=labels) for row, labels in zip(rows, preferred, strict=True)]
 
 

@@ -4,10 +4,6 @@ Departures from the paper's code: no reference model is loaded (its numbers come
 computed once for all responses to it, and the loop can be killed at any moment and goes on as if it had not.
 """
 
-import io
-import math
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import get_cosine_schedule_with_warmup
 
 from sipo.bank import Adapter, Bank
 from sipo.config import Training
@@ -23,6 +18,7 @@ from sipo.errors import SipoError
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import response_logprobs
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
+from sipo.training.optimise import Checkpoint, optimise
 
 
 @dataclass(frozen=True)
@@ -86,49 +82,24 @@ def train(
     if not examples:
         raise SipoError("there is nothing to train on: no row carries a preference for this objective")
     adapter = start.trainable_copy(bank.device)
-    optimizer = torch.optim.AdamW(adapter.parameters, lr=lr, weight_decay=settings.weight_decay)
-    steps_an_epoch = math.ceil(len(examples) / settings.batch_size)
-    steps = steps_an_epoch * settings.epochs
-    schedule = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * steps), steps)
-    state: dict[str, Any] = {"step": 0, "history": [], "best_loss": math.inf, "best": None}
-    if checkpoint and checkpoint.exists():
-        state = _restore(checkpoint, adapter, optimizer, schedule)
-        for record in state["history"] if watch else ():
-            watch(record)  # type: ignore[misc]
-
-    saved = time.monotonic()
     with bank.mounted([*beneath, adapter]):
-        for step in range(state["step"], steps):
-            epoch, place = divmod(step, steps_an_epoch)
-            order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
-            batch = [examples[i] for i in order[place * settings.batch_size : (place + 1) * settings.batch_size]]
-            record = {
-                "step": step + 1,
-                "epoch": epoch + 1,
-                **_backward(bank, batch, settings.beta, weighting, alpha, token_budget),
-            }
-            torch.nn.utils.clip_grad_norm_(adapter.parameters, settings.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            if place + 1 == steps_an_epoch and validation:
-                record["validation_loss"] = loss = validate(bank, validation, settings.beta, token_budget, weighting)
-                if keep_best and loss < state["best_loss"]:
-                    state["best_loss"], state["best"] = loss, [p.detach().clone() for p in adapter.parameters]
-            state["history"].append(record)
-            state["step"] = step + 1
-            if watch:
-                watch(record)
-            if checkpoint and time.monotonic() - saved >= checkpoint_seconds:
-                _save(checkpoint, state, adapter, optimizer, schedule)
-                saved = time.monotonic()
-    if state["best"] is not None:
-        with torch.no_grad():
-            for parameter, best in zip(adapter.parameters, state["best"], strict=True):
-                parameter.copy_(best)
+        history = optimise(
+            adapter.parameters,
+            len(examples),
+            settings,
+            lambda batch: _backward(bank, [examples[i] for i in batch], settings.beta, weighting, alpha, token_budget),
+            lr=lr,
+            seed=seed,
+            validate=(lambda: validate(bank, validation, settings.beta, token_budget, weighting))
+            if validation
+            else None,
+            keep_best=keep_best,
+            checkpoint=Checkpoint(checkpoint, checkpoint_seconds) if checkpoint else None,
+            watch=watch,
+        )
     for parameter in adapter.parameters:
         parameter.requires_grad_(False)
-    return Trained(adapter, state["history"])
+    return Trained(adapter, history)
 
 
 @torch.no_grad()
@@ -182,31 +153,3 @@ def _losses(
     chosen = [at + i for at, e in zip(offsets, examples, strict=False) if e.nll for i, *_ in e.pairs]
     nll = normalised_nll(logprobs[chosen], packed.lengths[chosen])
     return losses, nll, {"pairs": len(pairs), "accuracy": float(accuracy(beta * difference.detach() - m, p))}
-
-
-def _save(path: Path, state: dict[str, Any], adapter: Adapter, optimizer: Any, schedule: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    parameters = [parameter.detach() for parameter in adapter.parameters]
-    buffer = io.BytesIO()  # given a file, torch.save hides why the disk refused it
-    torch.save(
-        {
-            **state,
-            "parameters": parameters,
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-        },
-        buffer,
-    )
-    scratch.write_bytes(buffer.getbuffer())
-    os.replace(scratch, path)
-
-
-def _restore(path: Path, adapter: Adapter, optimizer: Any, schedule: Any) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    with torch.no_grad():
-        for parameter, saved in zip(adapter.parameters, state.pop("parameters"), strict=True):
-            parameter.copy_(saved)
-    optimizer.load_state_dict(state.pop("optimizer"))
-    schedule.load_state_dict(state.pop("schedule"))
-    return state

@@ -11,7 +11,7 @@ from sipo.data.rows import Row
 from sipo.data.sources import SOURCES
 from sipo.data.sources.fields import take
 from sipo.data.sources.hub import read_hub
-from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source
+from sipo.data.sources.interface import Answer, Dropped, Hub, Known, Record, Source
 from sipo.data.sources.reading import SUFFIXES, read_path
 from sipo.errors import SipoError
 
@@ -28,13 +28,24 @@ STRUCTURE = (
 class Found:
     source: Source
     known: Known | None
-    rows: Iterator[Row | Dropped]
+    records: Iterator[Record]
+    """They are read once: as rows or as answers."""
+    asked: tuple[str, ...]
+
+    @property
+    def rows(self) -> Iterator[Row | Dropped]:
+        return self.source.rows(self.records, self.asked)
+
+    @property
+    def answers(self) -> Iterator[Answer | Dropped] | None:
+        """None where the source has pairs, not responses with scores."""
+        return self.source.answers(self.records, self.asked) if self.source.answers else None
 
 
 def find(
     name: str, format: str | None = None, columns: Mapping[str, str] | None = None, objectives: tuple[str, ...] = ()
 ) -> Found:
-    """The rows of a known data set, a hub id, a file or a folder.
+    """The records of a known data set, a hub id, a file or a folder, and what reads them.
 
     `format` is a source or a known data set, whose rules then hold for a file; None recognises the schema. `columns`
     maps what a source reads to what the file calls it; names that no source reads are objectives. Raises SipoError
@@ -62,7 +73,7 @@ def find(
     if first is None:
         raise SipoError(f"{name}: no records in it")
     source = source or _recognised(first)
-    return Found(source, known, source.rows(chain([first], records), asked))
+    return Found(source, known, chain([first], records), asked)
 
 
 def _told(format: str | None) -> tuple[Source | None, Known | None]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from sipo.data.prompts import Message
 from sipo.data.rows import Row
 from sipo.data.sources.fields import number, text
-from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, each
-from sipo.data.sources.pairing import Answer, pairs
+from sipo.data.sources.interface import Answer, Dropped, Hub, Known, Record, Source, each
+from sipo.data.sources.pairing import pairs
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 LICENCE = "CC-BY-4.0"
@@ -19,7 +19,11 @@ TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 
 
 def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dropped]:
-    return pairs(each(records, _answer))
+    return pairs(answers(records, asked))
+
+
+def answers(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Answer | Dropped]:
+    return each(records, _answer)
 
 
 def turns(prompt: str) -> tuple[Message, ...]:
@@ -44,4 +48,5 @@ SOURCE = Source(
         Known("helpsteer", (Hub("nvidia/HelpSteer"),), LICENCE),
         Known("helpsteer2", (Hub("nvidia/HelpSteer2"),), LICENCE),
     ),
+    answers,
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from sipo.data.prompts import Message
 from sipo.data.rows import Row, Split
 from sipo.errors import SipoError
 
@@ -19,6 +20,16 @@ class Record(NamedTuple):
     value: dict[str, Any]
     part: str = ""
     """What its file or folder is called; formats with one label a file take their objective from it."""
+    split: Split | None = None
+
+
+class Answer(NamedTuple):
+    """One response with its scores."""
+
+    prompt: tuple[Message, ...]
+    response: str
+    scores: dict[str, float | None]
+    """Larger is better; None where there is no score."""
     split: Split | None = None
 
 
@@ -64,6 +75,8 @@ class Source:
     rows: Callable[[Iterable[Record], tuple[str, ...]], Iterator[Row | Dropped]]
     """The rows of records, in their order; the names are the objectives asked for, none where the user names none."""
     known: tuple[Known, ...] = ()
+    answers: Callable[[Iterable[Record], tuple[str, ...]], Iterator[Answer | Dropped]] | None = None
+    """The single responses with the scores that the rows are made of; None where the records are pairs already."""
 
 
 def each(records: Iterable[Record], read: Callable[[Record], Iterable[T]]) -> Iterator[T | Dropped]:

@@ -2,21 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from typing import NamedTuple
 
 from sipo.data.prompts import Message
-from sipo.data.rows import Row, Split, key_of
+from sipo.data.rows import Row, key_of
 from sipo.data.sources.fields import better
 from sipo.data.sources.grouping import grouped
-from sipo.data.sources.interface import Dropped
-
-
-class Answer(NamedTuple):
-    prompt: tuple[Message, ...]
-    response: str
-    scores: dict[str, float | None]
-    """Larger is better; None where there is no score."""
-    split: Split | None = None
+from sipo.data.sources.interface import Answer, Dropped
 
 
 def pairs(answers: Iterable[Answer | Dropped]) -> Iterator[Row | Dropped]:

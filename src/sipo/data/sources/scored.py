@@ -4,12 +4,16 @@ from collections.abc import Iterable, Iterator
 
 from sipo.data.rows import Row
 from sipo.data.sources.fields import chat, number, text
-from sipo.data.sources.interface import Dropped, Record, Source, each
-from sipo.data.sources.pairing import Answer, pairs
+from sipo.data.sources.interface import Answer, Dropped, Record, Source, each
+from sipo.data.sources.pairing import pairs
 from sipo.errors import SipoError
 
 
 def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dropped]:
+    return pairs(answers(records, asked))
+
+
+def answers(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Answer | Dropped]:
     def read(record: Record) -> Iterator[Answer]:
         value = record.value
         if not asked:
@@ -21,7 +25,7 @@ def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dr
         scores = {name: number(value, name) for name in asked}
         yield Answer(chat(value, "prompt"), text(value, "response"), scores, record.split)
 
-    return pairs(each(records, read))
+    return each(records, read)
 
 
 SOURCE = Source(
@@ -29,4 +33,5 @@ SOURCE = Source(
     "prompt, response, and a column for each score",
     lambda value: value.keys() >= {"prompt", "response"},
     rows,
+    answers=answers,
 )

@@ -6,22 +6,26 @@ from typing import Any
 from sipo.data.prompts import kind_of
 from sipo.data.rows import Row
 from sipo.data.sources.fields import chat, number, take, text
-from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, each
-from sipo.data.sources.pairing import Answer, pairs_of
+from sipo.data.sources.interface import Answer, Dropped, Hub, Known, Record, Source, each
+from sipo.data.sources.pairing import pairs_of
 from sipo.errors import SipoError
 
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 
 
 def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dropped]:
-    return each(records, _rows)
+    return each(records, lambda record: pairs_of(_answers(record)))
 
 
-def _rows(record: Record) -> Iterator[Row | Dropped]:
+def answers(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Answer | Dropped]:
+    return each(records, _answers)
+
+
+def _answers(record: Record) -> list[Answer]:
     prompt, completions = chat(record.value, "instruction"), take(record.value, "completions")
     if not isinstance(completions, list) or not all(isinstance(each, dict) for each in completions):
         raise SipoError(f"column `completions` is {kind_of(completions)}; it must be a list of completions")
-    return pairs_of([Answer(prompt, text(each, "response"), _scores(each), record.split) for each in completions])
+    return [Answer(prompt, text(each, "response"), _scores(each), record.split) for each in completions]
 
 
 def _scores(completion: Mapping[str, Any]) -> dict[str, float | None]:
@@ -38,4 +42,5 @@ SOURCE = Source(
     lambda value: value.keys() >= {"instruction", "completions"},
     rows,
     (Known("ultrafeedback", (Hub("openbmb/UltraFeedback"),), "MIT"),),
+    answers,
 )

@@ -1,0 +1,73 @@
+"""The low-rank update of the layers that read one input, as q, k and v do, for all mounted adapters at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sipo.bank.adapter import Adapter
+
+
+class StackedUpdate:
+    """Adds sum_i c_i * scaling_i * B_i (A_i x) to each layer's output.
+
+    The adapters are stacked along the rank, and so are the layers' A: one product serves them all, whatever N is.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        adapters: Sequence[Adapter],
+        like: Tensor,
+        points: Callable[[], Tensor | None],
+    ) -> None:
+        """`points()` [rows, 1, 1, R] is each row's c_i * scaling_i for every rank, None where all are zero; `like`
+        has the backbone's device and dtype.
+        """
+        self.names, self.adapters, self.like, self.points = names, adapters, like, points
+        self._x: Tensor | None = None
+        self._inner: Tensor | None = None
+        training = any(factor.requires_grad for adapter in adapters for factor in adapter.parameters)
+        self._frozen = None if training else self._stacked()  # what is trained changes from step to step
+
+    def add(self, name: str, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """A layer's output [rows, T, d_out], updated."""
+        points = self.points()
+        if points is None:
+            return output
+        layer = self.names.index(name)
+        down, ups = self._frozen or self._stacked()
+        if self._inner is None or inputs[0] is not self._x:
+            self._x, self._inner = inputs[0], (inputs[0] @ down.T).unflatten(-1, (len(self.names), -1)) * points
+        inner = self._inner[..., layer, :]
+        if layer == len(self.names) - 1:
+            self._x = self._inner = None
+        return torch.addmm(output.flatten(0, 1), inner.flatten(0, 1), ups[layer].T).view_as(output)
+
+    def _stacked(self) -> tuple[Tensor, list[Tensor]]:
+        """A of all layers and adapters [layers * R, d_in], and each layer's B [d_out, R]."""
+        pairs = [[adapter.factors[name] for adapter in self.adapters] for name in self.names]
+        down = torch.cat([a.to(self.like) for layer in pairs for a, _ in layer])
+        return down, [torch.cat([b.to(self.like) for _, b in layer], dim=1) for layer in pairs]
+
+
+def readers(layers: Mapping[str, nn.Module], forward: Callable[[], object]) -> dict[str, int]:
+    """Which layers read the very same tensor in a forward: equal numbers do."""
+    seen: list[Tensor] = []
+    reads: dict[str, int] = {}
+
+    def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if not seen or inputs[0] is not seen[-1]:
+                seen.append(inputs[0])
+            reads[name] = len(seen)
+
+        return note
+
+    hooks = [layer.register_forward_pre_hook(noting(name)) for name, layer in layers.items()]
+    try:
+        forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return reads

@@ -1,0 +1,116 @@
+"""Mixing in an engine that knows only single requests: a request is a group of rows, one a point of its mixture.
+
+The rows of a group write one text, so at every token they must stand in one batch, at one length. `settle` gives the
+groups of which that is so their next token, the same for all their rows; the others get none.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sipo.config import Decoding
+from sipo.decoding.decode import Generated, Request
+from sipo.decoding.mixing import mix, mix_logits
+from sipo.decoding.mixture import REVERSE_KL, Divergence
+from sipo.decoding.sampling import next_tokens, uniforms
+
+
+@dataclass(eq=False)
+class Group:
+    """A request, and how far its rows have come together."""
+
+    request: Request
+    limit: int
+    """Tokens at most."""
+    end: int
+    tokens: list[int] = field(default_factory=list)
+    chosen: int | None = None
+    """The token that the rows were given in this step; None where they were not in step."""
+    so_far: Tensor = field(init=False)  # [K] log-probability of `tokens` under each point
+    ahead: Tensor = field(init=False)  # the same with `chosen`
+    noise: Tensor = field(init=False)  # [limit]
+
+    def __post_init__(self) -> None:
+        self.so_far = self.ahead = torch.zeros(self.size)
+        self.noise = uniforms([self.request.seed], self.limit)[0]
+
+    @property
+    def size(self) -> int:
+        return len(self.request.mixture.points)
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What a row of the group is asked with, now."""
+        return (*self.request.prompt, *self.tokens)
+
+    def commit(self) -> None:
+        """All rows have taken the chosen token."""
+        assert self.chosen is not None
+        self.tokens.append(self.chosen)
+        self.so_far, self.chosen = self.ahead, None
+
+    @property
+    def done(self) -> bool:
+        return self.generated.finished or len(self.tokens) == self.limit
+
+    @property
+    def generated(self) -> Generated:
+        return Generated(tuple(self.tokens), bool(self.tokens) and self.tokens[-1] == self.end)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One point of a group, asked for when the group had `start` tokens."""
+
+    group: Group
+    place: int
+    start: int
+
+    @property
+    def point(self) -> tuple[float, ...]:
+        return self.group.request.mixture.points[self.place]
+
+
+def rows_of(group: Group) -> list[Row]:
+    return [Row(group, place, len(group.tokens)) for place in range(group.size)]
+
+
+def settle(logits: Tensor, standing: Iterable[tuple[int, Row, int]], decoding: Decoding) -> None:
+    """Choose for every whole group, and leave its rows of `logits` [rows, V] no other token (0, elsewhere -inf).
+
+    `standing`: for each row of the batch its index, what it is, and how many tokens it has produced. The groups of a
+    batch share a divergence. Which other groups are there changes nothing, as in `sipo.decoding.decode`.
+    """
+    found: dict[Group, dict[int, int]] = {}
+    for index, row, produced in standing:
+        if row.start + produced == len(row.group.tokens) < row.group.limit:
+            found.setdefault(row.group, {})[row.place] = index
+    whole = {group: places for group, places in found.items() if len(places) == group.size}
+    if not whole:
+        return
+    (divergence,) = {group.request.mixture.divergence for group in whole}
+    indices = torch.tensor([places[i] for places in whole.values() for i in range(len(places))], device=logits.device)
+    owner = torch.tensor([slot for slot, group in enumerate(whole) for _ in range(group.size)], device=logits.device)
+    scores, logprobs = _scores(logits[indices], list(whole), owner, divergence)
+    uniform = torch.stack([group.noise[len(group.tokens)] for group in whole])
+    chosen = next_tokens(scores, uniform, decoding)
+    if divergence != REVERSE_KL:
+        ahead = logprobs.gather(-1, chosen[owner][:, None])[:, 0].split([group.size for group in whole])
+        for group, value in zip(whole, ahead, strict=True):
+            group.ahead = value
+    for group, token in zip(whole, chosen.tolist(), strict=True):
+        group.chosen = token
+    logits[indices] = -torch.inf
+    logits[indices, chosen[owner]] = 0.0
+
+
+def _scores(logits: Tensor, groups: list[Group], owner: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
+    """Scores [groups, V], and what was mixed [rows, V]: log-probabilities of the response with each next token."""
+    weights = torch.tensor([w for group in groups for w in group.request.mixture.weights], device=logits.device)
+    if divergence == REVERSE_KL:
+        return mix_logits(logits, weights, owner, len(groups)), logits
+    so_far = torch.cat([group.so_far.to(logits.device) for group in groups])
+    logprobs = so_far[:, None] + logits.float().log_softmax(-1)
+    return mix(logprobs, weights, owner, len(groups), divergence), logprobs

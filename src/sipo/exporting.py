@@ -1,0 +1,69 @@
+"""Policies for others to load: a method's model at a preference weight, as an ordinary adapter or merged."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from sipo.bank import Adapter, save_adapter, soup
+from sipo.card import model_card
+from sipo.config import Model
+from sipo.disk.appearing import appearing
+from sipo.disk.tables import write_text
+from sipo.errors import SipoError
+from sipo.methods.names import stages_needed
+from sipo.models.load import load_backbone
+from sipo.runs.finished import aligned_at, check_model
+from sipo.runs.outputs import backbone_of
+from sipo.runs.status import read_run
+from sipo.weights import as_weight
+
+
+def export(
+    run: Path, weights: Mapping[str, float], to: Path, *, method: str | None = None, merged: bool = False
+) -> Path:
+    """Write a method's model at a weight into the new folder `to`, and return it.
+
+    An ordinary PEFT adapter, exact; or, `merged`, the whole model with W + sum_i w_i s_i B_i A_i, added up in
+    float32 and rounded once to the model's dtype. `method` is one whose answer is a single model, such as soups, lw
+    or sipo-soups; None takes the soup of the realigned policies where there are any, else of the DPO policies.
+    Raises SipoError for MOD and sipo, which mix several models token by token.
+    """
+    config, to = read_run(run), Path(to)
+    method = method or ("sipo-soups" if "realign" in stages_needed(config.methods) else "soups")
+    weight = as_weight(weights, config.names, "weights")
+    aligned = aligned_at(run, config, method, weight)
+    if len(aligned.mixture.points) > 1:
+        raise SipoError(
+            f"`{method}` mixes {len(aligned.mixture.points)} models while decoding, which no adapter can hold; "
+            "export the soup of its policies with --method soups or sipo-soups"
+        )
+    mixed = soup(aligned.adapters, aligned.mixture.points[0])
+    base = _base(Path(run) / "align" / "adapters" / config.names[0])
+    with appearing(to) as folder:
+        if merged:
+            check_model(run, config)
+            _save_merged(backbone_of(Path(run), config), config.execution.device, mixed, folder)
+        else:
+            save_adapter(mixed, folder, base)
+        card = model_card(Path(run), config, weight, method=method, base=base, rank=None if merged else mixed.rank)
+        write_text(folder / "README.md", card)
+    return to
+
+
+def _base(adapter: Path) -> str:
+    """Where the policies' base is found: a hub id or an absolute path."""
+    return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+@torch.no_grad()
+def _save_merged(model: Model, device: str, mixed: Adapter, folder: Path) -> None:
+    backbone = load_backbone(model, device)
+    layers = dict(backbone.model.named_modules())
+    for name, (a, b) in mixed.factors.items():
+        weight = layers[name].weight
+        update = mixed.scaling * (b @ a)
+        weight.copy_(weight.float() + update.to(weight.device))
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)

@@ -1,0 +1,41 @@
+"""What was measured with its 95 % interval: over seeds, or within one; and what follows from it for a statement."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sipo.pareto.bootstrap import Array, percentile_interval, resamples
+from sipo.pareto.seeds import t_interval
+from sipo.studies.study import Outcome
+
+BOOTSTRAP = 1000
+"""Resamples of what one seed measured."""
+
+Interval = tuple[float, float, float]
+"""Mean, low end, high end."""
+
+
+def over_seeds(values_S: Sequence[float], draws_T: ArrayLike | None = None) -> Interval:
+    """Student's t interval over seeds. Of one seed, the interval of its bootstrap `draws`, or its value alone."""
+    if len(values_S) > 1:
+        return t_interval(values_S)
+    (value,) = values_S
+    return (value, value, value) if draws_T is None else (value, *percentile_interval(np.asarray(draws_T)))
+
+
+def mean_over_seeds(values: Sequence[Array]) -> Interval:
+    """Of the mean of each seed's values [P], the seed being the unit; of one seed, the values are."""
+    draws = resamples(len(values[0]), BOOTSTRAP, 0)
+    return over_seeds([float(each.mean()) for each in values], values[0][draws].mean(axis=1))
+
+
+def outcome(difference: Interval) -> Outcome:
+    """Of the statement that the difference is positive."""
+    _, low, high = difference
+    return "holds" if low > 0 else "the reverse holds" if high < 0 else "does not hold"
+
+
+def shown(interval: Interval, form: str = ".3f") -> str:
+    mean, low, high = (format(each, form) for each in interval)
+    return f"{mean} [{low}, {high}]"

@@ -1,0 +1,134 @@
+"""The optimisation loop, for policies and for reward models: it can be killed at any step and goes on from its file."""
+
+import io
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup
+
+
+class Settings(Protocol):
+    """How parameters are trained; `sipo.config.Training` is one."""
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int:
+        """Examples an optimizer step."""
+        ...
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps."""
+        ...
+
+    @property
+    def weight_decay(self) -> float: ...
+
+    @property
+    def max_grad_norm(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the state is kept, and how many seconds pass between two of them: what a crash costs at most."""
+
+    path: Path
+    seconds: float = 60.0
+
+
+def steps_of(examples: int, settings: Settings) -> int:
+    return math.ceil(examples / settings.batch_size) * settings.epochs
+
+
+def optimise(
+    parameters: Sequence[Tensor],
+    examples: int,
+    settings: Settings,
+    backward: Callable[[list[int]], dict[str, float]],
+    *,
+    lr: float,
+    seed: int,
+    validate: Callable[[], float] | None = None,
+    keep_best: bool = False,
+    checkpoint: Checkpoint | None = None,
+    watch: Callable[[dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train the parameters in place by AdamW with linear warm-up and cosine decay; returns a record for each step.
+
+    `backward` adds the gradients of the mean loss of these examples, given by index, and returns numbers for the
+    record; it must be the same function of the parameters in every try. `validate` is asked after each epoch, the
+    smaller the better; with `keep_best` the parameters end as they were after the best one. With `checkpoint`, a
+    killed training that is called again ends as if nothing had happened, bit by bit.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay)
+    steps = steps_of(examples, settings)
+    steps_an_epoch = steps // settings.epochs
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * steps), steps)
+    state: dict[str, Any] = {"step": 0, "history": [], "best_loss": math.inf, "best": None}
+    if checkpoint and checkpoint.path.exists():
+        state = _restore(checkpoint.path, parameters, optimizer, schedule)
+        for record in state["history"] if watch else ():
+            watch(record)  # type: ignore[misc]
+
+    saved = time.monotonic()
+    for step in range(state["step"], steps):
+        epoch, place = divmod(step, steps_an_epoch)
+        order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        batch = order[place * settings.batch_size : (place + 1) * settings.batch_size]
+        record = {"step": step + 1, "epoch": epoch + 1, **backward(batch)}
+        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if place + 1 == steps_an_epoch and validate:
+            record["validation_loss"] = loss = validate()
+            if keep_best and loss < state["best_loss"]:
+                state["best_loss"], state["best"] = loss, [p.detach().clone() for p in parameters]
+        state["history"].append(record)
+        state["step"] = step + 1
+        if watch:
+            watch(record)
+        if checkpoint and time.monotonic() - saved >= checkpoint.seconds:
+            _save(checkpoint.path, state, parameters, optimizer, schedule)
+            saved = time.monotonic()
+    if state["best"] is not None:
+        with torch.no_grad():
+            for parameter, best in zip(parameters, state["best"], strict=True):
+                parameter.copy_(best)
+    return state["history"]
+
+
+def _save(path: Path, state: dict[str, Any], parameters: Sequence[Tensor], optimizer: Any, schedule: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    buffer = io.BytesIO()  # given a file, torch.save hides why the disk refused it
+    torch.save(
+        {
+            **state,
+            "parameters": [parameter.detach() for parameter in parameters],
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+        },
+        buffer,
+    )
+    scratch.write_bytes(buffer.getbuffer())
+    os.replace(scratch, path)
+
+
+def _restore(path: Path, parameters: Sequence[Tensor], optimizer: Any, schedule: Any) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for parameter, saved in zip(parameters, state.pop("parameters"), strict=True):
+            parameter.copy_(saved)
+    optimizer.load_state_dict(state.pop("optimizer"))
+    schedule.load_state_dict(state.pop("schedule"))
+    return state
