@@ -50,10 +50,9 @@ def greedy_regret(bank: Bank, requests: Sequence[Request], texts: Texts) -> floa
             attention_mask=packed.mask,
             use_cache=False,
         )
-        logits = bank.head(output.last_hidden_state.flatten(0, 1)[packed.predictors])  # [K * L, V]
-        shares = torch.tensor(weights, device=bank.device).repeat_interleave(len(text))
-        places = torch.arange(len(text), device=bank.device).repeat(len(points))
-        mixed = mix_logits(logits, shares, places, len(text))
+        hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors].unflatten(0, (len(points), -1))
+        shares = torch.tensor(weights, device=bank.device).expand(len(text), -1)
+        mixed = mix_logits(bank.head(hidden).transpose(0, 1), shares)  # [L, V]
         chosen = mixed.gather(-1, torch.tensor(text, device=bank.device)[:, None])[:, 0]
         worst = max(worst, float((mixed.amax(-1) - chosen).max()))
     return worst

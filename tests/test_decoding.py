@@ -210,12 +210,11 @@ def test_equal_seeds_see_equal_noise_and_others_do_not(bank: Bank, policies: lis
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1e4, 1e4), min_size=4, max_size=4), st.integers(0, 1000))
 def test_a_constant_added_to_a_policy_s_logits_changes_nothing(constants: list[float], seed: int) -> None:
-    logits = 3 * torch.randn(4, 50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    weights, owner = torch.tensor([0.3, 0.7, 0.5, 0.5], dtype=torch.float64), torch.tensor([0, 0, 1, 1])
-    expected = torch.stack([(weights[rows, None] * logits[rows].log_softmax(-1)).sum(0) for rows in ([0, 1], [2, 3])])
-    shifted = logits + torch.tensor(constants, dtype=torch.float64)[:, None]
-    expected = expected.log_softmax(-1)
-    actual, unshifted = (mix_logits(each.float(), weights.float(), owner, 2) for each in (shifted, logits))
+    logits = 3 * torch.randn(2, 2, 50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    weights = torch.tensor([[0.3, 0.7], [0.5, 0.5]], dtype=torch.float64)
+    expected = (weights[..., None] * logits.log_softmax(-1)).sum(1).log_softmax(-1)
+    shifted = logits + torch.tensor(constants, dtype=torch.float64).view(2, 2, 1)
+    actual, unshifted = (mix_logits(each.float(), weights.float()) for each in (shifted, logits))
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual.log_softmax(-1).double(), expected, rtol=1e-3, atol=1e-2)  # 1e4 costs digits
     torch.testing.assert_close(unshifted.log_softmax(-1).double(), expected, rtol=1e-5, atol=1e-5)
@@ -223,8 +222,8 @@ def test_a_constant_added_to_a_policy_s_logits_changes_nothing(constants: list[f
 
 def test_logits_are_mixed_in_float32() -> None:
     """bfloat16 has three digits: sums of its logits choose wrong tokens."""
-    logits = torch.tensor([[10.0, 10.0625, 0.0], [10.0625, 10.0, 0.0]]).bfloat16()
-    actual = mix_logits(logits, torch.tensor([0.501, 0.499]), torch.tensor([0, 0]), 1)
+    logits = torch.tensor([[[10.0, 10.0625, 0.0], [10.0625, 10.0, 0.0]]]).bfloat16()
+    actual = mix_logits(logits, torch.tensor([[0.501, 0.499]]))
     assert actual.argmax() == 1 and actual.dtype == torch.float32
 
 

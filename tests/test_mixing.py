@@ -22,6 +22,7 @@ from sipo.decoding import (
     mixture_logprobs,
 )  # fmt: skip
 from sipo.decoding.mixing import mix, mix_logits
+from sipo.decoding.mixture import slots
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 
@@ -87,8 +88,7 @@ def test_scores_are_the_definition_on_whole_responses(kind: Divergence, weights:
         shares = [*weights, 0.0]
         if kind != JENSEN_SHANNON:
             rows, shares = rows[:-1], shares[:-1]
-        owner = torch.zeros(len(rows), dtype=torch.long)
-        actual = mix(torch.stack(rows), torch.tensor(shares).double(), owner, 1, kind)[0]
+        actual = mix(torch.stack(rows)[None], torch.tensor([shares]).double(), kind)[0]
         expected = torch.stack([brute_force(models, reference, weights, kind, (*prefix, v)) for v in range(VOCABULARY)])
         torch.testing.assert_close(actual.softmax(0), expected / expected.sum(), rtol=1e-6, atol=1e-9)
 
@@ -97,11 +97,11 @@ def test_the_response_so_far_counts_for_all_but_reverse_kl() -> None:
     """Adding a constant to one policy's row, as a prefix does, changes the mixture, except for reverse KL."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(3, 7, generator=generator).log_softmax(-1)
-    weights, owner = torch.tensor([0.4, 0.6, 0.0]), torch.zeros(3, dtype=torch.long)
+    weights = torch.tensor([[0.4, 0.6, 0.0]])
     prefix = torch.tensor([[-1.0], [-6.0], [-3.0]])
     for kind in DIVERGENCES:
         k = 3 if kind == JENSEN_SHANNON else 2
-        alone, later = (mix(each[:k], weights[:k], owner[:k], 1, kind).softmax(-1) for each in (rows, rows + prefix))
+        alone, later = (mix(each[None, :k], weights[:, :k], kind).softmax(-1) for each in (rows, rows + prefix))
         assert torch.allclose(alone, later, atol=1e-6) == (kind == REVERSE_KL), kind
 
 
@@ -112,33 +112,33 @@ def test_equal_policies_mix_to_themselves(seed: int, kind: Divergence, w: float)
     policy, reference = torch.randn(2, 5, generator=generator, dtype=torch.float64).mul(3).log_softmax(-1)
     rows = torch.stack([policy, policy, reference] if kind == JENSEN_SHANNON else [policy, policy])
     shares = torch.tensor([w, 1 - w, 0.0][: len(rows)], dtype=torch.float64)
-    mixed = mix(rows - 20.0, shares, torch.zeros(len(rows), dtype=torch.long), 1, kind)
+    mixed = mix(rows[None] - 20.0, shares[None], kind)
     torch.testing.assert_close(mixed.log_softmax(-1), policy[None], rtol=1e-7, atol=1e-7)
 
 
 @given(st.integers(0, 1000), st.floats(0.05, 0.95))
 def test_alpha_lies_between_reverse_and_forward_kl(seed: int, w: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(2, 5, generator=generator, dtype=torch.float64).log_softmax(-1)
-    shares, owner = torch.tensor([w, 1 - w], dtype=torch.float64), torch.zeros(2, dtype=torch.long)
-    small, one = (mix(rows, shares, owner, 1, Divergence("alpha", alpha)) for alpha in (1e-7, 1.0))
-    torch.testing.assert_close(small, mix(rows, shares, owner, 1, REVERSE_KL), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(one, mix(rows, shares, owner, 1, FORWARD_KL))
+    rows = torch.randn(1, 2, 5, generator=generator, dtype=torch.float64).log_softmax(-1)
+    shares = torch.tensor([[w, 1 - w]], dtype=torch.float64)
+    small, one = (mix(rows, shares, Divergence("alpha", alpha)) for alpha in (1e-7, 1.0))
+    torch.testing.assert_close(small, mix(rows, shares, REVERSE_KL), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one, mix(rows, shares, FORWARD_KL))
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.sampled_from(DIVERGENCES), st.integers(0, 99))
 def test_requests_of_a_batch_do_not_see_each_other(sizes: list[int], kind: Divergence, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    blocks, weights = [], []
+    blocks, mixtures = [], []
     for k in sizes:
         shares = torch.rand(k, generator=generator) + 0.1
-        shares = shares / shares.sum()
-        weights.append(torch.cat([shares, torch.zeros(1)]) if kind == JENSEN_SHANNON else shares)
-        blocks.append(torch.randn(len(weights[-1]), 4, generator=generator).log_softmax(-1))
-    owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor([len(w) for w in weights]))
-    together = mix(torch.cat(blocks), torch.cat(weights), owner, len(sizes), kind)
-    for i, (block, shares) in enumerate(zip(blocks, weights, strict=True)):
-        alone = mix(block, shares, torch.zeros(len(block), dtype=torch.long), 1, kind)
+        weights = [*(shares / shares.sum()).tolist(), *([0.0] if kind == JENSEN_SHANNON else [])]
+        mixtures.append(Mixture(((0.0,),) * len(weights), tuple(weights), kind))
+        blocks.append(torch.randn(len(weights), 4, generator=generator).log_softmax(-1))
+    rows, shares = slots(mixtures, torch.device("cpu"))
+    together = mix(torch.cat(blocks)[rows], shares, kind)
+    for i, (block, mixture) in enumerate(zip(blocks, mixtures, strict=True)):
+        alone = mix(block[None], torch.tensor([mixture.weights]), kind)
         torch.testing.assert_close(together[i : i + 1], alone)
 
 
@@ -146,14 +146,14 @@ def test_very_likely_responses_do_not_overflow() -> None:
     rows = torch.tensor([[-1.0, -80.0], [-2.0, -90.0], [-120.0, -60.0]])
     for kind in DIVERGENCES:
         k = 3 if kind == JENSEN_SHANNON else 2
-        mixed = mix(rows[:k], torch.tensor([0.5, 0.5, 0.0])[:k], torch.zeros(k, dtype=torch.long), 1, kind)
+        mixed = mix(rows[None, :k], torch.tensor([[0.5, 0.5, 0.0]])[:, :k], kind)
         assert mixed.isfinite().all() and mixed.argmax() == 0, kind
 
 
 def test_reverse_kl_has_a_short_cut_that_is_the_same() -> None:
-    logits, weights, owner = torch.randn(4, 9), torch.tensor([0.3, 0.7, 0.5, 0.5]), torch.tensor([0, 0, 1, 1])
-    slow = mix(logits.log_softmax(-1), weights, owner, 2, REVERSE_KL)
-    fast = mix_logits(logits, weights, owner, 2)
+    logits, weights = torch.randn(2, 2, 9), torch.tensor([[0.3, 0.7], [0.5, 0.5]])
+    slow = mix(logits.log_softmax(-1), weights, REVERSE_KL)
+    fast = mix_logits(logits, weights)
     torch.testing.assert_close(fast.log_softmax(-1), slow.log_softmax(-1))
 
 
@@ -177,8 +177,7 @@ def test_greedy_decoding_takes_the_best_token_of_the_mixture_of_whole_responses(
                         for p in mixture.points
                     ]
                 )
-                owner = torch.zeros(len(rows), dtype=torch.long)
-                scores = mix(rows.double(), torch.tensor(mixture.weights).double(), owner, 1, kind)[0]
+                scores = mix(rows[None].double(), torch.tensor([mixture.weights]).double(), kind)[0]
                 best = scores.max()
                 assert scores[answer.tokens[step]] >= best - 1e-4 * abs(best), (kind, step)
 

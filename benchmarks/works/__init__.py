@@ -7,6 +7,7 @@ from benchmarks.records import Record
 from benchmarks.works import (
     by_weight,
     dpo,
+    engine,
     growth,
     memory,
     mod_decode,
@@ -23,6 +24,7 @@ WORKS: dict[str, Callable[[Bench], list[Record]]] = {
     "mod-ragged": mod_ragged.run,
     "mod-weights": mod_weights.run,
     "mod-n": mod_n.run,
+    "mod-engine": engine.run,
     "score": score.run,
     "score-shared-prompt": score_shared_prompt.run,
     "dpo": dpo.run,

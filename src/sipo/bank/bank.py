@@ -55,7 +55,7 @@ class Bank:
         try:
             for _, together in groupby(sorted(names, key=self._input_of), self._input_of):
                 update = StackedUpdate(list(together), adapters, self.head.weight, lambda: self._rank_points)
-                hooks += [layers[name].register_forward_hook(partial(_update, update, name)) for name in update.names]
+                hooks += [layers[n].register_forward_hook(partial(update.add, i)) for i, n in enumerate(update.names)]
             yield self
         finally:
             for hook in hooks:
@@ -110,7 +110,3 @@ class Bank:
         if self.head.bias is not None or not torch.allclose(actual, expected, rtol=1e-2, atol=1e-2):
             kind = self.model.config.model_type
             raise SipoError(f"model type `{kind}`: its logits are more than head times hidden state; not supported")
-
-
-def _update(update: StackedUpdate, name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return update.add(name, inputs, output)

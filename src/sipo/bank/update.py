@@ -26,23 +26,24 @@ class StackedUpdate:
         """
         self.names, self.adapters, self.like, self.points = names, adapters, like, points
         self._x: Tensor | None = None
-        self._inner: Tensor | None = None
         training = any(factor.requires_grad for adapter in adapters for factor in adapter.parameters)
         self._frozen = None if training else self._stacked()  # what is trained changes from step to step
 
-    def add(self, name: str, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """A layer's output [rows, T, d_out], updated."""
+    def add(self, layer: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """A forward hook of the layer `names[layer]`: its output [rows, T, d_out], updated."""
         points = self.points()
         if points is None:
             return output
-        layer = self.names.index(name)
-        down, ups = self._frozen or self._stacked()
-        if self._inner is None or inputs[0] is not self._x:
+        if inputs[0] is not self._x:
+            down, self._ups = self._frozen or self._stacked()
             self._x, self._inner = inputs[0], (inputs[0] @ down.T).unflatten(-1, (len(self.names), -1)) * points
-        inner = self._inner[..., layer, :]
+        inner, up = self._inner[..., layer, :].flatten(0, 1), self._ups[layer]
         if layer == len(self.names) - 1:
-            self._x = self._inner = None
-        return torch.addmm(output.flatten(0, 1), inner.flatten(0, 1), ups[layer].T).view_as(output)
+            self._x = None
+            del self._inner, self._ups
+        flat = output.flatten(0, 1)
+        add = flat.addmm if torch.is_grad_enabled() else flat.addmm_  # in place spares a copy of the output
+        return add(inner, up.T).view_as(output)
 
     def _stacked(self) -> tuple[Tensor, list[Tensor]]:
         """A of all layers and adapters [layers * R, d_in], and each layer's B [d_out, R]."""

@@ -17,7 +17,7 @@ from sipo.bank import Bank
 from sipo.config import Decoding
 from sipo.decoding.cache import roomy_cache
 from sipo.decoding.mixing import mix, mix_logits
-from sipo.decoding.mixture import REVERSE_KL, Divergence, Mixture
+from sipo.decoding.mixture import REVERSE_KL, Divergence, Mixture, slots
 from sipo.decoding.sampling import next_tokens, uniforms
 
 COMPACT_BELOW = 0.75
@@ -66,7 +66,7 @@ def decode(
                 tokens[request].append(token)
                 if watch:
                     watch(request, token)
-        running = [slot for slot, request in enumerate(batch.live) if not _ended(tokens[request], end)]
+        running = [place for place, request in enumerate(batch.live) if not _ended(tokens[request], end)]
         if not running or step + 1 == max_new_tokens:
             break
         if len(running) < COMPACT_BELOW * len(batch.live):
@@ -79,26 +79,35 @@ def _ended(tokens: list[int], end: int) -> bool:
     return bool(tokens) and tokens[-1] == end
 
 
-@dataclass
 class _Batch:
-    """The rows in flight: each a (request, point) with its cache, and the requests (`live`) they belong to."""
+    """The rows in flight: each a point of a request with its cache, all those of a request together."""
 
-    live: list[int]
-    owner: Tensor  # [rows] index into live
-    weights: Tensor  # [rows]
-    points: Tensor  # [rows, N]
-    mask: Tensor  # [rows, past]
-    positions: Tensor  # [rows] of the next token
-    cache: DynamicCache
-    logits: Tensor  # [rows, V]
-    so_far: Tensor  # [rows] log-probability of the response so far; kept only where the divergence asks for it
+    def __init__(
+        self,
+        live: list[int],
+        mixtures: list[Mixture],
+        mask: Tensor,
+        positions: Tensor,
+        cache: DynamicCache,
+        logits: Tensor,
+        so_far: Tensor,
+    ) -> None:
+        """`live` are the requests and `mixtures` theirs. mask [rows, past]; positions [rows] of the next token; logits
+        [rows, V]; so_far [rows], the response's log-probability, is kept only where the divergence asks for it.
+        """
+        self.live, self.mixtures = live, mixtures
+        self.mask, self.positions, self.cache, self.logits, self.so_far = mask, positions, cache, logits, so_far
+        self.points = torch.tensor([point for mixture in mixtures for point in mixture.points])
+        self.slots, self.weights = slots(mixtures, mask.device)
+        owner = [place for place, mixture in enumerate(mixtures) for _ in mixture.points]
+        self.owner = torch.tensor(owner, device=mask.device)  # [rows] index into live
 
     def scores(self, divergence: Divergence) -> Tensor:
         """[live, V]"""
         if divergence == REVERSE_KL:
-            return mix_logits(self.logits, self.weights, self.owner, len(self.live))
+            return mix_logits(self.logits[self.slots], self.weights)
         logprobs = self.so_far[:, None] + self.logits.float().log_softmax(-1)
-        return mix(logprobs, self.weights, self.owner, len(self.live), divergence)
+        return mix(logprobs[self.slots], self.weights, divergence)
 
     def advance(self, bank: Bank, tokens: Tensor, divergence: Divergence) -> None:
         """Feed each row its next token."""
@@ -116,17 +125,15 @@ class _Batch:
         self.positions = self.positions + 1
         self.logits = bank.head(output.last_hidden_state[:, -1])
 
-    def keep(self, slots: list[int]) -> "_Batch":
+    def keep(self, places: list[int]) -> "_Batch":
         """The batch with only the requests at these places in `live`."""
-        place = torch.full((len(self.live),), -1, device=self.owner.device)
-        place[slots] = torch.arange(len(slots), device=self.owner.device)
-        rows = (place[self.owner] >= 0).nonzero()[:, 0]
+        kept = torch.zeros(len(self.live), dtype=torch.bool, device=self.owner.device)
+        kept[places] = True
+        rows = kept[self.owner].nonzero()[:, 0]
         self.cache.batch_select_indices(rows)
         return _Batch(
-            [self.live[slot] for slot in slots],
-            place[self.owner[rows]],
-            self.weights[rows],
-            self.points[rows.cpu()],
+            [self.live[place] for place in places],
+            [self.mixtures[place] for place in places],
             self.mask[rows],
             self.positions[rows],
             self.cache,
@@ -171,13 +178,9 @@ def _prefill(bank: Bank, requests: Sequence[Request]) -> _Batch:
     expand = torch.tensor([where[row] for row in rows], device=device)
     if len(distinct) < len(rows):
         cache.batch_select_indices(expand)
-    owner = [index for index, request in enumerate(requests) for _ in request.mixture.points]
-    weights = [weight for request in requests for weight in request.mixture.weights]
     return _Batch(
         list(range(len(requests))),
-        torch.tensor(owner, device=device),
-        torch.tensor(weights, device=device),
-        torch.tensor([point for _, point in rows]),
+        [request.mixture for request in requests],
         mask[expand],
         positions[:, -1].to(device)[expand] + 1,
         cache,

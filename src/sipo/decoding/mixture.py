@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
+from torch import Tensor
+
 
 class Divergence(NamedTuple):
     """The f-divergence to the reference that a mixture optimises for (Shi et al. 2024)."""
@@ -58,3 +61,18 @@ def at_mod(weights: Sequence[float], divergence: Divergence = REVERSE_KL) -> Mix
         points.append((0.0,) * len(weights))
         shares.append(0.0)
     return Mixture(tuple(points), tuple(shares), divergence)
+
+
+def slots(mixtures: Sequence[Mixture], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of a batch that lists all points of all mixtures: each one's rows [B, K], and their weights [B, K].
+
+    K is the most points of any; a mixture of fewer names its last row again, with weight 0.
+    """
+    most = max(len(mixture.points) for mixture in mixtures)
+    rows, weights, start = [], [], 0
+    for mixture in mixtures:
+        k = len(mixture.points)
+        rows.append([start + min(i, k - 1) for i in range(most)])
+        weights.append([*mixture.weights, *[0.0] * (most - k)])
+        start += k
+    return torch.tensor(rows, device=device), torch.tensor(weights, device=device)

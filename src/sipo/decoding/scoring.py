@@ -37,13 +37,8 @@ def _one(bank: Bank, group: Group, mixture: Mixture) -> float:
         each = bank.head(h).float().log_softmax(-1)  # [K, C, V]
         chosen = each.gather(-1, t[None, :, None].expand(k, -1, 1))[..., 0]
         so_far = before + chosen.cumsum(-1)  # [K, C] log-probability of what precedes, and the token
-        mixed = mix(
-            ((so_far - chosen)[..., None] + each).flatten(0, 1),
-            weights.repeat_interleave(len(t)),
-            torch.arange(len(t), device=bank.device).repeat(k),
-            len(t),
-            mixture.divergence,
-        )
+        logprobs = (so_far - chosen)[..., None] + each
+        mixed = mix(logprobs.transpose(0, 1), weights.expand(len(t), k), mixture.divergence)
         total += float(mixed.log_softmax(-1).gather(-1, t[:, None]).sum())
         before = so_far[:, -1:]
     return total

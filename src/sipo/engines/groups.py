@@ -13,7 +13,7 @@ from torch import Tensor
 from sipo.config import Decoding
 from sipo.decoding.decode import Generated, Request
 from sipo.decoding.mixing import mix, mix_logits
-from sipo.decoding.mixture import REVERSE_KL, Divergence
+from sipo.decoding.mixture import REVERSE_KL, Divergence, slots
 from sipo.decoding.sampling import next_tokens, uniforms
 
 
@@ -93,7 +93,7 @@ def settle(logits: Tensor, standing: Iterable[tuple[int, Row, int]], decoding: D
     (divergence,) = {group.request.mixture.divergence for group in whole}
     indices = torch.tensor([places[i] for places in whole.values() for i in range(len(places))], device=logits.device)
     owner = torch.tensor([slot for slot, group in enumerate(whole) for _ in range(group.size)], device=logits.device)
-    scores, logprobs = _scores(logits[indices], list(whole), owner, divergence)
+    scores, logprobs = _scores(logits[indices], list(whole), divergence)
     uniform = torch.stack([group.noise[len(group.tokens)] for group in whole])
     chosen = next_tokens(scores, uniform, decoding)
     if divergence != REVERSE_KL:
@@ -106,11 +106,11 @@ def settle(logits: Tensor, standing: Iterable[tuple[int, Row, int]], decoding: D
     logits[indices, chosen[owner]] = 0.0
 
 
-def _scores(logits: Tensor, groups: list[Group], owner: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
+def _scores(logits: Tensor, groups: list[Group], divergence: Divergence) -> tuple[Tensor, Tensor]:
     """Scores [groups, V], and what was mixed [rows, V]: log-probabilities of the response with each next token."""
-    weights = torch.tensor([w for group in groups for w in group.request.mixture.weights], device=logits.device)
+    rows, weights = slots([group.request.mixture for group in groups], logits.device)
     if divergence == REVERSE_KL:
-        return mix_logits(logits, weights, owner, len(groups)), logits
+        return mix_logits(logits[rows], weights), logits
     so_far = torch.cat([group.so_far.to(logits.device) for group in groups])
     logprobs = so_far[:, None] + logits.float().log_softmax(-1)
-    return mix(logprobs, weights, owner, len(groups), divergence), logprobs
+    return mix(logprobs[rows], weights, divergence), logprobs

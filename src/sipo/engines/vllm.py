@@ -106,6 +106,11 @@ class Vllm:
             raise
         return [group.generated for group in groups]
 
+    def forget(self) -> None:
+        """Drop what is cached of prompts."""
+        if self._running:
+            self._running.forget()
+
     def close(self) -> None:
         self._stop()
         self._adapters.clear()
@@ -245,6 +250,9 @@ class _Running:
             raise SipoError(
                 f"execution.engine: vllm cannot {doing} {self.source} ({reason}); set it to transformers"
             ) from error
+
+    def forget(self) -> None:
+        self._engine.reset_prefix_cache()
 
     def row(self, name: str) -> Row | None:
         return self._rows.get(name)

@@ -1,0 +1,74 @@
+"""MOD for more prompts than a batch holds: ours through vLLM against ours through transformers.
+
+Both have as many rows in flight. Left out, with a line that says why, where vLLM is missing or cannot do the model.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.agreement import same_texts
+from benchmarks.bench import Bench, Tokens
+from benchmarks.measure import Route
+from benchmarks.records import OURS, Agreement, Record
+from benchmarks.works.ours import NEVER, write
+from sipo.bank import Bank
+from sipo.config import Decoding, Execution
+from sipo.decoding import Request, at_mod
+from sipo.engines import opened
+from sipo.errors import SipoError
+from sipo.models.load import Backbone
+from sipo.progress import Progress
+
+BATCHES = 4
+
+
+def run(bench: Bench) -> list[Record]:
+    try:
+        return _compared(bench)
+    except SipoError as error:
+        Progress().say(f"mod-engine: left out ({error})")
+        return []
+
+
+def _compared(bench: Bench) -> list[Record]:
+    settings = bench.settings
+    rows, new = settings.n * settings.batch, settings.new_tokens
+    count = BATCHES * settings.batch
+    requests = [
+        Request(prompt, at_mod(weight))
+        for prompt, weight in zip(bench.prompts(count), bench.weights(count), strict=True)
+    ]
+
+    def transformers(_: Any) -> list[Tokens]:
+        starts = range(0, count, settings.batch)
+        return [y for at in starts for y in write(bench, bench.adapters, requests[at : at + settings.batch], new)]
+
+    def agreement(_: str, ours: list[Tokens], theirs: list[Tokens]) -> Agreement:
+        with bench.bank.mounted(bench.adapters):
+            return same_texts(bench.bank, requests, ours, theirs, bench.exact)
+
+    execution = Execution(engine="vllm", decode_rows=rows)
+    with _on_disk(bench) as bank, opened(execution) as engine, bank.mounted(bench.adapters):
+        assert engine is not None
+
+        def vllm(_: Any) -> list[Tokens]:
+            return [each.tokens for each in engine.decode(bank, requests, Decoding(), new, NEVER)]
+
+        # What a round computed of the prompts is no help to the next.
+        routes = [Route(OURS, vllm, prepare=engine.forget), Route("transformers", transformers, holds=(bench.model,))]
+        return bench.compare("mod-engine", routes, count * new, agreement, rows=rows, prompts=count)
+
+
+@contextmanager
+def _on_disk(bench: Bench) -> Iterator[Bank]:
+    """A bank over the same model, whose source is a folder that vLLM can load: random weights are written to one."""
+    backbone = bench.backbone
+    if bench.settings.random_weights is None:
+        yield Bank(backbone)
+        return
+    with TemporaryDirectory(prefix="bench-") as name:
+        backbone.model.save_pretrained(name)
+        yield Bank(Backbone(backbone.model, backbone.tokenizer, str(Path(name))))

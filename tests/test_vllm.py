@@ -1,0 +1,240 @@
+"""vLLM's texts are transformers', token by token, in step or not. `make test-vllm` runs these."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TEXT, random_adapter
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+import sipo
+from sipo.bank import Adapter, Bank
+from sipo.config import Decoding, Execution, Model
+from sipo.configfile import parse_config
+from sipo.decoding import (
+    FORWARD_KL,
+    JENSEN_SHANNON,
+    REVERSE_KL,
+    Divergence,
+    Generated,
+    Request,
+    answer,
+    at_mod,
+    at_soup,
+    base,
+    decode,
+    seed_of,
+)
+from sipo.engines import opened, vllm
+from sipo.engines.vllm import Vllm
+from sipo.errors import SipoError
+from sipo.labelling import label
+from sipo.models.load import Backbone, load_backbone
+from sipo.progress import Progress
+
+pytest.importorskip("vllm")
+
+GREEDY, SAMPLED = Decoding(temperature=0), Decoding(temperature=0.8, top_k=40, top_p=0.95)
+NEW = 24
+STEM = tuple(range(10, 22))
+PROMPTS = [(5, 6, 7), tuple(range(30, 50)), (8,), (*STEM, 40), (*STEM, 50, 51), STEM, STEM]
+DIVERGENCES = [REVERSE_KL, FORWARD_KL, JENSEN_SHANNON, Divergence("alpha", 0.5)]
+
+
+@pytest.fixture(scope="session")
+def folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with heads as wide as vLLM wants them."""
+    folder = tmp_path_factory.mktemp("wide")
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.2,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(folder: Path) -> Backbone:
+    return load_backbone(Model(path=str(folder), dtype="float32"), "cpu")
+
+
+@pytest.fixture
+def engine() -> Iterator[Vllm]:
+    """One at a time: a process has room for one vLLM."""
+    with opened(Execution(engine="vllm", decode_rows=16)) as engine:
+        assert engine is not None
+        yield engine
+
+
+def asked(divergence: Divergence = REVERSE_KL, prompts: list[tuple[int, ...]] = PROMPTS) -> list[Request]:
+    mixtures = [at_mod(weight, divergence) for weight in ((0.2, 0.3, 0.5), (0.5, 0.0, 0.5))]
+    if divergence == REVERSE_KL:
+        mixtures += [base(3), at_soup((0.2, 0.3, 0.5)), at_soup((0.6, 0.4, 0.0)), at_mod((1.0, 0.0, 0.0))]
+    return [Request(p, m, seed_of(p, i)) for i, m in enumerate(mixtures) for p in prompts]
+
+
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=[each.kind for each in DIVERGENCES])
+def test_the_texts_are_those_of_transformers(
+    engine: Vllm, bank: Bank, policies: list[Adapter], divergence: Divergence, decoding: Decoding
+) -> None:
+    with bank.mounted(policies):
+        unending = decode(bank, asked(divergence), decoding, NEW, -1)
+        assert engine.decode(bank, asked(divergence), decoding, NEW, -1) == unending
+        end = unending[0].tokens[5]
+        ending = decode(bank, asked(divergence), decoding, NEW, end)
+        assert engine.decode(bank, asked(divergence), decoding, NEW, end) == ending != unending
+    assert engine.fallen == 0, "with room enough no group falls out of step"
+
+
+def test_neighbours_change_nothing(engine: Vllm, bank: Bank, policies: list[Adapter]) -> None:
+    with bank.mounted(policies):
+        together = engine.decode(bank, asked(), SAMPLED, NEW, -1)
+        assert together[::7] == [engine.decode(bank, [each], SAMPLED, NEW, -1)[0] for each in asked()[::7]]
+
+
+def test_other_adapters_and_none(engine: Vllm, bank: Bank, policies: list[Adapter], backbone: Backbone) -> None:
+    for adapters in (policies[::-1], [random_adapter(backbone, 9, 4)], []):
+        requests = [
+            Request(p, at_mod(tuple(1 / len(adapters) for _ in adapters)) if adapters else base(0)) for p in PROMPTS
+        ]
+        with bank.mounted(adapters):
+            assert engine.decode(bank, requests, GREEDY, NEW, -1) == decode(bank, requests, GREEDY, NEW, -1)
+
+
+def test_rows_that_do_not_fit_the_cache_are_asked_again(
+    bank: Bank, policies: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row grows into a second block of the cache, which has not as many: vLLM preempts rows."""
+    monkeypatch.setattr(vllm, "_cache_bytes", lambda *_: 10 * BLOCK_BYTES)
+    requests = asked(prompts=[tuple(range(i, 100 + i)) for i in range(4)])
+    with bank.mounted(policies), opened(Execution(engine="vllm", decode_rows=8)) as engine:
+        assert engine is not None
+        assert engine.decode(bank, requests, SAMPLED, 60, -1) == decode(bank, requests, SAMPLED, 60, -1)
+        assert engine.fallen > 0
+
+
+def test_prompts_that_do_not_fit_a_step_are_computed_in_pieces(
+    bank: Bank, policies: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "STEP_TOKENS", 1)
+    requests = asked(prompts=[tuple(range(i, 200 + i)) for i in range(3)])
+    with bank.mounted(policies), opened(Execution(engine="vllm", decode_rows=8)) as engine:
+        assert engine is not None
+        assert engine.decode(bank, requests, GREEDY, NEW, -1) == decode(bank, requests, GREEDY, NEW, -1)
+        assert engine.fallen > 0
+
+
+def test_a_cache_too_small_for_one_group_is_an_error(
+    bank: Bank, policies: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "_cache_bytes", lambda *_: 5 * BLOCK_BYTES)
+    request = Request(tuple(range(150)), at_mod((0.2, 0.3, 0.5)))
+    with bank.mounted(policies), opened(Execution(engine="vllm")) as engine:
+        assert engine is not None
+        with pytest.raises(SipoError, match="cannot keep 3 rows of 150 tokens in step"):
+            engine.decode(bank, [request], GREEDY, NEW, -1)
+        small = [Request((1, 2), at_mod((0.2, 0.3, 0.5)))]
+        assert engine.decode(bank, small, GREEDY, NEW, -1) == decode(bank, small, GREEDY, NEW, -1), "it goes on"
+
+
+BLOCK_BYTES = 2 * 2 * 32 * 128 * 4
+"""Of the tiny model's cache: keys and values, layers, width, tokens in a block, bytes."""
+
+
+def test_what_vllm_cannot_do_is_one_line(
+    model_folder: Path, bank: Bank, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = Bank(load_backbone(Model(path=str(model_folder), dtype="float32"), "cpu"))  # heads of 8
+    large = [random_adapter(backbone, seed, 300) for seed in (1, 2)]
+    with opened(Execution(engine="vllm")) as engine:
+        assert engine is not None
+        with (
+            narrow.mounted([]),
+            pytest.raises(SipoError, match="vllm cannot decode with .*head.*; set it"),
+        ):
+            engine.decode(narrow, [Request((1, 2), base(0))], GREEDY, NEW, -1)
+        with bank.mounted(large), pytest.raises(SipoError, match="up to rank 512, and a soup here has rank 600"):
+            engine.decode(bank, [Request((1, 2), at_soup((0.5, 0.5)))], GREEDY, NEW, -1)
+
+
+def test_the_process_is_left_as_it_was(bank: Bank) -> None:
+    threads, setter = torch.get_num_threads(), torch.set_num_threads
+    with bank.mounted([]), opened(Execution(engine="vllm")) as engine:
+        assert engine is not None
+        engine.decode(bank, [Request((1, 2), base(0))], GREEDY, NEW, -1)
+        held = Path(engine._folder.name)
+    assert torch.set_num_threads is setter and torch.get_num_threads() == threads
+    assert not held.exists() and not torch.distributed.is_initialized()
+
+
+def test_a_killed_answer_goes_on_and_a_finished_one_starts_nothing(
+    engine: Vllm, bank: Bank, policies: list[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Vllm, "batches", 2)
+    units: list[int] = []
+    original = Vllm.decode
+
+    def counted(self: Vllm, bank: Bank, batch: list[Request], *rest: object) -> list[Generated]:
+        units.append(sum(len(request.mixture.points) for request in batch))
+        return original(self, bank, batch, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Vllm, "decode", counted)
+
+    def answers(engine: Vllm | None) -> list[Generated]:
+        with bank.mounted(policies):
+            return answer(
+                bank, asked(), SAMPLED, NEW, -1, rows=8, folder=tmp_path / ("vllm" if engine else "transformers"),
+                label="x", progress=Progress(quiet=True), engine=engine,
+            )  # fmt: skip
+
+    assert answers(engine) == answers(None)
+    assert max(units) <= 16 and len(units) > 3
+    journal = tmp_path / "vllm" / ".journal" / "x.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:2]) + lines[2][:5])
+    done = len(units)
+    assert answers(engine) == answers(None)
+    assert len(units) == done + len(lines) - 2
+    with opened(Execution(engine="vllm")) as fresh:
+        assert answers(fresh) == answers(None)
+        assert fresh is not None and fresh._running is None
+
+
+def test_a_run_is_the_same_by_either_engine(folder: Path, settings: dict, tmp_path: Path) -> None:
+    settings["model"]["path"] = str(folder)
+    settings["methods"] = ["base", "soups", "mod", "mod-jensen-shannon", "sipo"]
+    settings["evaluate"]["prompts"] = 4
+    written = []
+    for engine in ("transformers", "vllm"):
+        settings["run_dir"] = str(tmp_path / engine)
+        settings["execution"]["engine"] = engine
+        run = sipo.run(parse_config(settings, "settings"), quiet=True)
+        samples = [json.loads(line) for line in (run / "sample/samples.jsonl").read_text().splitlines()]
+        refined = [json.loads(line) for line in (run / "refine/refinements.jsonl").read_text().splitlines()]
+        answers = [json.loads(line) for line in (run / "evaluate/responses.jsonl").read_text().splitlines()]
+        for each in refined:
+            del each["gains"]
+        written.append((samples, refined, answers))
+    assert written[0] == written[1]
+
+
+def test_labelled_rows_are_the_same_by_either_engine(folder: Path, settings: dict, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": word}) + "\n" for word in TEXT.split()[:6]))
+    objectives = parse_config(settings, "settings").objectives
+    model = Model(path=str(folder), dtype="float32")
+    first, second = (
+        label(
+            prompts, model, objectives, tmp_path / f"{engine}.jsonl",
+            decoding=Decoding(temperature=1.0), max_new_tokens=8, device="cpu", engine=engine, progress=Progress(quiet=True),
+        )
+        for engine in ("transformers", "vllm")
+    )  # fmt: skip
+    assert first == second and len(first) > 3
