@@ -1,10 +1,14 @@
 """The examples run as they stand, with the paths of a tiny model in place of the quickstart's."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from sipo.cli.main import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ROOT = EXAMPLES.parent
@@ -33,3 +37,53 @@ def test_the_quickstart_configuration_is_valid_and_its_data_conflict_about_half_
     statistics = conflict_statistics(read_rows(config.data.path, config.names))
     assert statistics.prompts >= 250
     assert 0.4 < statistics.conflict_ratio < 0.6
+
+
+def made_up_row(i: int) -> dict[str, Any]:
+    """In PKU-SafeRLHF's columns; every third row's labels conflict."""
+    helpful = i % 2
+    return {
+        "prompt": f"How do I plant {i} beans?",
+        "response_0": f"Put {i} beans in the ground and water them.",
+        "response_1": f"I do not know about {i} beans.",
+        "is_response_0_safe": i % 4 > 0,
+        "is_response_1_safe": True,
+        "better_response_id": helpful,
+        "safer_response_id": 1 - helpful if i % 3 == 0 else helpful,
+    }
+
+
+def test_safe_small_from_rows_to_report(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What examples/safe-small/README.md says, on made-up rows and a tiny model."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text("".join(json.dumps(made_up_row(i)) + "\n" for i in range(60)))
+    monkeypatch.setattr(sys, "argv", ["part.py", "rows.jsonl", "build/safe-small"])
+    exec((EXAMPLES / "safe-small" / "part.py").read_text(), {})
+    prompts = {
+        name: {json.loads(line)["prompt"] for line in Path(f"build/safe-small/{name}.jsonl").read_text().splitlines()}
+        for name in ("policies", "pairs/train", "pairs/test", "flags/train", "flags/test")
+    }
+    assert not prompts["policies"] & prompts["pairs/train"] and prompts["pairs/train"] == prompts["flags/train"]
+    assert prompts["policies"] == prompts["pairs/test"] == prompts["flags/test"]
+    assert len(prompts["policies"] | prompts["pairs/train"]) == 60
+
+    prepare = ["data", "prepare", "build/safe-small/policies.jsonl", "--format", "pku-saferlhf"]
+    assert main([*prepare, "--to", "build/safe-small/rows"]) == 0
+    for name, data in (("harmless", "flags"), ("helpful", "pairs")):
+        options = ["--objectives", name, "--model", str(model_folder), "--format", "pair", "--rank", "0"]
+        to = f"build/safe-small/{name}"
+        assert main(["reward", "train", "--data", f"build/safe-small/{data}", *options, "--to", to]) == 0
+
+    settings = yaml.safe_load((ROOT / "configs" / "safe-small.yaml").read_text())
+    settings["model"]["path"] = str(model_folder)
+    settings["data"] |= {"max_response_tokens": 12}
+    settings["refine"]["review_tokens"] = 8
+    settings["weights"]["divisions"] = 2
+    Path("configs").mkdir()
+    Path("configs/safe-small.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["run", "configs/safe-small.yaml"]) == 0
+    fronts = json.loads(Path("runs/safe-small/evaluate/fronts.json").read_text())
+    assert set(fronts["methods"]) == {"base", "soups", "mod", "sipo"}
+    assert "report.html" in capsys.readouterr().out
