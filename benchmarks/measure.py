@@ -1,16 +1,16 @@
 """Interleaved timing in one process, and the peak memory of a call."""
 
-import ctypes
 import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from sipo.runs.peak import peak_bytes, reset_peak
 
 
 @dataclass(frozen=True)
@@ -70,34 +70,9 @@ def synchronize(device: torch.device) -> None:
 
 def peak_growth(device: torch.device, call: Callable[[], Any]) -> tuple[Any, int | None]:
     """The call's result and the most bytes it added, while it ran, to what was held before."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        result = call()
-        torch.cuda.synchronize(device)
-        return result, torch.cuda.max_memory_allocated(device) - before
-    started = _reset_peak_resident()
+    before = reset_peak(device)
     result = call()
-    return result, None if started is None else max(0, _resident("VmHWM") - started)
-
-
-def _reset_peak_resident() -> int | None:
-    """Resident bytes now, the kernel's high-water mark set to them; None where the kernel does not let us."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed would else hide what this one takes
-        Path("/proc/self/clear_refs").write_text("5")
-        return _resident("VmRSS")
-    except (OSError, AttributeError):
-        return None
-
-
-def _resident(field_name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field_name + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field_name}")
+    return result, None if before is None else max(0, peak_bytes(device) - before)
 
 
 def parameter_bytes(models: Sequence[nn.Module]) -> int:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 import sipo.engines
 from sipo.bank import Adapter, Bank
+from sipo.check import check
 from sipo.config import Decoding, Execution
+from sipo.configfile import parse_config
 from sipo.decoding import (
     FORWARD_KL,
     JENSEN_SHANNON,
@@ -192,6 +194,16 @@ def test_without_vllm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     for use in (check_engine, lambda execution: opened(execution).__enter__()):
         with pytest.raises(SipoError, match=r"execution.engine: vllm is not installed; pip install 'sipo\[vllm\]'"):
             use(Execution(engine="vllm"))
+
+
+def test_a_run_without_its_engine_stops_before_any_work(settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sipo.engines, "find_spec", lambda _: None)
+    settings["execution"]["engine"] = "vllm"
+    config = parse_config(settings, "settings")
+    for begin in (check, sipo.run):
+        with pytest.raises(SipoError, match="vllm is not installed"):
+            begin(config)
+    assert not config.run_dir.exists()
 
 
 def test_transformers_needs_no_engine() -> None:

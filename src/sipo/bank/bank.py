@@ -29,6 +29,8 @@ class Bank:
         self.backbone = backbone
         self.model = backbone.model
         self.adapters: tuple[Adapter, ...] = ()
+        self.computed = 0
+        """Tokens that went through the backbone: rows times columns of every forward, padding included."""
         self._points: Tensor | None = None
         self._rank_points: Tensor | None = None
         linear = {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
@@ -69,6 +71,7 @@ class Bank:
         """
         if points is not self._points:
             self._points, self._rank_points = points, self._per_rank(points)
+        self.computed += inputs["input_ids"].numel()
         return self.model.base_model(**inputs)
 
     def _per_rank(self, points: Tensor) -> Tensor | None:

@@ -1,6 +1,7 @@
 """`sipo status`: how far a run has come."""
 
 from pathlib import Path
+from typing import Any
 
 from sipo.disk.tables import read_json
 from sipo.progress import Progress
@@ -12,7 +13,7 @@ def show_status(run: Path) -> None:
     config = read_run(run)
     stages = stage_statuses(run, config)
     progress = Progress()
-    progress.table("", ["stage", "state", "seconds", "finished units"], [_row(stage) for stage in stages])
+    progress.table("", ["stage", "state", "seconds", "work"], [_row(stage) for stage in stages])
     if any(stage.name == "evaluate" and stage.state == "done" for stage in stages):
         methods = read_json(run / "evaluate" / "fronts.json")["methods"]
         rows = [[name, front["hypervolume"], *front["hypervolume_interval"]] for name, front in methods.items()]
@@ -24,6 +25,15 @@ def show_status(run: Path) -> None:
 
 
 def _row(stage: StageStatus) -> list[str]:
-    seconds = "-" if stage.seconds is None else f"{stage.seconds:.0f}"
+    seconds = f"{stage.took['seconds']:.0f}" if stage.took else "-"
     units = ", ".join(f"{name} {count}" for name, count in stage.units.items())
-    return [stage.name, stage.state, seconds, units or "-"]
+    return [stage.name, stage.state, seconds, units or _work(stage.took) or "-"]
+
+
+def _work(took: dict[str, Any]) -> str:
+    """Tokens, their rate and peak memory of a finished stage."""
+    if not took:
+        return ""
+    rate, resumed = took.get("tokens_per_second"), ["resumed"] if took.get("resumed") else []
+    through = [f"{took['tokens']:,} tokens, {rate:,.0f}/s"] if rate else []
+    return ", ".join([*through, f"{took['peak_memory_gib']:.2f} GiB", *resumed])

@@ -25,7 +25,7 @@ from sipo.errors import SipoError
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: `settle` and the schedule share the groups
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the other runner takes no logits processors
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the second runner's hook for logits is another
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the stages' own threads stay as they are
     "VLLM_NO_USAGE_STATS": "1",
 }

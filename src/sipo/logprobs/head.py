@@ -7,6 +7,8 @@ from torch import Tensor
 
 CHUNK = 64
 """Positions whose logits exist at one time: few enough to stay in a processor's cache."""
+GPU_CHUNK = 1024
+"""The same on a GPU: enough to keep it busy."""
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -18,7 +20,8 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         logprobs, gradients = [], []
-        for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+        chunk = GPU_CHUNK if hidden.is_cuda else CHUNK
+        for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
             scores = (h @ weight.T).float()
             scores -= scores.amax(-1, keepdim=True)
             target = scores.gather(-1, t[:, None])

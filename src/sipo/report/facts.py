@@ -46,13 +46,30 @@ def _decoding(settings: Decoding) -> str:
 
 
 def costs(run: Path, stages: Mapping[str, Mapping[str, Any]]) -> Table:
-    """When each stage ended, and its seconds and peak memory."""
+    """When each stage ended, and where the time went."""
     ends = _ends(run / "metrics.jsonl")
-    numbers = {name: (record["seconds"], record["peak_memory_gib"]) for name, record in stages.items()}
-    rows = [[name, ends.get((name, *both)), f"{both[0]:,.1f}", f"{both[1]:.2f}"] for name, both in numbers.items()]
-    seconds, peaks = zip(*numbers.values(), strict=True)
-    rows.append(["all", None, f"{sum(seconds):,.1f}", f"{max(peaks):.2f}"])
-    return Table(["stage", "ended (UTC)", "seconds", "peak GiB"], rows)
+    resumed = [name for name, each in stages.items() if each.get("resumed")]
+    rows: list[list[Cell]] = [
+        [
+            f"{name}, resumed" if name in resumed else name,
+            ends.get((name, each["seconds"], each["peak_memory_gib"])),
+            f"{each['seconds']:,.1f}",
+            each.get("tokens"),
+            f"{each['tokens_per_second']:,.0f}" if each.get("tokens") else None,
+            f"{each['peak_memory_gib']:.2f}",
+        ]
+        for name, each in stages.items()
+    ]
+    seconds, tokens = (sum(each.get(name, 0) for each in stages.values()) for name in ("seconds", "tokens"))
+    peak = max(each["peak_memory_gib"] for each in stages.values())
+    rows.append(["all", None, f"{seconds:,.1f}", tokens, None, f"{peak:.2f}"])
+    caption = (
+        "Where the time went. Tokens are those that the model computed, padding and every policy of a mixture "
+        "included; reward models' are not among them, though their time is."
+    )
+    if resumed:
+        caption += " A resumed stage has the numbers of the process that finished it, without those of earlier tries."
+    return Table(["stage", "ended (UTC)", "seconds", "tokens", "tokens/s", "peak GiB"], rows, caption)
 
 
 def _ends(metrics: Path) -> dict[tuple[Any, ...], str]:

@@ -2,23 +2,23 @@
 
 import hashlib
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sipo.config import Config
 from sipo.configfile import dump_config
+from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
 from sipo.methods.lw import train_lw
 from sipo.methods.modpo import train_modpo
 from sipo.methods.registry import methods_of
+from sipo.models.load import find_device
 from sipo.progress import Progress
 from sipo.runs.folder import RunFolder
 from sipo.runs.outputs import Outputs, backbone_of
+from sipo.runs.peak import peak_bytes, reset_peak
 from sipo.runs.plan import Stage, fingerprints, stages_of, subject
 from sipo.runs.validate import validate
 from sipo.stages.align import align
@@ -93,20 +93,39 @@ def _bring_about(task: Task, folder: RunFolder, stage: Stage, wanted: dict[str, 
     progress.stage = name
     execution = task.config.execution.model_dump(exclude={"checkpoint_seconds"})
     plan = hashlib.sha256(json.dumps([wanted[name], execution]).encode()).hexdigest()[:16]
-    began = time.monotonic()
-    _execute(task, folder, name, folder.begin(name, plan))
-    numbers = {"seconds": round(time.monotonic() - began, 2), "peak_memory_gib": round(peak_memory_gib(), 3)}
+    work, device = folder.begin(name, plan), find_device(task.config.execution.device)
+    resumed = any(file.is_file() and file.stat().st_size for file in (work / JOURNAL).rglob("*"))
+    reset_peak(device)
+    before, began = _computed(task), time.monotonic()
+    own = _execute(task, folder, name, work)
+    tokens, seconds = _computed(task) - before if own is None else own, time.monotonic() - began
+    numbers = {
+        "seconds": round(seconds, 2),
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / seconds, 1) if tokens else None,
+        "peak_memory_gib": round(peak_bytes(device) / 2**30, 3),
+        "resumed": resumed,  # then the numbers are of this process alone
+    }
     folder.finish(name, wanted[name], numbers)
     progress.metric(**numbers)
-    progress.say(f"  {name} took {numbers['seconds']:.0f} s")
+    rate = f", {tokens / seconds:,.0f} tokens/s" if tokens else ""
+    progress.say(f"  {name} took {seconds:.0f} s{rate}")
 
 
-def _execute(task: Task, folder: RunFolder, name: str, work: Path) -> None:
-    """Call the stage with what earlier stages wrote."""
+def _computed(task: Task) -> int:
+    """Tokens so far; a stage that needs no model must not load it to hear that there were none."""
+    bank = vars(task).get("bank")
+    return bank.computed if bank else 0
+
+
+def _execute(task: Task, folder: RunFolder, name: str, work: Path) -> int | None:
+    """Call the stage with what earlier stages wrote. Returns the tokens of one that does not go through the bank."""
     run = Outputs(folder.path, task.objectives)
     match name:
         case "sft":
-            sft(task, work)
+            tokens: list[int] = []
+            sft(task, work, tokens.append)
+            return sum(tokens)
         case "align":
             align(task, work)
         case "sample":
@@ -134,13 +153,7 @@ def _execute(task: Task, folder: RunFolder, name: str, work: Path) -> None:
             evaluate(task, [each for name in config.methods for each in methods_of(name, run, config)], work)
         case "report":
             report(folder.path, task, work)
-
-
-def peak_memory_gib() -> float:
-    """The most this process has held, in GiB: on the GPU where it works there, else in main memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return None
 
 
 def _known(names: list[str], *asked: str | None) -> None:

@@ -20,8 +20,8 @@ class StageStatus:
     name: str
     state: State
     """`partial` was begun and not finished; `stale` was made with other settings or inputs."""
-    seconds: float | None
-    """What it took, for a stage that was finished."""
+    took: dict[str, Any]
+    """What its `stage.json` says of a stage that was finished: seconds, tokens, peak memory."""
     units: dict[str, int]
     """Finished units of the work in progress, by the name of its journal."""
 
@@ -60,13 +60,12 @@ def require(run: Path, config: Config, stage: str) -> None:
 def _status(folder: RunFolder, name: str, wanted: str) -> StageStatus:
     record = folder.stage(name) / STAGE
     finished = read_json(record) if record.is_file() else None
-    seconds = finished.get("seconds") if finished else None
     partial = folder.path / ".partial" / name
     if folder.holds(name, wanted):
-        return StageStatus(name, "done", seconds, {})
+        return StageStatus(name, "done", finished or {}, {})
     if partial.is_dir():
-        return StageStatus(name, "partial", None, _units(partial / JOURNAL))
-    return StageStatus(name, "stale" if finished else "absent", seconds, {})
+        return StageStatus(name, "partial", {}, _units(partial / JOURNAL))
+    return StageStatus(name, "stale" if finished else "absent", finished or {}, {})
 
 
 def _units(journals: Path) -> dict[str, int]:

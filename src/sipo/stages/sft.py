@@ -30,8 +30,11 @@ WHOLE = "whole"
 """Marks a checkpoint that was written to its end."""
 
 
-def sft(task: Task, folder: Path) -> Path:
-    """The model's folder. Begins again from the newest whole checkpoint where an earlier try left one."""
+def sft(task: Task, folder: Path, count: Callable[[int], None] = lambda tokens: None) -> Path:
+    """The model's folder. Begins again from the newest whole checkpoint where an earlier try left one.
+
+    `count` is told how many tokens, padding included, this try trained on.
+    """
     settings = task.config.sft or Sft()
     examples = demonstrations(task)
     dtype, device, tokenizer = task.backbone.model.dtype, task.backbone.device, task.codec.tokenizer
@@ -41,9 +44,11 @@ def sft(task: Task, folder: Path) -> Path:
     with warnings.catch_warnings(), task.progress.track("supervised fine-tuning", steps) as advance:
         warnings.simplefilter("ignore", FutureWarning)  # TRL and PEFT use names that transformers has new ones for
         trainer = _trainer(task, settings, examples, dtype, device, checkpoints)
-        trainer.add_callback(_Watch(advance, task.progress.metric))
+        watch = _Watch(advance, task.progress.metric)
+        trainer.add_callback(watch)
         trainer.add_callback(_Checkpoints(checkpoints, task.config.execution.checkpoint_seconds))
         trainer.train(resume_from_checkpoint=_newest(checkpoints))
+    count(trainer.state.num_input_tokens_seen - watch.seen_before)
     history = [record for record in trainer.state.log_history if "loss" in record]
     model = trainer.model.merge_and_unload() if settings.lora else trainer.model
     shutil.rmtree(folder / "model", ignore_errors=True)
@@ -110,6 +115,7 @@ def _trainer(
         activation_checkpointing=True,
         save_strategy="no",
         logging_steps=1,
+        include_num_input_tokens_seen="all",
         report_to="none",
         disable_tqdm=True,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -168,8 +174,10 @@ class _Watch(TrainerCallback):
 
     def __init__(self, advance: Callable[[int], None], metric: Callable[..., None]) -> None:
         self.advance, self.metric = advance, metric
+        self.seen_before = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seen_before = state.num_input_tokens_seen  # by the tries before
         self.advance(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
