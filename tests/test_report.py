@@ -1,16 +1,21 @@
 """The report's account of the fronts: tables, verdict, looks and pictures."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from sipo.methods.names import STAGE_OF
 from sipo.pareto.compare import compare
 from sipo.report import fronts as tables
+from sipo.report.facts import costs
 from sipo.report.looks import looks
-from sipo.report.plots import attainment_png, front_png
+from sipo.report.parts import NOTHING
+from sipo.report.plots import _curves, attainment_png, front_png
 from sipo.report.verdict import findings, verdict
 
 WEIGHTS = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
@@ -39,6 +44,8 @@ def test_many_rivals_are_grouped_by_outcome() -> None:
     assert "The front of sipo is above those of base and lw." in text
     assert "The front of sipo is below that of modpo." in text
     assert "From those of soups and mod it does not differ beyond the error bars." in text
+    even = verdict(fronts(dict.fromkeys(["soups", "mod", "lw", "modpo", "sipo-soups", "sipo"], 0.0)))
+    assert "From those of soups, mod, lw, modpo and sipo-soups the front of sipo does not differ beyond" in even
 
 
 def test_the_verdict_sets_sipo_against_each_other_method() -> None:
@@ -127,6 +134,38 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def test_fronts_of_many_methods_fit_on_one_picture(dark: bool) -> None:
     lifts = {name: 0.1 * i for i, name in enumerate(name for name in STAGE_OF if name != "policies")}
     assert front_png(fronts(lifts | {"policy:detail": 0.0}), dark=dark).startswith(SIGNATURE)
+
+
+def test_a_validation_loss_is_drawn_however_far_off() -> None:
+    losses, accuracies = Figure().subplots(2)
+    steps = [{"step": step, "loss": 0.7 - step / 100, "accuracy": 0.5} for step in (1, 2, 3)]
+    steps[-1]["validation_loss"] = 2.0
+    _curves(losses, accuracies, steps, "C0", "-")
+    low, high = losses.get_ylim()
+    assert low < 0.67 and high > 2.0
+
+
+def record(seconds: float, tokens: int, resumed: bool = False) -> dict[str, Any]:
+    """A stage.json."""
+    rate = tokens / seconds if tokens else None
+    numbers = {"seconds": seconds, "tokens": tokens, "tokens_per_second": rate, "peak_memory_gib": 1 + seconds}
+    return {"fingerprint": "0", **numbers, "resumed": resumed}
+
+
+def test_where_the_time_went(tmp_path: Path) -> None:
+    stages = {"align": record(2.0, 5000), "score": record(0.5, 0, resumed=True), "filter": record(0.25, 0)}
+    ends = [{"time": 60.0 * at, "stage": name, **stages[name]} for at, name in enumerate(stages)]
+    replaced = {"time": 0.0, "stage": "align", **record(9.0, 9)}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [*ends, replaced]))
+    table = costs(tmp_path, stages)
+    assert table.texts() == [
+        ["align", "1970-01-01 00:00", "2.0", "5,000", "2,500", "3.00"],
+        ["score, resumed", "1970-01-01 00:01", "0.5", "0", NOTHING, "1.50"],
+        ["filter", "1970-01-01 00:02", "0.2", "0", NOTHING, "1.25"],
+        ["all", NOTHING, "2.8", "5,000", NOTHING, "3.00"],
+    ]
+    assert "A resumed stage" in table.caption
+    assert "resumed" not in costs(tmp_path, {"align": stages["align"]}).caption
 
 
 @pytest.mark.parametrize("directions", [("maximize", "maximize"), ("maximize", "minimize"), ("minimize", "minimize")])

@@ -104,6 +104,8 @@ class Vllm:
         except BaseException:
             self._stop()  # it still holds rows
             raise
+        # Prompts that its cache spared are counted too: vLLM keeps no account that a caller could read.
+        bank.computed += sum(each.size * (len(each.request.prompt) + len(each.tokens)) for each in groups)
         return [group.generated for group in groups]
 
     def forget(self) -> None:

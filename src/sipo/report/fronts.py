@@ -7,7 +7,7 @@ from typing import Any
 from sipo.report.parts import Cell, Measured, Table, share, shares
 from sipo.report.verdict import findings
 
-INTERVAL = "95\N{NO-BREAK SPACE}% interval"
+INTERVAL = "95\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}interval"
 
 
 def measures(fronts: Mapping[str, Any]) -> Table:

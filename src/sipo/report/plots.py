@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from sipo.pareto.indicators import Array, reference_below
 from sipo.pareto.seeds import attainment, staircase
@@ -95,6 +96,7 @@ def training_png(training: Mapping[str, Sequence[Mapping[str, Any]]], *, dark: b
         for i, (stage, steps) in enumerate(training.items()):
             panels[0][i].set_title(stage)
             panels[1][i].set_xlabel("step")
+            panels[1][i].xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
             for name, style in styles.items():
                 _curves(panels[0][i], panels[1][i], [s for s in steps if s["objective"] == name], *style)
         panels[0][0].set_ylabel("loss (lower is better)")
@@ -183,6 +185,7 @@ def _curves(losses: Axes, accuracies: Axes, steps: Sequence[Mapping[str, Any]], 
     validated = [(step["step"], step["validation_loss"]) for step in steps if "validation_loss" in step]
     for place, value in validated:
         losses.add_line(_validation(color, [place], [value]))
+    losses.autoscale_view()  # a line that is added does not ask for it
 
 
 def _validation(color: str, xs: Sequence[float] = (), ys: Sequence[float] = (), **about: Any) -> Line2D:

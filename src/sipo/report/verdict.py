@@ -75,7 +75,8 @@ def _grouped(found: list[Finding]) -> list[str]:
         by_word.setdefault(each.word, []).append(each.other)
     said = [f"The front of sipo is {word} {_that_of(by_word[word])}." for word in ("above", "below") if word in by_word]
     even = by_word.get("no difference beyond the error bars")
-    return [*said, *([f"From {_that_of(even)} it does not differ beyond the error bars."] if even else [])]
+    subject = "it" if said else "the front of sipo"
+    return [*said, *([f"From {_that_of(even)} {subject} does not differ beyond the error bars."] if even else [])]
 
 
 def _apart(found: list[Finding]) -> list[str]:

@@ -58,12 +58,13 @@ def trust(inputs: Inputs) -> str:
     found = inputs.filter
     parts = [f"The responses were chosen by the rule “{found['rule']}”."]
     if found["accuracy"]:
-        right = ", ".join(f"{name} {value:.0%}" for name, value in found["accuracy"].items())
+        right = ", ".join(f"{name} {100 * value:.0f} %" for name, value in found["accuracy"].items())
         parts.append(f"On {found['held_out']} its judges agree with the given labels in: {right}.")
     if found["estimated_precision"] is not None:
+        chosen, all_of_them = 100 * found["estimated_precision"], 100 * found["estimated_share_of_all"]
         parts.append(
-            f"From that, {found['estimated_precision']:.0%} of the chosen responses are expected to be better than "
-            f"both originals in every objective, and {found['estimated_share_of_all']:.0%} of all candidates."
+            f"From that, {chosen:.0f} % of the chosen responses are expected to be better than both originals in every "
+            f"objective, and {all_of_them:.0f} % of all candidates."
         )
         parts.append("That is a rough estimate: the labels were given for other responses than these.")
     return " ".join(parts)
@@ -77,4 +78,5 @@ def why_fallen(inputs: Inputs) -> Table:
     rows: list[list[Cell]] = [
         [reason, count, share(count, len(inputs.candidates))] for reason, count in counts.most_common(REASONS)
     ]
-    return Table(["reason", "candidates", "share"], rows)
+    caption = "Why candidates fell; one with several reasons counts in each."
+    return Table(["reason", "candidates", "share"], rows, caption)
