@@ -38,7 +38,16 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "model.revision": ("v2", SFT),
     "model.dtype": ("float16", SFT),
     "model.prompt_template": ("Q: {prompt} A:", SFT),
-    "data.path": ("copy.jsonl", NONE),  # the rows count, not where they are
+    "data.path": ("copy/rows.jsonl", NONE),  # the rows count, not where they are
+    "data.source.name": ("owner/other", NONE),  # nor what they were made from
+    "data.source.format": ("trl", NONE),
+    "data.source.objectives": (["detail", "brevity"], NONE),
+    "data.source.map": ({"prompt": "question"}, NONE),
+    "data.source.minimize": (["brevity"], NONE),
+    "data.source.drop_ties": ("all", NONE),
+    "data.source.max_tokens": (99, NONE),
+    "data.source.tokenizer": ("owner/other", NONE),
+    "data.source.seed": (77, NONE),
     "data.validation": (0.3, SFT),
     "data.test": (0.3, SFT),
     "data.max_prompt_tokens": (99, SFT),
@@ -139,10 +148,12 @@ def leaves(section: type[BaseModel], place: str = "") -> Iterator[str]:
 def values(settings: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """A configuration over a hub model, which is named and never loaded, with every path at its place."""
     rows = Path(settings["data"]["path"]).read_text()
-    (tmp_path / "copy.jsonl").write_text(rows)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "rows.jsonl").write_text(rows)
     (tmp_path / "template.yaml").write_text("- {role: user, content: 'Better: {{ response }}'}\n")
     return {
         **settings,
+        "data": {**settings["data"], "source": {"name": "owner/rows", "tokenizer": "owner/name"}},
         "model": {"path": "owner/name", "dtype": "float32"},
         "methods": ["base", "mod", "lw", "modpo", "sipo"],
         "filter": {"rule": "calibrated"},
@@ -219,11 +230,19 @@ def test_relative_paths_are_the_file_s_and_survive_the_run_s_own_copy(
     folder.mkdir()
     run.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    values = {**values, "data": {"path": "../rows.jsonl"}, "refine": {"review_template": "../template.yaml"}}
+    (tmp_path / "pairs").mkdir()
+    source = {"name": "../pairs", "tokenizer": "../pairs"}
+    values = {
+        **values,
+        "data": {"path": "../rows.jsonl", "source": source},
+        "refine": {"review_template": "../template.yaml"},
+    }
     del values["run_dir"]
     (folder / "mine.yaml").write_text(yaml.safe_dump(values))
     config = load_config("configs/mine.yaml")
     assert config.data.path == tmp_path / "rows.jsonl"
+    assert config.data.source is not None
+    assert config.data.source.name == config.data.source.tokenizer == str(tmp_path / "pairs")
     assert config.refine.review_template == tmp_path / "template.yaml"
     assert config.model.path == "owner/name"
     assert config.run_dir == Path("runs/mine")
@@ -239,10 +258,10 @@ def test_overrides_lie_over_the_file_and_their_paths_are_the_working_directory_s
     path.parent.mkdir()
     path.write_text(yaml.safe_dump(values))
     monkeypatch.chdir(tmp_path)
-    config = load_config(path, ["align.lr=1e-4", "methods=[mod]", "data.path=copy.jsonl"])
+    config = load_config(path, ["align.lr=1e-4", "methods=[mod]", "data.path=copy/rows.jsonl"])
     assert config.align.lr == 1e-4
     assert config.methods == ("mod",)
-    assert config.data.path == tmp_path / "copy.jsonl"
+    assert config.data.path == tmp_path / "copy" / "rows.jsonl"
     assert config.align.epochs == values["align"]["epochs"]
 
 
@@ -256,6 +275,17 @@ def test_overrides_lie_over_the_file_and_their_paths_are_the_working_directory_s
         ({"seed": "many"}, "`seed`: Input should be a valid integer"),
         ({"align": {"lr": {"speed": 1.0}}}, "align.lr: `speed` is no objective; they are detail, brevity"),
         ({"data": {"path": "x", "validation": 0.5, "test": 0.5}}, "`data`: validation + test must leave rows"),
+        ({"data": {}}, "`data.path`: is missing; add it, or data.source, which rows are made from"),
+        ({"data": {"source": []}}, "`data.source`: write a data set, hub id, file or folder, or a mapping"),
+        ({"data": {"source": {}}}, "`data.source.name` is missing; add it"),
+        ({"data": {"source": {"name": "x", "ties": "any"}}}, "unknown key `ties` in `data.source`"),
+        ({"data": {"source": {"name": "x", "drop_ties": "one"}}}, "`data.source.drop_ties`: Input should be 'any'"),
+        ({"data": {"source": {"name": "x", "format": "tlr"}}}, "`data.source.format`: tlr: no such format; did you"),
+        ({"data": {"source": {"name": "x", "max_tokens": 9}}}, "`data.source`: max_tokens needs a tokenizer"),
+        ({"data": {"source": "x", "path": "mine.jsonl"}}, "`data`: path, with source, is a file rows.jsonl"),
+        ({"data": {"source": "x", "path": 5}}, "`data.path`: Input is not a valid path"),
+        ({"data": {"source": "x", "path": "x/rows.jsonl"}}, "in a folder of its own, outside of the source"),
+        ({"data": {"source": ""}}, "`data.source.name`: String should have at least 1 character"),
         ({"methods": []}, "`methods`: Tuple should have at least 1 item"),
         ({"methods": ["sippo"]}, "`sippo` is no method; did you mean `sipo`?"),
         ({"modpo": {"objective": "speed"}}, "modpo.objective: `speed` is none; they are detail, brevity"),

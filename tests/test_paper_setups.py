@@ -24,7 +24,6 @@ from sipo.cli.main import main
 from sipo.configfile import load_config, parse_config
 from sipo.data import Message, read_rows
 from sipo.data.cleaning import Choice
-from sipo.data.prepare import prepare
 from sipo.disk.tables import read_records
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
@@ -61,10 +60,19 @@ def test_the_paper_s_numbers_are_in_place(setup: str) -> None:
     assert config.data.max_response_tokens == 512
     assert config.model.prompt_template == FORMAT
     assert config.model.path == ("meta-llama/Llama-2-7b-hf" if llama else "PKU-Alignment/alpaca-7b-reproduced")
+    source = config.data.source
+    assert source is not None
     if beavertails:
+        assert source.model_dump(exclude_defaults=True) == {"name": "beavertails"}
         assert config.names == ("helpful", "harmless") and config.refine.reviewer == {"harmless": 1.0}
         assert realign.lr == {"helpful": 5e-6, "harmless": 5e-5} and config.sample.prompts == 2500
     else:
+        assert source.name == "helpsteer" and source.choice == Choice(
+            objectives=("correctness", "verbosity"),
+            drop_ties="any",
+            max_tokens=512,
+            tokenizer="PKU-Alignment/alpaca-7b-reproduced",
+        )
         assert config.names == ("correctness", "verbosity") and config.refine.reviewer == {"correctness": 1.0}
         assert realign.lr == 5e-6 and (config.data.train_rows, config.data.conflict_ratio) == (970, 0.6)
     sft = config.sft
@@ -146,7 +154,7 @@ def test_check_needs_nothing_and_says_so(setup: str, capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     for part in (
         "not looked at:",
-        "rows.jsonl: not there yet",
+        f"rows.jsonl: not there yet; `sipo run` makes them of {setup.partition('-')[0]}",
         "6,738.42 M parameters",
         "SIPO, section 4.1",
         "hours at",
@@ -170,7 +178,8 @@ def test_check_needs_nothing_and_says_so(setup: str, capsys: pytest.CaptureFixtu
         ("weights.divisions=1", "none lies between"),
         ("refine.review_template=nowhere.yaml", "nowhere.yaml"),
         ("model.path=owner/unknown", "cannot be loaded"),
-        ("data.path=nowhere/rows.jsonl", "no such file"),
+        ("data.source=nowhere/rows.jsonl", "data.source: "),
+        ("data.source.max_token=9", "did you mean `max_tokens`?"),
     ],
 )
 def test_check_still_finds_what_is_wrong(change: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,26 +245,21 @@ def stand_ins(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             for word in (words[i % 7], words[i % 5 + 8], words[i % 3] + " it")
         ]
         write(folder / "steer" / f"{split}.jsonl", answers)
-    prepare(str(folder / "pku"), folder / "beavertails", Choice(format="beavertails"))
-    prepare(
-        str(folder / "steer"),
-        folder / "helpsteer",
-        Choice(
-            objectives=("correctness", "verbosity"), drop_ties="any", max_tokens=512, tokenizer=str(folder / "model")
-        ),
-    )
     return folder
 
 
 def small(setup: str, stand_ins: Path, to: Path) -> dict[str, Any]:
-    """The set-up with model, rows and judges replaced, and its sizes made small; everything else as it is."""
+    """The set-up with model, source and judges replaced, and its sizes made small; everything else as it is."""
     values = yaml.safe_load((PAPER / f"{setup}.yaml").read_text())
     name = setup.split("-")[0]
     values["run_dir"] = str(to)
     values["model"] |= {"path": str(stand_ins / "model"), "dtype": "float32"}
-    values["data"] |= {"path": str(stand_ins / name / "rows.jsonl"), "max_response_tokens": 8}
+    values["data"]["max_response_tokens"] = 8
     if name == "helpsteer":
+        values["data"]["source"] |= {"name": str(stand_ins / "steer"), "tokenizer": str(stand_ins / "model")}
         values["data"]["train_rows"] = 30
+    else:
+        values["data"]["source"] = {"name": str(stand_ins / "pku"), "format": values["data"]["source"]}
     for objective in values["objectives"]:
         preset = objective["reward"]["preset"]
         model = stand_ins / (preset if name == "beavertails" else "dpa")

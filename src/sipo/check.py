@@ -8,6 +8,7 @@ from rich.text import Text
 from sipo.config import Config
 from sipo.data import Row
 from sipo.estimate.absent import Absent, find_absent
+from sipo.estimate.sizes import stated
 from sipo.estimate.table import say_plan
 from sipo.logprobs.packing import pack
 from sipo.progress import Progress
@@ -28,7 +29,8 @@ def check(
     gpu: float | None = None,
     tokens_per_second: float | None = None,
 ) -> Absent:
-    """Print what a run of this configuration would do; trains nothing, writes nothing, downloads no known model.
+    """Print what a run of this configuration would do; trains nothing, writes nothing but rows of a `data.source` on
+    this machine, downloads no rows and no known model.
 
     `gpu` (GiB) says which stages fit a device, `tokens_per_second` (through the backbone) how long they take. Raises
     SipoError, one line, for whatever would stop the run; returns what could not be looked at.
@@ -43,7 +45,8 @@ def check(
     if not (absent.rows or absent.model):
         _say_lengths(task)
         _show_example(task)
-    say_plan(task, absent, gpu, tokens_per_second)
+    if not absent.rows or stated(config):
+        say_plan(task, absent, gpu, tokens_per_second)
     _say_absent(task, absent)
     return absent
 
@@ -161,7 +164,10 @@ def _say_absent(task: Task, absent: Absent) -> None:
         say(f"  model {config.model.path}: not on this machine; its shape is known, its tokenizer is not, and so no")
         say("    length in tokens; `sipo run` downloads it")
     if absent.rows:
-        say(f"  rows {config.data.path}: not there yet; `sipo data prepare` makes them (docs/data.md)")
+        source = config.data.source
+        maker = f"`sipo run` makes them of {source.name}" if source else "`sipo data prepare` makes them (docs/data.md)"
+        unknown = "" if stated(config) else "; their number is not known, and so there is no plan"
+        say(f"  rows {config.data.path}: not there yet; {maker}{unknown}")
     for objective in config.objectives:
         if objective.name in absent.judges:
             say(f"  reward of {objective.name}: {objective.reward} is not on this machine; `sipo run` downloads it")

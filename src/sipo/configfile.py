@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sipo.config import Config
+from sipo.data.sources.finding import is_path
 from sipo.errors import SipoError
 
 
@@ -67,7 +68,24 @@ def _rebase(values: dict[str, Any], folder: Path) -> None:
             path = folder / Path(value).expanduser()
             if key != "model" or path.exists():  # a hub id or package:NAME is no path: only what exists
                 section[name] = os.path.abspath(path)  # symbolic links keep their names, and so their suffixes
+    _rebase_source(values.get("data"), folder)
     _rebase_rewards(values, folder)
+
+
+def _rebase_source(data: Any, folder: Path) -> None:
+    """The same for what rows are made from, where it is a file or folder, and for a tokenizer in a folder."""
+    source = data.get("source") if isinstance(data, dict) else None
+    if isinstance(source, str):
+        data["source"] = _found_from(folder, source)
+    elif isinstance(source, dict):
+        for name in ("name", "tokenizer"):
+            if isinstance(value := source.get(name), str):
+                source[name] = _found_from(folder, value)
+
+
+def _found_from(folder: Path, value: str) -> str:
+    path = folder / Path(value).expanduser()
+    return os.path.abspath(path) if value and (path.exists() or is_path(value)) else value
 
 
 def _rebase_rewards(values: dict[str, Any], folder: Path) -> None:

@@ -3,6 +3,7 @@
 import gc
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,7 @@ from sipo import weights
 from sipo.bank import Bank
 from sipo.config import Config, Model
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
+from sipo.data.making import make_rows
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
@@ -27,6 +29,14 @@ def check_room(config: Config, context: int) -> None:
         )
 
 
+def rows_file(config: Config, progress: Progress) -> Path:
+    """Where the rows are; made first where they are not there and the configuration has a source for them."""
+    path, source = config.data.path, config.data.source
+    if source is not None:
+        make_rows(path, source.name, source.choice, progress.say)
+    return path
+
+
 class Task:
     """A configuration with its data and its model."""
 
@@ -41,7 +51,7 @@ class Task:
 
     @cached_property
     def rows(self) -> list[Row]:
-        return read_rows(self.config.data.path, self.objectives)
+        return read_rows(rows_file(self.config, self.progress), self.objectives)
 
     @cached_property
     def splits(self) -> Splits:

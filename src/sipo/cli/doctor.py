@@ -45,7 +45,7 @@ def _compute() -> dict[str, str]:
     try:
         import torch
 
-        from sipo.models.gguf import cache_folder
+        from sipo.disk.cache import cache_folder
         from sipo.models.load import pick_device, pick_dtype
 
         device = torch.device(pick_device())

@@ -1,11 +1,15 @@
 """What a run begins with: the model and the rows."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sipo.config.section import Dtype, Fraction, Positive, Section
+from sipo.data.cleaning import Choice, Ties
+from sipo.data.making import ROWS, place_for
+from sipo.data.sources.finding import told
+from sipo.errors import SipoError
 
 
 class Model(Section):
@@ -26,10 +30,51 @@ class Model(Section):
         return template
 
 
+class Source(Section):
+    """What rows are made from, with the options of `sipo data prepare`; a text is short for its name."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """A known data set, a hub id, a file or a folder."""
+    format: str | None = None
+    objectives: tuple[str, ...] = ()
+    map: dict[str, str] = Field(default={})
+    """What the source calls each column that a format needs; other names are objectives."""
+    minimize: tuple[str, ...] = ()
+    """Objectives whose smaller score is better."""
+    drop_ties: Ties | None = None
+    max_tokens: Positive | None = None
+    tokenizer: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the splits that the source does not state; not the run's, so that runs of all seeds share their rows."""
+
+    @field_validator("format")
+    @classmethod
+    def _is_known(cls, format: str | None) -> str | None:
+        try:
+            told(format)
+        except SipoError as problem:
+            raise ValueError(str(problem).removeprefix("--format ")) from None
+        return format
+
+    @model_validator(mode="after")
+    def _can_count(self) -> "Source":
+        if self.max_tokens and not self.tokenizer:
+            raise ValueError("max_tokens needs a tokenizer to count with; add tokenizer, as model.path")
+        return self
+
+    @property
+    def choice(self) -> Choice:
+        options = {name: getattr(self, name) for name in type(self).model_fields if name not in ("name", "map")}
+        return Choice(columns=self.map, **options)
+
+
 class Data(Section):
     """Preference rows and how they are split; fractions are of the prompts, by a seeded hash."""
 
-    path: Path
+    source: Source | None = None
+    """What the rows are made from where they are not there yet."""
+    path: Path = Field(default=None, validate_default=True)
+    """Null, with a source, is a place in the cache."""
     validation: Fraction = 0.1
     test: Fraction = 0.1
     max_prompt_tokens: Positive = 256
@@ -39,6 +84,34 @@ class Data(Section):
     """Train on so many rows, a seeded choice; null takes all of them, or all that conflict_ratio leaves."""
     conflict_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the training rows whose objectives conflict; null leaves it as it is."""
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _source_by_its_name(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, str | dict | Source):
+            raise ValueError("write a data set, hub id, file or folder, or a mapping with its name")
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path_by_the_source(cls, path: Any, info: ValidationInfo) -> Any:
+        if path is not None:
+            return path
+        if "source" not in info.data:
+            return Path()  # the source's own fault is told first
+        source = info.data["source"]
+        if source is None:
+            raise ValueError("is missing; add it, or data.source, which rows are made from")
+        try:
+            return place_for(source.name, source.choice)
+        except SipoError as problem:
+            raise ValueError(f"no rows can be made of data.source: {problem}") from None
+
+    @model_validator(mode="after")
+    def _rows_have_a_folder(self) -> "Data":
+        if self.source is not None and (self.path.name != ROWS or Path(self.source.name) in self.path.parents):
+            raise ValueError(f"path, with source, is a file {ROWS} in a folder of its own, outside of the source")
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> "Data":

@@ -1,7 +1,9 @@
 """The card of prepared rows: where they come from, how many there are, and where their objectives conflict."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sipo import __version__
 from sipo.data.cleaning import Choice
@@ -28,6 +30,8 @@ class Prepared:
     contradictions: int
     """Labels that are null because the same pair has both."""
     file: str
+    digest: str
+    """Of the source and the choice (`sipo.data.digest`)."""
 
 
 def data_card(made: Prepared) -> str:
@@ -53,6 +57,14 @@ def data_card(made: Prepared) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def digest_on(card: Path) -> str | None:
+    """What the rows beside a card were made from, where there is a card and it says so."""
+    if not card.is_file():
+        return None
+    found = re.search(r"^\| digest \| `([0-9a-f]{16})`", card.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else None
+
+
 def _about(made: Prepared, licence: str | None) -> str:
     choice = made.choice
     mapping = ", ".join(f"{name} is `{column}`" for name, column in choice.columns.items())
@@ -66,6 +78,7 @@ def _about(made: Prepared, licence: str | None) -> str:
             choice.drop_ties or "", ""
         ),
         "seed of the splits": str(choice.seed) if made.splits else "",
+        "digest": f"`{made.digest}`, of the source and these options",
     }
     return _table(["", ""], [[name, fact] for name, fact in facts.items() if fact])
 

@@ -13,6 +13,7 @@ from sipo.data._files import write_records
 from sipo.data.cleaning import Choice, Cleaning
 from sipo.data.conflicts import ConflictStatistics, conflict_statistics
 from sipo.data.datacard import Prepared, data_card
+from sipo.data.digest import digest_of
 from sipo.data.native import Native
 from sipo.data.rows import SPLITS, Row, Split
 from sipo.data.sources.finding import find
@@ -29,6 +30,7 @@ def prepare(name: str, to: Path, choice: Choice | None = None) -> Prepared:
     """
     choice = choice or Choice()
     found = find(name, choice.format, choice.columns, choice.objectives)
+    digest = digest_of(name, choice)
     cleaning = Cleaning(choice, found.rows)
     native = Native(choice.seed, found.known.test_prompts if found.known else None)
     with appearing(to) as folder, Spool() as spool:
@@ -50,7 +52,7 @@ def prepare(name: str, to: Path, choice: Choice | None = None) -> Prepared:
         write_records(folder / file, _Again(prepared), objectives)
         dropped, contradictions = dict(cleaning.dropped), cleaning.contradictions
         called = Path(name).resolve().name if Path(name).exists() else name  # a card is for others' machines
-        result = Prepared(called, choice, found, statistics, splits, dropped, contradictions, file)
+        result = Prepared(called, choice, found, statistics, splits, dropped, contradictions, file, digest)
         (folder / "README.md").write_text(data_card(result), encoding="utf-8")
     return result
 

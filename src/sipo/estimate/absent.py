@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sipo.config import Config, Preset, RewardModel
+from sipo.data.sources.finding import on_hub
 from sipo.errors import SipoError
 from sipo.estimate.sizes import stated
 from sipo.models.shapes import is_here, shape_of
@@ -24,18 +25,25 @@ NOTHING = Absent()
 
 
 def find_absent(config: Config) -> Absent:
-    """Only what can be planned for without it: a model of unknown shape, or rows of unknown number, is an error
-    where it is read."""
+    """Only what is for a run to fetch, or can be planned for without it: a model of unknown shape, or a missing file
+    of rows, is an error where it is read."""
     model = config.model
     return Absent(
         model=not _here(model.path, model.revision),
-        rows=not config.data.path.exists() and stated(config) is not None,
+        rows=_rows_absent(config),
         judges=tuple(
             objective.name
             for objective in config.objectives
             if (judge := judge_of(objective.reward)) is not None and not _here(judge.model, judge.revision)
         ),
     )
+
+
+def _rows_absent(config: Config) -> bool:
+    """Rows of a source on this machine are made when they are read."""
+    source = config.data.source
+    wanting = on_hub(source.name) if source is not None else stated(config) is not None
+    return wanting and not config.data.path.exists()
 
 
 def judge_of(reward: object) -> RewardModel | None:

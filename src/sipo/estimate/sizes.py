@@ -26,7 +26,8 @@ PAPER: Mapping[str, Stated] = {
     "beavertails": Stated(9000, 1000, 500, 0.5383, "the paper's BeaverTails (SIPO, section 4.1)"),
     "helpsteer": Stated(970, 216, 188, 0.6, "the paper's HelpSteer with 60 % in conflict (SIPO, section 4.1)"),
 }
-"""By the folder that rows were prepared into, as in `sipo data prepare helpsteer --to data/helpsteer`."""
+"""By `data.source`, else by the folder that rows were prepared into: `sipo data prepare helpsteer --to data/helpsteer`.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def counted(task: Task) -> Sizes:
 def planned(config: Config) -> Sizes:
     """For rows that are not here, at most: no ties, and a prompt a row."""
     known = stated(config)
-    assert known is not None  # `find_absent` asked
+    assert known is not None  # whoever plans has asked
     train = min(known.train, config.data.train_rows or known.train)
     ratio = known.conflicting if config.data.conflict_ratio is None else config.data.conflict_ratio
     conflicting = round(ratio * train)
@@ -75,8 +76,9 @@ def stated(config: Config) -> Stated | None:
     """From the card beside the rows, else from the paper; None where neither tells."""
     path, data = config.data.path, config.data
     card = path.parent / "README.md"
+    paper = PAPER.get(data.source.name if data.source else path.parent.name)
     if not card.is_file():
-        return PAPER.get(path.parent.name)
+        return paper
     found = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| ([\d.]+)% \|$", card.read_text(encoding="utf-8"), re.MULTILINE)
     parts = {name: (int(rows), int(prompts), float(percent) / 100) for name, rows, prompts, percent in found}
     if "train" in parts:
@@ -89,4 +91,4 @@ def stated(config: Config) -> Stated | None:
         return Stated(
             train, round(rows * data.validation), round(prompts * data.test), share, f"the card {card}, split by shares"
         )
-    return PAPER.get(path.parent.name)
+    return paper

@@ -2,15 +2,14 @@
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from sipo.disk.cache import cache_folder
 from sipo.errors import SipoError
 
 
@@ -47,10 +46,6 @@ def converted(file: Path, cache: Path | None = None) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
-
-
-def cache_folder() -> Path:
-    return Path(os.environ["SIPO_CACHE"]) if "SIPO_CACHE" in os.environ else user_cache_path("sipo")
 
 
 def _convert(file: Path, target: Path) -> None:

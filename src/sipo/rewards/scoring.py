@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from sipo.config import Execution, Judge, Objective, Policy, Preset, RewardModel
+from sipo.disk.cache import cache_folder
 from sipo.errors import SipoError
-from sipo.models.gguf import cache_folder
 from sipo.pareto.indicators import Array, signs
 from sipo.progress import Progress
 from sipo.rewards.cache import ScoreCache

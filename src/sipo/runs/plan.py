@@ -99,8 +99,8 @@ def _read(config: Config, name: str, about: dict[str, Any]) -> Any:
     if name == "templates":
         paths = (config.refine.review_template, config.refine.rewrite_template)
         return [_content(path) if path else None for path in paths]
-    if name == "data":  # the path is no matter: the rows themselves are in the subject
-        return config.data.model_dump(exclude={"path"})
+    if name == "data":  # where they are from is no matter: the rows themselves are in the subject
+        return config.data.model_dump(exclude={"path", "source"})
     if name == "refine":
         return config.refine.model_dump(exclude={"review_template", "rewrite_template"})
     if name == "calibration":

@@ -6,12 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sipo.configfile import parse_config
 from sipo.data import objectives_of, read_rows
 from sipo.progress import Progress
 from sipo.report.plots import dots_png
 from sipo.studies.ground import Ground
 from sipo.studies.intervals import outcome, over_seeds, shown
 from sipo.studies.study import Conclusion, Finding, Table
+from sipo.task import rows_file
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class RateStudy:
     def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
         """Shares by number of objectives, those of the configuration first; trains nothing."""
         settings = ground.settings(seed, progress)
-        rows = read_rows(Path(settings["data"]["path"]))
-        mine = [objective["name"] for objective in settings["objectives"]]
+        config = parse_config(settings, self.name)
+        rows, mine = read_rows(rows_file(config, progress)), list(config.names)
         names = [*mine, *(name for name in objectives_of(rows) if name not in mine)]
         shares = {n: sum(row.conflicting(names[:n]) for row in rows) / len(rows) for n in range(2, len(names) + 1)}
         return {"objectives": names, "rows": len(rows), "shares": {str(n): share for n, share in shares.items()}}

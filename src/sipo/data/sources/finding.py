@@ -53,21 +53,21 @@ def find(
     """
     columns = columns or {}
     asked = objectives or tuple(column for column in columns if column not in STRUCTURE)
-    source, known = _told(format)
+    source, known = told(format)
     called = asked[0] if len(asked) == 1 else None
     if Path(name).exists():
         records = read_path(Path(name), called)
-    elif name in KNOWN:
-        source, known = (source, known) if format else KNOWN[name]
-        records = read_hub(KNOWN[name][1].parts, called)
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith((*SUFFIXES, ".gz")):
-        identity, _, config = name.partition(":")
-        known = known or next((each for _, each in KNOWN.values() if each.parts == (Hub(identity),)), None)
-        records = read_hub([Hub(identity, config=config or None)], called)
-    else:
+    elif not on_hub(name):
         near = get_close_matches(name, KNOWN, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"or name one of {', '.join(KNOWN)}, or a hub id"
         raise SipoError(f"{name}: no such file or folder; {hint}")
+    elif name in KNOWN:
+        source, known = (source, known) if format else KNOWN[name]
+        records = read_hub(KNOWN[name][1].parts, called)
+    else:
+        identity, _, config = name.partition(":")
+        known = known or next((each for _, each in KNOWN.values() if each.parts == (Hub(identity),)), None)
+        records = read_hub([Hub(identity, config=config or None)], called)
     records = _renamed(records, columns)
     first = next(records, None)
     if first is None:
@@ -76,7 +76,18 @@ def find(
     return Found(source, known, chain([first], records), asked)
 
 
-def _told(format: str | None) -> tuple[Source | None, Known | None]:
+def is_path(name: str) -> bool:
+    """Whether the name can only be that of a file or folder, there or not."""
+    return name.startswith((".", "/", "~")) or name.endswith((*SUFFIXES, ".gz"))
+
+
+def on_hub(name: str) -> bool:
+    """Whether the name is of a known data set or a hub id, and no file or folder has it."""
+    return not (Path(name).exists() or is_path(name)) and (name in KNOWN or name.count("/") == 1)
+
+
+def told(format: str | None) -> tuple[Source | None, Known | None]:
+    """The source, and the known data set, that a format names. Raises SipoError for one that is not known."""
     if format is None:
         return None, None
     if format in KNOWN:

@@ -31,9 +31,7 @@ def read_path(path: Path, name: str | None = None) -> Iterator[Record]:
     The split is told by the name: `train.jsonl`, `helpful-test-00000-of-00002.parquet`, `validation/0.csv`. What is
     left of it is the part, or the folder's name where nothing is. `name` is the part where there is but one.
     """
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if _is_shard(file, path))
-    if not files:
-        raise SipoError(f"{path}: no {', '.join(SUFFIXES)} file in it; name the file or the folder that has them")
+    files = shards(path)
     places = [_split_and_part(file, path) for file in files]
     alone = len({part for _, part in places}) == 1
     for file, (split, part) in zip(files, places, strict=True):
@@ -41,6 +39,14 @@ def read_path(path: Path, name: str | None = None) -> Iterator[Record]:
             if not isinstance(value, dict):
                 raise SipoError(f"{file} {place}: {kind_of(value)}, not an object; each record is one object")
             yield Record(f"{file} {place}", value, name if alone and name else part, split)
+
+
+def shards(path: Path) -> list[Path]:
+    """The file, or the folder's, in the order of their names. Raises SipoError for a folder without any."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if _is_shard(file, path))
+    if not files:
+        raise SipoError(f"{path}: no {', '.join(SUFFIXES)} file in it; name the file or the folder that has them")
+    return files
 
 
 def split_named(text: str) -> Split | None:
