@@ -36,20 +36,21 @@ class StackedUpdate:
             return output
         if inputs[0] is not self._x:
             down, self._ups = self._frozen or self._stacked()
-            self._x, self._inner = inputs[0], (inputs[0] @ down.T).unflatten(-1, (len(self.names), -1)) * points
-        inner, up = self._inner[..., layer, :].flatten(0, 1), self._ups[layer]
+            inner = (inputs[0] @ down.T).unflatten(-1, (len(self.names), -1)) * points
+            self._x, self._inner = inputs[0], inner.flatten(0, 1).unbind(1)  # of each layer [rows * T, R]
+        inner, up = self._inner[layer], self._ups[layer]
         if layer == len(self.names) - 1:
             self._x = None
             del self._inner, self._ups
         flat = output.flatten(0, 1)
         add = flat.addmm if torch.is_grad_enabled() else flat.addmm_  # in place spares a copy of the output
-        return add(inner, up.T).view_as(output)
+        return add(inner, up).view_as(output)
 
     def _stacked(self) -> tuple[Tensor, list[Tensor]]:
-        """A of all layers and adapters [layers * R, d_in], and each layer's B [d_out, R]."""
+        """A of all layers and adapters [layers * R, d_in], and each layer's B [R, d_out]."""
         pairs = [[adapter.factors[name] for adapter in self.adapters] for name in self.names]
         down = torch.cat([a.to(self.like) for layer in pairs for a, _ in layer])
-        return down, [torch.cat([b.to(self.like) for _, b in layer], dim=1) for layer in pairs]
+        return down, [torch.cat([b.to(self.like) for _, b in layer], dim=1).T for layer in pairs]
 
 
 def readers(layers: Mapping[str, nn.Module], forward: Callable[[], object]) -> dict[str, int]:

@@ -40,7 +40,7 @@ class Generated:
     """False where the limit cut the response."""
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(
     bank: Bank,
     requests: Sequence[Request],
@@ -105,7 +105,9 @@ class _Batch:
     def scores(self, divergence: Divergence) -> Tensor:
         """[live, V]"""
         if divergence == REVERSE_KL:
-            return mix_logits(self.logits[self.slots], self.weights)
+            alike = self.slots.numel() == len(self.logits)  # then rows need no gathering
+            logits = self.logits.unflatten(0, self.slots.shape) if alike else self.logits[self.slots]
+            return mix_logits(logits, self.weights)
         logprobs = self.so_far[:, None] + self.logits.float().log_softmax(-1)
         return mix(logprobs[self.slots], self.weights, divergence)
 

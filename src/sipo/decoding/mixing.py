@@ -8,10 +8,14 @@ Shapes: B requests of K points each over a vocabulary of V tokens. A request wit
 with weight 0.
 """
 
+import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from sipo.decoding.mixture import Divergence
+
+CHUNK = 8
+"""Requests whose logits are widened at one time: few enough to stay in a processor's cache."""
 
 
 def mix(logprobs: Tensor, weights: Tensor, divergence: Divergence) -> Tensor:
@@ -44,4 +48,8 @@ def mix_logits(logits: Tensor, weights: Tensor) -> Tensor:
 
     What precedes a token and a policy's normaliser are constants of the request then, so neither is computed.
     """
-    return (weights[:, None].float() @ logits.float())[:, 0]
+    scores = torch.empty(len(logits), 1, logits.shape[-1], device=logits.device)
+    chunk = len(logits) if logits.is_cuda else CHUNK
+    for score, share, each in zip(scores.split(chunk), weights.split(chunk), logits.split(chunk), strict=True):
+        torch.bmm(share[:, None].float(), each.float(), out=score)
+    return scores[:, 0]
