@@ -1,27 +1,26 @@
 """The backbone of a benchmark: a real one, or a shape with random weights; and copies that share its weights."""
 
 import copy
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.settings import Settings
 from sipo.bank import Adapter, new_adapter
 from sipo.config import Lora, Model
 from sipo.errors import SipoError
 from sipo.models.load import Backbone, find_device, load_backbone, pick_dtype
+from sipo.models.shapes import KNOWN
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-2-7b": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-                   "num_attention_heads": 32, "max_position_embeddings": 4096},
-    "smollm2-135m": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-                     "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
-                     "max_position_embeddings": 8192},
-    "tiny": {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, "initializer_range": 0.3,
-             "max_position_embeddings": 4096},
+SHAPES: dict[str, PretrainedConfig] = {
+    "llama-2-7b": KNOWN["meta-llama/Llama-2-7b-hf"],
+    "smollm2-135m": LlamaConfig(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+                                num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
+                                max_position_embeddings=8192),
+    "tiny": LlamaConfig(vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, initializer_range=0.3,
+                        max_position_embeddings=4096),
 }  # fmt: skip
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -54,7 +53,7 @@ def _load(settings: Settings) -> Backbone:
     dtype = pick_dtype(device) if settings.dtype == "auto" else getattr(torch, settings.dtype)
     tokenizer = _byte_tokenizer()
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": 0, "pad_token_id": tokenizer.eos_token_id}
-    config = LlamaConfig(**SHAPES[settings.random_weights], **ends)
+    config = LlamaConfig.from_dict({**SHAPES[settings.random_weights].to_dict(), **ends})
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(settings.seed)
         model = LlamaForCausalLM._from_config(config, dtype=dtype)

@@ -202,6 +202,13 @@ def test_a_copy_of_a_source_is_the_same_and_its_names_count(tmp_path: Path) -> N
     assert digest_of(str(one), Choice()) != digest_of(str(two), Choice())
 
 
+def all_but_locks(folder: Path) -> list[Path]:
+    """Locks stay in the cache, empty, for the next who wants the same rows."""
+    locks = folder / "cache" / "locks"
+    assert not locks.exists() or {file.stat().st_size for file in locks.iterdir()} <= {0}
+    return sorted({*folder.rglob("*")} - {locks.parent, locks, *locks.glob("*.lock")})
+
+
 def test_a_place_of_one_s_own(
     with_source: Callable[..., dict[str, Any]],
     tmp_path: Path,
@@ -212,7 +219,7 @@ def test_a_place_of_one_s_own(
     source, path = pku(tmp_path), tmp_path / "deep" / "mine" / "rows.jsonl"
     values = with_source(source, path=str(path))
     assert len(rows_of(values)) == len(rows_of(values)) == 40
-    assert sorted(os.listdir(path.parent)) == ["README.md", "rows.jsonl"] and not cache.exists()
+    assert sorted(os.listdir(path.parent)) == ["README.md", "rows.jsonl"] and not (cache / "rows").exists()
     assert os.listdir(tmp_path / "deep") == ["mine"] and preparations == [source["name"]]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(with_source({**source, "seed": 1}, path=str(path))))
     assert main(["check", str(tmp_path / "mine.yaml")]) == 2
@@ -282,12 +289,12 @@ def test_a_wrong_source_is_one_line_and_leaves_nothing(
     (tmp_path / "empty").mkdir()
     text = json.dumps(with_source(source)).replace("FILE", file.name).replace("LATE", late.name)
     (tmp_path / "mine.yaml").write_text(text)
-    before = sorted(tmp_path.rglob("*"))
+    before = all_but_locks(tmp_path)
     for verb in ("check", "run"):
         assert main([verb, str(tmp_path / "mine.yaml")]) == 2
         said = capsys.readouterr().err
         assert problem in said and "data.source" in said and len(said.splitlines()) == 1
-    assert sorted(tmp_path.rglob("*")) == before
+    assert all_but_locks(tmp_path) == before
 
 
 def test_an_interrupt_leaves_nothing(
@@ -297,12 +304,12 @@ def test_an_interrupt_leaves_nothing(
         raise KeyboardInterrupt
 
     values = with_source(pku(tmp_path))
-    before = sorted(tmp_path.rglob("*"))
+    before = all_but_locks(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("sipo.data.prepare.data_card", stop)
         with pytest.raises(KeyboardInterrupt):
             rows_of(values)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert all_but_locks(tmp_path) == before
     assert len(rows_of(values)) == 40
 
 
@@ -324,7 +331,7 @@ def test_a_kill_leaves_no_rows_and_the_next_run_makes_them(
     assert not config.data.path.parent.exists()
     assert len(rows_of(values)) == 40
     assert sorted(os.listdir(config.data.path.parent)) == ["README.md", "rows.jsonl"]
-    assert [file.name for file in tmp_path.iterdir() if file.name.endswith((".tmp", ".lock"))] == []
+    assert [file.name for file in tmp_path.iterdir() if file.name.endswith(".tmp")] == []
 
 
 def test_two_that_begin_together_make_rows_once(

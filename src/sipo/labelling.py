@@ -8,11 +8,12 @@ from sipo.bank import Bank
 from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, read_prompts, write_rows
 from sipo.decoding import Request, answer, base, seed_of
+from sipo.disk.journal import forget
 from sipo.engines import check_engine, opened
 from sipo.models.chat import Codec
 from sipo.models.load import identify, load_backbone
 from sipo.progress import Progress
-from sipo.rewards import Item, check_rewards, score_responses
+from sipo.rewards import Item, check_rewards, signed_rewards
 
 
 def label(
@@ -62,28 +63,16 @@ def label(
         )
     texts = [codec.decode(each.tokens) for each in answers]
     items = [Item(chat, text) for chat, text in zip((chat for chat in chats for _ in range(2)), texts, strict=True)]
-    scores = score_responses(objectives, items, execution, progress)
-    for each in objectives:
-        if each.direction == "minimize":
-            scores[each.name] = [-value for value in scores[each.name]]
+    rewards = signed_rewards(objectives, items, execution, progress)
     rows = []
-    for i, chat in enumerate(chats):
-        first, second = texts[2 * i], texts[2 * i + 1]
+    for chat, first, second, *values in zip(chats, texts[::2], texts[1::2], rewards[::2], rewards[1::2], strict=True):
         if first and second and first != second:
-            preferred = {name: _better(values[2 * i], values[2 * i + 1]) for name, values in scores.items()}
+            preferred = {each.name: _better(*pair) for each, *pair in zip(objectives, *values, strict=True)}
             rows.append(Row(chat, (first, second), preferred))
     write_rows(to, rows)
-    _forget(to.parent, f"{to.stem}-{plan:x}")
+    forget(to.parent, f"{to.stem}-{plan:x}")
     return rows
 
 
 def _better(first: float, second: float) -> int | None:
     return None if first == second else int(second > first)
-
-
-def _forget(folder: Path, name: str) -> None:
-    from sipo.disk.journal import FOLDER
-
-    (folder / FOLDER / f"{name}.jsonl").unlink(missing_ok=True)
-    if not any((folder / FOLDER).iterdir()):
-        (folder / FOLDER).rmdir()

@@ -150,7 +150,7 @@ def _measure(choice: Choice) -> Callable[[Row], int] | None:
         raise SipoError("--max-tokens needs a tokenizer to count with; add --tokenizer, as model.path in a run.yaml")
     from transformers import AutoTokenizer
 
-    from sipo.models.load import locate
+    from sipo.models.locate import locate
 
     inside = choice.tokenizer.startswith("package:") or choice.tokenizer.endswith(".gguf")  # a model with it within
     try:

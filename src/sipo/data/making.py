@@ -1,10 +1,11 @@
 """Rows that a run makes for itself, of what `data.source` names: found again as long as the source is the same."""
 
-import fcntl
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+
+from filelock import FileLock
 
 from sipo.data.cleaning import Choice
 from sipo.data.datacard import digest_on
@@ -57,17 +58,14 @@ def _check_origin(path: Path, name: str, choice: Choice) -> None:
         )
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two runs that begin together do not both make a folder; the lock goes with the process, however it ends."""
-    there = next(parent for parent in folder.absolute().parents if parent.exists())
-    lock = there / f".{folder.name}.lock"
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+def _alone(folder: Path) -> FileLock:
+    """Two runs that begin together do not both make a folder; the lock goes with the process, however it ends.
+
+    Its file stays: one removed while others wait for it would keep nobody out. So it lives in the cache.
+    """
+    locks = cache_folder().absolute() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / f"{sha256(str(folder.absolute()).encode()).hexdigest()[:16]}.lock")
 
 
 def _in_keys(text: str) -> str:

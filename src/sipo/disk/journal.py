@@ -37,6 +37,13 @@ def resumable(
     return _finished(path)
 
 
+def forget(folder: Path, name: str) -> None:
+    """Remove a journal whose results are kept elsewhere by now."""
+    (folder / FOLDER / f"{name}.jsonl").unlink(missing_ok=True)
+    if not any((folder / FOLDER).iterdir()):
+        (folder / FOLDER).rmdir()
+
+
 def _finished(path: Path) -> list[Any]:
     """The whole lines of a journal; a line that a crash tore is cut off."""
     if not path.exists():

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from sipo.errors import SipoError
-from sipo.models.load import locate
+from sipo.models.locate import locate
 
 _LLAMA: dict[str, Any] = {
     "hidden_size": 4096,

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from sipo.config import RewardModel
 from sipo.errors import SipoError
-from sipo.models.load import locate
+from sipo.models.locate import locate
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from sipo.errors import SipoError
 from sipo.logprobs.packing import Group, batches
 from sipo.logprobs.score import score_rows
 from sipo.models.chat import Codec
-from sipo.models.load import find_device, identify, load_backbone, locate, pick_dtype
+from sipo.models.load import find_device, identify, load_backbone, pick_dtype
+from sipo.models.locate import locate
 from sipo.rewards.interface import Item, named
 
 

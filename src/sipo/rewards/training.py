@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from sipo.config import Model, RewardModel
 from sipo.errors import SipoError
 from sipo.logprobs.packing import batches
-from sipo.models.load import find_device, identify, locate, pick_dtype
+from sipo.models.load import find_device, identify, pick_dtype
+from sipo.models.locate import locate
 from sipo.progress import Progress
 from sipo.rewards.classifier import read_config, read_tokenizer, unloadable
 from sipo.rewards.examples import Example, Kind

@@ -4,12 +4,13 @@ Work in progress lives in `.partial/<stage>` and is renamed when it is complete.
 set aside in `.superseded`, and comes back if the configuration does.
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.tables import read_json, write_json, write_text
@@ -52,12 +53,15 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder against other processes; the lock goes with the process, however it ends."""
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SipoError(f"{self.path}: another process is working on this run; wait for it") from None
+        lock = FileLock(self.path / ".lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise SipoError(f"{self.path}: another process is working on this run; wait for it") from None
+        try:
             yield
+        finally:
+            lock.release()
 
     def stage(self, name: str) -> Path:
         return self.path / name

@@ -23,7 +23,7 @@ from sipo.decoding import seed_of
 from sipo.disk.journal import FOLDER
 from sipo.disk.tables import write_records
 from sipo.errors import SipoError
-from sipo.models.load import locate
+from sipo.models.locate import locate
 from sipo.task import Task
 
 WHOLE = "whole"
