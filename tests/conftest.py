@@ -16,7 +16,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from sipo.bank import Adapter, Bank, new_adapter, save_adapter
 from sipo.config import Lora, Model
+from sipo.data import Message
 from sipo.models.load import Backbone, load_backbone
+from sipo.rewards import Item
+from sipo.rewards.examples import Example
 
 torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 
@@ -149,3 +152,16 @@ def settings(model_folder: Path, tmp_path: Path) -> dict:
 def make_settings(model_folder: Path) -> Callable[[Path], dict]:
     """The same for any folder, for fixtures that outlive a test."""
     return lambda folder: small_settings(model_folder, folder)
+
+
+NAMES = ("sunny", "dark")
+"""What the reward models of the tests learn."""
+
+
+def compared(prompt: str, first: str, second: str, **preferred: int | None) -> Example:
+    chat = (Message("user", prompt),)
+    return Example((Item(chat, first), Item(chat, second)), tuple(preferred.get(name) for name in NAMES))
+
+
+def scored(prompt: str, response: str, **scores: float | None) -> Example:
+    return Example((Item((Message("user", prompt),), response),), tuple(scores.get(name) for name in NAMES))

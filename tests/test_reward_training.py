@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import NAMES, compared, scored
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
@@ -32,12 +32,8 @@ from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.rewards import Item, score_responses
 from sipo.rewards.accuracy import (
-    Accuracy,
-    agreement,
-    effective_labels,
     held_out_accuracy,
     score_errors,
-    wilson_interval,
 )
 from sipo.rewards.examples import Example, read_examples
 from sipo.rewards.targets import TARGETS, bradley_terry, squared_error, values_of
@@ -45,18 +41,8 @@ from sipo.rewards.training import Prepared, Reader, RewardTraining, plan_of, rew
 from sipo.training import optimise as optimise_module
 from sipo.training.optimise import Checkpoint
 
-NAMES = ("sunny", "dark")
 FAST = RewardTraining(r=0, lr=3e-3, epochs=4, batch_size=8)
 SUN, SOIL = "the sun is warm", "the soil is dark"
-
-
-def compared(prompt: str, first: str, second: str, **preferred: int | None) -> Example:
-    chat = (Message("user", prompt),)
-    return Example((Item(chat, first), Item(chat, second)), tuple(preferred.get(name) for name in NAMES))
-
-
-def scored(prompt: str, response: str, **scores: float | None) -> Example:
-    return Example((Item((Message("user", prompt),), response),), tuple(scores.get(name) for name in NAMES))
 
 
 def taught(number: int, start: int = 0) -> list[Example]:
@@ -225,72 +211,6 @@ def test_heads_begin_at_the_mean(model_folder: Path) -> None:
     mean, std = TARGETS["scores"].scale(values_of(rated(12))) or (None, None)
     assert mean is not None and std is not None
     assert ((rewards.mean(0) - mean).abs() < 0.5 * std).all()
-
-
-def test_responses_to_a_prompt_are_compared_by_their_scores() -> None:
-    examples = [
-        scored("q", "aa", sunny=3.0, dark=1.0),
-        scored("p", "b", sunny=9.0),
-        scored("q", "bbb", sunny=1.0, dark=None),
-        scored("q", "c", sunny=3.0, dark=2.0),
-        scored("q", "aa ", sunny=0.0, dark=0.0),
-    ]
-    found = TARGETS["scores"].comparisons(examples)
-    assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == [
-        (0, 2),
-        (0, 3),
-        (2, 3),
-        (2, 4),
-        (3, 4),
-    ]
-    assert found.signs.tolist() == [[-1, 0], [0, 1], [1, 0], [-1, 0], [-1, -1]]
-    assert found.longer.tolist() == [1, -1, -2, 0, 2] and len(set(found.prompts)) == 1
-
-
-def test_figures_against_counting_by_hand() -> None:
-    train = [compared(f"q{i}", "aa", "b", sunny=1) for i in range(2)] + [compared("q", "a", "bb", sunny=0)]
-    held_out = [
-        compared("x", "aa", "b", sunny=1, dark=1),
-        compared("y", "a", "bb", sunny=0),
-        compared("z", "a", "b", sunny=0),
-    ]
-    rewards = torch.tensor([[0, 3], [1, 2], [5, 0], [7, 0], [1, 0], [1, 0]], dtype=torch.float32)
-    sunny, dark = held_out_accuracy("pairs", rewards, held_out, train, NAMES)
-    assert (sunny.labels, sunny.model) == (3, pytest.approx((1 + 0 + 0.5) / 3)), "an even call is half right"
-    assert sunny.majority == pytest.approx(1 / 3), "1 is usual in training"
-    assert sunny.length == pytest.approx((1 + 1 + 0.5) / 3), "shorter is better in training"
-    assert dark == Accuracy("dark", 1, 0.0, dark.interval, 0.0, 0.5), "without training labels the longer one is called"
-    none = Accuracy("sunny", 0, None, None, None, None)
-    assert held_out_accuracy("pairs", torch.zeros(0, 2), [], train, NAMES)[0] == none
-    assert agreement(torch.ones(2), torch.zeros(2)) is None
-
-
-@pytest.mark.parametrize(("right", "labels"), [(22, 40), (0, 7), (7, 7), (1, 2)])
-def test_the_interval_is_wilsons_where_labels_are_independent(right: int, labels: int) -> None:
-    calls = torch.tensor([1.0] * right + [0.0] * (labels - right))
-    expected = binomtest(right, labels).proportion_ci(method="wilson")
-    assert wilson_interval(calls, [str(i) for i in range(labels)]) == pytest.approx((expected.low, expected.high))
-
-
-CALLS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([0.0, 1.0])), min_size=1, max_size=12)
-
-
-@given(CALLS)
-def test_labels_said_again_tell_nothing_new(calls: list[tuple[str, float]]) -> None:
-    prompts, right = [prompt for prompt, _ in calls], torch.tensor([value for _, value in calls])
-    once = wilson_interval(right, prompts)
-    assert -1e-9 <= once[0] <= float(right.mean()) + 1e-6 and float(right.mean()) - 1e-6 <= once[1] <= 1
-    assert effective_labels(right, prompts) <= len(calls)
-    of_a_prompt_each = [str(place) for place in range(len(calls))]
-    again = wilson_interval(right.repeat(3), of_a_prompt_each * 3)
-    assert again == pytest.approx(wilson_interval(right, of_a_prompt_each), abs=1e-6)
-
-
-def test_labels_that_go_together_widen_the_interval_and_even_calls_do_not_narrow_it() -> None:
-    right = torch.tensor([1.0, 1, 1, 0, 0, 0])
-    assert effective_labels(right, list("aaabbb")) == pytest.approx(2)
-    assert effective_labels(right, list("abcabc")) == 6
-    assert effective_labels(torch.tensor([0.5, 0.5, 1.0]), list("abc")) == 3
 
 
 class KilledError(Exception):
