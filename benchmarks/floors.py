@@ -52,16 +52,21 @@ def shape_of(model: PreTrainedModel) -> Shape:
     )
 
 
-def decoding(shape: Shape, rows: int, prompt: int, new: int, prefilled: int | None = None) -> Need:
-    """`rows` rows that write `new` tokens each behind `prompt` tokens, of which `prefilled` rows are distinct and need
-    computing (default: all). The last token written is not fed.
+def decoding(
+    shape: Shape, rows: Sequence[tuple[int, int]], prefilled: Sequence[int] | None = None, batches: int = 1
+) -> Need:
+    """Each row, (prompt, new), writes `new` tokens behind `prompt` tokens; the last one written is not fed.
+
+    `prefilled` are the lengths of the prompts that need computing, by default every row's. Rows are written in so many
+    `batches` one after the other, each of which reads the weights once a step.
     """
-    prefilled = rows if prefilled is None else prefilled
-    contexts = sum(range(prompt + 1, prompt + new))
-    reads = new * (shape.linear + shape.head) + rows * shape.kv * contexts
-    operations = prefilled * (2 * shape.linear * prompt + shape.attention * prompt * (prompt + 1) / 2)
-    operations += rows * (2 * shape.linear * (new - 1) + shape.attention * contexts + 2 * shape.head * new)
-    return Need(shape.width * reads, operations)
+    prompts = [prompt for prompt, _ in rows] if prefilled is None else prefilled
+    written = [new for _, new in rows]
+    contexts = sum(sum(range(prompt + 1, prompt + new)) for prompt, new in rows)
+    reads = batches * max(written) * (shape.linear + shape.head) + shape.kv * contexts
+    operations = sum(2 * shape.linear * prompt + shape.attention * prompt * (prompt + 1) / 2 for prompt in prompts)
+    operations += sum(2 * shape.linear * (new - 1) + 2 * shape.head * new for new in written)
+    return Need(shape.width * reads, operations + shape.attention * contexts)
 
 
 def scoring(shape: Shape, groups: Sequence[Group], batches: int) -> Need:

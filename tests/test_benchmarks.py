@@ -95,7 +95,7 @@ def test_what_is_compared_is_equal(records: list[dict[str, Any]], work: str, alt
 
 
 def test_floors_are_reported_beside_the_alternatives(records: list[dict[str, Any]]) -> None:
-    for work in ("mod-decode", "mod-weights", "score", "score-shared-prompt", "dpo"):
+    for work in ("mod-decode", "mod-ragged", "mod-weights", "mod-n", "score", "score-shared-prompt", "dpo"):
         for name in ("floor-bytes", "floor-operations"):
             record = of(records, work)[name]
             share = record["seconds"]["alternative"] / record["seconds"]["ours"]
@@ -211,10 +211,10 @@ def test_floors_count_the_operations_of_the_forward(bench: Bench) -> None:
 
 def test_a_decoding_floor_is_that_of_scoring_but_for_the_last_token(bench: Bench) -> None:
     """Writing T tokens behind a prompt computes what scoring the first T - 1 of them would."""
-    [group] = bench.groups(1, 1, 5, prompt_tokens=7)
-    length = len(group.responses[0])
-    written = floors.decoding(bench.shape, 1, 7, length + 1).operations - 2 * bench.shape.head
-    assert written == floors.scoring(bench.shape, [group], 1).operations
+    groups = [*bench.groups(1, 1, 5, prompt_tokens=7), *bench.groups(1, 1, 9, prompt_tokens=4)]
+    rows = [(len(group.prompt), len(group.responses[0]) + 1) for group in groups]
+    written = floors.decoding(bench.shape, rows).operations - len(rows) * 2 * bench.shape.head
+    assert written == floors.scoring(bench.shape, groups, 1).operations
 
 
 def test_our_texts_depend_on_the_weights(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks import floors
 from benchmarks.agreement import same_texts
 from benchmarks.bench import Bench, Tokens
 from benchmarks.measure import Route
@@ -61,7 +62,9 @@ def _compared(bench: Bench) -> list[Record]:
 
         # What a round computed of the prompts is no help to the next.
         routes = [Route(OURS, vllm, prepare=engine.forget), Route("transformers", transformers, holds=(bench.model,))]
-        return bench.compare("mod-engine", routes, count * new, agreement, rows=rows, prompts=count)
+        written = [(settings.prompt_tokens, new)] * (settings.n * count)
+        need = floors.decoding(bench.shape, written, batches=BATCHES)
+        return bench.compare("mod-engine", routes, count * new, agreement, need, rows=rows, prompts=count)
 
 
 @contextmanager

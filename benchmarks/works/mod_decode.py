@@ -46,7 +46,7 @@ def run(bench: Bench) -> list[Record]:
         ),
         Route("merged", lambda _: merged.decode(copies, prompts, weights, new), holds=tuple(copies)),
     ]
-    need = floors.decoding(bench.shape, n * settings.batch, settings.prompt_tokens, new)
+    need = floors.decoding(bench.shape, [(settings.prompt_tokens, new)] * (n * settings.batch))
 
     def agreement(name: str, ours: Sequence[Tokens], theirs: Any) -> Agreement:
         if name == "plain":  # the backbone alone writes something else; what counts is that it is as much

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from benchmarks import floors
 from benchmarks.agreement import same_texts
 from benchmarks.bench import Bench
 from benchmarks.measure import Route
@@ -33,4 +34,5 @@ def run(bench: Bench) -> list[Record]:
         Route(OURS, lambda _: write(bench, adapters, requests, new), holds=(bench.model,)),
         Route("n-1", lambda _: write(bench, adapters[:1], alone, new), holds=(bench.model,)),
     ]
-    return bench.compare("mod-n", routes, MANY * count * new, agreement, adapters=MANY, rows=MANY * count)
+    need = floors.decoding(bench.shape, [(settings.prompt_tokens, new)] * (MANY * count))
+    return bench.compare("mod-n", routes, MANY * count * new, agreement, need, adapters=MANY, rows=MANY * count)

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 from torch import Tensor
 
+from benchmarks import floors
 from benchmarks.agreement import same_texts
 from benchmarks.bench import Bench, Tokens
 from benchmarks.measure import Route
@@ -57,9 +58,9 @@ def run(bench: Bench) -> list[Record]:
         return Agreement(judged.equal and as_planned, judged.detail)
 
     routes = [Route(OURS, ours, holds=(bench.model,)), Route("fixed-batch", fixed, holds=(bench.model,))]
-    return bench.compare(
-        "mod-ragged", routes, sum(lengths), agreement, mean_length=sum(lengths) / len(lengths), longest=max(lengths)
-    )
+    need = floors.decoding(bench.shape, [(last - length, length) for length in lengths] * settings.n)
+    told = {"mean_length": sum(lengths) / len(lengths), "longest": max(lengths)}
+    return bench.compare("mod-ragged", routes, sum(lengths), agreement, need, **told)
 
 
 @contextmanager

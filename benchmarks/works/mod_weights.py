@@ -40,7 +40,7 @@ def run(bench: Bench) -> list[Record]:
         Route("one-weight-at-a-time", lambda _: one_weight_at_a_time(), holds=(bench.model,)),
     ]
     told = {"weights": WEIGHTS, "prompts": count, "prompt_length": length, "rows": rows}
-    need = floors.decoding(bench.shape, rows, length, new, prefilled=n * count)
+    need = floors.decoding(bench.shape, [(length, new)] * rows, prefilled=[length] * (n * count))
     records = bench.compare("mod-weights", routes, len(requests) * new, agreement, need, **told)
     return [*records, _prompts_computed(bench, requests, records[0])]
 
