@@ -39,7 +39,7 @@ def realign(
     if not rows:
         raise SipoError(
             "realign: the filter found no Pareto-optimal response, so there is nothing to learn from; "
-            "sample more (sample.per_weight, sample.prompts) or align longer"
+            "sample more (sample.per_weight, sample.prompts), align longer, or compare the rest (methods without sipo)"
         )
 
     def one_policy(i: int) -> list[dict[str, Any]]:
