@@ -1,16 +1,18 @@
 """The loop: accumulation, interruption, the best epoch, and references from the table."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from sipo.bank import Adapter, Bank, new_adapter
-from sipo.config import Lora, Training
+from sipo.config import Decoding, Lora, Training
 from sipo.data import Message
+from sipo.decoding import Request, at_mod, decode
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
@@ -97,6 +99,28 @@ def test_micro_batches_of_any_size_give_the_same_adapter(
         float((a - b).abs().max()) for a, b in zip(results[0].adapter.parameters, policies[0].parameters, strict=True)
     )
     assert moved > 3e-3
+
+
+def test_writing_beforehand_leaves_no_trace_where_positions_turn_with_the_length(
+    backbone: Backbone, start: Adapter, groups: list[Group]
+) -> None:
+    """Such rotary embeddings are changed by the forward, and writing is done in inference mode."""
+    config = copy.deepcopy(backbone.model.config)
+    config.rope_parameters = {
+        "rope_type": "longrope", "rope_theta": 10_000.0, "factor": 2.0, "original_max_position_embeddings": 24,
+        "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+    }  # fmt: skip
+    results = []
+    for longest in (0, 40):
+        model = LlamaForCausalLM(config).eval().requires_grad_(False)
+        model.load_state_dict(backbone.model.state_dict())
+        bank = Bank(replace(backbone, model=model))
+        if longest:
+            with bank.mounted([start]):
+                decode(bank, [Request((5, 6, 7), at_mod((1.0,)))], Decoding(), longest, -1)
+        rows = [Example(group, (0.0, 0.0), ((0, 1, 1.0),)) for group in groups[:4]]
+        results.append(train(bank, start, rows, [], SETTINGS, lr=LR, seed=0))
+    assert_equal(*results)
 
 
 class Killed(Exception):
