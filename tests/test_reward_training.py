@@ -36,8 +36,9 @@ from sipo.rewards.accuracy import (
     score_errors,
 )
 from sipo.rewards.examples import Example, read_examples
+from sipo.rewards.reading import Prepared, Reader
 from sipo.rewards.targets import TARGETS, bradley_terry, squared_error, values_of
-from sipo.rewards.training import Prepared, Reader, RewardTraining, plan_of, rewards_of, train_reward_model
+from sipo.rewards.training import RewardTraining, plan_of, rewards_of, train_reward_model
 from sipo.training import optimise as optimise_module
 from sipo.training.optimise import Checkpoint
 
@@ -77,7 +78,7 @@ def learn(
     kind: Any, examples: list[Example], folder: Path, settings: RewardTraining = FAST, **more: Any
 ) -> tuple[Any, Reader]:
     model = Model(path=str(folder))
-    reader = Reader(model, settings)
+    reader = Reader(model, settings.format, settings.max_tokens)
     pad = reader.tokenizer.pad_token_id
     prepared = reader.read(examples)
     return train_reward_model(kind, prepared, NAMES, model, settings, pad=pad, device="cpu", **more), reader
@@ -242,7 +243,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(
 
 
 def test_only_the_same_plan_goes_on(model_folder: Path) -> None:
-    model, reader = Model(path=str(model_folder)), Reader(Model(path=str(model_folder)), FAST)
+    model, reader = Model(path=str(model_folder)), Reader(Model(path=str(model_folder)))
 
     def plan(examples: list[Example], settings: RewardTraining = FAST, seed: int = 0, kind: Any = "pairs") -> str:
         return plan_of(kind, reader.read(examples), NAMES, model, settings, seed)
@@ -317,7 +318,7 @@ def test_encoders_learn_from_pairs_and_scores(
     with pytest.raises(SipoError, match="has 25 tokens with its prompt, and the model takes 24"):
         score_responses(objectives, [long(20)[0].items[0]], Execution(device="cpu"))
     assert reader.read(long(19)).left_out == 0
-    short = Reader(Model(path=str(folder)), replace(settings, max_tokens=23))
+    short = Reader(Model(path=str(folder)), settings.format, 23)
     kept = short.read(long(19), Progress())
     assert (len(kept.examples), kept.left_out) == (1, 1)
     assert "left out 1 of 2: over 23 tokens of prompt and response" in capsys.readouterr().out
@@ -443,9 +444,9 @@ def test_what_cannot_be_trained_on(model_folder: Path, tmp_path: Path, capsys: p
     ):
         learn("pairs", [compared("q", "a", "sun " * 2100, sunny=1)], model_folder)
     with pytest.raises(SipoError, match="model ./nowhere: no such folder"):
-        Reader(Model(path="./nowhere"), FAST)
+        Reader(Model(path="./nowhere"))
     with pytest.raises(SipoError, match=r"model .*bert: there is no chat template; set format to pair"):
-        Reader(Model(path=str(encoder(tmp_path / "bert", "bert", model_folder))), FAST)
+        Reader(Model(path=str(encoder(tmp_path / "bert", "bert", model_folder))))
     data, to = lines(tmp_path / "rows.jsonl", as_rows(taught(4))), tmp_path / "reward"
     command = ["reward", "train", "--data", str(data), "--to", str(to)]
     assert main([*command, "--model", "./nowhere"]) == 2

@@ -56,7 +56,8 @@ def train(
     from sipo.progress import Progress
     from sipo.rewards.accuracy import held_out_accuracy, score_errors
     from sipo.rewards.examples import read_examples
-    from sipo.rewards.training import Reader, RewardTraining, plan_of, rewards_of, train_reward_model
+    from sipo.rewards.reading import Reader
+    from sipo.rewards.training import RewardTraining, plan_of, rewards_of, train_reward_model
     from sipo.training.optimise import Checkpoint
 
     hush()
@@ -69,7 +70,7 @@ def train(
                 data, objectives=names, columns=parse_pairs("--map", columns or []), held_out=held_out, seed=seed
             )
             _introduce(found, progress)
-            reader = Reader(start, settings)
+            reader = Reader(start, settings.format, settings.max_tokens)
             train, measured = reader.read(found.train, progress), reader.read(found.held_out, progress)
             plan = plan_of(found.kind, train, found.objectives, start, settings, seed)
             network = train_reward_model(

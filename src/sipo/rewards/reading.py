@@ -1,0 +1,71 @@
+"""Examples as the model that a reward training starts from reads them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from sipo.config import Model, RewardModel
+from sipo.errors import SipoError
+from sipo.progress import Progress
+from sipo.rewards.classifier import read_config, read_tokenizer
+from sipo.rewards.examples import Example
+from sipo.rewards.interface import named
+from sipo.rewards.model import Encoded, check_format, context_of, encode
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Examples as a model reads them, without those that are too long."""
+
+    examples: list[Example]
+    encoded: list[tuple[Encoded, ...]]
+    left_out: int = 0
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Padded tokens of each example."""
+        return [len(each) * max(len(one["input_ids"]) for one in each) for each in self.encoded]
+
+
+class Reader:
+    """Reads examples as the model that training starts from does; no weights are loaded."""
+
+    def __init__(self, model: Model, format: str = "chat", max_tokens: int | None = None) -> None:
+        """`format` as `RewardModel.format`; longer examples than `max_tokens` are left out.
+
+        Raises SipoError where the model is not there, or cannot read the format.
+        """
+        named_so = RewardModel(model=model.path, revision=model.revision)
+        self.format, self.max_tokens = format, max_tokens
+        try:
+            self.tokenizer = read_tokenizer(named_so)
+            self.longest = context_of(read_config(named_so), self.tokenizer)
+            check_format(self.tokenizer, format)
+        except SipoError as error:
+            raise of_model(model, error) from None
+
+    def read(self, examples: Sequence[Example], progress: Progress | None = None) -> Prepared:
+        """Raises SipoError for a response beyond the model's context, unless `max_tokens` leaves it out."""
+        kept: list[Example] = []
+        encoded: list[tuple[Encoded, ...]] = []
+        for example in examples:
+            each = tuple(encode(self.tokenizer, self.format, item) for item in example.items)
+            sizes = [len(one["input_ids"]) for one in each]
+            if self.max_tokens and max(sizes) > self.max_tokens:
+                continue
+            if self.longest and max(sizes) > self.longest:
+                item = example.items[sizes.index(max(sizes))]
+                problem = f"has {max(sizes)} tokens with its prompt, and the model takes {self.longest}"
+                raise SipoError(f"{named(item)} {problem}; --max-tokens {self.longest} leaves out what is longer")
+            kept.append(example)
+            encoded.append(each)
+        if progress and len(kept) < len(examples):
+            longer = f"over {self.max_tokens} tokens of prompt and response"
+            progress.say(f"left out {len(examples) - len(kept)} of {len(examples)}: {longer}")
+        return Prepared(kept, encoded, len(examples) - len(kept))
+
+
+def of_model(model: Model, error: SipoError) -> SipoError:
+    """The error with the model's name, if it has none."""
+    told = str(error)
+    return error if told.startswith("model ") else SipoError(f"model {model.path}: {told}")
