@@ -79,7 +79,7 @@ def test_every_work_gives_records_of_the_schema(records: list[dict[str, Any]]) -
         ("mod-decode", ["sequential", "switched-batch", "peft-mixed", "merged"]),
         ("mod-ragged", ["fixed-batch"]),
         ("mod-weights", ["one-weight-at-a-time"]),
-        ("mod-n", ["n-1"]),
+        ("mod-n", ["n-1", "n-1-five-times"]),
         ("score", ["plain", "sequential"]),
         ("score-shared-prompt", ["own-prompt"]),
         ("dpo", ["trl", "trl-precomputed"]),

@@ -1,4 +1,4 @@
-"""What the number of objectives costs beyond its rows: five adapters mounted against one, at equal rows."""
+"""What the number of objectives costs: five adapters mounted against one, at equal rows, and for the same prompts."""
 
 from typing import Any
 
@@ -33,6 +33,12 @@ def run(bench: Bench) -> list[Record]:
     routes = [
         Route(OURS, lambda _: write(bench, adapters, requests, new), holds=(bench.model,)),
         Route("n-1", lambda _: write(bench, adapters[:1], alone, new), holds=(bench.model,)),
+        Route(
+            "n-1-five-times",
+            lambda _: write(bench, adapters[:1], alone[:count], new),
+            share=1 / MANY,
+            holds=(bench.model,),
+        ),
     ]
     need = floors.decoding(bench.shape, [(settings.prompt_tokens, new)] * (MANY * count))
     return bench.compare("mod-n", routes, MANY * count * new, agreement, need, adapters=MANY, rows=MANY * count)
