@@ -45,6 +45,15 @@ class Bank:
         """Hidden states to logits, [.., d] -> [.., V]; frozen and linear."""
         return self.model.get_output_embeddings()  # type: ignore[return-value]
 
+    @property
+    def knee(self) -> int:
+        """The row length, in tokens, at which attention under a mask costs as much as everything else.
+
+        A token meets every weight once and every other token twice in each layer, at half the speed of the weights.
+        """
+        config = self.model.config
+        return max(1, self.model.num_parameters() // (4 * config.num_hidden_layers * config.hidden_size))
+
     @contextmanager
     def mounted(self, adapters: Sequence[Adapter]) -> Iterator["Bank"]:
         """Mount adapters for the duration of the block; a trainable one stays connected to its parameters."""

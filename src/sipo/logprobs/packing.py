@@ -4,6 +4,7 @@ A row is `prompt, response 1, response 2, ...`. Every response sees the prompt a
 would have alone; the mask keeps the responses apart.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,24 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Packed:
     mask = (same | to_prompt) & causal
     place = [ids, positions, mask[:, None], *map(torch.tensor, (predictors, targets, owner, lengths))]
     return Packed(*(tensor.to(device) for tensor in place))
+
+
+def worth_sharing(group: Group, knee: int) -> Iterator[Group]:
+    """The group in rows of as many responses as it pays to read behind one copy of the prompt.
+
+    At a row length of `knee` tokens attention, the masked part included, costs as much as everything else. So k
+    responses of R tokens behind a prompt of P cost (P + kR)(1 + (P + kR) / knee), and least for each where
+    kR = sqrt(P (P + knee)).
+    """
+    room = math.sqrt(len(group.prompt) * (len(group.prompt) + knee))
+    part: list[tuple[int, ...]] = []
+    for response in group.responses:
+        if part and sum(map(len, part)) + len(response) > room:
+            yield Group(group.prompt, tuple(part))
+            part = []
+        part.append(response)
+    if part:
+        yield Group(group.prompt, tuple(part))
 
 
 def batches(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:

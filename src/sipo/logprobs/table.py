@@ -10,7 +10,7 @@ from pathlib import Path
 from sipo.bank import Bank
 from sipo.disk.journal import resumable
 from sipo.disk.tables import read_parquet, write_parquet
-from sipo.logprobs.packing import Group, batches
+from sipo.logprobs.packing import Group, batches, worth_sharing
 from sipo.logprobs.score import Point, score_rows
 from sipo.progress import Progress
 from sipo.weights import Weight, corners
@@ -69,16 +69,18 @@ class LogprobTable:
         """Compute what is missing of every response of `groups` under every model; resumable.
 
         `models` gives each model's point in the span of the bank's mounted adapters. One forward row is a prompt
-        with all of its responses that a model has yet to score.
+        with as many of the responses that a model has yet to score as are worth a row.
         """
         by_prompt: dict[Tokens, dict[Tokens, None]] = {}
         for group in groups:
             by_prompt.setdefault(group.prompt, {}).update(dict.fromkeys(group.responses))
         rows = [
-            (model, Group(prompt, missing))
+            (model, row)
             for prompt, responses in by_prompt.items()
             for model in models
-            if (missing := tuple(y for y in responses if (model, prompt, y) not in self._values))
+            for row in worth_sharing(
+                Group(prompt, tuple(y for y in responses if (model, prompt, y) not in self._values)), bank.knee
+            )
         ]
         plan = list(batches([group.tokens for _, group in rows], token_budget))
 
