@@ -81,6 +81,7 @@ def test_every_work_gives_records_of_the_schema(records: list[dict[str, Any]]) -
         ("mod-weights", ["one-weight-at-a-time"]),
         ("mod-n", ["n-1", "n-1-five-times"]),
         ("score", ["plain", "sequential"]),
+        ("score-rows", ["one-row", "own-prompt"]),
         ("score-shared-prompt", ["own-prompt"]),
         ("dpo", ["trl", "trl-precomputed"]),
         ("by-weight", ["scored-in-every-run"]),
@@ -95,7 +96,16 @@ def test_what_is_compared_is_equal(records: list[dict[str, Any]], work: str, alt
 
 
 def test_floors_are_reported_beside_the_alternatives(records: list[dict[str, Any]]) -> None:
-    for work in ("mod-decode", "mod-ragged", "mod-weights", "mod-n", "score", "score-shared-prompt", "dpo"):
+    for work in (
+        "mod-decode",
+        "mod-ragged",
+        "mod-weights",
+        "mod-n",
+        "score",
+        "score-rows",
+        "score-shared-prompt",
+        "dpo",
+    ):
         for name in ("floor-bytes", "floor-operations"):
             record = of(records, work)[name]
             share = record["seconds"]["alternative"] / record["seconds"]["ours"]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from sipo.bank import Adapter, Bank
 from sipo.logprobs import table as table_module
 from sipo.logprobs.head import CHUNK, token_logprobs
-from sipo.logprobs.packing import Group, batches, pack
+from sipo.logprobs.packing import Group, batches, pack, worth_sharing
 from sipo.logprobs.score import Point, response_logprobs, score_rows
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points, soup_at
 from sipo.progress import Progress
@@ -52,6 +52,32 @@ def test_packed_rows_equal_each_response_alone(
     actual = scored(bank, policies, [g for g, _ in rows], [point for _, point in rows])
     for mine, theirs in zip(actual, expected, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+
+
+@given(
+    st.integers(1, 300),
+    st.lists(st.integers(1, 200), min_size=1, max_size=12),
+    st.integers(1, 5000),
+)
+def test_rows_hold_every_response_once_and_in_order(prompt: int, lengths: list[int], knee: int) -> None:
+    responses = tuple((i,) * length for i, length in enumerate(lengths))
+    rows = list(worth_sharing(Group((0,) * prompt, responses), knee))
+    assert tuple(y for row in rows for y in row.responses) == responses
+    assert all(len(row.prompt) == prompt and row.responses for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "knee"), [(75, 155, 1946), (400, 24, 1946), (30, 500, 1000), (60, 40, 9)]
+)
+def test_no_other_size_of_row_costs_less_by_much(prompt: int, response: int, knee: int) -> None:
+    """Cost for each response of rows of k, tried for every k."""
+
+    def cost(k: int) -> float:
+        length = prompt + k * response
+        return length * (1 + length / knee) / k
+
+    row = next(worth_sharing(Group((0,) * prompt, ((1,) * response,) * 64), knee))
+    assert cost(len(row.responses)) <= 1.15 * min(map(cost, range(1, 65)))
 
 
 def test_what_shares_a_row_or_a_batch_does_not_matter(bank: Bank, policies: list[Adapter]) -> None:

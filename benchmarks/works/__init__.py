@@ -16,6 +16,7 @@ from benchmarks.works import (
     mod_weights,
     pipeline,
     score,
+    score_rows,
     score_shared_prompt,
 )
 
@@ -26,6 +27,7 @@ WORKS: dict[str, Callable[[Bench], list[Record]]] = {
     "mod-n": mod_n.run,
     "mod-engine": engine.run,
     "score": score.run,
+    "score-rows": score_rows.run,
     "score-shared-prompt": score_shared_prompt.run,
     "dpo": dpo.run,
     "by-weight": by_weight.run,

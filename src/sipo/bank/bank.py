@@ -51,7 +51,7 @@ class Bank:
 
         A token meets every weight once and every other token twice in each layer, at half the speed of the weights.
         """
-        config = self.model.config
+        config = self.model.config.get_text_config()
         return max(1, self.model.num_parameters() // (4 * config.num_hidden_layers * config.hidden_size))
 
     @contextmanager
