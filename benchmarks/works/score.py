@@ -9,7 +9,7 @@ from benchmarks.bench import Bench
 from benchmarks.measure import Route
 from benchmarks.records import OURS, Agreement, Record
 from benchmarks.works.ours import SCORE_TOKENS, table
-from sipo.logprobs.packing import Group, batches, pack
+from sipo.logprobs.packing import Group, batches, pack, worth_sharing
 from sipo.logprobs.score import Point
 from sipo.logprobs.table import REFERENCE, LogprobTable, soup_at
 from sipo.weights import corners
@@ -39,7 +39,7 @@ def run(bench: Bench) -> list[Record]:
     models = judges(bench)
     scored = [name for name in models if name != REFERENCE]
     points = [models[name] for name in scored]
-    everything = [group for group in groups for _ in models]
+    everything = [row for group in groups for _ in models for row in worth_sharing(group, bench.bank.knee)]
     plan = list(batches([group.tokens for group in everything], SCORE_TOKENS))
     packed = [pack([everything[i] for i in indices], bench.model.device) for indices in plan]
     switched = bench.switched

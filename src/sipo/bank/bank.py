@@ -9,7 +9,7 @@ so one forward holds the reference (c = 0), the policies (c = e_i) and the exact
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
@@ -45,7 +45,7 @@ class Bank:
         """Hidden states to logits, [.., d] -> [.., V]; frozen and linear."""
         return self.model.get_output_embeddings()  # type: ignore[return-value]
 
-    @property
+    @cached_property
     def knee(self) -> int:
         """The row length, in tokens, at which attention under a mask costs as much as everything else.
 
