@@ -186,21 +186,6 @@ def test_inspect_gives_the_keys_that_programs_read(rows_file: Path, capsys: pyte
     assert "conflict ratio" in said(capsys)
 
 
-def test_label_makes_rows(tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"what is {word}"}) + "\n" for word in ("soil", "sun", "light")))
-    command = [
-        "data", "label", "--prompts", str(prompts), "--model", str(model_folder), "--to", str(tmp_path / "rows.jsonl"),
-        "--objective", "long=sipo.rewards.text:words", "--objective", "short=sipo.rewards.text:words",
-        "--direction", "short=minimize", "--max-tokens", "12", "--device", "cpu",
-    ]  # fmt: skip
-    assert main(command) == 0
-    rows = read_rows(tmp_path / "rows.jsonl")
-    assert rows
-    for row in rows:
-        assert row.preferred["long"] is None or row.preferred["short"] == 1 - row.preferred["long"]
-
-
 def test_doctor_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     text = said(capsys)

@@ -220,7 +220,7 @@ def test_a_second_call_makes_nothing_and_an_interrupted_one_leaves_nothing(prepa
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sipo.testbed.preparation.fine_tune", interrupted)
-    monkeypatch.setattr("sipo.testbed.preparation.label", interrupted)
+    monkeypatch.setattr("sipo.testbed.preparation.draw", interrupted)
     assert prepare(H, 7, to, sft=TINY, pairs=240) == prepared
     assert {path: path.stat().st_mtime_ns for path in to.rglob("*")} == before
     for seed, number in ((7, 10), (9, 240)):

@@ -233,7 +233,7 @@ def test_labelled_rows_are_the_same_by_either_engine(folder: Path, settings: dic
     first, second = (
         label(
             prompts, model, objectives, tmp_path / f"{engine}.jsonl",
-            decoding=Decoding(temperature=1.0), max_new_tokens=8, device="cpu", engine=engine, progress=Progress(quiet=True),
+            decoding=Decoding(temperature=1.0), max_new_tokens=8, execution=Execution(device="cpu", engine=engine), progress=Progress(quiet=True),
         )
         for engine in ("transformers", "vllm")
     )  # fmt: skip

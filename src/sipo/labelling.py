@@ -1,8 +1,9 @@
 """Making preference rows: prompts, two answers to each from a model, and labels from reward functions."""
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from sipo.bank import Bank
 from sipo.config import Decoding, Execution, Model, Objective
@@ -10,10 +11,12 @@ from sipo.data import Row, read_prompts, write_rows
 from sipo.decoding import Request, answer, base, seed_of
 from sipo.disk.journal import forget
 from sipo.engines import check_engine, opened
+from sipo.errors import SipoError
 from sipo.models.chat import Codec
 from sipo.models.load import identify, load_backbone
 from sipo.progress import Progress
 from sipo.rewards import Item, check_rewards, signed_rewards
+from sipo.rewards.interface import Chat
 
 
 def label(
@@ -24,55 +27,163 @@ def label(
     *,
     decoding: Decoding,
     max_new_tokens: int = 64,
+    tries: int | None = None,
     seed: int = 0,
-    device: str = "auto",
-    decode_rows: int = 64,
-    engine: Literal["transformers", "vllm"] = "transformers",
+    execution: Execution | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Write one row for each prompt whose two answers differ; equal scores are ties.
+    """Write one row for each prompt with two different answers (`draw`); equal scores are ties.
 
-    Every objective must have a reward. The answers are drawn from the model alone, so that both have the same
-    chance on every objective. Killed and called again with the same arguments, it goes on where it was.
+    Every objective must have a reward. A run with data.max_response_tokens at `max_new_tokens` reads the very texts
+    that were judged. Killed and called again with the same arguments, it goes on where it was.
+
+    Raises SipoError, and writes nothing, where no row comes of it or an objective prefers nothing in any row.
     """
-    execution = Execution(device=device, decode_rows=decode_rows, engine=engine)
-    check_engine(execution)
+    execution, progress = execution or Execution(), progress or Progress()
     check_rewards(objectives, execution)
+    drawn = draw(
+        prompts, model, to, decoding=decoding, max_new_tokens=max_new_tokens, tries=tries, seed=seed,
+        execution=execution, progress=progress,
+    )  # fmt: skip
+    rows = _labelled(drawn, objectives, execution, progress)
+    problem = _problem(rows, objectives)
+    if problem is None:
+        write_rows(to, rows)
+    drawn.forget()
+    if problem is not None:
+        raise SipoError(f"{prompts}: {problem}; nothing is written")
+    return rows
+
+
+def draw(
+    prompts: Path,
+    model: Model,
+    to: Path,
+    *,
+    decoding: Decoding,
+    max_new_tokens: int,
+    tries: int | None = None,
+    seed: int = 0,
+    execution: Execution,
+    progress: Progress,
+) -> "Drawn":
+    """Two different answers to each prompt from the model alone, so that both have the same chance on every objective.
+
+    Without `tries` they are the two that are drawn first, whether they end within `max_new_tokens` or are cut there;
+    with it the first two that end, where two are drawn up to so often. The journal is beside `to`.
+    """
+    check_engine(execution)
     chats = read_prompts(prompts)
-    backbone = load_backbone(model, device)
-    codec = Codec(backbone.tokenizer, backbone.context - max_new_tokens, max_new_tokens, model.prompt_template)
-    requests = [
-        Request(tuple(codec.encode_prompt(chat)), base(0), seed_of(seed, "label", chat, index))
-        for chat in chats
-        for index in range(2)
-    ]
-    bank = Bank(backbone)
-    plan = seed_of(identify(model), decoding, max_new_tokens, decode_rows, engine, requests)
+    backbone = load_backbone(model, execution.device)
+    codec = Codec(backbone.tokenizer, sys.maxsize, max_new_tokens, model.prompt_template)
+    encoded = _encoded(prompts, chats, codec, backbone.context)
+    rows, engine = execution.decode_rows, execution.engine
+    plan = seed_of(identify(model), decoding, max_new_tokens, rows, engine, seed, list(encoded.items()))
+    bank, drawn = Bank(backbone), Drawn(codec, tries is not None, {chat: [] for chat in chats}, to.parent)
     with bank.mounted([]), opened(execution) as opened_engine:
-        answers = answer(
-            bank,
-            requests,
-            decoding,
-            max_new_tokens,
-            codec.end,
-            rows=decode_rows,
-            folder=to.parent,
-            label=f"{to.stem}-{plan:x}",
-            progress=progress or Progress(),
-            engine=opened_engine,
-        )
-    texts = [codec.decode(each.tokens) for each in answers]
-    items = [Item(chat, text) for chat, text in zip((chat for chat in chats for _ in range(2)), texts, strict=True)]
+        for attempt in range(tries or 1):
+            asked = [(chat, index) for chat in drawn.lacking for index in (2 * attempt, 2 * attempt + 1)]
+            if not asked:
+                break
+            drawn.journals.append(f"{to.stem}-{plan:x}{f'-{attempt}' if attempt else ''}")
+            answers = answer(
+                bank,
+                [Request(encoded[chat], base(0), seed_of(seed, "label", chat, index)) for chat, index in asked],
+                decoding,
+                max_new_tokens,
+                codec.end,
+                rows=rows,
+                folder=to.parent,
+                label=drawn.journals[-1],
+                progress=progress,
+                engine=opened_engine,
+            )
+            for (chat, _), each in zip(asked, answers, strict=True):
+                drawn.add(chat, codec.decode(each.tokens), each.finished)
+    progress.say(f"{drawn} within {max_new_tokens} tokens")
+    return drawn
+
+
+@dataclass
+class Drawn:
+    """The first two different answers to each prompt; with `whole` only such as end within the limit."""
+
+    codec: Codec
+    whole: bool
+    texts: dict[Chat, list[str]]
+    folder: Path
+    journals: list[str] = field(default_factory=list)
+    ended: int = 0
+    total: int = 0
+
+    @property
+    def lacking(self) -> list[Chat]:
+        return [chat for chat, texts in self.texts.items() if len(texts) < 2]
+
+    @property
+    def pairs(self) -> list[tuple[Chat, str, str]]:
+        return [(chat, texts[0], texts[1]) for chat, texts in self.texts.items() if len(texts) == 2]
+
+    def add(self, chat: Chat, text: str, finished: bool) -> None:
+        ends = finished and self.codec.ends(text)
+        self.total, self.ended = self.total + 1, self.ended + ends
+        mine = self.texts[chat]
+        if text and text not in mine and len(mine) < 2 and (ends or not self.whole):
+            mine.append(text)
+
+    def forget(self) -> None:
+        """Remove the journal of what has been written, or is of no use."""
+        for journal in self.journals:
+            forget(self.folder, journal)
+
+    def __str__(self) -> str:
+        pairs = f"{len(self.pairs)} of {len(self.texts)} prompts have two different answers"
+        return f"{pairs}; {self.ended} of {self.total} answers drawn end"
+
+
+def _encoded(prompts: Path, chats: Sequence[Chat], codec: Codec, context: int) -> dict[Chat, tuple[int, ...]]:
+    """Every prompt as token ids. Raises SipoError for one that leaves no room for an answer in the model's context."""
+    encoded = {}
+    for number, chat in enumerate(chats, 1):
+        try:
+            ids = tuple(codec.encode_prompt(chat))
+        except SipoError as problem:
+            raise SipoError(f"{prompts} prompt {number}: {problem}") from None
+        if len(ids) + codec.max_response_tokens > context:
+            raise SipoError(
+                f"{prompts} prompt {number}: has {len(ids)} tokens, with an answer of {codec.max_response_tokens} over "
+                f"the model's context of {context}; lower --max-tokens or leave the prompt out"
+            )
+        encoded[chat] = ids
+    return encoded
+
+
+def _labelled(drawn: Drawn, objectives: Sequence[Objective], execution: Execution, progress: Progress) -> list[Row]:
+    """A row for each pair; judged is what a run reads of it."""
+    items = [Item(chat, drawn.codec.used(text)) for chat, *texts in drawn.pairs for text in texts]
     rewards = signed_rewards(objectives, items, execution, progress)
     rows = []
-    for chat, first, second, *values in zip(chats, texts[::2], texts[1::2], rewards[::2], rewards[1::2], strict=True):
-        if first and second and first != second:
-            preferred = {each.name: _better(*pair) for each, *pair in zip(objectives, *values, strict=True)}
-            rows.append(Row(chat, (first, second), preferred))
-    write_rows(to, rows)
-    forget(to.parent, f"{to.stem}-{plan:x}")
+    for (chat, *texts), first, second in zip(drawn.pairs, rewards[::2], rewards[1::2], strict=True):
+        preferred = {each.name: _better(*both) for each, *both in zip(objectives, first, second, strict=True)}
+        rows.append(Row(chat, (texts[0], texts[1]), preferred))
     return rows
 
 
 def _better(first: float, second: float) -> int | None:
     return None if first == second else int(second > first)
+
+
+def _problem(rows: Sequence[Row], objectives: Sequence[Objective]) -> str | None:
+    """Why nothing could be learned from the rows, if so."""
+    if not rows:
+        return (
+            "no prompt has two different answers that are fit; raise the temperature, --max-tokens or --tries, "
+            "or give more prompts"
+        )
+    for each in objectives:
+        if all(row.preferred[each.name] is None for row in rows):
+            return (
+                f"`{each.name}` prefers nothing in any of {len(rows)} rows, its reward {each.reward} gives both "
+                "answers the same; give more prompts, another --seed, or a reward that tells them apart"
+            )
+    return None

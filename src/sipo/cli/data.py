@@ -34,7 +34,13 @@ def label(
     temperature: Annotated[float, typer.Option(help="Answers at 0 are all alike.")] = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer; the data.max_response_tokens of runs on the rows.")
+    ] = 64,
+    tries: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep only answers that end: draw two up to so often.  [default: two, as they come]"),
+    ] = None,
     seed: int = 0,
     device: str = "auto",
 ) -> None:
@@ -53,6 +59,7 @@ def label(
             to,
             decoding={"temperature": temperature, "top_k": top_k, "top_p": top_p},
             max_new_tokens=max_tokens,
+            tries=tries,
             seed=seed,
             device=device,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from sipo.config import Decoding, Model, Objective
+from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data._files import SUFFIXES
 from sipo.errors import SipoError
 from sipo.labelling import label
@@ -22,6 +22,7 @@ def make_rows(
     *,
     decoding: Mapping[str, float],
     max_new_tokens: int,
+    tries: int | None,
     seed: int,
     device: str,
 ) -> int:
@@ -41,8 +42,9 @@ def make_rows(
             to,
             decoding=adjusted(Decoding(), **decoding),
             max_new_tokens=max_new_tokens,
+            tries=tries,
             seed=seed,
-            device=device,
+            execution=Execution(device=device),
         )
     )
 

@@ -68,6 +68,14 @@ class Codec:
         ids = list(self.tokenizer(response, add_special_tokens=False)["input_ids"])
         return ids[: self.max_response_tokens] if len(ids) >= self.max_response_tokens else [*ids, self.end]
 
+    def used(self, response: str) -> str:
+        """The text of a response as it is trained on, scored and judged: cut where its tokens are cut."""
+        return response if self.ends(response) else self.decode(self.encode_response(response))
+
+    def ends(self, response: str) -> bool:
+        """Whether it is short enough to be read whole, with the end token."""
+        return self.encode_response(response)[-1] == self.end
+
     def encode_row(self, row: Row) -> tuple[list[int], list[list[int]]]:
         return self.encode_prompt(row.prompt), [self.encode_response(response) for response in row.responses]
 

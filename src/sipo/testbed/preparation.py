@@ -15,13 +15,13 @@ from typing import Any
 import yaml
 from jinja2 import Environment as Jinja
 
-from sipo.config import Decoding, Model, Objective
+from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, write_rows
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import seed_of
 from sipo.disk.tables import write_records, write_text
 from sipo.errors import SipoError
-from sipo.labelling import label
+from sipo.labelling import draw
 from sipo.progress import Progress
 from sipo.rewards import Item, score_responses, signed_rewards
 from sipo.testbed.environment import Environment
@@ -128,20 +128,20 @@ def _teach(environment: Environment, seed: int, sft: Sft, folder: Path, progress
 def _draw_pairs(
     environment: Environment, seed: int, model: Path, pairs: int, scratch: Path, progress: Progress
 ) -> list[Row]:
+    """Pairs without labels: `relabelled` gives them."""
     rng = Random(seed_of(seed, "prompts"))
     write_records(scratch / "prompts.jsonl", [{"prompt": environment.draw_prompt(rng)} for _ in range(pairs)])
-    return label(
+    drawn = draw(
         scratch / "prompts.jsonl",
         Model(path=str(model), dtype="float32"),
-        environment.objectives,
         scratch / "pairs.jsonl",
         decoding=Decoding(temperature=1.0),
         max_new_tokens=environment.max_response_words,
         seed=seed,
-        device="cpu",
-        decode_rows=2048,
+        execution=Execution(device="cpu", decode_rows=2048),
         progress=progress,
     )
+    return [Row(chat, (first, second), {}) for chat, first, second in drawn.pairs]
 
 
 def relabelled(rows: Sequence[Row], objectives: Sequence[Objective], noise: float, seed: int) -> list[Row]:
