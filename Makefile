@@ -1,18 +1,24 @@
-# Everything a person types is here. Set PYTHON to use another interpreter than python3.
+# Everything a person types is here. Set PYTHON to use another interpreter than python3, JOBS for more processes.
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 VLLM := .venv-vllm
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-vllm bench lint env demo-env vllm-env clean
+.PHONY: quickstart test test-processors test-vllm bench lint env demo-env vllm-env clean
 
 quickstart: demo-env ## the whole of SIPO on a real model, then a report
 	$(BIN)/sipo run configs/quickstart.yaml
 
-test: env lint ## lints, types and all tests
-	$(BIN)/python -m pytest
+test: env lint ## lints, types and all tests, in an order of chance, JOBS at a time
+	$(BIN)/python -m pytest -n $(JOBS)
+
+test-processors: env ## the tests as older processors add, then with two threads: no test may rest on the last bits of a sum
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n $(JOBS)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 1
 
 test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an environment of its own
 	$(VLLM)/bin/python -m pytest tests/test_vllm.py tests/test_engines.py

@@ -21,7 +21,8 @@ from sipo.models.load import Backbone, load_backbone
 from sipo.rewards import Item
 from sipo.rewards.examples import Example
 
-torch.set_num_threads(1)  # the models are so small that threads only wait for each other
+# The models are so small that threads only wait for each other; OMP_NUM_THREADS=2 tries more all the same.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 TEXT = "how do I keep my plants alive? water them once a week. give them light. the sun is warm and the soil is dark"
 CHAT = (

@@ -1,5 +1,6 @@
 """LW, MODPO, soups and realignment against what they are by definition."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,14 @@ def everything(make_settings, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return settings, run(parse_config(settings, "x"), quiet=True)
 
 
+@pytest.fixture
+def copied(everything: tuple[dict[str, Any], Path], tmp_path: Path) -> tuple[dict[str, Any], Path]:
+    """The same run, finished, in a folder of the test's own: for tests that go on with it."""
+    settings, folder = everything
+    shutil.copytree(folder, tmp_path / "run")
+    return {**settings, "run_dir": str(tmp_path / "run")}, tmp_path / "run"
+
+
 def test_every_method_is_measured_at_every_weight(everything: tuple[dict[str, Any], Path]) -> None:
     _, folder = everything
     fronts = read_json(folder / "evaluate" / "fronts.json")["methods"]
@@ -231,8 +240,8 @@ def test_at_the_corners_methods_are_the_policies_themselves(everything: tuple[di
             assert points[method]["points"][-i]["rewards"] == policy, (method, name)
 
 
-def test_another_method_leaves_what_the_others_share(everything: tuple[dict[str, Any], Path]) -> None:
-    settings, folder = everything
+def test_another_method_leaves_what_the_others_share(copied: tuple[dict[str, Any], Path]) -> None:
+    settings, folder = copied
     shared = ("align", "lw", "modpo", "realign")
     before = {name: (folder / name / "stage.json").stat().st_mtime_ns for name in shared}
     run(parse_config({**settings, "methods": ["base", "lw", "modpo", "sipo"]}, "x"), quiet=True)
@@ -255,8 +264,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_every_switch_of_sipo_runs(everything: tuple[dict[str, Any], Path], switch: str) -> None:
-    settings, folder = everything
+def test_every_switch_of_sipo_runs(copied: tuple[dict[str, Any], Path], switch: str) -> None:
+    settings, folder = copied
     before = (folder / "align" / "stage.json").stat().st_mtime_ns
     config = parse_config({**settings, "methods": ["sipo"], **SWITCHES[switch]}, "x")
     run(config, until="filter", quiet=True)
