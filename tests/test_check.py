@@ -69,11 +69,11 @@ def test_the_paper_s_models_have_their_published_sizes() -> None:
 def test_what_is_not_cached_is_known_or_not(
     monkeypatch: pytest.MonkeyPatch, model_folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sipo.models.shapes, "_cached", lambda source, revision: None)
+    monkeypatch.setattr(sipo.models.shapes, "folder_of", lambda origin: Path(origin.source) if origin.local else None)
     assert not is_here("owner/name") and shape_of("owner/name") is None
     assert not is_here("meta-llama/Llama-2-7b-hf") and shape_of("meta-llama/Llama-2-7b-hf") is not None
     (tmp_path / "config.json").write_bytes((model_folder / "config.json").read_bytes())
-    monkeypatch.setattr(sipo.models.shapes, "_cached", lambda source, revision: tmp_path)
+    monkeypatch.setattr(sipo.models.shapes, "folder_of", lambda origin: tmp_path)
     assert not is_here("owner/name") and shape_of("owner/name").hidden_size == 32  # type: ignore[union-attr]
 
 
@@ -224,7 +224,7 @@ def test_rows_of_no_known_number_are_missed(settings: dict[str, Any], tmp_path: 
 def test_rows_are_shown_where_only_the_model_is_not_here(
     settings: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sipo.models.shapes, "_cached", lambda source, revision: None)
+    monkeypatch.setattr(sipo.models.shapes, "folder_of", lambda origin: Path(origin.source) if origin.local else None)
     settings["model"]["path"] = "meta-llama/Llama-2-7b-hf"
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     assert main(["check", str(tmp_path / "run.yaml"), "--gpu", "80"]) == 0

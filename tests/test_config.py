@@ -38,6 +38,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "model.revision": ("v2", SFT),
     "model.dtype": ("float16", SFT),
     "model.prompt_template": ("Q: {prompt} A:", SFT),
+    "model.trust_remote_code": (True, SFT),
     "data.path": ("copy/rows.jsonl", NONE),  # the rows count, not where they are
     "data.source.name": ("owner/other", NONE),  # nor what they were made from
     "data.source.format": ("trl", NONE),

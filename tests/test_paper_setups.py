@@ -39,7 +39,7 @@ FORMAT = "BEGINNING OF CONVERSATION: {turns}USER: {prompt} ASSISTANT:"
 
 @pytest.fixture(autouse=True)
 def nothing_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sipo.models.shapes, "_cached", lambda source, revision: None)
+    monkeypatch.setattr(sipo.models.shapes, "folder_of", lambda origin: Path(origin.source) if origin.local else None)
     monkeypatch.setenv("SIPO_CACHE", str(tmp_path / "cache"))
 
 

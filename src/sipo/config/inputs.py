@@ -18,6 +18,8 @@ class Model(Section):
     path: str
     revision: str | None = None
     dtype: Dtype = "auto"
+    trust_remote_code: bool = False
+    """May code that the model's folder or repository brings be run on this machine?"""
     prompt_template: str | None = None
     """For models without a chat template; `{prompt}` is the user's text; what follows `{turns}` recurs each turn."""
 

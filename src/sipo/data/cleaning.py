@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from sipo.data.prompts import Message
@@ -148,18 +149,15 @@ def _measure(choice: Choice) -> Callable[[Row], int] | None:
         return None
     if choice.tokenizer is None:
         raise SipoError("--max-tokens needs a tokenizer to count with; add --tokenizer, as model.path in a run.yaml")
-    from transformers import AutoTokenizer
-
     from sipo.models.locate import locate
+    from sipo.models.pretrained import Origin, read_tokenizer
 
     inside = choice.tokenizer.startswith("package:") or choice.tokenizer.endswith(".gguf")  # a model with it within
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(choice.tokenizer)[0] if inside else choice.tokenizer)
+        source = locate(choice.tokenizer)[0] if inside else choice.tokenizer
     except SipoError as problem:
         raise SipoError(f"--tokenizer: {problem}") from None
-    except Exception as error:  # the loaders raise whatever the files lead them to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SipoError(f"tokenizer {choice.tokenizer}: cannot be loaded ({reason}); check the path") from None
+    tokenizer = read_tokenizer(Origin(source, Path(source).is_dir(), name=f"tokenizer {choice.tokenizer}"))
 
     @lru_cache(maxsize=256)
     def count(text: str) -> int:

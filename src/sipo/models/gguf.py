@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sipo.disk.cache import cache_folder
 from sipo.errors import SipoError
+from sipo.models.pretrained import Origin, read_tokenizer, read_weights
 
 
 def packaged_gguf(package: str) -> Path:
@@ -49,20 +50,13 @@ def converted(file: Path, cache: Path | None = None) -> Path:
 
 
 def _convert(file: Path, target: Path) -> None:
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-    except Exception as error:  # the readers raise whatever the bytes lead them to
-        raise SipoError(f"model {file}: cannot be read as GGUF ({_first_line(error)})") from None
+    origin = Origin(str(file.parent), local=True, gguf=file.name, name=f"model {file}")
+    model, _ = read_weights(origin, torch.float32)
+    tokenizer = read_tokenizer(origin)
     # A model that remembers its GGUF refuses to be saved: rebuild it from its weights.
     config = AutoConfig.for_model(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
-    clean = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    clean = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     clean.load_state_dict(model.state_dict())
     clean.generation_config.eos_token_id = tokenizer.eos_token_id
     clean.save_pretrained(target)
     tokenizer.save_pretrained(target)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

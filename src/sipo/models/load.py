@@ -5,18 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sipo.config import Model
 from sipo.disk.content import rough_content
 from sipo.errors import SipoError
-from sipo.models.locate import locate
+from sipo.models.locate import locate, origin_of
+from sipo.models.pretrained import read_tokenizer, read_weights
 
 
 @dataclass(frozen=True)
@@ -44,21 +39,16 @@ def context_of(config: PretrainedConfig) -> int:
 
 
 def load_backbone(settings: Model, device: str = "auto") -> Backbone:
-    """Load the model that `settings.path` names. Raises SipoError where it is missing, corrupt or no causal LM."""
-    source, local = locate(settings.path)
+    """Load the model that `settings.path` names. Raises SipoError where it is missing, damaged or no causal LM."""
+    origin = origin_of(settings)
     where = find_device(device)
     dtype = pick_dtype(where) if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, revision=settings.revision, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision)
-    except Exception as error:  # the loaders raise whatever the files lead them to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = "is the folder whole?" if local else "a hub id needs the network or the hub's cache"
-        raise SipoError(f"model {settings.path}: cannot be loaded ({reason}); {hint}") from None
+    model, _ = read_weights(origin, dtype)
+    tokenizer = read_tokenizer(origin)
     if tokenizer.eos_token_id is None:
         raise SipoError(f"model {settings.path}: its tokenizer has no end-of-sequence token; set eos_token in it")
     model.to(where).eval().requires_grad_(False)  # type: ignore[arg-type]
-    return Backbone(model, tokenizer, source)
+    return Backbone(model, tokenizer, origin.source)
 
 
 def find_device(name: str) -> torch.device:
@@ -90,7 +80,8 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 def identify(settings: Model) -> str:
     """Names the weights and how they are read, without loading them: for local files by content, roughly."""
     source, local = locate(settings.path)
-    digest = hashlib.sha256(f"{settings.dtype} {settings.prompt_template} ".encode())
+    code = "with its own code " if settings.trust_remote_code else ""
+    digest = hashlib.sha256(f"{settings.dtype} {settings.prompt_template} {code}".encode())
     if not local:
         digest.update(f"{source}@{settings.revision}".encode())
         return digest.hexdigest()[:16]

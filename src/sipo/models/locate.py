@@ -2,8 +2,16 @@
 
 from pathlib import Path
 
+from sipo.config import Model
 from sipo.errors import SipoError
 from sipo.models.gguf import converted, packaged_gguf
+from sipo.models.pretrained import Origin
+
+
+def origin_of(model: Model) -> Origin:
+    """Raises SipoError where there is no such folder or file."""
+    source, local = locate(model.path)
+    return Origin(source, local, model.revision, model.trust_remote_code, name=f"model {model.path}")
 
 
 def locate(path: str) -> tuple[str, bool]:

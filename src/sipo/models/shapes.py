@@ -1,12 +1,9 @@
 """The shape of a model without its weights: layers on torch's meta device, from a configuration at hand."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
@@ -14,8 +11,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from sipo.errors import SipoError
 from sipo.models.locate import locate
+from sipo.models.pretrained import Origin, folder_of, read_config
 
 _LLAMA: dict[str, Any] = {
     "hidden_size": 4096,
@@ -41,34 +38,22 @@ def is_here(path: str, revision: str | None = None) -> bool:
     source, local = locate(path)
     if local:
         return True
-    folder = _cached(source, revision)
+    folder = folder_of(Origin(source, local, revision))
     return folder is not None and any([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
 
 
 def shape_of(path: str, revision: str | None = None) -> PretrainedConfig | None:
     """The model's configuration where it is on this machine or known; nothing is downloaded."""
     source, local = locate(path)
-    folder = Path(source) if local else _cached(source, revision)
+    folder = folder_of(Origin(source, local, revision))
     if folder is not None and (folder / "config.json").is_file():
-        try:
-            config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
-        except Exception as error:  # the loader raises whatever the file leads it to
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise SipoError(f"model {path}: its config.json cannot be read ({reason})") from None
-        return config
+        return read_config(Origin(str(folder), local=True, name=f"model {path}"))
     return KNOWN.get(source)
 
 
 def outline(config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
     """All layers of a causal language model, without numbers in them."""
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()
     return model
-
-
-def _cached(source: str, revision: str | None) -> Path | None:
-    try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True))
-    except Exception:  # not there, or the cache is not in order: either way nothing to read
-        return None

@@ -1,23 +1,23 @@
 """Loading reward models: sequence-classification checkpoints, and score models in safe-rlhf's format."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from sipo.config import RewardModel
+from sipo.config import Model, RewardModel
 from sipo.errors import SipoError
-from sipo.models.locate import locate
+from sipo.models import pretrained
+from sipo.models.locate import origin_of
+from sipo.models.pretrained import Origin
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,14 @@ class Classifier:
 
 def read_config(settings: RewardModel) -> PretrainedConfig:
     """The model's configuration, with `num_labels` and `id2label` as its head has them; no weights are read."""
-    source, local = locate(settings.model)
-    try:
-        config = AutoConfig.from_pretrained(source, revision=settings.revision)
-    except Exception as error:
-        raise unloadable(error, local) from None
+    config = pretrained.read_config(_origin(settings))
     if _is_score_model(config):
         config.num_labels = getattr(config, "score_dim", 1)
     return config
 
 
 def read_tokenizer(settings: RewardModel) -> PreTrainedTokenizerBase:
-    source, local = locate(settings.model)
-    try:
-        return AutoTokenizer.from_pretrained(source, revision=settings.revision)
-    except Exception as error:
-        raise unloadable(error, local) from None
+    return pretrained.read_tokenizer(_origin(settings))
 
 
 def labels_of(config: PretrainedConfig) -> list[str]:
@@ -56,27 +48,25 @@ def labels_of(config: PretrainedConfig) -> list[str]:
 
 
 def load_classifier(settings: RewardModel, device: torch.device, dtype: torch.dtype) -> Classifier:
-    """The model, frozen. Raises SipoError where it is missing or corrupt, or its head was never trained."""
-    source, local = locate(settings.model)
+    """The model, frozen. Raises SipoError where it is missing or damaged, or its head was never trained."""
     config = read_config(settings)
     kind: Any = AutoModelForSequenceClassification
-    options: dict[str, Any] = {"revision": settings.revision, "config": config, "dtype": dtype}
+    options: dict[str, Any] = {}
     if _is_score_model(config):
         kind = _with_score_head(config)
         options["key_mapping"] = {r"^score_head\.": "score."}
         config.pad_token_id = None  # safe-rlhf reads the last token, whatever it is
-    try:
-        model, report = kind.from_pretrained(source, output_loading_info=True, **options)
-    except Exception as error:  # the loaders raise whatever the files lead them to
-        raise unloadable(error, local) from None
-    missing = sorted(report["missing_keys"]) + sorted(str(each) for each in report["mismatched_keys"])
-    if missing:
-        raise SipoError(f"the checkpoint has no weights for {', '.join(missing[:3])}: it is no trained reward model")
-    model.to(device).eval().requires_grad_(False)
+    model, _ = pretrained.read_weights(_origin(settings), dtype, kind, config=config, **options)
+    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
     head = getattr(model, "score", None)
     if isinstance(head, nn.Linear) and dtype != torch.float32:  # in bf16 a score of 70 has steps of a half
         head.float().register_forward_pre_hook(lambda _, inputs: tuple(each.float() for each in inputs))
     return Classifier(model, *_normaliser(config, device))
+
+
+def _origin(settings: RewardModel) -> Origin:
+    """Errors name the reward instead."""
+    return replace(origin_of(Model(path=settings.model, revision=settings.revision)), name="")
 
 
 def _is_score_model(config: PretrainedConfig) -> bool:
@@ -112,11 +102,3 @@ def _normaliser(config: PretrainedConfig, device: torch.device) -> tuple[Tensor,
         return zeros, ones
     std = torch.tensor(var, device=device).float().sqrt()
     return (torch.tensor(mean, device=device).float() if kind == "reward" else zeros), std
-
-
-def unloadable(error: Exception, local: bool) -> SipoError:
-    if isinstance(error, SipoError):
-        return error
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    hint = "is the folder whole?" if local else "a hub id needs the network or the hub's cache"
-    return SipoError(f"cannot be loaded ({reason}); {hint}")

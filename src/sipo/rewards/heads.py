@@ -13,33 +13,28 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from sipo.config import Model
 from sipo.logprobs.packing import batches
-from sipo.models.locate import locate
-from sipo.rewards.classifier import unloadable
+from sipo.models.locate import origin_of
+from sipo.models.pretrained import read_config, read_weights
 from sipo.rewards.model import forward
-from sipo.rewards.reading import Prepared, of_model
+from sipo.rewards.reading import Prepared
 
 STARTS_FROM = 64
 """Examples whose mean state tells a head without a bias where to start."""
 
 
 def with_heads(model: Model, objectives: Sequence[str], pad: int | None) -> tuple[PreTrainedModel, list[str]]:
-    """The backbone with a head for each objective, in float32, and the names of the layers that it had not."""
-    source, local = locate(model.path)
-    labels = dict(enumerate(objectives))
-    try:
-        network, report = AutoModelForSequenceClassification.from_pretrained(
-            source, revision=model.revision, dtype=torch.float32, num_labels=len(labels), id2label=labels,
-            label2id={name: index for index, name in labels.items()}, ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )  # fmt: skip
-    except Exception as error:  # the loaders raise whatever the files lead them to
-        raise of_model(model, unloadable(error, local)) from None
+    """The backbone with a head for each objective, in float32, and the names of the layers that it had not.
+
+    Raises SipoError where the checkpoint lacks more than a head.
+    """
+    origin = origin_of(model)
+    config = read_config(origin)
+    config.id2label = dict(enumerate(objectives))
+    config.label2id = {name: index for index, name in enumerate(objectives)}
+    kind = AutoModelForSequenceClassification
+    network, new = read_weights(origin, torch.float32, kind, config=config, new_head=True)
     network.config.pad_token_id = pad
-    keys = [
-        *report["missing_keys"],
-        *(each if isinstance(each, str) else each[0] for each in report["mismatched_keys"]),
-    ]
-    return network, sorted({_head(network)[0], *(key.rpartition(".")[0] for key in keys)})
+    return network, sorted({_head(network)[0], *(key.rpartition(".")[0] for key in new)})
 
 
 def with_lora(network: PreTrainedModel, new: list[str], r: int) -> Any:

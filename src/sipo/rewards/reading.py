@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from sipo.config import Model, RewardModel
+from sipo.config import Model
 from sipo.errors import SipoError
+from sipo.models.locate import origin_of
+from sipo.models.pretrained import read_config, read_tokenizer
 from sipo.progress import Progress
-from sipo.rewards.classifier import read_config, read_tokenizer
 from sipo.rewards.examples import Example
 from sipo.rewards.interface import named
 from sipo.rewards.model import Encoded, check_format, context_of, encode
@@ -35,14 +36,14 @@ class Reader:
 
         Raises SipoError where the model is not there, or cannot read the format.
         """
-        named_so = RewardModel(model=model.path, revision=model.revision)
+        origin = origin_of(model)
         self.format, self.max_tokens = format, max_tokens
+        self.tokenizer = read_tokenizer(origin)
+        self.longest = context_of(read_config(origin), self.tokenizer)
         try:
-            self.tokenizer = read_tokenizer(named_so)
-            self.longest = context_of(read_config(named_so), self.tokenizer)
             check_format(self.tokenizer, format)
         except SipoError as error:
-            raise of_model(model, error) from None
+            raise origin.error(str(error)) from None
 
     def read(self, examples: Sequence[Example], progress: Progress | None = None) -> Prepared:
         """Raises SipoError for a response beyond the model's context, unless `max_tokens` leaves it out."""
@@ -63,9 +64,3 @@ class Reader:
             longer = f"over {self.max_tokens} tokens of prompt and response"
             progress.say(f"left out {len(examples) - len(kept)} of {len(examples)}: {longer}")
         return Prepared(kept, encoded, len(examples) - len(kept))
-
-
-def of_model(model: Model, error: SipoError) -> SipoError:
-    """The error with the model's name, if it has none."""
-    told = str(error)
-    return error if told.startswith("model ") else SipoError(f"model {model.path}: {told}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sipo.config import Sft
@@ -23,7 +23,8 @@ from sipo.decoding import seed_of
 from sipo.disk.journal import FOLDER
 from sipo.disk.tables import write_records
 from sipo.errors import SipoError
-from sipo.models.locate import locate
+from sipo.models.locate import origin_of
+from sipo.models.pretrained import Origin, read_tokenizer, read_weights
 from sipo.task import Task
 
 WHOLE = "whole"
@@ -97,8 +98,7 @@ def _trainer(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-    source, _ = locate(task.model.path)
-    place = {"revision": task.model.revision}
+    origin = origin_of(task.model)
     arguments = SFTConfig(
         output_dir=str(folder),
         learning_rate=settings.lr,
@@ -123,7 +123,7 @@ def _trainer(
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # one process, one GPU, as in every other stage
     trainer = SFTTrainer(
-        model=_trainable(source, settings, dtype, seed_of(task.config.seed, "sft", "adapter") % 2**32, place),
+        model=_trainable(origin, settings, dtype, seed_of(task.config.seed, "sft", "adapter") % 2**32),
         args=arguments,
         train_dataset=Dataset.from_dict(
             {
@@ -132,17 +132,16 @@ def _trainer(
             }
         ),
         # A copy, because the trainer gives it a padding token.
-        processing_class=AutoTokenizer.from_pretrained(source, **place),
+        processing_class=read_tokenizer(origin),
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
 
 
-def _trainable(source: str, settings: Sft, dtype: torch.dtype, seed: int, place: dict[str, Any]) -> PreTrainedModel:
+def _trainable(origin: Origin, settings: Sft, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     """With LoRA a frozen backbone in its own dtype; without, float32 weights, since in bf16 rounding eats updates."""
-    kept = dtype if settings.lora else torch.float32
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=kept, **place)
+    model, _ = read_weights(origin, dtype if settings.lora else torch.float32)
     if settings.lora is None:
         return model
     from peft import LoraConfig, get_peft_model

@@ -1,0 +1,35 @@
+"""NaN and infinity, found where they first appear, so that nothing is computed from them."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from sipo.errors import SipoError
+
+SMALLER = "set model.dtype to float32, or, where the model was trained, lower its learning rate and train anew"
+"""The way out where a model's own numbers overflow."""
+
+
+def finite(values: ArrayLike, what: str | Callable[[int], str], way_out: str = SMALLER) -> None:
+    """Raise SipoError for the first of the numbers that is NaN or infinite; `what` names it, if need be by its index.
+
+    Of an array of several dimensions the index is that of the flat one.
+    """
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    bad = ~np.isfinite(flat)
+    if bad.any():
+        index = int(bad.argmax())
+        name = what if isinstance(what, str) else what(index)
+        raise SipoError(f"{name} is {flat[index]}, no finite number; {way_out}")
+
+
+def infinite_tensor(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The name of the first tensor that holds NaN or an infinite number; None where none does."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            low, high = tensor.detach().aminmax()  # one pass, which NaN goes through
+            if not (bool(low.isfinite()) and bool(high.isfinite())):
+                return name
+    return None
