@@ -1,7 +1,7 @@
 """What the stages ask of a model, recorded while they run: texts, log-probabilities and trainings."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ class Texts:
     adapters: tuple[Adapter, ...]
     requests: list[Request]
     limit: int
-    end: int
+    stops: Collection[int]
     answers: list[Generated]
 
 
@@ -64,9 +64,9 @@ def recording() -> Iterator[Recorder]:
     recorder, fill = Recorder(), LogprobTable.fill
 
     def answering(original: Any) -> Any:
-        def answer(bank: Bank, requests: Any, decoding: Any, limit: int, end: int, **rest: Any) -> list[Generated]:
-            answers: list[Generated] = original(bank, requests, decoding, limit, end, **rest)
-            recorder.note(Texts(bank.adapters, list(requests), limit, end, answers))
+        def answer(bank: Bank, requests: Any, decoding: Any, limit: int, stops: Any, **rest: Any) -> list[Generated]:
+            answers: list[Generated] = original(bank, requests, decoding, limit, stops, **rest)
+            recorder.note(Texts(bank.adapters, list(requests), limit, stops, answers))
             return answers
 
         return answer

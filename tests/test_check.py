@@ -98,7 +98,7 @@ def test_keys_and_values_are_counted(dtype: torch.dtype, monkeypatch: pytest.Mon
     with bank.mounted(adapters):
         from sipo.config import Decoding
 
-        decode(bank, [Request(prompt, at_mod((0.5, 0.5))) for prompt in prompts], Decoding(), new, end=-1)
+        decode(bank, [Request(prompt, at_mod((0.5, 0.5))) for prompt in prompts], Decoding(), new, ())
     rows = len(prompts) * len(adapters)
     assert max(held) == rows * (30 + new - 1) * shape(backbone.model).token_cache
 

@@ -39,6 +39,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "model.dtype": ("float16", SFT),
     "model.prompt_template": ("Q: {prompt} A:", SFT),
     "model.trust_remote_code": (True, SFT),
+    "model.end_tokens": (["<|im_end|>"], SFT),
     "data.path": ("copy/rows.jsonl", NONE),  # the rows count, not where they are
     "data.source.name": ("owner/other", NONE),  # nor what they were made from
     "data.source.format": ("trl", NONE),

@@ -61,7 +61,7 @@ def run(
     bank: Bank, policies: list[Adapter], asked: list[Request], decoding: Decoding = GREEDY, end: int = NEVER
 ) -> list[Generated]:
     with bank.mounted(policies):
-        return decode(bank, asked, decoding, NEW, end)
+        return decode(bank, asked, decoding, NEW, (end,))
 
 
 def alone(
@@ -165,7 +165,7 @@ def test_when_finished_requests_leave_changes_nothing(
     bank: Bank, policies: list[Adapter], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every sixth token ends a text, so that many end at each step.
-    monkeypatch.setattr(decode_module, "_ended", lambda tokens, end: bool(tokens) and tokens[-1] % 6 == 0)
+    monkeypatch.setattr(decode_module, "_ended", lambda tokens, stops: bool(tokens) and tokens[-1] % 6 == 0)
     asked = [request for prompts in PROMPTS.values() for request in batch_of(prompts)]
     expected = alone(bank, policies, asked, SAMPLED)
     lengths = {len(each.tokens) for each in expected if each.finished}
@@ -197,7 +197,7 @@ def test_every_token_is_told_once_and_in_order(bank: Bank, policies: list[Adapte
     asked = batch_of(PROMPTS["apart"])
     told: list[list[int]] = [[] for _ in asked]
     with bank.mounted(policies):
-        answers = decode(bank, asked, SAMPLED, NEW, frequent, watch=lambda r, token: told[r].append(token))
+        answers = decode(bank, asked, SAMPLED, NEW, (frequent,), watch=lambda r, token: told[r].append(token))
     assert [tuple(each) for each in told] == [each.tokens for each in answers]
 
 

@@ -76,7 +76,7 @@ class Careless:
         took = {row: int(logits[i].argmax()) for i, row in enumerate(there) if row not in partly}
         for row, token in took.items():
             self.rows[row].append(token)
-            if token == row.group.end or row.start + len(self.rows[row]) == row.group.limit:
+            if token in row.group.stops or row.start + len(self.rows[row]) == row.group.limit:
                 del self.rows[row]
         return took
 
@@ -98,7 +98,7 @@ def driven(
     seed: int = 0,
 ) -> tuple[list[Generated], int, Careless]:
     engine = Careless(bank, decoding, care, seed)
-    groups = [Group(request, NEW, end) for request in requests]
+    groups = [Group(request, NEW, (end,)) for request in requests]
     fallen = drive(engine, groups, room)
     assert not engine.rows, "no row is left"
     return [group.generated for group in groups], fallen, engine
@@ -108,7 +108,7 @@ def driven(
 def end(bank: Bank, policies: list[Adapter]) -> int:
     """A token that ends some of the texts early."""
     with bank.mounted(policies):
-        return decode(bank, asked()[:1], SAMPLED, NEW, -1)[0].tokens[3]
+        return decode(bank, asked()[:1], SAMPLED, NEW, ())[0].tokens[3]
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -117,7 +117,7 @@ def test_an_engine_in_step_writes_what_decode_writes(
     bank: Bank, policies: list[Adapter], end: int, divergence: Divergence, decoding: Decoding
 ) -> None:
     with bank.mounted(policies):
-        expected = decode(bank, asked(divergence), decoding, NEW, end)
+        expected = decode(bank, asked(divergence), decoding, NEW, (end,))
         actual, fallen, _ = driven(bank, asked(divergence), decoding, end)
     assert actual == expected and fallen == 0
 
@@ -129,7 +129,7 @@ def test_groups_that_fall_out_of_step_are_completed_alike(
     bank: Bank, policies: list[Adapter], end: int, divergence: Divergence, seed: int, care: float
 ) -> None:
     with bank.mounted(policies):
-        expected = decode(bank, asked(divergence), SAMPLED, NEW, end)
+        expected = decode(bank, asked(divergence), SAMPLED, NEW, (end,))
         actual, fallen, _ = driven(bank, asked(divergence), SAMPLED, end, care=care, seed=seed)
     assert actual == expected
     assert fallen > 0 or care > 0.9
@@ -139,14 +139,14 @@ def test_what_enters_a_step_fits_it(bank: Bank, policies: list[Adapter], end: in
     room = Room(rows=5, adapters=4, step_tokens=70)
     with bank.mounted(policies):
         actual, _, engine = driven(bank, asked(), GREEDY, end, room)
-        assert actual == decode(bank, asked(), GREEDY, NEW, end)
+        assert actual == decode(bank, asked(), GREEDY, NEW, (end,))
     assert 3 < engine.most_rows <= 5 and 1 < engine.most_points <= 4 and 60 <= engine.most_tokens <= 70
 
 
 def test_a_group_larger_than_the_room_runs_alone(bank: Bank, policies: list[Adapter], end: int) -> None:
     with bank.mounted(policies):
         actual, fallen, engine = driven(bank, asked(), GREEDY, end, Room(rows=2, adapters=1, step_tokens=4))
-        assert actual == decode(bank, asked(), GREEDY, NEW, end)
+        assert actual == decode(bank, asked(), GREEDY, NEW, (end,))
     assert engine.most_rows == 3 and fallen == 0
 
 
@@ -156,13 +156,13 @@ def test_an_engine_that_never_has_all_rows_is_an_error(taken: int) -> None:
         def step(self) -> dict[Row, int]:
             return dict.fromkeys(list(self.rows)[:taken], 3)
 
-    groups = [Group(request, NEW, -1) for request in asked()[:1]]
+    groups = [Group(request, NEW, ()) for request in asked()[:1]]
     with pytest.raises(SipoError, match="cannot keep 3 rows of 3 tokens in step"):
         drive(Narrow(None, GREEDY), groups, WIDE)  # type: ignore[arg-type]
 
 
 def test_only_whole_groups_are_settled() -> None:
-    mod, alone = (Group(Request((1, 2), m), NEW, -1) for m in (at_mod((0.5, 0.5)), base(2)))
+    mod, alone = (Group(Request((1, 2), m), NEW, ()) for m in (at_mod((0.5, 0.5)), base(2)))
     first, second = rows_of(mod)
     (only,) = rows_of(alone)
     logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
@@ -180,8 +180,8 @@ def test_only_whole_groups_are_settled() -> None:
 
 
 def test_a_group_keeps_its_place_in_its_own_noise() -> None:
-    group = Group(Request((1,), base(0), seed=5), NEW, -1)
-    fresh = Group(Request((1,), base(0), seed=5), NEW, -1)
+    group = Group(Request((1,), base(0), seed=5), NEW, ())
+    fresh = Group(Request((1,), base(0), seed=5), NEW, ())
     for each in (group, fresh):
         each.chosen = 4
         each.commit()

@@ -165,7 +165,7 @@ def test_greedy_decoding_takes_the_best_token_of_the_mixture_of_whole_responses(
     mixture, prompts = at_mod((0.2, 0.3, 0.5), kind), [(5, 6, 7), (9, 4, 8, 6)]
     requests = [Request(prompt, mixture) for prompt in prompts]
     with bank.mounted(policies):
-        answers = decode(bank, requests, Decoding(), 6, end=-1)
+        answers = decode(bank, requests, Decoding(), 6, ())
         for prompt, answer in zip(prompts, answers, strict=True):
             for step in range(6):
                 here = answer.tokens[:step]

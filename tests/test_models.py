@@ -42,14 +42,14 @@ def test_a_response_that_was_cut_has_no_end(codec: Codec) -> None:
     for length in range(1, 8):
         tokens = codec.encode_response(codec.tokenizer.decode(whole[:length]))
         assert len(tokens) <= 6
-        assert tokens == (whole[:6] if length >= 6 else [*whole[:length], codec.end])
+        assert tokens == (whole[:6] if length >= 6 else [*whole[:length], *codec.closing])
 
 
 def test_what_was_generated_is_what_is_encoded(codec: Codec) -> None:
     """A response with its end token fits the limit that generation has, whether given or generated."""
-    assert len(codec.encode_response("warm")) < 6 and codec.encode_response("warm")[-1] == codec.end
+    assert len(codec.encode_response("warm")) < 6 and codec.encode_response("warm")[-1] in codec.stops
     assert codec.decode(codec.encode_response("the sun")) == "the sun"
-    assert codec.decode([codec.end]) == ""
+    assert codec.decode(codec.closing) == ""
 
 
 def test_a_row_is_a_prompt_and_two_responses(codec: Codec) -> None:
@@ -214,7 +214,7 @@ def test_a_gguf_file_is_the_model_it_was_made_from(
         torch.testing.assert_close(loaded.model(IDS).logits, backbone.model(IDS).logits, rtol=1e-4, atol=1e-4)
     chat = [Message("user", "how do I keep my plants alive?")]
     mine, theirs = (Codec(each.tokenizer, 200, 50) for each in (loaded, backbone))
-    assert mine.end == theirs.end
+    assert (mine.stops, mine.closing) == (theirs.stops, theirs.closing)
     assert mine.encode_prompt(chat) == theirs.encode_prompt(chat)
     assert mine.encode_response("water them, once a week!") == theirs.encode_response("water them, once a week!")
     again = load_backbone(Model(path=str(gguf_file), dtype="float32"), "cpu")

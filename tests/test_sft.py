@@ -63,7 +63,7 @@ def test_a_response_over_the_limit_is_cut_and_has_no_end(settings: dict[str, Any
     for prompt, response in demonstrations(task_of(settings, max_tokens=limit)):
         assert len(prompt) + len(response) <= limit
         if (prompt, response) not in whole:
-            assert response[-1] != task_of(settings).codec.end
+            assert response[-1] not in task_of(settings).codec.stops
             assert any(p == prompt and r[: len(response)] == response for p, r in whole)
     assert set(demonstrations(task_of(settings, max_tokens=limit))) != whole
 

@@ -117,7 +117,7 @@ def test_writing_beforehand_leaves_no_trace_where_positions_turn_with_the_length
         bank = Bank(replace(backbone, model=model))
         if longest:
             with bank.mounted([start]):
-                decode(bank, [Request((5, 6, 7), at_mod((1.0,)))], Decoding(), longest, -1)
+                decode(bank, [Request((5, 6, 7), at_mod((1.0,)))], Decoding(), longest, ())
         rows = [Example(group, (0.0, 0.0), ((0, 1, 1.0),)) for group in groups[:4]]
         results.append(train(bank, start, rows, [], SETTINGS, lr=LR, seed=0))
     assert_equal(*results)

@@ -83,7 +83,7 @@ def test_a_merged_soup_is_the_bank_s(aligned: Path, task: Task, ids: Tensor, tmp
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     assert model.dtype == torch.float32
     torch.testing.assert_close(model(ids).logits, logits_of_the_soup(task, aligned, ids), rtol=1e-4, atol=1e-5)
-    assert AutoTokenizer.from_pretrained(tmp_path / "merged").eos_token_id == task.codec.end
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").eos_token_id in task.codec.stops
 
 
 def test_the_card_says_base_recipe_and_use(aligned: Path, task: Task, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_one_hot_weight_answers_as_that_policy(aligned: Path, task: Task, mode
         request = Request(tuple(task.codec.encode_prompt(prompt)), at_soup((1.0,)))
         with bank.mounted([policies[i]]):
             alone = decode(
-                bank, [request], task.config.decoding.model_copy(update={"temperature": 0}), 8, task.codec.end
+                bank, [request], task.config.decoding.model_copy(update={"temperature": 0}), 8, task.codec.stops
             )
         expected = task.codec.decode(alone[0].tokens)
         for method in ("mod", "soups"):
@@ -130,7 +130,7 @@ def test_the_base_needs_no_weights(aligned: Path, task: Task) -> None:
     with task.bank.mounted(Outputs(aligned, NAMES).policies("align")):
         request = Request(ids, at_soup((0.0, 0.0, 0.0)), seed_of(0))
         greedy = task.config.decoding.model_copy(update={"temperature": 0})
-        expected = task.codec.decode(decode(task.bank, [request], greedy, 8, task.codec.end)[0].tokens)
+        expected = task.codec.decode(decode(task.bank, [request], greedy, 8, task.codec.stops)[0].tokens)
     assert generate(aligned, {}, [prompt[0].content], method="base", **GREEDY) == [expected]
 
 
@@ -177,7 +177,7 @@ def test_the_score_of_a_mixture_is_the_product_of_its_next_token_probabilities(
 
     greedy = task.config.decoding.model_copy(update={"temperature": 0})
     with task.bank.mounted(Outputs(aligned, NAMES).policies("align")):
-        (answer,) = decode(task.bank, [Request(prompt, at_mod(WEIGHT))], greedy, 8, task.codec.end)
+        (answer,) = decode(task.bank, [Request(prompt, at_mod(WEIGHT))], greedy, 8, task.codec.stops)
         ((logprob,),) = mixture_logprobs(task.bank, [Group(prompt, (answer.tokens,))], at_mod(WEIGHT))
     assert logprob == pytest.approx(float(mixed(task, aligned, prompt, answer.tokens).amax(1).sum()), abs=1e-3)
 

@@ -85,18 +85,18 @@ def test_the_texts_are_those_of_transformers(
     engine: Vllm, bank: Bank, policies: list[Adapter], divergence: Divergence, decoding: Decoding
 ) -> None:
     with bank.mounted(policies):
-        unending = decode(bank, asked(divergence), decoding, NEW, -1)
-        assert engine.decode(bank, asked(divergence), decoding, NEW, -1) == unending
+        unending = decode(bank, asked(divergence), decoding, NEW, ())
+        assert engine.decode(bank, asked(divergence), decoding, NEW, ()) == unending
         end = unending[0].tokens[5]
-        ending = decode(bank, asked(divergence), decoding, NEW, end)
-        assert engine.decode(bank, asked(divergence), decoding, NEW, end) == ending != unending
+        ending = decode(bank, asked(divergence), decoding, NEW, (end,))
+        assert engine.decode(bank, asked(divergence), decoding, NEW, (end,)) == ending != unending
     assert engine.fallen == 0, "with room enough no group falls out of step"
 
 
 def test_neighbours_change_nothing(engine: Vllm, bank: Bank, policies: list[Adapter]) -> None:
     with bank.mounted(policies):
-        together = engine.decode(bank, asked(), SAMPLED, NEW, -1)
-        assert together[::7] == [engine.decode(bank, [each], SAMPLED, NEW, -1)[0] for each in asked()[::7]]
+        together = engine.decode(bank, asked(), SAMPLED, NEW, ())
+        assert together[::7] == [engine.decode(bank, [each], SAMPLED, NEW, ())[0] for each in asked()[::7]]
 
 
 def test_other_adapters_and_none(engine: Vllm, bank: Bank, policies: list[Adapter], backbone: Backbone) -> None:
@@ -105,7 +105,7 @@ def test_other_adapters_and_none(engine: Vllm, bank: Bank, policies: list[Adapte
             Request(p, at_mod(tuple(1 / len(adapters) for _ in adapters)) if adapters else base(0)) for p in PROMPTS
         ]
         with bank.mounted(adapters):
-            assert engine.decode(bank, requests, GREEDY, NEW, -1) == decode(bank, requests, GREEDY, NEW, -1)
+            assert engine.decode(bank, requests, GREEDY, NEW, ()) == decode(bank, requests, GREEDY, NEW, ())
 
 
 def test_rows_that_do_not_fit_the_cache_are_asked_again(
@@ -116,7 +116,7 @@ def test_rows_that_do_not_fit_the_cache_are_asked_again(
     requests = asked(prompts=[tuple(range(i, 100 + i)) for i in range(4)])
     with bank.mounted(policies), opened(Execution(engine="vllm", decode_rows=8)) as engine:
         assert engine is not None
-        assert engine.decode(bank, requests, SAMPLED, 60, -1) == decode(bank, requests, SAMPLED, 60, -1)
+        assert engine.decode(bank, requests, SAMPLED, 60, ()) == decode(bank, requests, SAMPLED, 60, ())
         assert engine.fallen > 0
 
 
@@ -127,7 +127,7 @@ def test_prompts_that_do_not_fit_a_step_are_computed_in_pieces(
     requests = asked(prompts=[tuple(range(i, 200 + i)) for i in range(3)])
     with bank.mounted(policies), opened(Execution(engine="vllm", decode_rows=8)) as engine:
         assert engine is not None
-        assert engine.decode(bank, requests, GREEDY, NEW, -1) == decode(bank, requests, GREEDY, NEW, -1)
+        assert engine.decode(bank, requests, GREEDY, NEW, ()) == decode(bank, requests, GREEDY, NEW, ())
         assert engine.fallen > 0
 
 
@@ -139,9 +139,9 @@ def test_a_cache_too_small_for_one_group_is_an_error(
     with bank.mounted(policies), opened(Execution(engine="vllm")) as engine:
         assert engine is not None
         with pytest.raises(SipoError, match="cannot keep 3 rows of 150 tokens in step"):
-            engine.decode(bank, [request], GREEDY, NEW, -1)
+            engine.decode(bank, [request], GREEDY, NEW, ())
         small = [Request((1, 2), at_mod((0.2, 0.3, 0.5)))]
-        assert engine.decode(bank, small, GREEDY, NEW, -1) == decode(bank, small, GREEDY, NEW, -1), "it goes on"
+        assert engine.decode(bank, small, GREEDY, NEW, ()) == decode(bank, small, GREEDY, NEW, ()), "it goes on"
 
 
 BLOCK_BYTES = 2 * 2 * 32 * 128 * 4
@@ -159,16 +159,16 @@ def test_what_vllm_cannot_do_is_one_line(
             narrow.mounted([]),
             pytest.raises(SipoError, match="vllm cannot decode with .*head.*; set it"),
         ):
-            engine.decode(narrow, [Request((1, 2), base(0))], GREEDY, NEW, -1)
+            engine.decode(narrow, [Request((1, 2), base(0))], GREEDY, NEW, ())
         with bank.mounted(large), pytest.raises(SipoError, match="up to rank 512, and a soup here has rank 600"):
-            engine.decode(bank, [Request((1, 2), at_soup((0.5, 0.5)))], GREEDY, NEW, -1)
+            engine.decode(bank, [Request((1, 2), at_soup((0.5, 0.5)))], GREEDY, NEW, ())
 
 
 def test_the_process_is_left_as_it_was(bank: Bank) -> None:
     threads, setter = torch.get_num_threads(), torch.set_num_threads
     with bank.mounted([]), opened(Execution(engine="vllm")) as engine:
         assert engine is not None
-        engine.decode(bank, [Request((1, 2), base(0))], GREEDY, NEW, -1)
+        engine.decode(bank, [Request((1, 2), base(0))], GREEDY, NEW, ())
         held = Path(engine._folder.name)
     assert torch.set_num_threads is setter and torch.get_num_threads() == threads
     assert not held.exists() and not torch.distributed.is_initialized()

@@ -61,7 +61,7 @@ class Replayer:
                 points, weights = each.mixture.points, each.mixture.weights
                 several = len(points) > 1  # only MOD runs a reference beside its policies
                 texts += sequential.decode(
-                    switched, [each.prompt], points, [weights], asked.limit, reference=several, end=asked.end
+                    switched, [each.prompt], points, [weights], asked.limit, reference=several, stops=asked.stops
                 )
             return texts
 

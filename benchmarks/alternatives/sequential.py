@@ -4,7 +4,7 @@ Adapters are switched one after the other, one prompt at a time. MOD also runs t
 uses; rewards score the reference again for each model; all logits of a sequence are made, in float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -24,14 +24,14 @@ def decode(
     *,
     rows: int = 1,
     reference: bool = True,
-    end: int | None = None,
+    stops: Collection[int] = (),
 ) -> list[Tokens]:
     """`rows` prompts at a time, which must then have one length; weights are those of the points, by prompt."""
     texts: list[Tokens] = []
     for start in range(0, len(prompts), rows):
         shares = torch.tensor(weights[start : start + rows], device=switched.backbone.device)
         step = _stepper(switched, points, reference)
-        texts += mixed_greedily(step, prompts[start : start + rows], shares, new_tokens, end)
+        texts += mixed_greedily(step, prompts[start : start + rows], shares, new_tokens, stops)
     return texts
 
 

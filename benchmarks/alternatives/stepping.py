@@ -1,6 +1,6 @@
 """The decoding loop that the alternatives share: N policies step, their log-probabilities are mixed, greedily."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ Step = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def mixed_greedily(
-    step: Step, prompts: Sequence[Tokens], weights: Tensor, new_tokens: int, end: int | None = None
+    step: Step, prompts: Sequence[Tokens], weights: Tensor, new_tokens: int, stops: Collection[int] = ()
 ) -> list[Tokens]:
     """Prompts of one length, weights [B, K]. The batch goes on until all its texts have ended."""
     fed = torch.tensor(prompts, device=weights.device)
@@ -22,7 +22,11 @@ def mixed_greedily(
         mixed = (shares * step(fed).float().log_softmax(-1)).sum(0)
         fed = mixed.argmax(-1, keepdim=True)
         columns.append(fed[:, 0].tolist())
-        if end is not None and all(end in text for text in zip(*columns, strict=True)):
+        if all(_length(text, stops) is not None for text in zip(*columns, strict=True)):
             break
-    texts = [tuple(text) for text in zip(*columns, strict=True)]
-    return [text[: text.index(end) + 1] if end in text else text for text in texts]
+    return [tuple(text[: _length(text, stops)]) for text in zip(*columns, strict=True)]
+
+
+def _length(text: Sequence[int], stops: Collection[int]) -> int | None:
+    """Tokens up to the first stop; None where there is none."""
+    return next((place for place, token in enumerate(text, start=1) if token in stops), None)

@@ -15,7 +15,7 @@ from benchmarks.agreement import same_texts
 from benchmarks.bench import Bench, Tokens
 from benchmarks.measure import Route
 from benchmarks.records import OURS, Agreement, Record
-from benchmarks.works.ours import NEVER, write
+from benchmarks.works.ours import write
 from sipo.bank import Bank
 from sipo.config import Decoding, Execution
 from sipo.decoding import Request, at_mod
@@ -58,7 +58,7 @@ def _compared(bench: Bench) -> list[Record]:
         assert engine is not None
 
         def vllm(_: Any) -> list[Tokens]:
-            return [each.tokens for each in engine.decode(bank, requests, Decoding(), new, NEVER)]
+            return [each.tokens for each in engine.decode(bank, requests, Decoding(), new, ())]
 
         # What a round computed of the prompts is no help to the next.
         routes = [Route(OURS, vllm, prepare=engine.forget), Route("transformers", transformers, holds=(bench.model,))]

@@ -42,7 +42,7 @@ def run(bench: Bench) -> list[Record]:
 
     def ours(_: Any) -> list[Tokens]:
         with ending(bench, last - 2, end):
-            return write(bench, bench.adapters, requests, limit, end)
+            return write(bench, bench.adapters, requests, limit, (end,))
 
     def fixed(_: Any) -> list[Tokens]:
         with patch.object(decoder, "COMPACT_BELOW", 0.0):

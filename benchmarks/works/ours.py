@@ -1,7 +1,7 @@
 """Our own route, as the stages call it."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.bench import Bench, Tokens
@@ -13,18 +13,16 @@ from sipo.logprobs.score import Point
 from sipo.logprobs.table import LogprobTable
 from sipo.progress import Progress
 
-NEVER = -1
-"""No token has this id: as the end token it lets every response run to the limit."""
 SCORE_TOKENS = 4096
 """Tokens a forward, as `execution.score_tokens` has it by default."""
 
 
 def write(
-    bench: Bench, adapters: Sequence[Adapter], requests: Sequence[Request], new_tokens: int, end: int = NEVER
+    bench: Bench, adapters: Sequence[Adapter], requests: Sequence[Request], new_tokens: int, stops: Collection[int] = ()
 ) -> list[Tokens]:
-    """Greedily."""
+    """Greedily, to the limit where there are no `stops`."""
     with bench.bank.mounted(adapters):
-        return [each.tokens for each in decode(bench.bank, requests, Decoding(), new_tokens, end)]
+        return [each.tokens for each in decode(bench.bank, requests, Decoding(), new_tokens, stops)]
 
 
 def table(

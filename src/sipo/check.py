@@ -133,7 +133,7 @@ def _show_example(task: Task) -> None:
     for index in range(len(group.responses)):
         trained = packed.targets[packed.owner == index].tolist()
         fans = ", ".join(name for name, label in row.preferred.items() if label == index)
-        cut = "" if trained[-1] == task.codec.end else " and no end: it is cut"
+        cut = "" if trained[-1] in task.codec.stops else " and no end: it is cut"
         console.print(Text(f"response_{index}, preferred by {fans or 'none'}; {len(trained)} tokens{cut}"))
         console.print(Text(f"[{_text(task, trained)}]", style=TRAINED))
     console.print()

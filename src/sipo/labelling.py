@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from sipo.bank import Bank
 from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, read_prompts, write_rows
 from sipo.decoding import Request, answer, base, seed_of
-from sipo.disk.journal import forget
+from sipo.disk.journal import forget, resumable
 from sipo.engines import check_engine, opened
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
@@ -75,23 +76,30 @@ def draw(
     check_engine(execution)
     chats = read_prompts(prompts)
     backbone = load_backbone(model, execution.device)
-    codec = Codec(backbone.tokenizer, sys.maxsize, max_new_tokens, model.prompt_template)
-    encoded = _encoded(prompts, chats, codec, backbone.context)
     rows, engine = execution.decode_rows, execution.engine
-    plan = seed_of(identify(model), decoding, max_new_tokens, rows, engine, seed, list(encoded.items()))
+    plan = f"{to.stem}-{seed_of(identify(model), decoding, max_new_tokens, rows, engine, seed, chats):x}"
+    # What a chat template with a date is told stays, however often the command goes on.
+    (moment,) = resumable(to.parent, f"{plan}-moment", [None], lambda _: datetime.now().isoformat(), progress)
+    codec = Codec.of(backbone, model, sys.maxsize, max_new_tokens, datetime.fromisoformat(moment))
     bank, drawn = Bank(backbone), Drawn(codec, tries is not None, {chat: [] for chat in chats}, to.parent)
+    drawn.journals.append(f"{plan}-moment")
+    try:
+        encoded = _encoded(prompts, chats, codec, backbone.context)
+    except SipoError:
+        drawn.forget()
+        raise
     with bank.mounted([]), opened(execution) as opened_engine:
         for attempt in range(tries or 1):
             asked = [(chat, index) for chat in drawn.lacking for index in (2 * attempt, 2 * attempt + 1)]
             if not asked:
                 break
-            drawn.journals.append(f"{to.stem}-{plan:x}{f'-{attempt}' if attempt else ''}")
+            drawn.journals.append(f"{plan}{f'-{attempt}' if attempt else ''}")
             answers = answer(
                 bank,
                 [Request(encoded[chat], base(0), seed_of(seed, "label", chat, index)) for chat, index in asked],
                 decoding,
                 max_new_tokens,
-                codec.end,
+                codec.stops,
                 rows=rows,
                 folder=to.parent,
                 label=drawn.journals[-1],

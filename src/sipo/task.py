@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress
+from sipo.runs.folder import moment_of
 
 
 def check_room(config: Config, context: int) -> None:
@@ -44,6 +46,11 @@ class Task:
         self.config = config
         self.model = config.model
         self.progress = progress or Progress()
+
+    @cached_property
+    def moment(self) -> datetime:
+        """When the run began, as far as it has: the date that chat templates are told."""
+        return moment_of(self.config.run_dir) or datetime.now().replace(microsecond=0)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -101,8 +108,7 @@ class Task:
     def codec(self) -> Codec:
         data = self.config.data
         check_room(self.config, self.backbone.context)
-        template = self.config.model.prompt_template
-        return Codec(self.backbone.tokenizer, data.max_prompt_tokens, data.max_response_tokens, template)
+        return Codec.of(self.backbone, self.config.model, data.max_prompt_tokens, data.max_response_tokens, self.moment)
 
     def group(self, row: Row) -> Group:
         """The row's prompt and its two responses as token ids."""

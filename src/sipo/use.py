@@ -51,7 +51,7 @@ def generate(
         for start in range(0, len(requests), together):
             batch = requests[start : start + together]
             stream = _Stream(task.codec, start, watch) if watch else None
-            generated = decode(task.bank, batch, decoding, limit, task.codec.end, stream)
+            generated = decode(task.bank, batch, decoding, limit, task.codec.stops, stream)
             texts = [task.codec.decode(each.tokens) for each in generated]
             if stream:
                 stream.finish(texts)

@@ -22,6 +22,8 @@ class Model(Section):
     """May code that the model's folder or repository brings be run on this machine?"""
     prompt_template: str | None = None
     """For models without a chat template; `{prompt}` is the user's text; what follows `{turns}` recurs each turn."""
+    end_tokens: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """At which an answer ends; null takes those of the tokenizer, the model's configurations and the chat template."""
 
     @field_validator("prompt_template")
     @classmethod

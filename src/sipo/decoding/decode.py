@@ -5,7 +5,7 @@ common is computed once: the prefix that all prompts share (a system turn, in-co
 a prompt once for all requests that read it under the same point. Finished requests leave the batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
@@ -46,10 +46,11 @@ def decode(
     requests: Sequence[Request],
     decoding: Decoding,
     max_new_tokens: int,
-    end: int,
+    stops: Collection[int],
     watch: Callable[[int, int], None] | None = None,
 ) -> list[Generated]:
-    """Answer every request, in order. The bank's mounted adapters span the requests' points.
+    """Answer every request, in order. The bank's mounted adapters span the requests' points; a response ends with
+    any token of `stops`.
 
     `watch(request, token)` is told of every token as it is chosen. Equal, up to rounding, to decoding the
     requests one at a time. The mixtures of one call share a divergence.
@@ -62,21 +63,21 @@ def decode(
         scores = batch.scores(divergence)
         chosen = next_tokens(scores, noise[batch.live, step], decoding)
         for request, token in zip(batch.live, chosen.tolist(), strict=True):
-            if not _ended(tokens[request], end):
+            if not _ended(tokens[request], stops):
                 tokens[request].append(token)
                 if watch:
                     watch(request, token)
-        running = [place for place, request in enumerate(batch.live) if not _ended(tokens[request], end)]
+        running = [place for place, request in enumerate(batch.live) if not _ended(tokens[request], stops)]
         if not running or step + 1 == max_new_tokens:
             break
         if len(running) < COMPACT_BELOW * len(batch.live):
             batch, chosen = batch.keep(running), chosen[running]
         batch.advance(bank, chosen[batch.owner], divergence)
-    return [Generated(tuple(each), _ended(each, end)) for each in tokens]
+    return [Generated(tuple(each), _ended(each, stops)) for each in tokens]
 
 
-def _ended(tokens: list[int], end: int) -> bool:
-    return bool(tokens) and tokens[-1] == end
+def _ended(tokens: list[int], stops: Collection[int]) -> bool:
+    return bool(tokens) and tokens[-1] in stops
 
 
 class _Batch:

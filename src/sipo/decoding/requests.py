@@ -1,6 +1,6 @@
 """Answering many requests in batches that fit the machine, each batch a unit that survives a crash."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ def answer(
     requests: Sequence[Request],
     decoding: Decoding,
     max_new_tokens: int,
-    end: int,
+    stops: Collection[int],
     *,
     rows: int,
     folder: Path,
@@ -48,7 +48,7 @@ def answer(
         room -= needed
 
     def run(batch: list[Request]) -> list[tuple[tuple[int, ...], bool]]:
-        generated = (engine.decode if engine else decode)(bank, batch, decoding, max_new_tokens, end)
+        generated = (engine.decode if engine else decode)(bank, batch, decoding, max_new_tokens, stops)
         return [(each.tokens, each.finished) for each in generated]
 
     results = resumable(folder, label, plan, run, progress)

@@ -4,7 +4,7 @@ The rows of a group write one text, so at every token they must stand in one bat
 groups of which that is so their next token, the same for all their rows; the others get none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +24,7 @@ class Group:
     request: Request
     limit: int
     """Tokens at most."""
-    end: int
+    stops: Collection[int]
     tokens: list[int] = field(default_factory=list)
     chosen: int | None = None
     """The token that the rows were given in this step; None where they were not in step."""
@@ -57,7 +57,7 @@ class Group:
 
     @property
     def generated(self) -> Generated:
-        return Generated(tuple(self.tokens), bool(self.tokens) and self.tokens[-1] == self.end)
+        return Generated(tuple(self.tokens), bool(self.tokens) and self.tokens[-1] in self.stops)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ enters a step is ours to say, and its sampler is left one token to choose: the o
 import gc
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,12 @@ class Vllm:
         self.sizes = self.sizes.with_(wanted)
 
     def decode(
-        self, bank: Bank, requests: Sequence[Request], decoding: Decoding, max_new_tokens: int, end: int
+        self,
+        bank: Bank,
+        requests: Sequence[Request],
+        decoding: Decoding,
+        max_new_tokens: int,
+        stops: Collection[int],
     ) -> list[Generated]:
         """As `sipo.decoding.decode`, of which the texts are equal up to rounding."""
         self.expect(bank, requests, max_new_tokens)
@@ -95,7 +100,7 @@ class Vllm:
             for point in request.mixture.points:
                 running.adapters[point] = self._adapter(bank, point)
         running.decoding = decoding
-        groups = [Group(request, max_new_tokens, end) for request in requests]
+        groups = [Group(request, max_new_tokens, stops) for request in requests]
         # Neighbours share adapters and prompts, which the cache keeps.
         order = sorted(groups, key=lambda group: (group.request.mixture.points, group.request.prompt))
         sizes = running.sizes
@@ -214,7 +219,7 @@ class _Running:
             parameters = SamplingParams(
                 temperature=0.0,
                 max_tokens=group.limit - row.start,
-                stop_token_ids=[group.end] if group.end >= 0 else [],
+                stop_token_ids=sorted(group.stops),
                 ignore_eos=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.DELTA,

@@ -10,6 +10,7 @@ from pathlib import Path
 from sipo.bank import Bank
 from sipo.disk.journal import resumable
 from sipo.disk.tables import read_parquet, write_parquet
+from sipo.errors import SipoError
 from sipo.logprobs.packing import Group, batches, worth_sharing
 from sipo.logprobs.score import Point, score_rows
 from sipo.progress import Progress
@@ -38,7 +39,15 @@ class LogprobTable:
 
     def __getitem__(self, key: tuple[str, Tokens, Tokens]) -> float:
         """log pi(response | prompt) of (model, prompt, response), natural, summed over tokens."""
-        return self._values[key]
+        try:
+            return self._values[key]
+        except KeyError:
+            model, prompt, response = key
+            raise SipoError(
+                f"there is no log-probability under {model} of a response ({len(response)} tokens) to its prompt "
+                f"({len(prompt)}): they are not encoded as they were when the table was made; "
+                "`sipo run ... --from align`, or from the first stage that there is, makes it anew"
+            ) from None
 
     def logratio(self, model: str, prompt: Tokens, response: Tokens) -> float:
         """log pi - log pi_ref of a response: the model's implicit reward over beta; larger is better."""

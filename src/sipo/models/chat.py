@@ -1,12 +1,20 @@
 """Prompts and responses as token ids: what the model reads and what it writes never meet as one string."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
+from sipo.config import Model
 from sipo.data import Message, Row
 from sipo.errors import SipoError
+from sipo.models.ends import ASKED, SAID, Ends, find_ends, stated
+from sipo.models.load import Backbone
+from sipo.models.plain import Plain, frame
+from sipo.models.template import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -14,41 +22,97 @@ class Codec:
     """Encodes chats in the model's own format and decodes what it generated.
 
     `max_response_tokens` cuts every response alike, given or generated. A response that was cut carries no
-    end token, because its writer had not finished.
+    end token, because its writer had not finished. What is written in a prompt or a response stays text: the only
+    special tokens are those of the format.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_prompt_tokens: int
     max_response_tokens: int
     prompt_template: str | None = None
+    stated: frozenset[int] = frozenset()
+    """End tokens that the model names beside its tokenizer's."""
+    end_tokens: tuple[str, ...] | None = None
+    """The only ones, as `model.end_tokens` has them."""
+    moment: datetime = field(default_factory=datetime.now)
+    """What a chat template with a date is told."""
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, settings: Model, max_prompt_tokens: int, max_response_tokens: int, moment: datetime
+    ) -> "Codec":
+        return cls(
+            backbone.tokenizer, max_prompt_tokens, max_response_tokens, settings.prompt_template,
+            stated(backbone.model), settings.end_tokens, moment,
+        )  # fmt: skip
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """The chat template, where prompts are in its format."""
+        if self.prompt_template is not None or not self.tokenizer.chat_template:
+            return None
+        return ChatTemplate(self.tokenizer, self.moment)
+
+    @cached_property
+    def _ends(self) -> Ends:
+        return find_ends(self.tokenizer, self.template, self.stated, self.end_tokens)
 
     @property
-    def end(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+    def stops(self) -> frozenset[int]:
+        """Decoding ends with any of these tokens."""
+        return self._ends.stops
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """The tokens behind a given response, the last of which is a stop."""
+        return self._ends.closing
+
+    @cached_property
+    def plain(self) -> Plain:
+        return Plain(self.tokenizer, self._framing)
+
+    @cached_property
+    def _framing(self) -> frozenset[int]:
+        """Added tokens that frame turns, though the tokenizer may not call them special."""
+        chat = [Message("user", ASKED), Message("assistant", SAID), Message("user", ASKED)]
+        ids = set(self.stops)
+        if self.template:
+            with suppress(SipoError):  # told with the first prompt
+                ids.update(
+                    self.tokenizer(self.template.render(chat, opening=False), add_special_tokens=False)["input_ids"]
+                )
+        added = self.tokenizer.added_tokens_decoder
+        return frozenset(id for id in ids if id in added and added[id].content.strip())
 
     def encode_prompt(self, prompt: Sequence[Message], limit: int | None = None) -> list[int]:
         """Token ids up to where the response begins. Raises SipoError beyond `limit` (default max_prompt_tokens)."""
-        if self.tokenizer.chat_template and self.prompt_template is None:
-            chat = [message._asdict() for message in prompt]
-            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        contents, marks = self.plain.marked([message.content for message in prompt])
+        chat = [Message(role, content) for (role, _), content in zip(prompt, contents, strict=True)]
+        start = prompt[-1].content[:60]
+        if self.template is not None:
+            try:
+                ids = self.plain.encode_marked(self.template.render(chat, opening=True), marks)
+            except SipoError as problem:
+                raise SipoError(
+                    f"the prompt {start!r}... {problem}; change its messages, or set model.prompt_template"
+                ) from None
         elif self.prompt_template is not None:
-            ids = self._fill(self.prompt_template, prompt)
+            ids = self._fill(self.prompt_template, chat, marks)
         else:
             raise SipoError("the model's tokenizer has no chat template; set model.prompt_template, with {prompt}")
         limit = limit or self.max_prompt_tokens
         if len(ids) > limit:
-            start = prompt[-1].content[:60]
             raise SipoError(
                 f"the prompt {start!r}... has {len(ids)} tokens, over the limit of {limit}; "
                 "raise data.max_prompt_tokens or leave the row out"
             )
-        return list(ids)
+        return ids
 
-    def _fill(self, template: str, prompt: Sequence[Message]) -> list[int]:
+    def _fill(self, template: str, prompt: Sequence[Message], marks: tuple[str, str]) -> list[int]:
         """A chat in a plain format: turn after turn, each answer known by its tokens and closed by the end token.
 
-        Messages with no answer between them, such as a system message and the user's, share a turn.
+        Messages with no answer between them, such as a system message and the user's, share a turn. What the tokenizer
+        puts before a text (BOS) is there once, what it puts after one (EOS) is not.
         """
         opening, turns, turn = template.partition("{turns}")
         before, _, after = (turn if turns else template).partition("{prompt}")
@@ -58,15 +122,20 @@ class Codec:
                 waiting.append(message.content)
             if message.role == "assistant" or number + 1 == len(prompt):
                 text += before + "\n".join(waiting) + after
-                ids += self.tokenizer(text, add_special_tokens=not ids)["input_ids"]
+                ids += self.plain.encode_marked(text, marks)
                 text, waiting = "", []
             if message.role == "assistant":
-                ids += [*self.tokenizer(message.content, add_special_tokens=False)["input_ids"], self.end]
-        return ids
+                ids += [*self.plain.encode_marked(message.content, marks), *self.closing]
+        first, _ = frame(self.tokenizer)
+        return ids if ids[: len(first)] == first else [*first, *ids]
 
-    def encode_response(self, response: str) -> list[int]:
-        ids = list(self.tokenizer(response, add_special_tokens=False)["input_ids"])
-        return ids[: self.max_response_tokens] if len(ids) >= self.max_response_tokens else [*ids, self.end]
+    def encode_text(self, text: str) -> list[int]:
+        """A piece of text without any frame."""
+        return self.plain.encode(text)
+
+    def encode_response(self, response: str, limit: int | None = None) -> list[int]:
+        """Token ids with what closes a response, cut at `limit` (default max_response_tokens)."""
+        return [*self.encode_text(response), *self.closing][: limit or self.max_response_tokens]
 
     def used(self, response: str) -> str:
         """The text of a response as it is trained on, scored and judged: cut where its tokens are cut."""
@@ -74,10 +143,12 @@ class Codec:
 
     def ends(self, response: str) -> bool:
         """Whether it is short enough to be read whole, with the end token."""
-        return self.encode_response(response)[-1] == self.end
+        return len(self.encode_text(response)) + len(self.closing) <= self.max_response_tokens
 
     def encode_row(self, row: Row) -> tuple[list[int], list[list[int]]]:
         return self.encode_prompt(row.prompt), [self.encode_response(response) for response in row.responses]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """The text of a response, without its end."""
+        kept = list(ids[:-1] if ids and ids[-1] in self.stops else ids)
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True)).strip()

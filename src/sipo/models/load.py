@@ -81,7 +81,8 @@ def identify(settings: Model) -> str:
     """Names the weights and how they are read, without loading them: for local files by content, roughly."""
     source, local = locate(settings.path)
     code = "with its own code " if settings.trust_remote_code else ""
-    digest = hashlib.sha256(f"{settings.dtype} {settings.prompt_template} {code}".encode())
+    ends = f"{settings.end_tokens} " if settings.end_tokens else ""
+    digest = hashlib.sha256(f"{settings.dtype} {settings.prompt_template} {code}{ends}".encode())
     if not local:
         digest.update(f"{source}@{settings.revision}".encode())
         return digest.hexdigest()[:16]

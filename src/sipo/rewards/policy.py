@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 import torch
 
@@ -40,7 +41,7 @@ class PolicyScorer:
     def score(self, items: Sequence[Item]) -> Iterator[tuple[int, list[float]]]:
         backbone = load_backbone(self.model, self.execution.device)
         try:
-            codec = Codec(backbone.tokenizer, backbone.context, backbone.context, self.model.prompt_template)
+            codec = Codec.of(backbone, self.model, backbone.context, backbone.context, datetime.now())
             groups = [_group(codec, item) for item in items]
             bank = Bank(backbone)
             with bank.mounted([self.adapter]):

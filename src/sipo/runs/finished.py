@@ -9,6 +9,7 @@ from sipo.methods.interface import Aligned
 from sipo.methods.names import STAGE_OF
 from sipo.methods.registry import methods_of
 from sipo.models.load import identify
+from sipo.runs.folder import moment_of
 from sipo.runs.outputs import Outputs, backbone_of
 from sipo.runs.status import read_run, read_subject, require
 from sipo.task import Task
@@ -24,6 +25,7 @@ def open_run(run: Path, weights: Mapping[str, float], method: str) -> tuple[Task
     check_model(run, config)
     task = Task(config)
     task.model = backbone_of(Path(run), config)
+    task.moment = moment_of(Path(run)) or task.moment  # of this folder, wherever it has been moved to
     return task, aligned
 
 

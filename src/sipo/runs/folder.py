@@ -7,6 +7,7 @@ set aside in `.superseded`, and comes back if the configuration does.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ from sipo.disk.tables import read_json, write_json, write_text
 from sipo.errors import SipoError
 
 SUBJECT = "subject.json"
+MOMENT = "moment"
+"""Of the run's beginning, in its subject: chat templates with a date are told it for ever."""
 STAGE = "stage.json"
+
+
+def moment_of(run: Path) -> datetime | None:
+    """When the run was begun; None where there is none."""
+    known = run / SUBJECT
+    if not known.is_file():
+        return None
+    stated = read_json(known).get(MOMENT)
+    return datetime.fromisoformat(stated) if stated else datetime.fromtimestamp(int(known.stat().st_mtime))
 
 
 class RunFolder:
@@ -44,11 +56,11 @@ class RunFolder:
         ):
             raise SipoError(f"{self.path}: exists and is not a sipo run; choose another folder with --run-dir")
 
-    def claim(self, subject: dict[str, Any]) -> None:
+    def claim(self, subject: dict[str, Any], moment: datetime | None = None) -> None:
         """Make the folder this run's. Raises SipoError where it holds another run, or something else."""
         self.check(subject)
         if not (self.path / SUBJECT).exists():
-            write_json(self.path / SUBJECT, subject)
+            write_json(self.path / SUBJECT, {**subject, MOMENT: (moment or datetime.now()).isoformat()})
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -56,7 +56,7 @@ def run(
     about = subject(task)
     folder.check(about)
     validate(task, evaluated=only in (None, "evaluate"))
-    folder.claim(about)
+    folder.claim(about, task.moment)
     with folder.locked():
         write_text(folder.path / "config.yaml", dump_config(config))
         _introduce(task)

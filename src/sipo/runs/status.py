@@ -9,7 +9,7 @@ from sipo.configfile import load_config
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.tables import read_json
 from sipo.errors import SipoError
-from sipo.runs.folder import STAGE, SUBJECT, RunFolder
+from sipo.runs.folder import MOMENT, STAGE, SUBJECT, RunFolder
 from sipo.runs.plan import fingerprints, stages_of
 
 State = Literal["done", "partial", "stale", "absent"]
@@ -36,7 +36,7 @@ def read_run(run: Path) -> Config:
 
 def read_subject(run: Path) -> dict[str, Any]:
     """The model, rows and objectives that make this run and not another, as digests and names."""
-    return dict(read_json(Path(run) / SUBJECT))
+    return {name: value for name, value in read_json(Path(run) / SUBJECT).items() if name != MOMENT}
 
 
 def stage_statuses(run: Path, config: Config) -> list[StageStatus]:

@@ -79,7 +79,7 @@ def _answers(task: Task, methods: list[Method], folder: Path) -> list[Response]:
                     [requests[at] for at in mine],
                     config.decoding,
                     config.data.max_response_tokens,
-                    task.codec.end,
+                    task.codec.stops,
                     rows=config.execution.decode_rows,
                     folder=folder,
                     label=f"{number} {' '.join(names).replace(':', '-')}",

@@ -40,7 +40,7 @@ def refine(task: Task, policies: list[Adapter], samples: list[Sample], folder: P
             [Request(t, at_mod(w), seed) for t, w, seed in zip(tokens, at, seeds, strict=True)],
             config.decoding,
             limit,
-            task.codec.end,
+            task.codec.stops,
             rows=config.execution.decode_rows,
             folder=folder,
             label=kind,
@@ -101,9 +101,7 @@ def encode(
 ) -> tuple[int, ...]:
     """The rendered template as token ids, its lead-in last, where generation goes on."""
     rendered = template.render(chat=chat, objectives=task.config.objectives, **values)
-    lead_in = (
-        task.backbone.tokenizer(template.lead_in, add_special_tokens=False)["input_ids"] if template.lead_in else []
-    )
+    lead_in = task.codec.encode_text(template.lead_in) if template.lead_in else []
     room = task.backbone.context - new_tokens - len(lead_in)
     try:
         return (*task.codec.encode_prompt(rendered, limit=room), *lead_in)

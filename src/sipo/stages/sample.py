@@ -35,7 +35,7 @@ def sample(task: Task, policies: list[Adapter], folder: Path) -> list[Sample]:
             requests,
             config.decoding,
             config.data.max_response_tokens,
-            task.codec.end,
+            task.codec.stops,
             rows=config.execution.decode_rows,
             folder=folder,
             label="sample",

@@ -10,7 +10,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +71,8 @@ def demonstrations(task: Task) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     found: dict[tuple[tuple[int, ...], tuple[int, ...]], None] = {}
     for row in task.splits.train:
         prompt = task.prompt_tokens(row)
-        codec = replace(task.codec, max_response_tokens=limit - len(prompt))
         for response in row.responses:
-            found[prompt, tuple(codec.encode_response(response))] = None
+            found[prompt, tuple(task.codec.encode_response(response, limit - len(prompt)))] = None
     return list(found)
 
 

@@ -26,7 +26,7 @@ from sipo.progress import Progress
 from sipo.rewards import Item, score_responses, signed_rewards
 from sipo.testbed.environment import Environment
 from sipo.testbed.sft import Sft, demonstrations, fine_tune
-from sipo.testbed.tiny import new_model, new_tokenizer, save
+from sipo.testbed.tiny import CHAT, new_model, new_tokenizer, save
 
 PROBES = 64
 ALIGN_LR = 1e-3
@@ -89,7 +89,7 @@ def prepare(
     for objective in environment.objectives:
         if objective.reward is None:
             raise SipoError(f"environment {environment.name}: `{objective.name}` has no reward; name module:function")
-    folder = to / f"{environment.name}-{seed}-{seed_of(seed, sft, _probe(environment)) % 16**6:06x}"
+    folder = to / f"{environment.name}-{seed}-{seed_of(seed, sft, CHAT, _probe(environment)) % 16**6:06x}"
     to.mkdir(parents=True, exist_ok=True)
     if not folder.exists():
         with _scratch(to) as scratch:

@@ -4,7 +4,8 @@
     review    <s> review PROMPT <sep> RESPONSE <sep>
     rewrite   <s> rewrite PROMPT <sep> RESPONSE <sep> REVIEW <sep>
 
-A system message names the task; without one it is `respond`, so that a plain prompt is only the user's text.
+A system message names the task; without one it is `respond`, so that a plain prompt is only the user's text. Each of
+the texts is a message of the user's.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ CONTROL = (UNKNOWN, BEGIN, END, SEPARATOR, *TASKS)
 """They come first in the vocabulary; the unknown word also pads."""
 CHAT = (
     "<s> {% if messages[0].role != 'system' %}respond {% endif %}"
-    "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}<sep>{% endif %}"
+    "{% for m in messages %}{{ m.content }} {% if m.role == 'user' and not loop.last %}<sep> {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<sep>{% endif %}"
 )
 TEMPLATES = ("review.yaml", "rewrite.yaml")
 """Prompt templates of the product for the tasks that it asks for by them."""
