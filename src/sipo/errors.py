@@ -1,5 +1,7 @@
 """The one exception that a user is meant to read."""
 
+from sipo.plain import plain
+
 
 class SipoError(Exception):
     """Something the user can mend: one line that names the place and the way out.
@@ -8,4 +10,4 @@ class SipoError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(plain(" ".join(message.split())))

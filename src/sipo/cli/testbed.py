@@ -23,8 +23,11 @@ def find_environment(name: str) -> Environment:
     try:
         found = getattr(import_module(module), attribute)
         found = found() if isinstance(found, type) else found
-    except (ImportError, AttributeError, TypeError) as error:
-        raise SipoError(f"--environment {name}: {error}; name an Environment, its module on PYTHONPATH") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may be a script, and exit
+        reason = f"{type(error).__name__}: {error}"
+        raise SipoError(f"--environment {name}: {reason}; name an Environment, its module on PYTHONPATH") from None
     if not isinstance(found, Environment):
         raise SipoError(f"--environment {name}: is {type(found).__name__}, no Environment; subclass it")
     return found

@@ -1,7 +1,10 @@
 """What is better, in words, and what scores it."""
 
+import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote_plus, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -46,11 +49,19 @@ class Preset(Section):
         return f"preset {self.preset}"
 
 
+SECRET = re.compile(
+    r"(key|token|secret|pass|pwd|auth|sig|cred|jwt|bearer|\bcode)[^=&;]*="  # by its name
+    r"|(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[a-z])(?!\d{4}-)[\w-]{20,}",  # by its looks; a date begins a version
+    re.IGNORECASE,
+)
+"""What in a URL's query may be a key."""
+
+
 class Judge(Section):
     """A language model behind an OpenAI-compatible endpoint, asked for a number for each of its objectives."""
 
     judge: str
-    """The endpoint, such as http://localhost:8000/v1."""
+    """The endpoint, such as http://localhost:8000/v1; secrets do not belong here, for it is written and shown."""
     model: str
     lowest: float = 1.0
     highest: float = 10.0
@@ -60,22 +71,66 @@ class Judge(Section):
     """Ask the server to enforce the form of the answer; it is checked in any case."""
     key_variable: str | None = None
     """The environment variable that holds the endpoint's key."""
+    key_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "Authorization"
+    """The header that carries it: as `Bearer KEY` in Authorization (unless it names its scheme), bare in another."""
+    on_refusal: Literal["skip", "stop"] = "skip"
+    """What an item that the provider refuses to answer does: stay without a score, or end the run."""
     concurrency: Positive = 8
     requests_per_minute: Rate | None = None
     timeout: Rate = 120.0
-    """Seconds to wait for one answer."""
+    """Seconds for one whole answer."""
     retries: Annotated[int, Field(ge=0)] = 5
+
+    @field_validator("judge")
+    @classmethod
+    def _is_an_address_without_secrets(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            fits = False
+        if not fits or not url.isprintable() or " " in url:
+            raise ValueError("judge must be a URL, such as http://localhost:8000/v1")
+        if parts.username is not None or parts.fragment or SECRET.search(unquote_plus(parts.query)):
+            raise ValueError(
+                "judge must be a URL without user, password or key, since it is written and shown; put the key in an "
+                "environment variable and name that as key_variable (with key_header: if it is no bearer token)"
+            )
+        return url
+
+    @field_validator("options")
+    @classmethod
+    def _can_be_sent(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("stream"):
+            raise ValueError("stream must be left out; answers are read whole")
+        try:
+            json.dumps(options, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"must be plain JSON ({error})") from None
+        return options
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "Judge":
-        if not self.judge.startswith(("http://", "https://")):
-            raise ValueError("judge must be a URL, such as http://localhost:8000/v1")
         if self.lowest >= self.highest:
             raise ValueError("lowest must be below highest")
         return self
 
+    @property
+    def address(self) -> str:
+        """The endpoint as it may be shown."""
+        return address_of(self.judge)
+
     def __str__(self) -> str:
-        return f"judge {self.model} at {self.judge}"
+        return f"judge {self.model} at {self.address}"
+
+
+def address_of(url: str) -> str:
+    """A URL without user, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    except ValueError:
+        return "an address that is no URL"
 
 
 class Policy(Section):

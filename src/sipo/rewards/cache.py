@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sipo.errors import SipoError
-from sipo.rewards.interface import Item
+from sipo.rewards.interface import Item, Refused, Scored
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, numbers TEXT NOT NULL) WITHOUT ROWID"
 WAIT = 60.0
@@ -26,15 +26,19 @@ class ScoreCache:
             self._connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
             self._connection.execute(SCHEMA)
 
-    def get(self, scorer: str, item: Item) -> list[float] | None:
+    def get(self, scorer: str, item: Item) -> Scored | None:
         with self._told():
             found = self._connection.execute("SELECT numbers FROM scores WHERE key = ?", (key(scorer, item),))
             row = found.fetchone()
-        return None if row is None else json.loads(row[0])
+        kept = None if row is None else json.loads(row[0])
+        return Refused(kept["refused"]) if isinstance(kept, dict) else kept
 
-    def put(self, scorer: str, scores: Sequence[tuple[Item, list[float]]]) -> None:
+    def put(self, scorer: str, scores: Sequence[tuple[Item, Scored]]) -> None:
         """Keep the numbers of these items, all or none; what another process put first stays."""
-        rows = [(key(scorer, item), json.dumps(numbers)) for item, numbers in scores]
+        rows = [
+            (key(scorer, item), json.dumps({"refused": kept.reason} if isinstance(kept, Refused) else kept))
+            for item, kept in scores
+        ]
         with self._told():
             self._connection.execute("BEGIN IMMEDIATE")
             try:

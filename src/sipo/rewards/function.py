@@ -32,10 +32,12 @@ class FunctionScorer:
             numbers = list(self.function(prompts, responses))
         except SipoError:
             raise
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, too, would end sipo without a word
             frames = extract_tb(error.__traceback__)[1:]  # the first is this function
             where = f" at {frames[-1].filename} line {frames[-1].lineno}" if frames else ""
-            problem = f"failed with {type(error).__name__}: {error}{where}"
+            problem = f"failed with {type(error).__name__}: {_text(error)}{where}"
             raise SipoError(f"{problem}; it must take (prompts, responses) and return one number for each") from error
         if len(numbers) != len(items):
             problem = f"gave {len(numbers)} numbers for {len(items)} responses"
@@ -70,6 +72,16 @@ def _import(module_name: str) -> object:
         else:
             way_out = f"{module_name} needs it, install it"
         raise SipoError(f"no module named `{missing}`; {way_out}") from None
-    except Exception as error:
-        problem = f"importing {module_name} failed with {type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may be a script, and exit
+        problem = f"importing {module_name} failed with {type(error).__name__}: {_text(error)}"
         raise SipoError(f"{problem}; mend the module") from error
+
+
+def _text(error: BaseException) -> str:
+    """What it says; a class of one's own may fail at that."""
+    try:
+        return str(error)
+    except Exception:
+        return "it cannot be told"

@@ -15,6 +15,15 @@ class Item(NamedTuple):
     response: str
 
 
+class Refused(NamedTuple):
+    """In place of numbers, where a provider would not have an item judged."""
+
+    reason: str
+
+
+Scored = list[float] | Refused
+
+
 class Scorer(Protocol):
     """Scores items by one or several measures at once; of each, larger is more of what it measures."""
 
@@ -32,8 +41,8 @@ class Scorer(Protocol):
         """Raise SipoError for what would stop scoring and can be seen without any."""
         ...
 
-    def score(self, items: Sequence[Item]) -> Iterator[tuple[int, list[float]]]:
-        """(index of an item, its number by each measure), as they are ready, in any order.
+    def score(self, items: Sequence[Item]) -> Iterator[tuple[int, Scored]]:
+        """(index of an item, its number by each measure, or a refusal), as they are ready, in any order.
 
         What it loads lives no longer than the iteration. Raises SipoError, which may name no reward.
         """

@@ -2,97 +2,115 @@
 
 import hashlib
 import json
-import os
-import threading
-import time
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import islice
 from typing import Any
 
 from sipo.config import Judge
 from sipo.errors import SipoError
-from sipo.rewards.interface import Item, named
+from sipo.plain import opening
+from sipo.rewards.endpoint import Endpoint, Pace
+from sipo.rewards.interface import Item, Refused, Scored, named
+from sipo.rewards.reply import RefusalError
 
 REASKED = 2
 """How often an answer that cannot be read is asked for again."""
+QUOTED = 2000
+"""Characters of it that are shown to the judge then."""
+READ = 200_000
+"""Characters of an answer that are looked through, from its end."""
+REASONING = re.compile(
+    r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)|\A((?!<think).)*</think>", re.DOTALL | re.IGNORECASE
+)
+"""What a judge thinks before it answers; its beginning may be part of the prompt, its end beyond the last token."""
+DECLINES = re.compile(
+    r"\W*(i am |i['\u2019]?m )?(very )?(sorry|not able|unable|not comfortable)\b|\W*(i apologi[sz]e|as an ai)\b|"
+    r"\W*i (can ?not|can['\u2019]t|won['\u2019]t|will not)\b",
+    re.IGNORECASE,
+)
+"""How models begin when they decline in words."""
 
 
 class JudgeScorer:
     """One request an item, for the numbers of all objectives that name the judge.
 
-    `criteria` maps the objectives to what a better response is. The openai package retries refused and failed
-    requests with growing waits, as long as the endpoint asks for.
+    `criteria` maps the objectives to what a better response is.
     """
 
     def __init__(self, settings: Judge, criteria: Mapping[str, str]) -> None:
         self.name, self.settings, self.criteria = str(settings), settings, dict(criteria)
-        self._client = _client(settings)
+        self._endpoint = Endpoint(settings)
         about = settings.model_dump(include={"judge", "model", "lowest", "highest", "options", "json_schema"})
         content = json.dumps([about, self.criteria, instruction(settings, self.criteria)], sort_keys=True)
         self.identity = hashlib.sha256(content.encode()).hexdigest()
 
     def check(self) -> None:
-        """One small request that costs nothing: is anybody there, and does the key fit?"""
-        import openai
+        from anyio.from_thread import start_blocking_portal
 
-        try:
-            self._client.with_options(max_retries=0, timeout=10.0).models.list()
-        except openai.APITimeoutError:
-            pass  # somebody is there, and busy
-        except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise SipoError(_refusal(error, self.settings)) from None
-        except openai.OpenAIError:
-            pass  # not all servers list their models
+        with start_blocking_portal() as portal:
+            portal.call(self._endpoint.look)
 
-    def score(self, items: Sequence[Item]) -> Iterator[tuple[int, list[float]]]:
+    def score(self, items: Sequence[Item]) -> Iterator[tuple[int, Scored]]:
+        from anyio.from_thread import start_blocking_portal
+
         pace = Pace(self.settings.requests_per_minute)
-        pool = ThreadPoolExecutor(self.settings.concurrency)
+        waiting: Iterator[tuple[int, Item]] = enumerate(items)
+        running: dict[Future[Scored], int] = {}
         failure: SipoError | None = None
-        try:
-            futures: dict[Future[list[float]], int] = {
-                pool.submit(self._ask, pace, item): index for index, item in enumerate(items)
-            }
-            for future in as_completed(futures):
-                if future.cancelled():
-                    continue
-                index = futures[future]
-                try:
-                    numbers = future.result()
-                except SipoError as error:  # no more are begun, those under way still count
-                    failure = failure or SipoError(f"{named(items[index])}: {error}; what was scored is kept")
-                    for other in futures:
-                        other.cancel()
-                else:
-                    yield index, numbers
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with (
+            start_blocking_portal() as portal,
+            portal.wrap_async_context_manager(self._endpoint.opened()) as client,
+        ):
+            while True:
+                for index, item in islice(waiting, self.settings.concurrency - len(running)):
+                    running[portal.start_task_soon(self._ask, client, pace, item)] = index
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    index = running.pop(future)
+                    try:
+                        scored = future.result()
+                    except SipoError as error:  # no more are begun, those under way still count
+                        failure = failure or SipoError(f"{named(items[index])}: {error}; what was scored is kept")
+                        waiting = iter(())
+                    else:
+                        yield index, scored
         if failure:
             raise failure
 
-    def _ask(self, pace: "Pace", item: Item) -> list[float]:
-        import openai
-
-        messages = [
+    async def _ask(self, client: Any, pace: Pace, item: Item) -> Scored:
+        asked = [
             {"role": "system", "content": instruction(self.settings, self.criteria)},
             {"role": "user", "content": question(item)},
         ]
+        messages = asked
         for _ in range(1 + REASKED):
-            pace.wait()
             try:
-                completion = self._client.chat.completions.create(
-                    model=self.settings.model, messages=messages, extra_body={**self._form(), **self.settings.options}
-                )
-            except openai.OpenAIError as error:
-                raise SipoError(_refusal(error, self.settings)) from None
-            answer = (completion.choices[0].message.content if completion.choices else None) or ""
+                answer = await self._endpoint.ask(client, pace, messages, **self._form())
+            except RefusalError as refusal:
+                return self._refused(str(refusal))
+            text = without_reasoning(answer.text)
             try:
-                return parse(answer, tuple(self.criteria), self.settings.lowest, self.settings.highest)
+                return parse(text, tuple(self.criteria), self.settings.lowest, self.settings.highest)
             except ValueError as error:
-                problem = error
+                problem = f"{error}{answer.flaw and f', for {answer.flaw}'}"
+            if answer.refusal:
+                return self._refused(answer.refusal)
             again = f"That cannot be used: {problem}. Answer again, with the JSON object alone."
-            messages = [*messages[:2], {"role": "assistant", "content": answer}, {"role": "user", "content": again}]
-        shown = f"{answer[:80]!r}{'...' if len(answer) > 80 else ''}"
-        raise SipoError(f"answered {shown} where {problem}, {1 + REASKED} times; take a model that keeps to the form")
+            quoted = [{"role": "assistant", "content": text[:QUOTED]}, {"role": "user", "content": again}]
+            messages = [*asked, *quoted] if text.strip() else asked  # some servers refuse a turn without words
+        if DECLINES.match(text):
+            return self._refused(opening(text))
+        raise SipoError(
+            f"answered {opening(text)} where {problem}, {1 + REASKED} times; take a model that keeps to the form"
+        )
+
+    def _refused(self, reason: str) -> Refused:
+        if self.settings.on_refusal == "stop":
+            raise SipoError(f"refused ({reason}); set on_refusal: skip to go on without its score")
+        return Refused(reason)
 
     def _form(self) -> dict[str, Any]:
         if not self.settings.json_schema:
@@ -106,23 +124,6 @@ class JudgeScorer:
         }
         form = {"name": "scores", "schema": schema, "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": form}}
-
-
-class Pace:
-    """Lets calls through at most so often a minute, evenly, from any thread."""
-
-    def __init__(self, per_minute: float | None) -> None:
-        self._gap = 60.0 / per_minute if per_minute else 0.0
-        self._next = time.monotonic()
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        if not self._gap:
-            return
-        with self._lock:
-            mine = max(self._next, time.monotonic())
-            self._next = mine + self._gap
-        time.sleep(max(0.0, mine - time.monotonic()))
 
 
 def instruction(settings: Judge, criteria: Mapping[str, str]) -> str:
@@ -143,14 +144,19 @@ def question(item: Item) -> str:
     return json.dumps({"conversation": conversation, "response": item.response}, ensure_ascii=False)
 
 
+def without_reasoning(answer: str) -> str:
+    return REASONING.sub("", answer[-READ:])
+
+
 def parse(answer: str, names: Sequence[str], lowest: float, highest: float) -> list[float]:
-    """The numbers in a judge's answer, in the order of `names`. Raises ValueError, which says what is wrong."""
-    start, end = answer.find("{"), answer.rfind("}")
-    try:
-        values = json.loads(answer[start : end + 1])  # some models put it between fences or sentences
-    except (ValueError, RecursionError):
-        raise ValueError("there is no JSON object") from None
-    if not isinstance(values, dict) or values.keys() != set(names):
+    """The numbers in a judge's answer, in the order of `names`: those of the last JSON object that has them all and
+    nothing else. Raises ValueError, which says what is wrong.
+    """
+    found = list(_objects(answer))
+    if not found:
+        raise ValueError("there is no JSON object")
+    values = next((each for each in reversed(found) if each.keys() == set(names)), None)
+    if values is None:
         raise ValueError(f"the keys should be {', '.join(names)}")
     for name in names:
         value = values[name]
@@ -161,28 +167,14 @@ def parse(answer: str, names: Sequence[str], lowest: float, highest: float) -> l
     return [float(values[name]) for name in names]
 
 
-def _client(settings: Judge) -> Any:
-    try:
-        from openai import OpenAI  # an optional extra
-    except ModuleNotFoundError as error:
-        raise SipoError(f"no module named `{error.name}`; pip install 'sipo[judge]'") from None
-    key = "none"  # what servers without keys are content with
-    if settings.key_variable is not None:
-        key = os.environ.get(settings.key_variable, "")
-        if not key:
-            raise SipoError(f"the variable {settings.key_variable} is not set; put the endpoint's key in it")
-    return OpenAI(base_url=settings.judge, api_key=key, max_retries=settings.retries, timeout=settings.timeout)
-
-
-def _refusal(error: Exception, settings: Judge) -> str:
-    import openai
-
-    if isinstance(error, openai.APITimeoutError):
-        return f"no answer within {settings.timeout:g} s, {settings.retries + 1} times; raise timeout"
-    if isinstance(error, openai.APIConnectionError):
-        return f"cannot be reached ({error.__cause__ or error}); is the server running?"
-    if isinstance(error, openai.APIStatusError):
-        hints = {401: "does the key fit?", 403: "does the key fit?", 404: "check the URL and the model's name"}
-        hint = hints.get(error.status_code, "see the server's log")
-        return f"the server answered {error.status_code} ({str(error)[:200]}); {hint}"
-    return f"{type(error).__name__}: {str(error)[:200]}; is it an OpenAI-compatible endpoint?"
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a text, between fences, sentences, and braces that are none; not those within others."""
+    decoder = json.JSONDecoder()
+    at = text.find("{")
+    while at >= 0:
+        try:
+            value, at = decoder.raw_decode(text, at)
+            yield value
+        except (ValueError, RecursionError):
+            at += 1
+        at = text.find("{", at)

@@ -17,7 +17,7 @@ from sipo.pareto.indicators import Array, signs
 from sipo.progress import Progress
 from sipo.rewards.cache import ScoreCache
 from sipo.rewards.function import FunctionScorer
-from sipo.rewards.interface import Item, Scorer, named
+from sipo.rewards.interface import Item, Refused, Scored, Scorer, named
 from sipo.rewards.judge import JudgeScorer
 from sipo.rewards.model import ModelScorer
 from sipo.rewards.policy import PolicyScorer
@@ -41,6 +41,8 @@ class Source:
     scorer: Scorer
     measures: dict[str, Measure]
     """By objective."""
+    refusable: bool = False
+    """May items stay without a score?"""
 
 
 def check_rewards(objectives: Sequence[Objective], execution: Execution | None = None) -> None:
@@ -61,17 +63,23 @@ def score_responses(
     *,
     cache: Path | None = None,
 ) -> dict[str, list[float]]:
-    """A finite number for every item, in order, for each objective that has a reward, in its own direction.
+    """A number for every item, in order, for each objective that has a reward, in its own direction: finite, or NaN
+    where a judge refused the item.
 
     Models and judges are asked only for what `cache` (default: in the user's cache folder) does not hold, and
     what they say is kept there as it comes. Raises SipoError, one line with the reward, the item and the way
     out.
     """
+    progress = progress or Progress(quiet=True)
     columns: dict[str, list[float]] = {}
     for source in _sources(objectives, execution or Execution()):
-        rows = _scored(source.scorer, items, cache, progress or Progress(quiet=True))
+        rows = _scored(source.scorer, items, cache, progress)
+        _tell_refused(source, items, rows, progress)
         for name, measure in source.measures.items():
-            columns[name] = [measure.scale * row[measure.column] + measure.shift for row in rows]
+            columns[name] = [
+                math.nan if isinstance(row, Refused) else measure.scale * row[measure.column] + measure.shift
+                for row in rows
+            ]
     return {each.name: columns[each.name] for each in objectives if each.reward is not None}
 
 
@@ -102,7 +110,8 @@ def _sources(objectives: Sequence[Objective], execution: Execution) -> list[Sour
     for group in judged.values():
         with _naming(group[0].reward):
             judge = JudgeScorer(group[0].reward, {each.name: each.better for each in group})  # type: ignore[arg-type]
-        sources.append(Source(judge, {each.name: Measure(column) for column, each in enumerate(group)}))
+        measures = {each.name: Measure(column) for column, each in enumerate(group)}
+        sources.append(Source(judge, measures, refusable=judge.settings.on_refusal == "skip"))
     return sources
 
 
@@ -116,7 +125,21 @@ def _scorer(reward: str | Preset | RewardModel | Policy, execution: Execution) -
     return scorer, Measure(scorer.column(settings.head), settings.scale, settings.shift)
 
 
-def _scored(scorer: Scorer, items: Sequence[Item], cache: Path | None, progress: Progress) -> list[list[float]]:
+def _tell_refused(source: Source, items: Sequence[Item], rows: Sequence[Scored], progress: Progress) -> None:
+    """One line of how many items are without a score; an error where that is all of them, or none may be."""
+    refused = [(item, row.reason) for item, row in zip(items, rows, strict=True) if isinstance(row, Refused)]
+    if not refused:
+        return
+    item, reason = refused[0]
+    line = f"reward `{source.scorer.name}`: refused {len(refused)} of {len(items)}, the first {named(item)}: {reason}"
+    if len(refused) == len(items):
+        raise SipoError(f"{line}; ask another judge")
+    if not source.refusable:
+        raise SipoError(f"{line}; set on_refusal: skip to go on without their scores")
+    progress.say(f"{line}; they have no score")
+
+
+def _scored(scorer: Scorer, items: Sequence[Item], cache: Path | None, progress: Progress) -> list[Scored]:
     """The scorer's numbers for every item, from the cache where it keeps them."""
     if scorer.identity is None:
         found = dict(_checked(scorer, items))
@@ -133,7 +156,7 @@ def _scored(scorer: Scorer, items: Sequence[Item], cache: Path | None, progress:
 
 
 def _fill(store: ScoreCache, identity: str, scorer: Scorer, items: Sequence[Item], progress: Progress) -> None:
-    ready: list[tuple[Item, list[float]]] = []
+    ready: list[tuple[Item, Scored]] = []
     kept = time.monotonic()
     with progress.track(scorer.name, len(items)) as advance:
         try:
@@ -147,14 +170,17 @@ def _fill(store: ScoreCache, identity: str, scorer: Scorer, items: Sequence[Item
             store.put(identity, ready)
 
 
-def _checked(scorer: Scorer, items: Sequence[Item]) -> Iterator[tuple[int, list[float]]]:
+def _checked(scorer: Scorer, items: Sequence[Item]) -> Iterator[tuple[int, Scored]]:
     """What a scorer says, as finite floats, and whatever goes wrong as a line that names it."""
     with _naming(scorer.name):
         for index, values in scorer.score(items):
+            if isinstance(values, Refused):
+                yield index, values
+                continue
             numbers = [_number(value) for value in values]
             for number, value in zip(numbers, values, strict=True):
                 if not math.isfinite(number):
-                    raise SipoError(f"gave {value!r} for {named(items[index])}; return a finite number for each")
+                    raise SipoError(f"gave {_repr(value)} for {named(items[index])}; return a finite number for each")
             yield index, numbers
 
 
@@ -175,5 +201,12 @@ def _number(value: Any) -> float:
     """As a float; NaN for what is no number, text included."""
     try:
         return math.nan if isinstance(value, str | bytes) else float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # what a class of one's own may raise
         return math.nan
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)[:80]
+    except Exception:
+        return f"a {type(value).__name__}"
