@@ -1,130 +1,23 @@
-"""The judge against a real server of OpenAI's protocol on this machine, which refuses, stalls and talks nonsense."""
+"""The judge against a real server of OpenAI's protocol on this machine."""
 
 import json
 import re
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from endpoint import Answer, Server, by_length, items, objectives, response_of, server
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.config import Judge, Objective
-from sipo.data import Message
 from sipo.errors import SipoError
-from sipo.rewards import Item, check_rewards, score_responses
+from sipo.rewards import check_rewards, score_responses
 from sipo.rewards.endpoint import Pace
 from sipo.rewards.judge import parse
 
-Answer = tuple[int, Any]
-"""Status and body; a string body is the assistant's message."""
-
-
-class Server(ThreadingHTTPServer):
-    """Answers as `behave` says, which is given the request and how often its response was seen before."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.behave: Callable[[dict[str, Any], int], Answer] = by_length
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.lock = threading.Lock()
-        self.at_once = self.most_at_once = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def seen(self) -> Counter[str]:
-        return Counter(response_of(request) for request in self.requests)
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": []})
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server = self.server
-        with server.lock:
-            before = server.seen()[response_of(request)]
-            server.requests.append(request)
-            server.headers.append({name.lower(): value for name, value in self.headers.items()})
-            server.at_once += 1
-            server.most_at_once = max(server.most_at_once, server.at_once)
-        try:
-            status, body = server.behave(request, before)
-        finally:
-            with server.lock:
-                server.at_once -= 1
-        if isinstance(body, str):
-            message = {"index": 0, "message": {"role": "assistant", "content": body}, "finish_reason": "stop"}
-            body = {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": request["model"],
-                "choices": [message],
-            }
-        self._send(status, body)
-
-    def _send(self, status: int, body: Any) -> None:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            if status == 429:
-                self.send_header("Retry-After", "0.01")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the client has given up waiting
-
-    def log_message(self, *args: Any) -> None: ...
-
-
-def response_of(request: dict[str, Any]) -> str:
-    return str(json.loads(request["messages"][1]["content"])["response"])
-
-
-def by_length(request: dict[str, Any], before: int) -> Answer:
-    """A judge that likes length as `long`, and has no opinion on anything else."""
-    length = float(len(response_of(request)))
-    names = request["response_format"]["json_schema"]["schema"]["required"]
-    return 200, json.dumps({name: length if name == "long" else 5 for name in names})
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("SIPO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("sipo.rewards.endpoint.FIRST_WAIT", 0.01)  # seconds; doubles from there
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
-
-
-def objectives(server: Server, *names: str, **settings: Any) -> list[Objective]:
-    reward = {"judge": server.url, "model": "tiny", "retries": 3, **settings}
-    return [Objective(name=name, better=f"It is more {name}.", reward=reward) for name in names or ("long",)]
-
-
-def items(*responses: str) -> list[Item]:
-    return [Item((Message("system", "be kind"), Message("user", "why?")), response) for response in responses]
+__all__ = ["server"]
 
 
 def test_one_request_an_item_serves_all_objectives_and_is_never_repeated(server: Server) -> None:
@@ -176,7 +69,10 @@ def test_an_answer_that_breaks_the_form_is_asked_for_again(server: Server, answe
 
 
 BROKEN: dict[str, tuple[Answer, list[str]]] = {
-    "never JSON": ((200, "I like it"), ["answered 'I like it' where there is no JSON object, 3 times"]),
+    "never JSON": (
+        (200, "I like it"),
+        ["answered 'I like it' where there is no JSON object with the keys long, 3 times"],
+    ),
     "always busy": ((429, {"error": {"message": "slow down"}}), ["the server answered 429", "slow down"]),
     "wrong key": ((401, {"error": {"message": "who?"}}), ["the server answered 401", "does the key fit?"]),
     "no such model": (
@@ -282,13 +178,13 @@ def test_a_judge_is_checked_before_the_run(server: Server) -> None:
 def test_what_is_parsed_is_what_was_written(scores: dict[str, float], around: str) -> None:
     answer = around.replace("{}", json.dumps(scores))
     assert parse(answer, ["a", "b"], 0, 10) == [scores["a"], scores["b"]]
-    with pytest.raises(ValueError, match="the keys should be a"):
+    with pytest.raises(ValueError, match="no JSON object with the keys a"):
         parse(answer, ["a"], 0, 10)
 
 
 @given(st.text())
 def test_parsing_never_fails_otherwise(answer: str) -> None:
-    with pytest.raises(ValueError, match="JSON object|keys should be"):
+    with pytest.raises(ValueError, match="JSON object"):
         parse(answer, ["a"], 0, 10)
 
 

@@ -1,5 +1,6 @@
 """Making preference rows: prompts, two answers to each from a model, and labels from reward functions."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -178,7 +179,8 @@ def _labelled(drawn: Drawn, objectives: Sequence[Objective], execution: Executio
 
 
 def _better(first: float, second: float) -> int | None:
-    return None if first == second else int(second > first)
+    """None for a tie, and where a judge refused an answer, whose reward is NaN."""
+    return int(second > first) if second != first and not math.isnan(first + second) else None
 
 
 def _problem(rows: Sequence[Row], objectives: Sequence[Objective]) -> str | None:

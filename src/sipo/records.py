@@ -1,5 +1,10 @@
-"""The rows of the stages' tables: what is on disk is what the functions pass on."""
+"""The rows of the stages' tables: what is on disk is what the functions pass on.
 
+A reward that is None was refused by its judge: nothing is known of it.
+"""
+
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,11 +55,11 @@ class Candidate:
     response: str
     tokens: list[int]
     length: int
-    rewards: dict[str, float]
+    rewards: dict[str, float | None]
     """By judge, which depends on the filter's rule: implicit rewards of policies and soups; larger is better."""
-    originals: dict[str, list[float]]
+    originals: dict[str, list[float | None]]
     """The same rewards of response_0 and response_1."""
-    mean_reward: float
+    mean_reward: float | None
     fate: str
     """`chosen`, `dominates, but another has a larger mean reward`, or why it fell."""
     estimate: float | None = None
@@ -78,5 +83,16 @@ class Response:
     length: int
     """Tokens generated."""
     finished: bool
-    rewards: dict[str, float]
+    rewards: dict[str, float | None]
     """By objective, in its own direction."""
+
+
+def known(reward: float) -> float | None:
+    """A reward as it is written; NaN, which a refusal is in arrays, is None there."""
+    return None if math.isnan(reward) else reward
+
+
+def comparable(responses: Sequence[Response]) -> list[Response]:
+    """Those to prompts of which every response has all of its rewards: the prompts on which methods can be compared."""
+    lacking = {each.prompt for each in responses if None in each.rewards.values()}
+    return [each for each in responses if each.prompt not in lacking]

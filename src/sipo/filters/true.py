@@ -8,15 +8,18 @@ from sipo.config.improvement import Pool
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision
 from sipo.pareto.dominance import truly_better
 
+BEATEN = "better, but another has a larger mean reward"
+REFUSED = "not compared: a judge refused it, or an original"
+
 
 def decide_by_rewards(
     contests: Sequence[Contest], rewards: Sequence[Array], objectives: Sequence[str], pool: Pool
 ) -> list[Decision]:
     """Of the candidates that are at least as good as both originals everywhere and better than each somewhere, the
     one with the largest mean reward, in units of each objective's standard deviation. `rewards`: for each contest
-    [2 + C, N], larger is better.
+    [2 + C, N], larger is better, NaN where a judge refused: what lacks a reward is not known to be better.
     """
-    scale = np.concatenate(list(rewards)).std(axis=0)
+    scale = np.ma.masked_invalid(np.concatenate(list(rewards))).std(axis=0).filled(1.0)
     scale[scale == 0] = 1.0
     return [
         _decide(contest, mine, mine / scale, tuple(objectives), pool)
@@ -28,10 +31,9 @@ def _decide(contest: Contest, rewards: Array, scaled: Array, objectives: tuple[s
     better = truly_better(rewards[ORIGINALS:], rewards[:ORIGINALS])
     eligible = contest.eligible(pool)
     open_ = better & eligible
-    fates = [
-        NOT_IN_THE_POOL if not may else "better, but another has a larger mean reward" if good else "not better"
-        for may, good in zip(eligible, better, strict=True)
-    ]
+    known = np.isfinite(rewards[ORIGINALS:]).all(axis=1) & bool(np.isfinite(rewards[:ORIGINALS]).all())
+    words = np.select([~eligible, better, known], [NOT_IN_THE_POOL, BEATEN, "not better"], REFUSED)
+    fates = list(map(str, words))
     if open_.any():
         fates[int(np.where(open_, scaled[ORIGINALS:].mean(axis=1), -np.inf).argmax())] = CHOSEN
-    return Decision(objectives, rewards, tuple(fates), ((),) * len(fates), better.astype(float))
+    return Decision(objectives, rewards, tuple(fates), ((),) * len(fates), np.where(known, better, np.nan))

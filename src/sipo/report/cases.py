@@ -1,5 +1,6 @@
 """Rows side by side: what was given, what was drawn, what was said of it, and how the filter judged."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,7 +48,11 @@ def cases(rows: Sequence[Row], inputs: Inputs, rewards: TrueRewards, limit: int)
 
 def _nearest(candidates: Sequence[Candidate]) -> Candidate | None:
     """The one with the fewest reasons against it; of several, the one with the best mean."""
-    return min(candidates, key=lambda each: (len(each.reasons), -each.mean_reward), default=None)
+
+    def order(each: Candidate) -> tuple[int, float]:
+        return len(each.reasons), math.inf if each.mean_reward is None else -each.mean_reward
+
+    return min(candidates, key=order, default=None)
 
 
 def _case(
@@ -103,10 +108,17 @@ def _marked(card: Card, chosen: bool) -> Card:
 def judged(candidate: Candidate) -> Table:
     """Reward by judge: the originals, the candidate, and whether it is better than both."""
     rows = [
-        [judge, *candidate.originals[judge], mine, "yes" if mine > max(candidate.originals[judge]) else "no"]
+        [judge, *candidate.originals[judge], mine, _better(candidate, judge)]
         for judge, mine in candidate.rewards.items()
     ]
     return Table(["judge", "response 0", "response 1", candidate.source, "better than both"], rows)
+
+
+def _better(candidate: Candidate, judge: str) -> str:
+    mine, others = candidate.rewards[judge], [each for each in candidate.originals[judge] if each is not None]
+    if mine is None or len(others) < len(candidate.originals[judge]):
+        return "refused"
+    return "yes" if mine > max(others) else "no"
 
 
 def _drawn(each: Sample | Refinement | Candidate) -> Drawn:

@@ -93,5 +93,16 @@ def reference_point(fronts: Mapping[str, Any]) -> str:
     return said
 
 
+def left_out(fronts: Mapping[str, Any]) -> str:
+    """What the fronts are not about, since a judge would not have it; nothing where all was judged."""
+    if not fronts.get("left_out"):
+        return ""
+    prompts = f"{fronts['left_out']} of {fronts['left_out'] + fronts['prompts']} held-out prompts"
+    return (
+        f"{prompts} are left out for all methods: a judge refused {fronts['refused']} of the responses to them. What "
+        "is refused is no random part, so the fronts speak for the other prompts alone."
+    )
+
+
 def better(direction: str) -> str:
     return "higher is better" if direction == "maximize" else "lower is better"

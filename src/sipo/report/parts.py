@@ -47,14 +47,16 @@ class Card:
     tokens: int | None = None
     cut: bool = False
     """Did the length limit end it?"""
-    rewards: Mapping[str, float] = field(default_factory=dict)
-    """True rewards by objective, in its own direction."""
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
+    """True rewards by objective, in its own direction; None where a judge refused."""
     notes: Sequence[str] = ()
     chosen: bool = False
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """A number alone, with as many decimals as it needs: none if it is whole."""
+    if value is None:
+        return NOTHING
     return alike(value)[0] if value % 1 else _text(int(value), 0)
 
 

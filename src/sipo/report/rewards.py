@@ -5,13 +5,14 @@ from statistics import fmean
 
 from sipo.config import Execution, Objective
 from sipo.data import Row
+from sipo.records import known
 from sipo.report.fronts import better
 from sipo.report.inputs import Inputs
-from sipo.report.parts import Table
+from sipo.report.parts import Cell, Table
 from sipo.rewards import Item, score_responses
 
-TrueRewards = Mapping[Item, Mapping[str, float]]
-"""By objective, in its own direction; objectives without a reward function are left out."""
+TrueRewards = Mapping[Item, Mapping[str, float | None]]
+"""By objective, in its own direction; None where a judge refused, objectives without a reward function left out."""
 
 
 def texts_of(rows: Sequence[Row], inputs: Inputs) -> list[Item]:
@@ -22,27 +23,27 @@ def texts_of(rows: Sequence[Row], inputs: Inputs) -> list[Item]:
 def true_rewards(objectives: Sequence[Objective], texts: Sequence[Item], execution: Execution) -> TrueRewards:
     """Every text once by every reward."""
     columns = score_responses(objectives, texts, execution)
-    return {text: {name: column[i] for name, column in columns.items()} for i, text in enumerate(texts)}
+    return {text: {name: known(column[i]) for name, column in columns.items()} for i, text in enumerate(texts)}
 
 
 def by_kind(rows: Sequence[Row], inputs: Inputs, objectives: Sequence[Objective], rewards: TrueRewards) -> list[Table]:
-    """Mean true reward of each kind of response, over all these rows and over those with a chosen response."""
+    """Mean true reward of each kind of response, over all these rows and over those with a chosen response; of those
+    texts that no judge refused, which `texts` counts.
+    """
     measured = [each for each in objectives if each.reward is not None]
     if not measured:
         return []
     columns = ["response", "texts", *(f"{each.name}, {better(each.direction)}" for each in measured)]
     names = [each.name for each in objectives]
 
+    def means(texts: Sequence[Item]) -> list[Cell]:
+        scored = [rewards[text] for text in texts if None not in rewards[text].values()]
+        columns = [[each[name] or 0.0 for each in scored] for name in (each.name for each in measured)]
+        return [len(scored), *(fmean(column) if column else None for column in columns)]
+
     def table(part: Sequence[Row], caption: str) -> Table:
-        return Table(
-            columns,
-            [
-                [kind, len(texts), *(fmean(rewards[text][each.name] for text in texts) for each in measured)]
-                for kind, texts in _kinds(part, inputs, names)
-                if texts and kind != "original"
-            ],
-            caption,
-        )
+        kinds = [(kind, texts) for kind, texts in _kinds(part, inputs, names) if texts and kind != "original"]
+        return Table(columns, [[kind, *means(texts)] for kind, texts in kinds], caption)
 
     chosen = [row for row in rows if row.id in inputs.chosen]
     tables = [table(rows, f"Over all {len(rows)} rows worked on.")]

@@ -150,31 +150,29 @@ def without_reasoning(answer: str) -> str:
 
 def parse(answer: str, names: Sequence[str], lowest: float, highest: float) -> list[float]:
     """The numbers in a judge's answer, in the order of `names`: those of the last JSON object that has them all and
-    nothing else. Raises ValueError, which says what is wrong.
+    nothing else, whatever stands around it. Raises ValueError, which says what is wrong.
     """
-    found = list(_objects(answer))
+    found = [each for each in _objects(answer, names) if each.keys() == set(names)]
     if not found:
-        raise ValueError("there is no JSON object")
-    values = next((each for each in reversed(found) if each.keys() == set(names)), None)
-    if values is None:
-        raise ValueError(f"the keys should be {', '.join(names)}")
-    for name in names:
-        value = values[name]
+        raise ValueError(f"there is no JSON object with the keys {', '.join(names)}")
+    for name, value in found[-1].items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"`{name}` is no number")
         if not lowest <= value <= highest:
             raise ValueError(f"`{name}` is {str(value)[:20]}, not from {lowest:g} to {highest:g}")
-    return [float(values[name]) for name in names]
+    return [float(found[-1][name]) for name in names]
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects in a text, between fences, sentences, and braces that are none; not those within others."""
-    decoder = json.JSONDecoder()
-    at = text.find("{")
-    while at >= 0:
+def _objects(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a text that begin with one of these keys."""
+    decoder, end = json.JSONDecoder(), 0
+    for start in re.finditer(rf'{{\s*"({"|".join(map(re.escape, names))})"\s*:', text):
+        if start.start() < end:  # within the one before
+            continue
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, end = decoder.raw_decode(text, start.start())
             yield value
-        except (ValueError, RecursionError):
-            at += 1
-        at = text.find("{", at)
+        except ValueError:
+            continue
+        except RecursionError:  # nobody's score is so deep, and each level would be tried
+            return

@@ -126,14 +126,12 @@ def _scorer(reward: str | Preset | RewardModel | Policy, execution: Execution) -
 
 
 def _tell_refused(source: Source, items: Sequence[Item], rows: Sequence[Scored], progress: Progress) -> None:
-    """One line of how many items are without a score; an error where that is all of them, or none may be."""
+    """One line of how many items are without a score; an error where none may be."""
     refused = [(item, row.reason) for item, row in zip(items, rows, strict=True) if isinstance(row, Refused)]
     if not refused:
         return
     item, reason = refused[0]
     line = f"reward `{source.scorer.name}`: refused {len(refused)} of {len(items)}, the first {named(item)}: {reason}"
-    if len(refused) == len(items):
-        raise SipoError(f"{line}; ask another judge")
     if not source.refusable:
         raise SipoError(f"{line}; set on_refusal: skip to go on without their scores")
     progress.say(f"{line}; they have no score")

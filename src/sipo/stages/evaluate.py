@@ -17,7 +17,7 @@ from sipo.errors import SipoError
 from sipo.methods.interface import Method
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.compare import compare
-from sipo.records import Response
+from sipo.records import Response, comparable, known
 from sipo.rewards import Item, score_responses
 from sipo.stages.sample import named, one_row_a_prompt
 from sipo.task import Task
@@ -105,14 +105,19 @@ def _judged(task: Task, responses: list[Response]) -> list[Response]:
     items = [Item(prompts[each.prompt], each.response) for each in responses]
     columns = score_responses(config.objectives, items, config.execution, task.progress)
     return [
-        Response(**{**vars(each), "rewards": {name: column[i] for name, column in columns.items()}})
+        Response(**{**vars(each), "rewards": {name: known(column[i]) for name, column in columns.items()}})
         for i, each in enumerate(responses)
     ]
 
 
 def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
-    """The methods compared (`sipo.pareto.compare`), with the mean length at each point, in tokens."""
-    config = task.config
+    """The methods compared (`sipo.pareto.compare`), with the mean length at each point, in tokens. `left_out` counts
+    the prompts that are not, for any method, since a judge refused a response to them, and `refused` those responses.
+    """
+    config, everything = task.config, responses
+    responses = comparable(everything)
+    if not responses:
+        raise SipoError("evaluate: a judge refused a response to every held-out prompt; ask another judge")
     stored = config.evaluate.reference_point
     if stored is not None and set(stored) != set(task.objectives):
         raise SipoError(f"evaluate.reference_point: give a number for each of {', '.join(task.objectives)}")
@@ -140,15 +145,20 @@ def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
             point["length"] = length
     if compared["beyond"]:
         task.progress.say(_warning(compared["beyond"]))
-    return {"objectives": [{"name": o.name, "direction": o.direction} for o in config.objectives], **compared}
+    return {
+        "objectives": [{"name": o.name, "direction": o.direction} for o in config.objectives],
+        "left_out": len({each.prompt for each in everything}) - len({each.prompt for each in responses}),
+        "refused": sum(None in each.rewards.values() for each in everything),
+        **compared,
+    }
 
 
 def _by_prompt(responses: list[Response], objectives: tuple[str, ...]) -> Array:
     """[prompts, N] mean rewards, in the prompts' sorted order, which all methods share."""
-    by_prompt: dict[str, list[list[float]]] = {}
+    by_prompt: dict[str, list[list[float | None]]] = {}
     for each in responses:
         by_prompt.setdefault(each.prompt, []).append([each.rewards[name] for name in objectives])
-    return np.stack([np.mean(by_prompt[key], axis=0) for key in sorted(by_prompt)])
+    return np.stack([np.mean(np.array(by_prompt[key], dtype=float), axis=0) for key in sorted(by_prompt)])
 
 
 def _warning(beyond: list[dict[str, Any]]) -> str:

@@ -23,6 +23,7 @@ from sipo.filters.paper import decide, judge_rewards
 from sipo.filters.true import decide_by_rewards
 from sipo.logprobs.table import LogprobTable
 from sipo.records import Candidate, Refinement, Sample
+from sipo.records import known as or_none
 from sipo.rewards import Item, signed_rewards
 from sipo.stages.sample import worked_rows
 from sipo.stages.score import judging_points
@@ -101,7 +102,7 @@ def _utilities(task: Task, found: list[Contest], known: LogprobTable, judge: Jud
 
 
 def _true_rewards(task: Task, found: list[Contest]) -> list[Array]:
-    """[2 + C, N] of each contest, larger is better."""
+    """[2 + C, N] of each contest, larger is better; NaN where a judge refused."""
     config = task.config
     responses = [(*each.row.responses, *(c.response for c in each.contenders)) for each in found]
     items = [Item(each.row.prompt, y) for each, mine in zip(found, responses, strict=True) for y in mine]
@@ -123,15 +124,17 @@ def _estimates(task: Task, found: list[Contest], known: LogprobTable) -> list[Ar
 
 
 def _records(contest: Contest, decision: Decision) -> list[Candidate]:
-    originals = dict(zip(decision.judges, decision.rewards[:ORIGINALS].T.tolist(), strict=True))
+    rewards = [dict(zip(decision.judges, map(or_none, each), strict=True)) for each in decision.rewards.tolist()]
+    originals = {judge: [each[judge] for each in rewards[:ORIGINALS]] for judge in decision.judges}
+    means = decision.rewards[ORIGINALS:].mean(axis=1).tolist()
     return [
         Candidate(
             contest.row.id, contest.row.key, each.source, each.weights, each.index, each.response,
-            list(each.tokens), len(each.tokens), dict(zip(decision.judges, rewards.tolist(), strict=True)),
-            dict(originals), float(rewards.mean()), decision.fates[at],
-            None if decision.estimates is None else float(decision.estimates[at]), list(decision.reasons[at]),
+            list(each.tokens), len(each.tokens), rewards[ORIGINALS + at],
+            dict(originals), or_none(means[at]), decision.fates[at],
+            None if decision.estimates is None else or_none(float(decision.estimates[at])), list(decision.reasons[at]),
         )
-        for at, (each, rewards) in enumerate(zip(contest.contenders, decision.rewards[ORIGINALS:], strict=True))
+        for at, each in enumerate(contest.contenders)
     ]  # fmt: skip
 
 

@@ -36,6 +36,7 @@ def report(run: Path, task: Task, folder: Path) -> Path:
     page = render(
         title=config.report.title or f"Preference alignment: {names}",
         verdict=verdict(measured),
+        left_out=fronts.left_out(measured),
         has_sipo=has_sipo,
         objectives=task.objectives,
         prompts=measured["prompts"],

@@ -7,7 +7,7 @@ back when another asks for it. An arm's finished front is kept, and taken again 
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sipo.configfile import parse_config
 from sipo.disk.tables import read_records
+from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.records import Response
 from sipo.runs.pipeline import run
@@ -59,7 +60,15 @@ def run_arms(arms: Sequence[Arm], settings: Settings, kept: Path, progress: Prog
             _make(alike, settings, kept)
         with np.load(path) as found:
             fronts[arm.label] = Front(found["rewards"], found["lengths"])
-    return fronts
+    return _on_the_same_prompts(fronts)
+
+
+def _on_the_same_prompts(fronts: Mapping[str, Front]) -> dict[str, Front]:
+    """Without the prompts of which a judge refused a response, of whichever arm."""
+    scored_P = np.logical_and.reduce([np.isfinite(each.rewards_M_P_N).all(axis=(0, 2)) for each in fronts.values()])
+    if not scored_P.any():
+        raise SipoError("the arms: a judge refused a response to every held-out prompt; ask another judge")
+    return {label: replace(each, rewards_M_P_N=each.rewards_M_P_N[:, scored_P]) for label, each in fronts.items()}
 
 
 def turned(settings: Settings, changes: Mapping[str, Any]) -> Settings:
@@ -90,12 +99,16 @@ def _make(arms: Sequence[Arm], settings: Settings, kept: Path) -> None:
 
 
 def _rewards(responses: Sequence[Response], names: Sequence[str]) -> Array:
-    """[M, P, N]: weights and prompts in the order that they were answered in, means over a prompt's answers."""
-    places: dict[str, dict[str, list[list[float]]]] = {}
+    """[M, P, N]: weights and prompts in the order that they were answered in, means over a prompt's answers; NaN where
+    a judge refused one.
+    """
+    places: dict[str, dict[str, list[list[float | None]]]] = {}
     for each in responses:
         at = places.setdefault(json.dumps(each.weights), {})
         at.setdefault(each.prompt, []).append([each.rewards[name] for name in names])
-    return np.array([[np.mean(at[prompt], axis=0) for prompt in sorted(at)] for at in places.values()])
+    return np.array(
+        [[np.mean(np.array(at[prompt], dtype=float), axis=0) for prompt in sorted(at)] for at in places.values()]
+    )
 
 
 def _lengths(responses: Sequence[Response]) -> Array:

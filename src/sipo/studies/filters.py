@@ -116,9 +116,9 @@ def _precision(settings: Settings, varied: bool) -> dict[str, Any]:
     candidates = Outputs(folder, config.names).candidates()
     better = _truly_better(task, [(each.row, each.response) for each in candidates])
     return {
-        **_of_chosen(better[each.row, each.response] for each in candidates if each.fate == CHOSEN),
+        **_of_chosen(better.get((each.row, each.response)) for each in candidates if each.fate == CHOSEN),
         "estimated": read_json(folder / "filter" / "filter.json")["estimated_precision"],
-        "all": float(np.mean(list(better.values()))),
+        "all": float(np.mean(list(better.values()))) if better else None,
         **{f"{kind}s": _share(candidates, better, kind) for kind in ("sample", "rewrite")},
         "variants": {
             label: _of_chosen(_truly_better(task, list(chosen.items())).values())
@@ -131,28 +131,30 @@ Better = dict[tuple[str, str], bool]
 """By row id and response."""
 
 
-def _of_chosen(better: Iterable[bool]) -> dict[str, Any]:
-    known = list(better)
-    return {"chosen": len(known), "precision": float(np.mean(known)) if known else None}
+def _of_chosen(better: Iterable[bool | None]) -> dict[str, Any]:
+    chosen = list(better)
+    known = [each for each in chosen if each is not None]
+    return {"chosen": len(chosen), "precision": float(np.mean(known)) if known else None}
 
 
 def _share(candidates: Sequence[Candidate], better: Better, source: str) -> float | None:
-    values = [better[each.row, each.response] for each in candidates if each.source == source]
+    mine = ((each.row, each.response) for each in candidates if each.source == source)
+    values = [better[each] for each in mine if each in better]
     return float(np.mean(values)) if values else None
 
 
 def _truly_better(task: Task, responses: Sequence[tuple[str, str]]) -> Better:
-    """By the true rewards, against both originals of the row."""
+    """By the true rewards, against both originals of the row; without what a judge refused to compare."""
     config, rows = task.config, {row.id: row for row in task.splits.train}
     texts = dict.fromkeys((row, text) for row, mine in responses for text in (*rows[row].responses, mine))
     items = [Item(rows[row].prompt, text) for row, text in texts]
     signed = signed_rewards(config.objectives, items, config.execution)
     rewards: dict[tuple[str, str], Array] = dict(zip(texts, signed, strict=True))
+    originals = {row: np.stack([rewards[row, y] for y in rows[row].responses]) for row, _ in responses}
     return {
-        (row, mine): bool(
-            truly_better(rewards[row, mine][None], np.stack([rewards[row, y] for y in rows[row].responses]))[0]
-        )
+        (row, mine): bool(truly_better(rewards[row, mine][None], originals[row])[0])
         for row, mine in responses
+        if np.isfinite(rewards[row, mine]).all() and np.isfinite(originals[row]).all()
     }
 
 

@@ -50,8 +50,10 @@ class ResponseStudy:
         for kind, texts in kinds.items():
             items = [Item(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
             columns = score_responses(config.objectives, items, config.execution)
-            rewards[kind] = np.stack([columns[name] for name in config.names], axis=1).tolist()
-        return {"objectives": list(config.names), "maximise": list(config.maximise), "rewards": rewards}
+            rewards[kind] = np.stack([columns[name] for name in config.names], axis=1)
+        whole = np.isfinite(np.stack(list(rewards.values()))).all(axis=(0, 2))  # a judge may refuse some
+        kept = {kind: each[whole].tolist() for kind, each in rewards.items()}
+        return {"objectives": list(config.names), "maximise": list(config.maximise), "rewards": kept}
 
     def conclude(self, ground: Ground, seeds: Sequence[dict[str, Any]]) -> Conclusion:
         names, sign_N = seeds[0]["objectives"], signs(seeds[0]["maximise"])
