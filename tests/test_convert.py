@@ -58,7 +58,7 @@ def test_rows_survive_a_round_trip(format: str, data: st.DataObject, tmp_path_fa
     rows = data.draw(labelled_rows(plain=format == "trl-plain", splits=data.draw(st.booleans())))
     folder = tmp_path_factory.mktemp("trip")
     write_rows(folder / "rows.jsonl", rows)
-    counts = convert(folder / "rows.jsonl", folder / "out", format)
+    counts = convert(folder / "rows.jsonl", folder / "out", format).pairs
     assert sum(counts.values()) == sum(label is not None for row in rows for label in row.preferred.values())
     if format == "trl-implicit":  # answers that begin with the same turn would be told apart by nothing
         assert all("prompt" not in record.value for record in read_path(folder / "out"))
@@ -79,7 +79,7 @@ def test_exports_keep_splits_apart_and_describe_themselves(tmp_path: Path) -> No
     prompts = {split: (Message("user", split),) for split in ("train", "test")}
     rows = [Row(prompt, ("A", "B"), {"brief": 1, "kind": None}, split) for split, prompt in prompts.items()]  # type: ignore[arg-type]
     write_rows(tmp_path / "rows.jsonl", [*rows, Row(prompts["train"], ("A", "C"), {"brief": 0, "kind": 1}, "train")])
-    counts = convert(tmp_path / "rows.jsonl", tmp_path / "out", "llama-factory-alpaca")
+    counts = convert(tmp_path / "rows.jsonl", tmp_path / "out", "llama-factory-alpaca").pairs
     assert counts == {"brief/test.jsonl": 1, "brief/train.jsonl": 2, "kind/train.jsonl": 1}
     about = json.loads((tmp_path / "out" / "dataset_info.json").read_text())
     assert set(about) == {"brief-test", "brief-train", "kind-train"}

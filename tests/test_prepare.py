@@ -303,7 +303,7 @@ FAILURES = {
     ),
     "bad tokenizer": (["FILE", "--max-tokens", "9", "--tokenizer", "./none"], "tokenizer ./none: cannot be loaded"),
     "bad name": (["FILE", "--map", "b d=prompt"], "`b d` is no name for an objective"),
-    "late in the file": (["LATE"], "late.jsonl line 3: column `a` is 7; it must be 0, 1, or null"),
+    "late in the file": (["LATE"], "late.jsonl line 3: column `a` is 7; use 0, 1, or null"),
     "never differs": (["TIED"], "`b` prefers no response in any row; leave it out, --objectives a"),
     "empty": (["EMPTY"], "empty.jsonl: no records in it"),
 }

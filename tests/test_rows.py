@@ -125,12 +125,12 @@ BAD_RECORDS: dict[str, tuple[Any, str, str]] = {
         "prompt is empty",
         "fill it in",
     ),
-    "bad role": (record(prompt=[{"role": "human", "content": "a"}]), "the role 'human'", "use system, user"),
-    "no content": (record(prompt=[{"role": "user"}]), "prompt message 1 is a mapping", "{role, content}"),
+    "bad role": (record(prompt=[{"role": "tool", "content": "a"}]), "a role other than system", "leave the row out"),
+    "no content": (record(prompt=[{"role": "user"}]), "prompt has a message without `content`", "{role, content}"),
     "content of parts": (
-        record(prompt=[{"role": "user", "content": []}]),
-        "message 1 is a list",
-        "make it a string",
+        record(prompt=[{"role": "user", "content": [{"type": "image"}]}]),
+        "a turn with parts that are not text",
+        "leave the row out",
     ),
     "ends with the assistant": (
         record(prompt=CHAT[:3]),
@@ -149,7 +149,7 @@ BAD_RECORDS: dict[str, tuple[Any, str, str]] = {
     "no labels": (record(preferred=None), "preferred is null", "make it a mapping"),
     **{
         f"label {label!r}": (record(preferred={"brief": label}), "preferred.brief is", "use 0, 1, or null")
-        for label in (2, -1, 0.5, float("nan"), True, False, "0", [0])
+        for label in (2, -1, 0.5, True, False, "2", "True", [0])
     },
 }
 

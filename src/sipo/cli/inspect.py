@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sipo.data import ConflictStatistics, Row, conflict_statistics, read_rows
+from sipo.data.columns import about_unread, unread_of
+from sipo.data.consistency import doubts
 
 EXAMPLE_CHARACTERS = 240
 
@@ -21,9 +23,11 @@ def inspect_file(path: Path, as_json: bool, examples: int = 3) -> None:
     rows = read_rows(path)
     statistics = conflict_statistics(rows)
     conflicts = [row for row in rows if row.conflicting(statistics.objectives)][:examples]
+    unread, found_doubts = unread_of(rows), doubts(sorted(rows, key=lambda row: row.key), statistics.objectives)
     if as_json:
         records = [row.as_record() for row in conflicts]
-        print(json.dumps({"file": str(path), **statistics.as_json(), "examples": records}, indent=2))
+        about = {"unread": unread, "doubts": found_doubts, "examples": records}
+        print(json.dumps({"file": str(path), **statistics.as_json(), **about}, indent=2))
         return
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
@@ -31,6 +35,8 @@ def inspect_file(path: Path, as_json: bool, examples: int = 3) -> None:
     _print_statistics(console, path, statistics)
     for number, row in enumerate(conflicts, 1):
         _print_example(console, number, row)
+    for line in (*found_doubts, *about_unread(unread)):
+        console.print(Text(line))
 
 
 def _print_statistics(console: Console, path: Path, statistics: ConflictStatistics) -> None:

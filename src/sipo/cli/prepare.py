@@ -5,6 +5,7 @@ from typing import Any
 
 from sipo.cli.arguments import parse_pairs
 from sipo.data.cleaning import Choice
+from sipo.data.columns import about_unread
 from sipo.data.convert import convert
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
@@ -46,10 +47,15 @@ def prepare_source(
         print(f"left out {rows}: {reason}")
     if made.contradictions:
         print(f"{made.contradictions} labels are null because the same pair has both")
+    for line in (*made.doubts, *about_unread(made.unread)):
+        print(line)
     rows_file = to / made.file
     print(f"{rows_file}: written; {to / 'README.md'} is its card; `sipo init run.yaml --data {rows_file}` is next")
 
 
 def convert_rows(file: Path, to: Path, format: str) -> None:
-    for name, pairs in convert(file, to, format).items():
+    made = convert(file, to, format)
+    for name, pairs in made.pairs.items():
         print(f"{to / name}: {pairs} pairs")
+    for line in about_unread(made.unread):
+        print(line)

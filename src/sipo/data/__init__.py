@@ -1,8 +1,10 @@
 """Preference data: rows with a label for each objective, their conflicts and their splits."""
 
+from sipo.data.chats import Message
 from sipo.data.conflicts import ConflictStatistics, Lengths, conflict_statistics
-from sipo.data.prompts import Message, read_prompts
-from sipo.data.rows import Row, Split, objectives_of, read_rows, write_rows
+from sipo.data.labels import Split
+from sipo.data.prompts import read_prompts
+from sipo.data.rows import Row, objectives_of, read_rows, write_rows
 from sipo.data.splits import Splits, folds_of, split_of, split_rows
 from sipo.data.subset import conflict_subset
 

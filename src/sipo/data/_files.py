@@ -15,18 +15,17 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 BATCH = 4096
 
 
-def read_records(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """Every record of a file with its place: `line 3` in JSON lines, `row 3` in Parquet, both counted from 1.
 
-    Parquet is read for these columns only, and the optional ones that it has, unless some are missing: then for
-    all, to say what is there. Raises SipoError for a file that is missing, of another kind, or corrupt.
+    Raises SipoError for a file that is missing, of another kind, or corrupt.
     """
     if not path.is_file():
         raise SipoError(f"{path}: {_what_is_there(path)}")
     _check_suffix(path)
     try:
         if path.suffix.lower() == ".parquet":
-            yield from parquet_records(path, columns, optional)
+            yield from parquet_records(path)
         else:
             with path.open("rb") as file:
                 yield from json_lines(path, file)
@@ -87,7 +86,9 @@ def json_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
             continue
         place = f"line {number}"
         try:
-            yield place, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            yield place, parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except SipoError as problem:
+            raise SipoError(f"{path} {place}: {problem}") from None
         except UnicodeDecodeError:
             raise SipoError(f"{path} {place}: not UTF-8; save the file again in that encoding") from None
         except (ValueError, RecursionError) as error:
@@ -95,22 +96,38 @@ def json_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
             raise SipoError(f"{path} {place}: not JSON ({error}); {way_out}") from None
 
 
-def parquet_records(path: Path, columns: Sequence[str] = (), optional: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
-    """The records of a Parquet file, of these columns or of all."""
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; the second of two equal keys would silently win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise SipoError(f"has the key `{twice}` twice; keep one")
+    return found
+
+
+parse_json = json.JSONDecoder(object_pairs_hook=without_duplicates).decode
+
+
+def parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow as pa  # here, because whoever reads JSON lines should not wait for it
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             number = 0
-            names = set(file.schema_arrow.names)
-            wanted = [*columns, *(name for name in optional if name in names)] if names >= set(columns) else None
-            for batch in file.iter_batches(batch_size=BATCH, columns=wanted or None):
+            check_names(path, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=BATCH):
                 for record in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
                     yield f"row {number}", record
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise SipoError(f"{path}: not a readable Parquet file ({error}); write or download it again") from None
+
+
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """Raise SipoError where two columns have one name: the second would silently win."""
+    if twice := next((name for number, name in enumerate(names) if name in names[:number]), None):
+        raise SipoError(f"{path}: has the column `{twice}` twice; keep one, or give it another name")
 
 
 def _write_parquet(file: BinaryIO, records: Iterable[dict[str, Any]], objectives: Sequence[str]) -> None:

@@ -9,7 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from sipo.data.prompts import Message
+from sipo.data.chats import Message
+from sipo.data.columns import unread_by_prompt
+from sipo.data.consistency import check_spelling
 from sipo.data.rows import Row
 from sipo.data.sources.grouping import grouped, pack, unpack
 from sipo.data.sources.interface import Dropped
@@ -48,16 +50,23 @@ class Cleaning:
         self.names: dict[str, None] = {}
         self.dropped: Counter[str] = Counter()
         self.contradictions = 0
+        self.unread: dict[str, int] = {}
+        """Columns that nobody reads, and for how many prompts the rows differ in them."""
+        self.labelled: Counter[frozenset[str]] = Counter()
+        """How many rows have a label for which objectives."""
 
     def objectives(self, place: str) -> tuple[str, ...]:
         """Those asked for, or all; known once the source has been read."""
+        check_spelling(place, self.labelled)
         return objectives_among(place, tuple(self.names), self.choice.objectives, self.choice.minimize)
 
     def prompts(self) -> Iterator[list[Row]]:
         """The kept rows of each prompt."""
         groups = grouped((row.key, pack(row)) for row in self._usable())
         for group in groups:
-            yield [row for row in self._merged(map(unpack, group)) if self._kept(row)]
+            rows = [unpack(row) for row in group]
+            unread_by_prompt(self.unread, [row.unread for row in rows])
+            yield [row for row in self._merged(rows) if self._kept(row)]
 
     def _usable(self) -> Iterator[Row]:
         for row in self.rows:
@@ -66,6 +75,7 @@ class Cleaning:
                 self.dropped[reason] += 1
                 continue
             self.names.update(dict.fromkeys(row.preferred))
+            self.labelled[frozenset(name for name, label in row.preferred.items() if label is not None)] += 1
             yield row
 
     def _merged(self, rows: Iterable[Row]) -> list[Row]:
@@ -73,20 +83,20 @@ class Cleaning:
         pairs: dict[tuple[str, ...], Row] = {}
         torn: set[tuple[tuple[str, ...], str]] = set()
         for row in rows:
-            pair = (row.split or "train", *sorted(row.responses))  # a test label stays out of training
+            pair = (row.split or "train", *sorted(map(str.strip, row.responses)))  # a test label stays out of training
             first = pairs.setdefault(pair, row)
             if first is row:
                 continue
             self.dropped["the same pair again, its labels added to the first"] += 1
             for name, label in row.preferred.items():
-                if label is not None and row.responses != first.responses:
+                if label is not None and row.responses[0].strip() != first.responses[0].strip():
                     label = 1 - label
                 known = first.preferred.get(name)
                 if (pair, name) in torn or label is None:
                     continue
                 if known is not None and known != label:
                     torn.add((pair, name))
-                    self.contradictions += 1
+                    self.contradictions += not self.choice.objectives or name in self.choice.objectives
                     label = None
                 first.preferred[name] = label
         return list(pairs.values())

@@ -4,9 +4,10 @@ import json
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from sipo.data.cleaning import NAME
+from sipo.data.columns import unread_of
 from sipo.data.rows import objectives_of, read_rows
 from sipo.data.sources import llama_factory, trl
 from sipo.data.sources.reading import split_named
@@ -16,8 +17,15 @@ from sipo.errors import SipoError
 WRITERS = {**trl.WRITERS, **llama_factory.WRITERS}
 
 
-def convert(path: Path, to: Path, format: str) -> dict[str, int]:
-    """Make the folder `to`, whole or not at all; returns how many pairs each of its files has.
+class Converted(NamedTuple):
+    pairs: dict[str, int]
+    """How many each file has."""
+    unread: dict[str, int]
+    """Columns that are in none of them, and for how many prompts the rows differ in them."""
+
+
+def convert(path: Path, to: Path, format: str) -> Converted:
+    """Make the folder `to`, whole or not at all.
 
     The files are `<objective>.jsonl`, or `<objective>/<split>.jsonl` where rows have splits, so that nobody trains on
     what they will test on. Raises SipoError, among others for a chat that the format has no place for.
@@ -49,7 +57,7 @@ def convert(path: Path, to: Path, format: str) -> dict[str, int]:
         if format in llama_factory.WRITERS:
             about = {_entry(file): llama_factory.description(file, format) for file in sorted(counts)}
             (folder / "dataset_info.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    return dict(sorted(counts.items()))
+    return Converted(dict(sorted(counts.items())), unread_of(rows))
 
 
 def _entry(file: str) -> str:

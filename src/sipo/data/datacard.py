@@ -8,7 +8,7 @@ from pathlib import Path
 from sipo import __version__
 from sipo.data.cleaning import Choice
 from sipo.data.conflicts import ConflictStatistics
-from sipo.data.rows import Split
+from sipo.data.labels import Split
 from sipo.data.sources.finding import Found
 
 YAML_LICENCES = {"CC-BY-4.0": "cc-by-4.0", "CC-BY-NC-4.0": "cc-by-nc-4.0", "MIT": "mit"}
@@ -29,6 +29,10 @@ class Prepared:
     """How many rows, or records that make none, were left out for which reason."""
     contradictions: int
     """Labels that are null because the same pair has both."""
+    unread: Mapping[str, int]
+    """Columns that nobody reads, and for how many prompts the rows differ in them."""
+    doubts: Sequence[str]
+    """What the labels say of each other (`sipo.data.consistency`)."""
     file: str
     digest: str
     """Of the source and the choice (`sipo.data.digest`)."""
@@ -48,11 +52,12 @@ def data_card(made: Prepared) -> str:
         "## Rows",
         _rows(made),
         "## Labels",
-        _labels(count),
+        "\n\n".join([_labels(count), *made.doubts]),
         "## Conflicts",
         _conflicts(count),
         "## Left out",
         _dropped(made),
+        *(["## Not read", _unread(made)] if made.unread else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -133,6 +138,12 @@ def _dropped(made: Prepared) -> str:
         return f"Nothing. {torn}".rstrip()
     table = _table(["why", "rows"], [[reason, count] for reason, count in made.dropped.items()])
     return "\n\n".join(filter(None, [table, torn]))
+
+
+def _unread(made: Prepared) -> str:
+    return "Columns of the source that are in no row, and how many prompts have rows that differ in them:\n\n" + _table(
+        ["column", "prompts"], [[f"`{name}`", count] for name, count in made.unread.items()]
+    )
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import inf
 
-from sipo.data.rows import SPLITS, Row, Split
+from sipo.data.labels import SPLITS, Split
+from sipo.data.rows import Row
 from sipo.data.splits import position
 
 

@@ -12,10 +12,12 @@ from typing import Any
 from sipo.data._files import write_records
 from sipo.data.cleaning import Choice, Cleaning
 from sipo.data.conflicts import ConflictStatistics, conflict_statistics
+from sipo.data.consistency import doubts
 from sipo.data.datacard import Prepared, data_card
 from sipo.data.digest import digest_of
+from sipo.data.labels import SPLITS, Split
 from sipo.data.native import Native
-from sipo.data.rows import SPLITS, Row, Split
+from sipo.data.rows import Row
 from sipo.data.sources.finding import find
 from sipo.data.sources.grouping import Spool, pack, unpack
 from sipo.disk.appearing import appearing
@@ -50,9 +52,12 @@ def prepare(name: str, to: Path, choice: Choice | None = None) -> Prepared:
         splits = {part: conflict_statistics(prepared(part), objectives) for part in SPLITS if native.stated}
         file = f"rows.{'parquet' if choice.parquet else 'jsonl'}"
         write_records(folder / file, _Again(prepared), objectives)
-        dropped, contradictions = dict(cleaning.dropped), cleaning.contradictions
+        found_doubts = doubts(prepared(), objectives)
         called = Path(name).resolve().name if Path(name).exists() else name  # a card is for others' machines
-        result = Prepared(called, choice, found, statistics, splits, dropped, contradictions, file, digest)
+        result = Prepared(
+            called, choice, found, statistics, splits, dict(cleaning.dropped), cleaning.contradictions, cleaning.unread,
+            found_doubts, file, digest,
+        )  # fmt: skip
         (folder / "README.md").write_text(data_card(result), encoding="utf-8")
     return result
 

@@ -1,18 +1,13 @@
 """Prompts: a string, or a chat that ends with the user's turn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from sipo.data._files import read_records
+from sipo.data.chats import Message, kind_of, said
+from sipo.data.context import in_context
 from sipo.errors import SipoError
-
-ROLES = ("system", "user", "assistant")
-
-
-class Message(NamedTuple):
-    role: str
-    content: str
 
 
 def read_prompts(path: Path) -> list[tuple[Message, ...]]:
@@ -21,11 +16,11 @@ def read_prompts(path: Path) -> list[tuple[Message, ...]]:
     Raises SipoError, one line with the file, the place and the way out, for the first thing that is wrong.
     """
     prompts: dict[tuple[Message, ...], None] = {}
-    for place, record in read_records(Path(path), ("prompt",)):
+    for place, record in read_records(Path(path)):
         if not isinstance(record, dict) or "prompt" not in record:
             raise SipoError(f'{path} {place}: has no column `prompt`; write one {{"prompt": ...}} a line')
         try:
-            prompts[parse_prompt(record["prompt"])] = None
+            prompts[parse_prompt(record["prompt"], record)] = None
         except SipoError as problem:
             raise SipoError(f"{path} {place}: {problem}") from None
     if not prompts:
@@ -33,19 +28,21 @@ def read_prompts(path: Path) -> list[tuple[Message, ...]]:
     return list(prompts)
 
 
-def parse_prompt(value: object) -> tuple[Message, ...]:
-    """A prompt as a file has it: a string, or chat messages of which the last is the user's."""
-    if isinstance(value, str):
-        return (Message("user", parse_text(value, "prompt")),)
-    if not isinstance(value, list):
-        raise SipoError(f"prompt is {kind_of(value)}; make it a string or a list of {{role, content}}")
-    if not value:
+def parse_prompt(value: object, beside: Mapping[str, Any] | None = None) -> tuple[Message, ...]:
+    """A prompt as a file has it: a text, or a chat in any form (`sipo.data.chats`) that ends with the user's turn.
+
+    `beside` is the record that it stands in, whose other columns may belong to it (`sipo.data.context`).
+    """
+    found = said(value, "prompt")
+    prompt = (Message("user", found),) if isinstance(found, str) else found
+    if not prompt:
         raise SipoError("prompt is empty; fill it in or leave the row out")
-    messages = [_message(message, f"prompt message {number}") for number, message in enumerate(value, 1)]
-    if messages[-1].role != "user":
-        raise SipoError(f"prompt ends with the role {messages[-1].role}; its last message must be the user's")
-    parse_text(messages[-1].content, "prompt")
-    return tuple(messages)
+    prompt = in_context(beside or {}, prompt, own=("prompt",))
+    if prompt[-1].role != "user":
+        raise SipoError(f"prompt ends with the role {prompt[-1].role}; its last message must be the user's")
+    for turn in prompt:
+        parse_text(turn.content, "prompt", may_be_empty=turn is not prompt[-1])
+    return prompt
 
 
 def text_of(prompt: Sequence[Message]) -> str:
@@ -53,14 +50,6 @@ def text_of(prompt: Sequence[Message]) -> str:
     if len(prompt) == 1:
         return prompt[0].content
     return "\n".join(f"{message.role}: {message.content}" for message in prompt)
-
-
-def _message(value: object, name: str) -> Message:
-    if not isinstance(value, dict) or not value.keys() >= {"role", "content"}:
-        raise SipoError(f"{name} is {kind_of(value)}; make it {{role, content}}")
-    if value["role"] not in ROLES:
-        raise SipoError(f"{name} has the role {value['role']!r}; use {', '.join(ROLES)}")
-    return Message(value["role"], parse_text(value["content"], f"the content of {name}", may_be_empty=True))
 
 
 def parse_text(value: object, name: str, may_be_empty: bool = False) -> str:
@@ -73,15 +62,3 @@ def parse_text(value: object, name: str, may_be_empty: bool = False) -> str:
     except UnicodeEncodeError:
         raise SipoError(f"{name} has half a character (a lone surrogate); mend the text's encoding") from None
     return value
-
-
-def kind_of(value: object) -> str:
-    names = {
-        "NoneType": "null",
-        "bool": "a boolean",
-        "str": "a string",
-        "list": "a list",
-        "dict": "a mapping",
-    }
-    name = type(value).__name__
-    return names.get(name, "a number" if isinstance(value, int | float) else name)

@@ -8,24 +8,28 @@ A file of rows is JSON lines (.jsonl, .json) or Parquet (.parquet) with four col
     preferred    a mapping from objective to 0, 1 or null (a tie, or not labelled)
 
 and, where the data set states it, a fifth: `split`, one of train, validation and test for all rows of a prompt, or
-null. Other columns are ignored. Reading checks all of it, so that nothing later has to.
+null. Columns that belong to the prompt (`sipo.data.context`) are read into it, others are named and not read. Reading
+checks all of it, so that nothing later has to.
 """
 
 import json
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from sipo.data._files import read_records, write_records
-from sipo.data.prompts import Message, kind_of, parse_prompt, parse_text, text_of
+from sipo.data.chats import Message, UnusableError, answered, kind_of
+from sipo.data.columns import Columns
+from sipo.data.consistency import check_spelling
+from sipo.data.labels import Split, as_label, as_split
+from sipo.data.prompts import parse_prompt, parse_text, text_of
 from sipo.errors import SipoError
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = ("prompt", "response_0", "response_1", "preferred")
 
 
@@ -38,6 +42,8 @@ class Row:
     preferred: dict[str, int | None]
     split: Split | None = None
     """Where the data set has put the prompt; None leaves it to the run."""
+    unread: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Columns that stood beside it and that nobody reads, with a digest of each (`sipo.data.columns`)."""
 
     @cached_property
     def key(self) -> str:
@@ -94,12 +100,17 @@ def read_rows(path: Path, objectives: Sequence[str] | None = None) -> list[Row]:
     path = Path(path)
     rows: list[Row] = []
     places: list[str] = []
-    for place, record in read_records(path, COLUMNS, optional=("split",)):
+    labelled: Counter[frozenset[str]] = Counter()
+    for place, record in read_records(path):
         try:
             rows.append(_parse_row(record, objectives))
+        except UnusableError as why:
+            raise SipoError(f"{path} {place}: {why}; mend it or leave the row out") from None
         except SipoError as problem:
             raise SipoError(f"{path} {place}: {problem}") from None
         places.append(place)
+        labelled[frozenset(name for name, label in record["preferred"].items() if label is not None)] += 1
+    check_spelling(str(path), labelled)
     if not rows:
         raise SipoError(f"{path}: no rows; each needs the columns {', '.join(COLUMNS)}")
     known = objectives_of(rows)
@@ -132,18 +143,17 @@ def _parse_row(record: object, objectives: Collection[str] | None) -> Row:
     if not record.keys() >= set(COLUMNS):
         way_out = _schema_hint(record.keys())
         raise SipoError(f"has the columns {', '.join(record) or 'none'}; needs {', '.join(COLUMNS)}; {way_out}")
-    responses = (
-        parse_text(record["response_0"], "response_0"),
-        parse_text(record["response_1"], "response_1"),
-    )
-    if responses[0].strip() == responses[1].strip():
+    columns = Columns(record)
+    split = as_split(columns.get("split"), "split")
+    prompt = parse_prompt(columns["prompt"], columns)
+    texts = []
+    for name in ("response_0", "response_1"):
+        prompt, said = answered(columns[name], name, prompt)
+        texts.append(parse_text(said if columns[name] is not None else None, name))
+    if texts[0].strip() == texts[1].strip():
         raise SipoError("response_0 and response_1 are identical; leave the row out, it compares nothing")
-    split = record.get("split")
-    if split is not None and split not in SPLITS:
-        raise SipoError(
-            f"split is {json.dumps(split, default=str)}; use {', '.join(SPLITS)} or null, or rename the column"
-        )
-    return Row(parse_prompt(record["prompt"]), responses, _labels(record["preferred"], objectives), split)
+    preferred = _labels(columns["preferred"], objectives)
+    return Row(prompt, (texts[0], texts[1]), preferred, split, columns.unread)
 
 
 def _schema_hint(columns: Collection[str]) -> str:
@@ -164,16 +174,7 @@ def _labels(value: object, objectives: Collection[str] | None) -> dict[str, int 
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise SipoError(f'preferred is {kind_of(value)}; make it a mapping, such as {{"helpful": 0}}')
     wanted = value if objectives is None else objectives
-    return {name: _label(label, name) if name in wanted else None for name, label in value.items()}
-
-
-def _label(value: object, name: str) -> int | None:
-    if value is None:
-        return None
-    # Parquet turns integers with nulls among them into floats, so 1.0 is a label; True and "1" are not.
-    if isinstance(value, int | float) and not isinstance(value, bool) and value in (0, 1):
-        return int(value)
-    raise SipoError(f"preferred.{name} is {json.dumps(value, default=str)}; use 0, 1, or null for a tie or no label")
+    return {name: as_label(label, f"preferred.{name}") if name in wanted else None for name, label in value.items()}
 
 
 def _check_objective(path: Path, name: str, known: Sequence[str], rows: Sequence[Row]) -> None:
@@ -189,11 +190,12 @@ def _check_contradictions(path: Path, places: Sequence[str], rows: Sequence[Row]
     """The same two responses to a prompt, in either order, must not have opposite labels."""
     seen: dict[tuple[tuple[Message, ...], tuple[str, ...], str], tuple[str, str]] = {}
     for place, row in zip(places, rows, strict=True):
-        pair = tuple(sorted(row.responses))
+        responses = [response.strip() for response in row.responses]
+        pair = tuple(sorted(responses))
         for name, label in row.preferred.items():
             if label is None:
                 continue
-            winner = row.responses[label]
+            winner = responses[label]
             earlier, earlier_winner = seen.setdefault((row.prompt, pair, name), (place, winner))
             if winner != earlier_winner:
                 way_out = f"`{name}` prefers the other of the same two responses; keep one of the rows"

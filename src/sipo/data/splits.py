@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from sipo.data.rows import Row, Split
+from sipo.data.labels import Split
+from sipo.data.rows import Row
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined, TemplateError
 
 from sipo.data import Message
-from sipo.data.prompts import ROLES
+from sipo.data.chats import ROLES
 from sipo.errors import SipoError
 
 _environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sipo.data.cleaning import Choice, Cleaning, objectives_among, unusable
-from sipo.data.rows import Split, key_of
+from sipo.data.labels import Split
+from sipo.data.rows import key_of
 from sipo.data.sources.finding import find
 from sipo.data.sources.interface import Answer, Dropped
 from sipo.data.splits import split_of

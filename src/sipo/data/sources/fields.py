@@ -1,14 +1,13 @@
 """Reading one field of a record: the types that sources need, with the column in every message."""
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from sipo.data.prompts import ROLES, Message, kind_of
-from sipo.data.rows import SPLITS, Split
-from sipo.data.sources.interface import Record, UnusableError
+from sipo.data.chats import Message, UnusableError, answered, said
+from sipo.data.context import in_context
+from sipo.data.labels import as_label, as_number
+from sipo.data.sources.interface import Record
 from sipo.errors import SipoError
 
 
@@ -24,60 +23,50 @@ def take(value: Mapping[str, Any], column: str) -> Any:
 
 def text(value: Mapping[str, Any], column: str) -> str:
     """A string; null is an empty one, and its row will be left out."""
-    found = take(value, column)
-    if found is not None and not isinstance(found, str):
-        raise SipoError(f"column `{column}` is {kind_of(found)}; it must be a string")
-    return found or ""
+    found = said(take(value, column), f"column `{column}`")
+    if not isinstance(found, str):
+        raise UnusableError("a chat where a text is wanted")
+    return found
 
 
 def chat(value: Mapping[str, Any], column: str) -> tuple[Message, ...]:
-    """A prompt: a string, which is the user's, or chat messages {role, content}."""
-    if isinstance(take(value, column), list):
-        return messages(value[column], column)
-    return (Message("user", text(value, column)),)
+    """A text, which is the user's, or a chat."""
+    found = said(take(value, column), f"column `{column}`")
+    return (Message("user", found),) if isinstance(found, str) else found
 
 
-def messages(
-    found: object, column: str, role: str = "role", content: str = "content", roles: Mapping[str, str] | None = None
-) -> tuple[Message, ...]:
-    """Chat messages under whatever keys and names of roles a format has."""
-    if not isinstance(found, list):
-        raise SipoError(f"column `{column}` is {kind_of(found)}; it must be a list of {{{role}, {content}}}")
-    turns = []
-    for turn in found:
-        if not isinstance(turn, dict) or not isinstance(turn.get(content), str) or role not in turn:
-            raise SipoError(f"column `{column}` has a message that is not {{{role}, {content}}} with a string in each")
-        name = (roles or {}).get(turn[role], turn[role])
-        if name not in ROLES:
-            raise UnusableError("a role other than system, user and assistant")
-        turns.append(Message(name, turn[content]))
-    return tuple(turns)
+def prompt(value: Mapping[str, Any], column: str) -> tuple[Message, ...]:
+    """What the column says, with all that stands in other columns and belongs to it."""
+    return in_context(value, chat(value, column), own=(column,))
+
+
+def answers(
+    value: Mapping[str, Any], prompt: tuple[Message, ...], *columns: str
+) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """The prompt, which whole chats among the answers can make fuller, and the answer in each column."""
+    texts = []
+    for column in columns:
+        prompt, said_ = answered(take(value, column), f"column `{column}`", prompt)
+        texts.append(said_)
+    return prompt, tuple(texts)
+
+
+def pair(
+    value: Mapping[str, Any], prompt: tuple[Message, ...], first: str, second: str
+) -> tuple[tuple[Message, ...], tuple[str, str]]:
+    """As `answers`, of two columns."""
+    prompt, (one, other) = answers(value, prompt, first, second)
+    return prompt, (one, other)
 
 
 def number(value: Mapping[str, Any], column: str) -> float | None:
-    """A score, as a number or as text; null, NaN, an empty string and N/A are no score."""
-    found = take(value, column)
-    if found is None or (isinstance(found, str) and found.strip().upper() in ("", "N/A", "NA", "NAN", "NULL", "NONE")):
-        return None
-    try:
-        score = math.nan if isinstance(found, bool) else float(found)
-    except (TypeError, ValueError):
-        score = math.nan
-    if math.isnan(score):
-        if isinstance(found, float):
-            return None
-        raise SipoError(f"column `{column}` is {_shown(found)}; it must be a number, or null where there is no score")
-    return score
+    """A score; None where there is none."""
+    return as_number(take(value, column), f"column `{column}`")
 
 
 def label(value: Mapping[str, Any], column: str) -> int | None:
-    """0, 1, or None; CSV has them as text, Parquet as floats where some are null."""
-    found = take(value, column)
-    if found is None or found == "" or (isinstance(found, float) and math.isnan(found)):
-        return None
-    if not isinstance(found, bool) and found in (0, 1, "0", "1"):
-        return int(found)
-    raise SipoError(f"column `{column}` is {_shown(found)}; it must be 0, 1, or null for a tie or no label")
+    """0, 1, or None for a tie or no label."""
+    return as_label(take(value, column), f"column `{column}`")
 
 
 def better(first: float | None, second: float | None) -> int | None:
@@ -90,14 +79,3 @@ def objective(record: Record, asked: Iterable[str]) -> str:
     if asked and record.part not in asked:
         raise UnusableError("an objective that was not asked for")
     return record.part
-
-
-def stated_split(value: Mapping[str, Any]) -> Split | None:
-    """The split that a column of this name states, if it states one."""
-    stated: dict[str, Split] = {**{name: name for name in SPLITS}, "val": "validation"}
-    found = value.get("split")
-    return stated.get(found) if isinstance(found, str) else None
-
-
-def _shown(found: object) -> str:
-    return json.dumps(found, default=str, ensure_ascii=False)[:60]

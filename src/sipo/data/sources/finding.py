@@ -7,17 +7,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from sipo.data.context import PARTS
 from sipo.data.rows import Row
 from sipo.data.sources import SOURCES
 from sipo.data.sources.fields import take
 from sipo.data.sources.hub import read_hub
-from sipo.data.sources.interface import Answer, Dropped, Hub, Known, Record, Source
+from sipo.data.sources.interface import SPLIT_COLUMNS, Answer, Dropped, Hub, Known, Record, Source
 from sipo.data.sources.reading import SUFFIXES, read_path
 from sipo.errors import SipoError
 
 KNOWN: dict[str, tuple[Source, Known]] = {known.name: (source, known) for source in SOURCES for known in source.known}
 STRUCTURE = (
-    *("prompt", "context", "instruction", "input", "history", "system", "conversations", "preferred", "split"),
+    *("prompt", "instruction", "conversations", "preferred", *PARTS, *SPLIT_COLUMNS),
     *("response", "response_0", "response_1", "response_2", "response1", "response2"),
     *("chosen", "rejected", "completions"),
 )
@@ -109,8 +110,21 @@ def _renamed(records: Iterable[Record], columns: Mapping[str, str]) -> Iterator[
             taken = {name: take(record.value, column) for name, column in columns.items()}
         except SipoError as problem:
             raise SipoError(f"{record.place}: {str(problem).partition(';')[0]}; {_has(record.value)}") from None
-        rest = {name: value for name, value in record.value.items() if name not in columns.values()}
-        yield record._replace(value={**rest, **taken})
+        rest = {
+            f"{name} (not that of --map)" if name in columns else name: value
+            for name, value in record.value.items()
+            if name not in columns.values()
+        }
+        yield record._replace(value={**rest, **_named_labels(taken, columns)})
+
+
+def _named_labels(taken: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Labels that are the name of the better response's column, as the name that it is read by."""
+    called = {column: name for name, column in columns.items() if name in ("response_0", "response_1")}
+    return {
+        name: called.get(value, value) if name not in STRUCTURE and isinstance(value, str) else value
+        for name, value in taken.items()
+    }
 
 
 def _has(value: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from itertools import groupby
 from tempfile import TemporaryFile
 from typing import Any
 
-from sipo.data.prompts import Message
+from sipo.data.chats import Message
 from sipo.data.rows import Row
 from sipo.errors import SipoError
 
@@ -64,9 +64,9 @@ class Spool:
 
 def pack(row: Row) -> list[Any]:
     """A row as a value for `grouped`."""
-    return [row.prompt, row.responses, row.preferred, row.split]
+    return [row.prompt, row.responses, row.preferred, row.split, row.unread]
 
 
 def unpack(value: list[Any]) -> Row:
-    prompt, (first, second), preferred, split = value
-    return Row(tuple(Message(*message) for message in prompt), (first, second), preferred, split)
+    prompt, (first, second), *others = value
+    return Row(tuple(Message(*message) for message in prompt), (first, second), *others)

@@ -5,11 +5,14 @@ turn but the first.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from sipo.data.prompts import Message
+from sipo.data.chats import Message
+from sipo.data.context import in_context
 from sipo.data.rows import Row
-from sipo.data.sources.fields import number, text
+from sipo.data.sources.fields import answers as answers_of
+from sipo.data.sources.fields import chat, number
 from sipo.data.sources.interface import Answer, Dropped, Hub, Known, Record, Source, each
 from sipo.data.sources.pairing import pairs
 
@@ -26,17 +29,22 @@ def answers(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Answe
     return each(records, _answer)
 
 
-def turns(prompt: str) -> tuple[Message, ...]:
+def turns(value: Mapping[str, Any]) -> tuple[Message, ...]:
     """The chat messages of a prompt."""
-    first, *others = TURN.split(prompt)
-    chat = [Message("user", first)] if first or not others else []
-    return (*chat, *(Message(role.lower(), said) for role, said in zip(others[::2], others[1::2], strict=True)))
+    found = chat(value, "prompt")
+    if len(found) == 1:
+        first, *others = TURN.split(found[0].content)
+        first_turn = [Message("user", first)] if first or not others else []
+        said = zip(others[::2], others[1::2], strict=True)
+        found = (*first_turn, *(Message(role.lower(), words) for role, words in said))
+    return in_context(value, found, own=("prompt",))
 
 
 def _answer(record: Record) -> Iterator[Answer]:
     value = record.value
     scores = {name: number(value, name) for name in ATTRIBUTES}
-    yield Answer(turns(text(value, "prompt")), text(value, "response"), scores, record.split)
+    prompt, (response,) = answers_of(value, turns(value), "response")
+    yield Answer(prompt, response, scores, record.split)
 
 
 SOURCE = Source(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from sipo.data.rows import Row
-from sipo.data.sources.fields import better, number, stated_split, text
+from sipo.data.sources.fields import better, number, pair
 from sipo.data.sources.helpsteer import LICENCE, turns
 from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, each
 
@@ -15,9 +15,8 @@ def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dr
 def _row(record: Record) -> Iterator[Row]:
     value = record.value
     strength = number(value, "preference_strength")
-    responses = text(value, "response_1"), text(value, "response_2")
-    split = stated_split(value) or record.split  # the file has both splits, in a column
-    yield Row(turns(text(value, "prompt")), responses, {"overall": better(0.0, strength)}, split)
+    prompt, responses = pair(value, turns(value), "response_1", "response_2")
+    yield Row(prompt, responses, {"overall": better(0.0, strength)}, record.split)
 
 
 SOURCE = Source(

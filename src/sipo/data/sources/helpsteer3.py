@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from sipo.data.rows import Row
-from sipo.data.sources.fields import better, chat, number, text
+from sipo.data.sources.fields import better, number, pair, prompt
 from sipo.data.sources.helpsteer import LICENCE
 from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, each
 
@@ -15,8 +15,8 @@ def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dr
 def _row(record: Record) -> Iterator[Row]:
     value = record.value
     preference = better(0.0, number(value, "overall_preference"))
-    responses = text(value, "response1"), text(value, "response2")
-    yield Row(chat(value, "context"), responses, {"overall": preference}, record.split)
+    asked, responses = pair(value, prompt(value, "context"), "response1", "response2")
+    yield Row(asked, responses, {"overall": preference}, record.split)
 
 
 SOURCE = Source(

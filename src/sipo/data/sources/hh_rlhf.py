@@ -6,10 +6,11 @@ Its parts were labelled for different goals: a pair of helpful-base says nothing
 import re
 from collections.abc import Iterable, Iterator
 
-from sipo.data.prompts import Message
+from sipo.data.chats import Message, UnusableError
+from sipo.data.context import in_context
 from sipo.data.rows import Row
 from sipo.data.sources.fields import objective, text
-from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, UnusableError, each
+from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, each
 
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -29,7 +30,8 @@ def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dr
             raise UnusableError("the two transcripts differ before the last turn")
         if {chosen[-1].role, rejected[-1].role} != {"assistant"}:
             raise UnusableError("a transcript that does not end with the assistant's turn")
-        yield Row(chosen[:-1], (chosen[-1].content, rejected[-1].content), {name: 0}, record.split)
+        prompt = in_context(record.value, chosen[:-1], whole=True)
+        yield Row(prompt, (chosen[-1].content, rejected[-1].content), {name: 0}, record.split)
 
     return each(records, read)
 

@@ -4,14 +4,16 @@ A source says nothing of files: it is given records, whether they come from a fo
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from sipo.data.prompts import Message
-from sipo.data.rows import Row, Split
+from sipo.data.chats import Message, UnusableError
+from sipo.data.columns import Columns
+from sipo.data.labels import Split, as_split
+from sipo.data.rows import Row
 from sipo.errors import SipoError
 
-T = TypeVar("T")
+SPLIT_COLUMNS = ("split", "data_split", "dataset_split", "partition")
 
 
 class Record(NamedTuple):
@@ -31,16 +33,14 @@ class Answer(NamedTuple):
     scores: dict[str, float | None]
     """Larger is better; None where there is no score."""
     split: Split | None = None
+    unread: Mapping[str, int] = {}
+    """As of a row."""
 
 
 class Dropped(NamedTuple):
     """A record, or a pair, that makes no row."""
 
     reason: str
-
-
-class UnusableError(Exception):
-    """Raised while a record is read that is well-formed but makes no row; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,27 @@ class Source:
     """The single responses with the scores that the rows are made of; None where the records are pairs already."""
 
 
-def each(records: Iterable[Record], read: Callable[[Record], Iterable[T]]) -> Iterator[T | Dropped]:
-    """What `read` makes of every record; its SipoErrors get the record's place."""
+def each(records: Iterable[Record], read: Callable[[Record], Iterable[Row | Answer | Dropped]]) -> Iterator[Any]:
+    """What `read` makes of every record, with what it left unread; its SipoErrors get the record's place."""
     for record in records:
+        columns = Columns(record.value)
         try:
-            yield from read(record)
+            split = stated_split(columns) or record.split
+            for made in read(record._replace(value=columns, split=split)):
+                if isinstance(made, Row):
+                    made = replace(made, unread=columns.unread)
+                elif isinstance(made, Answer):
+                    made = made._replace(unread=columns.unread)
+                yield made
         except UnusableError as why:
             yield Dropped(str(why))
         except SipoError as problem:
             raise SipoError(f"{record.place}: {problem}") from None
+
+
+def stated_split(columns: Columns) -> Split | None:
+    """The split that a column states."""
+    for name in SPLIT_COLUMNS:
+        if name in columns and (split := as_split(columns[name], f"column `{name}`")):
+            return split
+    return None

@@ -6,58 +6,23 @@ One file holds one objective, and is named after it.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sipo.data.prompts import Message, kind_of
+from sipo.data.chats import SHAREGPT, Message
 from sipo.data.rows import Row
-from sipo.data.sources.fields import messages, objective, take, text
-from sipo.data.sources.interface import Dropped, Record, Source, UnusableError, each
+from sipo.data.sources.fields import objective, pair, prompt
+from sipo.data.sources.interface import Dropped, Record, Source, each
 from sipo.errors import SipoError
 
-ROLES = {"human": "user", "gpt": "assistant"}
-TAGS = {role: tag for tag, role in ROLES.items()}
+TAGS = {role: tag for tag, role in SHAREGPT.items()}
 
 
-def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dropped]:
+def rows(records: Iterable[Record], asked_for: tuple[str, ...]) -> Iterator[Row | Dropped]:
     def read(record: Record) -> Iterator[Row]:
         value = record.value
-        prompt = _sharegpt(value) if "conversations" in value else _alpaca(value)
-        if value.get("system") and prompt[0].role != "system":
-            prompt = (Message("system", text(value, "system")), *prompt)
-        responses = _answer(value, "chosen"), _answer(value, "rejected")
-        yield Row(prompt, responses, {objective(record, asked): 0}, record.split)
+        asked = prompt(value, "conversations" if "conversations" in value else "instruction")
+        asked, responses = pair(value, asked, "chosen", "rejected")
+        yield Row(asked, responses, {objective(record, asked_for): 0}, record.split)
 
     return each(records, read)
-
-
-def _alpaca(value: dict[str, Any]) -> tuple[Message, ...]:
-    history = value.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
-        raise SipoError(f"column `history` is {kind_of(history)}; it must be a list of [instruction, response]")
-    asked = [text(value, "instruction"), text(value, "input") if value.get("input") else ""]
-    said = [
-        Message(role, words or "") for turn in history for role, words in zip(("user", "assistant"), turn, strict=True)
-    ]
-    return (*said, Message("user", "\n".join(filter(None, asked))))
-
-
-def _sharegpt(value: dict[str, Any]) -> tuple[Message, ...]:
-    found = value["conversations"]
-    keys = _keys(found[0] if isinstance(found, list) and found else None)
-    prompt = messages(found, "conversations", *keys, roles=ROLES)
-    if not prompt:
-        raise UnusableError("an empty prompt")
-    return prompt
-
-
-def _answer(value: dict[str, Any], column: str) -> str:
-    found = take(value, column)
-    if not isinstance(found, dict):
-        return text(value, column)
-    [turn] = messages([found], column, *_keys(found), roles=ROLES)
-    return turn.content
-
-
-def _keys(turn: object) -> tuple[str, str]:
-    return ("role", "content") if isinstance(turn, dict) and "role" in turn else ("from", "value")
 
 
 def sharegpt(row: Row, chosen: int) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 
-from sipo.data.prompts import Message
+from sipo.data.chats import Message
+from sipo.data.columns import DIFFERS
 from sipo.data.rows import Row, key_of
 from sipo.data.sources.fields import better
 from sipo.data.sources.grouping import grouped
@@ -28,7 +29,11 @@ def pairs_of(group: list[Answer]) -> Iterator[Row | Dropped]:
         yield Dropped("the only response to its prompt")
     for one, other in combinations(group, 2):
         preferred = {name: better(score, other.scores[name]) for name, score in one.scores.items()}
-        yield Row(one.prompt, (one.response, other.response), preferred, one.split)
+        unread = {
+            name: one.unread.get(name, DIFFERS) if one.unread.get(name) == other.unread.get(name) else DIFFERS
+            for name in (*one.unread, *other.unread)
+        }
+        yield Row(one.prompt, (one.response, other.response), preferred, one.split, unread)
 
 
 def _by_prompt(answers: Iterable[Answer | Dropped], dropped: list[Dropped]) -> Iterator[tuple[str, Answer]]:

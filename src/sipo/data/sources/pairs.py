@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sipo.data.prompts import kind_of
+from sipo.data.chats import kind_of
 from sipo.data.rows import Row
-from sipo.data.sources.fields import chat, label, stated_split, text
+from sipo.data.sources.fields import label, pair, prompt
 from sipo.data.sources.interface import Dropped, Record, Source, each
 from sipo.errors import SipoError
 
@@ -13,9 +13,8 @@ from sipo.errors import SipoError
 def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dropped]:
     def read(record: Record) -> Iterator[Row]:
         value = record.value
-        responses = text(value, "response_0"), text(value, "response_1")
-        split = stated_split(value) or record.split
-        yield Row(chat(value, "prompt"), responses, _labels(value, asked), split)
+        said, responses = pair(value, prompt(value, "prompt"), "response_0", "response_1")
+        yield Row(said, responses, _labels(value, asked), record.split)
 
     return each(records, read)
 
@@ -25,7 +24,7 @@ def _labels(value: dict[str, Any], asked: tuple[str, ...]) -> dict[str, int | No
         labels = value["preferred"]
         if not isinstance(labels, dict):
             raise SipoError(f"column `preferred` is {kind_of(labels)}; it must be a mapping, such as {{'helpful': 0}}")
-        return {name: label(labels, name) if not asked or name in asked else None for name in labels}
+        return {name: label(labels, name) if not asked or name in asked else _seen(labels, name) for name in labels}
     if not asked:
         others = ", ".join(name for name in value if name not in ("prompt", "response_0", "response_1"))
         raise SipoError(
@@ -33,6 +32,14 @@ def _labels(value: dict[str, Any], asked: tuple[str, ...]) -> dict[str, int | No
             f"it has {others or 'no other'}"
         )
     return {name: label(value, name) for name in asked}
+
+
+def _seen(labels: dict[str, Any], name: str) -> int | None:
+    """The label of an objective that was not asked for: whatever is wrong with it is no matter, its name may be."""
+    try:
+        return label(labels, name)
+    except SipoError:
+        return None
 
 
 SOURCE = Source(

@@ -7,7 +7,7 @@ set's test split (SIPO, section 4.1).
 from collections.abc import Iterable, Iterator
 
 from sipo.data.rows import Row
-from sipo.data.sources.fields import chat, label, text
+from sipo.data.sources.fields import label, pair, prompt
 from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, each
 
 LICENCE = "CC-BY-NC-4.0"
@@ -22,7 +22,8 @@ def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dr
 def _row(record: Record) -> Iterator[Row]:
     value = record.value
     preferred = {name: label(value, column) for name, column in LABELS.items()}
-    yield Row(chat(value, "prompt"), (text(value, "response_0"), text(value, "response_1")), preferred, record.split)
+    asked, responses = pair(value, prompt(value, "prompt"), "response_0", "response_1")
+    yield Row(asked, responses, preferred, record.split)
 
 
 SOURCE = Source(

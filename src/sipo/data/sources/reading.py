@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sipo.data._files import json_lines, parquet_records, unreadable
-from sipo.data.prompts import kind_of
-from sipo.data.rows import Split
+from sipo.data._files import check_names, json_lines, parquet_records, unreadable, without_duplicates
+from sipo.data.chats import kind_of
+from sipo.data.labels import SPLIT_NAMES, Split
 from sipo.data.sources.interface import Record
 from sipo.errors import SipoError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 SHARD = re.compile(r"(?:^|[-_.])\d+-of-\d+$|^\d+$")
-SPLIT = re.compile(r"(?:^|[-_.])(train|training|validation|valid|val|dev|eval|test)(?=[-_.]|$)")
-SPLITS: dict[str, Split] = {"train": "train", "training": "train", "test": "test"}
+SPLIT = re.compile(rf"(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?=[-_.]|$)", re.IGNORECASE)
 CHUNK = 1 << 16
 
 
@@ -51,7 +50,7 @@ def shards(path: Path) -> list[Path]:
 
 def split_named(text: str) -> Split | None:
     found = SPLIT.search(text)
-    return SPLITS.get(found[1], "validation") if found else None
+    return SPLIT_NAMES[found[1].casefold()] if found else None
 
 
 def read_file(path: Path) -> Iterator[tuple[str, Any]]:
@@ -96,6 +95,7 @@ def _csv_records(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[str, Any]
     rows = csv.DictReader(file, strict=True)
     place = "line 1"
     try:
+        check_names(path, rows.fieldnames or ())
         for row in rows:
             place = f"line {rows.line_num}"
             if None in row or None in row.values():
@@ -109,7 +109,7 @@ def _csv_records(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[str, Any]
 
 def _array(path: Path, stream: io.TextIOWrapper) -> Iterator[tuple[str, Any]]:
     """The members of a JSON array, one at a time."""
-    decoder, buffer, number, chunk = json.JSONDecoder(), "", 0, CHUNK
+    decoder, buffer, number, chunk = json.JSONDecoder(object_pairs_hook=without_duplicates), "", 0, CHUNK
     expected = "["
     while True:
         buffer = buffer.lstrip()
@@ -126,6 +126,8 @@ def _array(path: Path, stream: io.TextIOWrapper) -> Iterator[tuple[str, Any]]:
                     yield f"item {number}", value
                     continue
                 problem = "ends before the array does"
+            except SipoError as found:
+                raise SipoError(f"{path} item {number + 1}: {found}") from None
             except (ValueError, RecursionError) as error:
                 problem = str(error)
         else:

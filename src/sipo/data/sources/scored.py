@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from sipo.data.rows import Row
-from sipo.data.sources.fields import chat, number, text
+from sipo.data.sources.fields import answers as answers_of
+from sipo.data.sources.fields import number, prompt
 from sipo.data.sources.interface import Answer, Dropped, Record, Source, each
 from sipo.data.sources.pairing import pairs
 from sipo.errors import SipoError
@@ -23,7 +24,8 @@ def answers(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Answe
                 f"--objectives {others.replace(' ', '') or 'helpful'}"
             )
         scores = {name: number(value, name) for name in asked}
-        yield Answer(chat(value, "prompt"), text(value, "response"), scores, record.split)
+        said, (response,) = answers_of(value, prompt(value, "prompt"), "response")
+        yield Answer(said, response, scores, record.split)
 
     return each(records, read)
 

@@ -6,35 +6,49 @@ Plain text or chat messages; one file holds one objective, and is named after it
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from sipo.data.prompts import Message
+from sipo.data.chats import Message, UnusableError, agreed, said
+from sipo.data.context import in_context, is_empty
 from sipo.data.rows import Row
-from sipo.data.sources.fields import chat, messages, objective, take, text
-from sipo.data.sources.interface import Dropped, Record, Source, UnusableError, each
+from sipo.data.sources.fields import chat, objective, pair, prompt, take
+from sipo.data.sources.interface import Dropped, Record, Source, each
 from sipo.errors import SipoError
+
+QUESTIONS = ("question", "query", "instruction", "user_prompt", "problem", "input", "context", "history", "messages")
 
 
 def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dropped]:
     def read(record: Record) -> Iterator[Row]:
-        prompt, chosen, rejected = _parts(record.value)
-        yield Row(prompt, (chosen, rejected), {objective(record, asked): 0}, record.split)
+        said, responses = _parts(record.value)
+        yield Row(said, responses, {objective(record, asked): 0}, record.split)
 
     return each(records, read)
 
 
-def _parts(value: dict[str, Any]) -> tuple[tuple[Message, ...], str, str]:
-    if isinstance(take(value, "chosen"), list):
-        chosen, rejected = messages(value["chosen"], "chosen"), messages(take(value, "rejected"), "rejected")
-        shared = _shared(chosen, rejected)
-        if chosen[:1] and chosen[0].role != "assistant":  # whole chats, whether the prompt stands apart as well or not
-            return chosen[:shared], _answer(chosen[shared:]), _answer(rejected[shared:])
-        return chat(value, "prompt"), _answer(chosen), _answer(rejected)
-    plain = text(value, "chosen"), text(value, "rejected")
-    if value.get("prompt") is not None:
-        return chat(value, "prompt"), *plain
-    shared = _shared(*plain)
-    if plain[0][max(shared - 1, 0) : shared] == " " and shared < min(map(len, plain)):
-        shared -= 1  # as TRL does: the space belongs to the answer
-    return (Message("user", plain[0][:shared]),), plain[0][shared:], plain[1][shared:]
+def _parts(value: dict[str, Any]) -> tuple[tuple[Message, ...], tuple[str, str]]:
+    chosen, rejected = (said(take(value, name), f"column `{name}`") for name in ("chosen", "rejected"))
+    stated = chat(value, "prompt") if value.get("prompt") is not None else None
+    if isinstance(chosen, tuple) and isinstance(rejected, tuple) and chosen[:1] and chosen[0].role != "assistant":
+        shared = chosen[: _shared(chosen, rejected)]  # whole chats, whether the prompt stands apart as well or not
+        one, other = (_answer(turns[len(shared) :]) for turns in (chosen, rejected))
+        return in_context(value, agreed(shared, stated) if stated else shared, own=("prompt",), whole=True), (
+            one,
+            other,
+        )
+    if stated is not None or isinstance(chosen, tuple) or isinstance(rejected, tuple):
+        return pair(value, prompt(value, "prompt"), "chosen", "rejected")
+    length = _shared(chosen, rejected)
+    if chosen[max(length - 1, 0) : length] == " " and length < min(map(len, (chosen, rejected))):
+        length -= 1  # as TRL does: the space belongs to the answer
+    _has_no_other_prompt(value, chosen[:length])
+    asked = in_context(value, (Message("user", chosen[:length]),), own=QUESTIONS)
+    return asked, (chosen[length:], rejected[length:])
+
+
+def _has_no_other_prompt(value: dict[str, Any], shared: str) -> None:
+    """Raise SipoError where a column looks like the prompt that is missing, and the answers do not begin with it."""
+    for name in QUESTIONS:
+        if name in value and not is_empty(value[name]) and str(value[name]).strip() not in shared:
+            raise SipoError(f"has no column `prompt`, and `{name}` looks like one; say so, such as --map prompt={name}")
 
 
 def _shared(chosen: Sequence[object], rejected: Sequence[object]) -> int:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sipo.data.prompts import kind_of
+from sipo.data.chats import kind_of
 from sipo.data.rows import Row
-from sipo.data.sources.fields import chat, number, take, text
+from sipo.data.sources.fields import number, prompt, take, text
 from sipo.data.sources.interface import Answer, Dropped, Hub, Known, Record, Source, each
 from sipo.data.sources.pairing import pairs_of
 from sipo.errors import SipoError
@@ -22,10 +22,10 @@ def answers(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Answe
 
 
 def _answers(record: Record) -> list[Answer]:
-    prompt, completions = chat(record.value, "instruction"), take(record.value, "completions")
+    asked, completions = prompt(record.value, "instruction"), take(record.value, "completions")
     if not isinstance(completions, list) or not all(isinstance(each, dict) for each in completions):
         raise SipoError(f"column `completions` is {kind_of(completions)}; it must be a list of completions")
-    return [Answer(prompt, text(each, "response"), _scores(each), record.split) for each in completions]
+    return [Answer(asked, text(each, "response"), _scores(each), record.split) for each in completions]
 
 
 def _scores(completion: Mapping[str, Any]) -> dict[str, float | None]:

@@ -1,0 +1,89 @@
+"""What labels say of each other: misspelt objectives, circles among a prompt's responses, labels that never vary."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from graphlib import CycleError, TopologicalSorter
+from itertools import groupby, permutations
+from typing import TYPE_CHECKING
+
+from sipo.errors import SipoError
+
+if TYPE_CHECKING:  # rows are read with this
+    from sipo.data.rows import Row
+
+ALIKE = 0.8
+"""How much of two names agrees where one may be the other misspelt."""
+RARE = 3
+"""The misspelt one has at most one in so many labels of the other, or just one."""
+FEW = 10
+"""Rows below which an objective that always prefers the same response may do so by chance."""
+
+
+def check_spelling(place: str, labelled: Mapping[frozenset[str], int]) -> None:
+    """Raise SipoError where an objective looks like another one misspelt. `labelled`: how many rows have labels for
+    which objectives.
+
+    They are alike, no row has both, and one is rare. Names that differ in digits alone are meant.
+    """
+    counts: Counter[str] = Counter()
+    for names, rows in labelled.items():
+        counts.update(dict.fromkeys(names, rows))
+    together = {pair for names in labelled for pair in permutations(names, 2)}
+    for rare, common in permutations(counts, 2):
+        few = counts[rare] == 1 or RARE * counts[rare] <= counts[common]
+        if few and counts[rare] <= counts[common] and (rare, common) not in together and _alike(rare, common):
+            raise SipoError(
+                f"{place}: `{rare}` has labels in {counts[rare]} rows, `{common}` in {counts[common]}, and no row has "
+                f"both; is it `{common}` misspelt? Then mend it, else give it a name less alike"
+            )
+
+
+def doubts(rows: "Iterable[Row]", objectives: Sequence[str]) -> list[str]:
+    """Lines for people about labels that can hardly all be right; none where there is nothing to say. The rows of a
+    prompt stand together.
+    """
+    labels = {name: Counter[int | None]() for name in objectives}
+    circles: Counter[str] = Counter()
+    for _, of_prompt in groupby(rows, key=lambda row: row.key):
+        graphs: dict[str, dict[str, set[str]]] = {name: defaultdict(set) for name in objectives}
+        for row in of_prompt:
+            for name in objectives:
+                label = row.preferred.get(name)
+                labels[name][label] += 1
+                if label is not None:
+                    graphs[name][row.responses[label].strip()].add(row.responses[1 - label].strip())
+        circles.update(name for name, graph in graphs.items() if _has_circle(graph))
+    lines = []
+    for name in objectives:
+        if circles[name]:
+            lines.append(
+                f"`{name}`: for {circles[name]} prompts its labels go in a circle, a over b, b over c, c over a; "
+                "they cannot all be right"
+            )
+        for index in (0, 1):
+            if labels[name][index] >= FEW and not labels[name][1 - index]:
+                lines.append(
+                    f"`{name}` prefers response {index} in all {labels[name][index]} rows that have its label; so it "
+                    "is where files have chosen and rejected, else look at its labels"
+                )
+    return lines
+
+
+def _has_circle(graph: Mapping[str, set[str]]) -> bool:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError:
+        return True
+    return False
+
+
+def _alike(one: str, other: str) -> bool:
+    first, second = (_letters(name) for name in (one, other))
+    if _letters(one, digits=False) == _letters(other, digits=False) and first != second:
+        return False
+    return SequenceMatcher(None, first, second).ratio() >= ALIKE
+
+
+def _letters(name: str, digits: bool = True) -> str:
+    return "".join(c for c in name.casefold() if c.isalpha() or (digits and c.isdigit()))
