@@ -114,8 +114,7 @@ def test_equal_texts_compete_once_and_empty_ones_not_at_all() -> None:
 def table_of(group: Group, values: dict[str, list[float]]) -> LogprobTable:
     table = LogprobTable()
     for model, column in values.items():
-        for response, value in zip(group.responses, column, strict=True):
-            table.put(model, group.prompt, response, value)
+        table.put(model, group, column)
     return table
 
 

@@ -282,8 +282,9 @@ def test_cached_references_equal_live_ones(
 
     for name, model in ((REFERENCE, bank.model), ("policy:a", peft_models[0])):
         results = []
-        for look in (lambda g, y: table[name, g.prompt, y], lambda g, y: live(model, g.prompt, y)):  # noqa: B023
-            rows = [Example(g, tuple(look(g, y) for y in g.responses), ((0, 1, 1.0),), nll=True) for g in groups]
+        cached = [table.of(g, [name])[:, 0].tolist() for g in groups]
+        for references in (cached, [[live(model, g.prompt, y) for y in g.responses] for g in groups]):
+            rows = [Example(g, tuple(r), ((0, 1, 1.0),), nll=True) for g, r in zip(groups, references, strict=True)]
             results.append(train(bank, policies[0], rows, [], SETTINGS, lr=1e-3, seed=0, alpha=0.1))
         for mine, theirs in zip(results[0].adapter.parameters, results[1].adapter.parameters, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-4)

@@ -6,6 +6,7 @@ A training's own forwards carry a gradient; those that score references and marg
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from benchmarks.agreement import close
@@ -56,8 +57,9 @@ def run(bench: Bench) -> list[Record]:
         groups = [task.group(row) for row in task.splits.train]
         models = {REFERENCE: (0.0,) * len(policies), **policy_points(task.objectives)}
         again = table(bench, policies, groups, models)
-        keys = [(name, group.prompt, y) for name in models for group in groups for y in group.responses]
-        judged = close([known[k] for k in keys], [again[k] for k in keys], [len(k[2]) for k in keys], bench.exact)
+        ours, theirs = (np.concatenate([each.of(group, list(models)).T for group in groups]) for each in (known, again))
+        lengths = [len(y) for group in groups for _ in models for y in group.responses]
+        judged = close(ours.ravel().tolist(), theirs.ravel().tolist(), lengths, bench.exact)
     # An LW run of its own scores the references, a MODPO run the references and the margins.
     first = len(references) + len(margins)
     recomputed = len(inner) * len(references) + len(inner) * first

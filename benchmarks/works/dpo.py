@@ -35,7 +35,7 @@ def run(bench: Bench) -> list[Record]:
         histories = []
         for labels in signs.tolist():
             examples = [
-                Example(g, tuple(known[REFERENCE, g.prompt, y] for y in g.responses), ((1, 0, 2.0 * label - 1),))
+                Example(g, tuple(known.of(g, [REFERENCE])[:, 0].tolist()), ((1, 0, 2.0 * label - 1),))
                 for g, label in zip(groups, labels, strict=True)
             ]
             trained = train(bench.bank, start, examples, [], settings, lr=LR, seed=bench_settings.seed)

@@ -21,6 +21,7 @@ from benchmarks.tasks import small_task
 from benchmarks.works.dpo import same_curves
 from sipo import base_model, mod, sipo, soups
 from sipo.filters.contest import CHOSEN
+from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable
 from sipo.records import Candidate
 from sipo.stages import align, evaluate, filter, realign, refine, sample, score
@@ -152,7 +153,7 @@ def _one_agreement(bench: Bench, replay: Replay) -> Agreement:
             pairs = [(group.prompt, y) for group in groups for y in group.responses]
             few = pairs[:: -(-len(pairs) // len(theirs[0]))]
             names = [name for name, point in models.items() if any(point)] or list(models)
-            mine = [table[name, *pair] for name in names for pair in few]
+            mine = [float(table.of(Group(x, (y,)), [name])[0, 0]) for name in names for x, y in few]
             lengths = [len(y) for _ in names for _, y in few]
             return close(mine, [value for each in theirs for value in each], lengths, bench.exact)
         case Learning(alpha=alpha, losses=losses):

@@ -30,7 +30,7 @@ def judges(bench: Bench, soups: int = SOUPS) -> dict[str, Point]:
 
 
 def values(known: LogprobTable, groups: list[Group], names: list[str]) -> list[float]:
-    return [known[name, group.prompt, y] for name in names for group in groups for y in group.responses]
+    return [value for name in names for group in groups for value in known.of(group, [name])[:, 0].tolist()]
 
 
 def run(bench: Bench) -> list[Record]:

@@ -25,7 +25,7 @@ def run(bench: Bench) -> list[Record]:
 
     def ours() -> list[float]:
         known = table(bench, bench.adapters, groups, {"policy": point})
-        return [known["policy", each.prompt, each.responses[0]] for each in alone]
+        return [float(known.of(each, ["policy"])[0, 0]) for each in alone]
 
     def scored(rows: list[Group]) -> list[float]:
         values = {}

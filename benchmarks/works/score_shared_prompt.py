@@ -23,7 +23,7 @@ def run(bench: Bench) -> list[Record]:
 
     def shared() -> list[float]:
         known = table(bench, bench.adapters, [group], {"policy": point})
-        return [known["policy", group.prompt, y] for y in group.responses]
+        return [float(value) for value in known.of(group, ["policy"])[:, 0]]
 
     def apart() -> list[float]:
         with bench.bank.mounted(bench.adapters):

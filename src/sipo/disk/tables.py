@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,16 +48,19 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     return [kind(**{k: v for k, v in json.loads(line).items() if k in names}) for line in lines]
 
 
-def write_parquet(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.tmp")
     try:
-        pq.write_table(pa.Table.from_pylist(list(records)), scratch)
+        with pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
+            for batch in batches:
+                writer.write_batch(batch)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def read_parquet(path: Path) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return records
+def read_parquet(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
+    """At most `rows` rows at a time."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        yield from file.iter_batches(rows, use_threads=False)

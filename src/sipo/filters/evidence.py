@@ -1,13 +1,13 @@
 """What speaks for a response: features from the table of log-probabilities, and judges fitted on labelled rows."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from sipo.data import Row, folds_of
 from sipo.filters.judge import Array, Judge, LabelledPairs, fit_judge, held_out_accuracy, response_features
-from sipo.logprobs.table import REFERENCE, LogprobTable, Tokens, policy
+from sipo.logprobs.packing import Group
+from sipo.logprobs.table import REFERENCE, LogprobTable, policy
 from sipo.task import Task
 
 Names = tuple[str, ...]
@@ -44,18 +44,16 @@ def labelled_pairs(task: Task, rows: list[Row], known: LogprobTable, names: Name
     """Features and labels of the rows' two responses, by the policies and the reference in `known`."""
     features, signs = [], []
     for row in rows:
-        group = task.group(row)
-        features.append(features_of(task, known, group.prompt, group.responses, names))
+        features.append(features_of(task, known, task.group(row), names))
         signs.append([row.sign(name) for name in task.objectives])
     return LabelledPairs(np.stack(features), np.array(signs))
 
 
-def features_of(task: Task, known: LogprobTable, prompt: Tokens, responses: Sequence[Tokens], names: Names) -> Array:
+def features_of(task: Task, known: LogprobTable, group: Group, names: Names) -> Array:
     """[R, F] of the responses to one prompt."""
-    policies = [[known[policy(name), prompt, response] for name in task.objectives] for response in responses]
-    reference = [known[REFERENCE, prompt, response] for response in responses]
-    lengths = [float(len(response)) for response in responses]
-    return response_features(np.array(policies), np.array(reference), np.array(lengths), names)
+    logprobs = known.of(group, [*map(policy, task.objectives), REFERENCE])
+    lengths = np.array([float(len(response)) for response in group.responses])
+    return response_features(logprobs[:, :-1], logprobs[:, -1], lengths, names)
 
 
 def own_accuracy(task: Task, rows: list[Row], known: LogprobTable) -> Array:

@@ -17,8 +17,7 @@ from sipo.training.losses import implicit_rewards
 
 def judge_rewards(table: LogprobTable, group: Group, judges: list[str], settings: Filter) -> Array:
     """[response, judge]: beta (log pi - log pi_ref) of every response, or as `settings` has it; larger is better."""
-    policy = np.array([[table[judge, group.prompt, response] for judge in judges] for response in group.responses])
-    reference = np.array([[table[REFERENCE, group.prompt, response]] for response in group.responses])
+    policy, reference = np.split(table.of(group, [*judges, REFERENCE]), [len(judges)], axis=1)
     if not settings.reference:
         reference = np.zeros_like(reference)
     rewards = implicit_rewards(torch.from_numpy(policy), torch.from_numpy(reference), settings.beta).numpy()

@@ -1,11 +1,17 @@
 """The table of sequence log-probabilities: computed once, read by every stage.
 
-Keys are (model, prompt, response) with prompt and response as token ids; models are named `reference`,
-`policy:helpful`, `soup:0.4,0.6`. Losses, filter and realignment read it and never ask the model again.
+A row is a response to a prompt, both as token ids; a column is a model, named `reference`, `policy:helpful` or
+`soup:0.4,0.6`. Losses, filter and realignment read it and never ask the model again.
 """
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from sipo.bank import Bank
 from sipo.disk.journal import resumable
@@ -16,8 +22,13 @@ from sipo.logprobs.score import Point, score_rows
 from sipo.progress import Progress
 from sipo.weights import Weight, corners
 
+Array = NDArray[np.float64]
 Tokens = tuple[int, ...]
 REFERENCE = "reference"
+SEQUENCES = ("prompt_tokens", "response_tokens")
+"""The first columns on disk; every other is a model's, in float64, null where it was not asked."""
+BATCH = 2048
+"""Rows that are written and read at one time."""
 
 
 def policy(objective: str) -> str:
@@ -33,36 +44,84 @@ def policy_points(objectives: Iterable[str]) -> dict[str, Point]:
     return {policy(name): corner for name, corner in zip(names, corners(len(names)), strict=True)}
 
 
-class LogprobTable:
+class _Sequences:
+    """Token sequences by number, each held once in a flat array and found by the digest of its context and itself."""
+
     def __init__(self) -> None:
-        self._values: dict[tuple[str, Tokens, Tokens], float] = {}
-
-    def __getitem__(self, key: tuple[str, Tokens, Tokens]) -> float:
-        """log pi(response | prompt) of (model, prompt, response), natural, summed over tokens."""
-        try:
-            return self._values[key]
-        except KeyError:
-            model, prompt, response = key
-            raise SipoError(
-                f"there is no log-probability under {model} of a response ({len(response)} tokens) to its prompt "
-                f"({len(prompt)}): they are not encoded as they were when the table was made; "
-                "`sipo run ... --from align`, or from the first stage that there is, makes it anew"
-            ) from None
-
-    def logratio(self, model: str, prompt: Tokens, response: Tokens) -> float:
-        """log pi - log pi_ref of a response: the model's implicit reward over beta; larger is better."""
-        return self[model, prompt, response] - self[REFERENCE, prompt, response]
-
-    def put(self, model: str, prompt: Tokens, response: Tokens, value: float) -> None:
-        """Enter what was scored elsewhere."""
-        self._values[model, prompt, response] = value
-
-    def update(self, other: "LogprobTable") -> None:
-        """Take over all entries of another table."""
-        self._values.update(other._values)
+        self.tokens, self.ends = array("i"), array("i", [0])
+        self._numbers: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._numbers)
+
+    def find(self, tokens: bytes, context: int = 0) -> int | None:
+        return self._numbers.get(_digest(tokens, context))
+
+    def add(self, tokens: bytes, context: int = 0) -> int:
+        """The sequence's number; a new one where it has none yet."""
+        number = self._numbers.setdefault(_digest(tokens, context), len(self))
+        if number == len(self.ends) - 1:
+            self.tokens.frombytes(tokens)
+            self.ends.append(len(self.tokens))
+        return number
+
+    def lists(self, start: int = 0, stop: int | None = None) -> pa.Array:
+        """Those from `start` to `stop` as an Arrow array of lists."""
+        ends = np.array(self.ends[start : len(self) + 1 if stop is None else stop + 1])
+        tokens = np.array(self.tokens[ends[0] : ends[-1]])
+        return pa.ListArray.from_arrays(pa.array(ends - ends[0], pa.int32()), pa.array(tokens, pa.int32()))
+
+    @property
+    def nbytes(self) -> int:
+        return 4 * (len(self.tokens) + len(self.ends))
+
+
+class LogprobTable:
+    """log pi(response | prompt), natural, summed over tokens; NaN where a model was not asked."""
+
+    def __init__(self) -> None:
+        self._prompts, self._responses = _Sequences(), _Sequences()
+        self._prompt_of = array("i")
+        self._columns: dict[str, int] = {}
+        self._values = np.empty((0, 0))
+
+    def __len__(self) -> int:
+        """How many log-probabilities there are."""
+        return int(np.isfinite(self._held).sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tokens and values, without the digests that find them (some 150 a sequence)."""
+        return self._prompts.nbytes + self._responses.nbytes + 4 * len(self._prompt_of) + self._values.nbytes
+
+    def of(self, group: Group, models: Sequence[str]) -> Array:
+        """[response, model], all finite. Raises SipoError where one was not computed."""
+        rows = self._places(group)
+        for model in models:
+            column = self._columns.get(model)
+            if column is None or (rows < 0).any() or np.isnan(self._values[rows, column]).any():
+                raise SipoError(
+                    f"there is no log-probability under `{model}` of a response to a prompt of {len(group.prompt)} "
+                    "tokens: rows or encoding changed since the table was made; `sipo run ... --from align`, "
+                    "or from the first stage that there is, makes it anew"
+                )
+        return self._values[rows[:, None], [self._columns[model] for model in models]]
+
+    def logratios(self, group: Group, models: Sequence[str]) -> Array:
+        """[response, model]: log pi - log pi_ref, the models' implicit rewards over beta; larger is better."""
+        logprobs = self.of(group, [*models, REFERENCE])
+        return logprobs[:, :-1] - logprobs[:, -1:]
+
+    def put(self, model: str, group: Group, values: Sequence[float] | Array) -> None:
+        """Enter a model's log-probability of each response. Raises SipoError for one that is not finite."""
+        for response, value in zip(group.responses, values, strict=True):
+            if not np.isfinite(value):
+                raise SipoError(
+                    f"log pi of a response of {len(response)} tokens under `{model}` is {value}; its weights are not "
+                    "finite or its training diverged: lower align.lr and make it anew, or take another model.dtype"
+                )
+        rows, column = self._rows(group), self._column(model)
+        self._values[rows, column] = values
 
     def fill(
         self,
@@ -86,10 +145,8 @@ class LogprobTable:
         rows = [
             (model, row)
             for prompt, responses in by_prompt.items()
-            for model in models
-            for row in worth_sharing(
-                Group(prompt, tuple(y for y in responses if (model, prompt, y) not in self._values)), bank.knee
-            )
+            for model, missing in self._missing(Group(prompt, tuple(responses)), list(models))
+            for row in worth_sharing(missing, bank.knee)
         ]
         plan = list(batches([group.tokens for _, group in rows], token_budget))
 
@@ -100,21 +157,97 @@ class LogprobTable:
         for indices, values in zip(plan, scored, strict=True):
             for i, row_values in zip(indices, values, strict=True):
                 model, group = rows[i]
-                for response, value in zip(group.responses, row_values, strict=True):
-                    self._values[model, group.prompt, response] = value
+                self.put(model, group, row_values)
 
     def write(self, path: Path) -> None:
-        write_parquet(
-            path,
-            [
-                {"model": model, "prompt_tokens": prompt, "response_tokens": response, "logprob": value}
-                for (model, prompt, response), value in self._values.items()
-            ],
-        )
+        """Parquet: a row a response with its prompt, a column a model."""
+        tokens = pa.list_(pa.int32())
+        schema = pa.schema([*((name, tokens) for name in SEQUENCES), *((name, pa.float64()) for name in self._columns)])
+        write_parquet(path, schema, self._batches(schema))
 
     def read(self, path: Path) -> "LogprobTable":
-        """Add the entries of a written table; returns itself."""
-        for record in read_parquet(path):
-            key = record["model"], tuple(record["prompt_tokens"]), tuple(record["response_tokens"])
-            self._values[key] = record["logprob"]
+        """Add what a written table holds; returns itself."""
+        for batch in read_parquet(path, BATCH):
+            if tuple(batch.schema.names[:2]) != SEQUENCES or batch.schema.field(0).type != pa.list_(pa.int32()):
+                raise SipoError(
+                    f"{path}: an earlier version of sipo wrote it; `sipo run ... --from align` makes it anew"
+                )
+            prompts, responses = (_each(batch.column(name)) for name in SEQUENCES)
+            rows = [self._add(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+            for model in batch.schema.names[2:]:
+                values = batch.column(model).to_numpy(zero_copy_only=False)
+                column, given = self._column(model), ~np.isnan(values)
+                self._values[np.array(rows, dtype=np.intp)[given], column] = values[given]
         return self
+
+    @property
+    def _held(self) -> Array:
+        return self._values[: len(self._responses)]
+
+    def _places(self, group: Group) -> NDArray[np.intp]:
+        """The row of each response, -1 where there is none."""
+        context = self._prompts.find(_bytes(group.prompt))
+        found = [None if context is None else self._responses.find(_bytes(y), context) for y in group.responses]
+        return np.array([-1 if row is None else row for row in found], dtype=np.intp)
+
+    def _rows(self, group: Group) -> NDArray[np.intp]:
+        """The row of each response, a new one where there is none."""
+        prompt = _bytes(group.prompt)
+        return np.array([self._add(prompt, _bytes(response)) for response in group.responses], dtype=np.intp)
+
+    def _add(self, prompt: bytes, response: bytes) -> int:
+        context = self._prompts.add(prompt)
+        row = self._responses.add(response, context)
+        if row == len(self._prompt_of):
+            self._prompt_of.append(context)
+            self._reserve(row + 1, len(self._columns))
+        return row
+
+    def _column(self, model: str) -> int:
+        column = self._columns.setdefault(model, len(self._columns))
+        self._reserve(len(self._responses), len(self._columns))
+        return column
+
+    def _reserve(self, rows: int, columns: int) -> None:
+        """Room for so many, a quarter more rows whenever there are too few."""
+        before = self._values.shape
+        if rows > before[0] or columns > before[1]:
+            room = max(rows + rows // 4, before[0]) if rows > before[0] else before[0]
+            values = np.full((room, max(columns, before[1])), np.nan)
+            values[: before[0], : before[1]] = self._values
+            self._values = values
+
+    def _missing(self, group: Group, models: Sequence[str]) -> Iterator[tuple[str, Group]]:
+        """For each model, those of the responses that it has not scored."""
+        columns = [self._column(model) for model in models]
+        rows = self._rows(group)
+        absent = np.isnan(self._values[rows[:, None], columns])
+        for model, wanting in zip(models, absent.T, strict=True):
+            yield (
+                model,
+                Group(group.prompt, tuple(y for y, wanted in zip(group.responses, wanting, strict=True) if wanted)),
+            )
+
+    def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        prompts = self._prompts.lists()
+        for start in range(0, len(self._responses), BATCH):
+            stop = min(start + BATCH, len(self._responses))
+            numbers = pa.array(self._prompt_of[start:stop], pa.int32())
+            values = [pa.array(column, from_pandas=True) for column in self._values[start:stop].T]
+            sequences = [prompts.take(numbers), self._responses.lists(start, stop)]
+            yield pa.RecordBatch.from_arrays([*sequences, *values], schema=schema)
+
+
+def _bytes(tokens: Tokens) -> bytes:
+    return array("i", tokens).tobytes()
+
+
+def _digest(tokens: bytes, context: int) -> bytes:
+    return blake2b(context.to_bytes(8, "little") + tokens, digest_size=16).digest()
+
+
+def _each(lists: pa.ListArray) -> Iterator[bytes]:
+    """The tokens of every list of an Arrow array."""
+    tokens, ends = lists.flatten().to_numpy().tobytes(), lists.offsets.to_numpy()
+    for start, end in zip(ends[:-1] - ends[0], ends[1:] - ends[0], strict=True):
+        yield tokens[4 * start : 4 * end]

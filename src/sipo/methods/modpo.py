@@ -74,10 +74,6 @@ def _examples(task: Task, rows: Sequence[Row], known: LogprobTable, weight: Weig
 
 def _margin(task: Task, group: Group, known: LogprobTable, weight: Weight, k: int) -> float:
     """sum_{j != k} w_j (r_j(y_1) - r_j(y_0)), r_j being policy j's implicit reward."""
-
-    def logratio(name: str, response: int) -> float:
-        return known.logratio(policy(name), group.prompt, group.responses[response])
-
-    others = [(share, name) for j, (share, name) in enumerate(zip(weight, task.objectives, strict=True)) if j != k]
+    first, second = known.logratios(group, [policy(name) for name in task.objectives]).tolist()
     beta = task.config.align.beta
-    return sum(share * beta * (logratio(name, 1) - logratio(name, 0)) for share, name in others)
+    return sum(share * beta * (second[j] - first[j]) for j, share in enumerate(weight) if j != k)

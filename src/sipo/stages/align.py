@@ -104,7 +104,7 @@ def labelled(task: Task, rows: Sequence[Row], objective: str, table: LogprobTabl
 
 def reference_of(table: LogprobTable, group: Group) -> tuple[float, ...]:
     """log pi_ref of each response of the group."""
-    return tuple(table[REFERENCE, group.prompt, response] for response in group.responses)
+    return tuple(table.of(group, [REFERENCE])[:, 0].tolist())
 
 
 def training_table(histories: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[str], list[list[Any]]]:

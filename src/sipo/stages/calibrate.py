@@ -32,9 +32,8 @@ def calibrate(task: Task, known: LogprobTable, folder: Path) -> LogprobTable:
         inside = [row for row in task.splits.train if folds[row.key] == fold]
         for row, values in zip(inside, part["logprobs"], strict=True):
             group = task.group(row)
-            for response, value in zip(group.responses, values, strict=True):
-                table.put(policy(task.objectives[i]), group.prompt, response, value)
-                table.put(REFERENCE, group.prompt, response, known[REFERENCE, group.prompt, response])
+            table.put(policy(task.objectives[i]), group, values)
+            table.put(REFERENCE, group, known.of(group, [REFERENCE])[:, 0])
     table.write(folder / "logprobs.parquet")
     write_records(folder / "training.jsonl", [record for part in parts for record in part["history"]])
     return table
@@ -68,6 +67,6 @@ def _held_out_logprobs(
             token_budget=task.config.execution.score_tokens,
             progress=task.progress,
         )
-    scored = [[table[policy(objective), g.prompt, response] for response in g.responses] for g in map(task.group, rows)]
+    scored = [table.of(task.group(row), [policy(objective)])[:, 0].tolist() for row in rows]
     history = [{"objective": objective, "fold": fold, **record} for record in result.history]
     return {"logprobs": scored, "history": history}

@@ -98,7 +98,7 @@ def _decide(
 
 def _utilities(task: Task, found: list[Contest], known: LogprobTable, judge: Judge) -> list[Array]:
     groups = [contest.group for contest in found]
-    return [judge.utilities(features_of(task, known, g.prompt, g.responses, judge.features)) for g in groups]
+    return [judge.utilities(features_of(task, known, g, judge.features)) for g in groups]
 
 
 def _true_rewards(task: Task, found: list[Contest]) -> list[Array]:

@@ -96,6 +96,6 @@ def realignment(
                 "preferred-dispreferred": ((better, worse, 1.0),),
             }[task.config.realign.pairs]
         triple = Group(group.prompt, (chosen[row.id], *group.responses))
-        reference = tuple(known[policy(objective), triple.prompt, response] for response in triple.responses)
+        reference = tuple(known.of(triple, [policy(objective)])[:, 0].tolist())
         examples.append(Example(triple, reference, pairs, nll=True))
     return examples

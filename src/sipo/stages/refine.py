@@ -67,7 +67,7 @@ def refine(task: Task, policies: list[Adapter], samples: list[Sample], folder: P
     refinements = []
     for each, review, rewrite in zip(samples, review_texts, rewrites, strict=True):
         prompt = task.prompt_tokens(prompts[each.prompt])
-        gains = _gains(task, table, prompt, tuple(each.tokens), rewrite.tokens)
+        gains = _gains(task, table, Group(prompt, (tuple(each.tokens), rewrite.tokens)))
         text = task.codec.decode(rewrite.tokens)
         kept: Literal["rewrite", "sample"] = (
             "rewrite" if text and any(gain > 0 for gain in gains.values()) else "sample"
@@ -132,16 +132,8 @@ def _score(
     return table
 
 
-def _gains(
-    task: Task,
-    table: LogprobTable,
-    prompt: tuple[int, ...],
-    sample: tuple[int, ...],
-    rewrite: tuple[int, ...],
-) -> dict[str, float]:
-    """Implicit reward of the rewrite less that of the sample, by objective."""
-    beta = task.config.filter.beta
-    return {
-        name: beta * (table.logratio(policy(name), prompt, rewrite) - table.logratio(policy(name), prompt, sample))
-        for name in task.objectives
-    }
+def _gains(task: Task, table: LogprobTable, group: Group) -> dict[str, float]:
+    """Implicit reward of the rewrite less that of the sample, by objective; the group is both, the sample first."""
+    sample, rewrite = table.logratios(group, [policy(name) for name in task.objectives])
+    gains = task.config.filter.beta * (rewrite - sample)
+    return dict(zip(task.objectives, gains.tolist(), strict=True))

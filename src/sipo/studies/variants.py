@@ -5,6 +5,7 @@ head on the backbone's last hidden state, fitted out of fold, as a feature for e
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,7 @@ def _ensemble(
     tables = [known, *(_fold_table(run, task, found, known, fold) for fold in range(task.config.filter.folds))]
     return [
         np.mean(
-            [
-                judge.utilities(features_of(task, table, each.group.prompt, each.group.responses, judge.features))
-                for table in tables
-            ],
+            [judge.utilities(features_of(task, table, each.group, judge.features)) for table in tables],
             axis=0,
         )
         for each in found
@@ -74,16 +72,14 @@ def _ensemble(
 
 def _fold_table(run: Path, task: Task, found: Sequence[Contest], known: LogprobTable, fold: int) -> LogprobTable:
     """The contests under the policies of a fold, with the references that are known."""
-    table = LogprobTable()
-    table.update(known)
+    table = deepcopy(known)
     adapters = [load_adapter(run / "calibrate" / "adapters" / f"{fold}-{name}") for name in task.objectives]
     with task.bank.mounted(adapters):
         for name, point in zip(task.objectives, corners(len(adapters)), strict=True):
             for start in range(0, len(found), TOGETHER):
                 groups = [each.group for each in found[start : start + TOGETHER]]
                 for group, values in zip(groups, score_rows(task.bank, [(g, point) for g in groups]), strict=True):
-                    for response, value in zip(group.responses, values, strict=True):
-                        table.put(policy(name), group.prompt, response, value)
+                    table.put(policy(name), group, values)
     return table
 
 
@@ -108,7 +104,7 @@ def _with_head(task: Task, found: Sequence[Contest], known: LogprobTable, held_o
     head = fit_judge(states, ("state",), HEAD_RIDGE)
     utilities = []
     for each, mine in zip(found, _last_states(task.bank, [each.group for each in found]), strict=True):
-        features = features_of(task, known, each.group.prompt, each.group.responses, settings.features)
+        features = features_of(task, known, each.group, settings.features)
         utilities.append(judge.utilities(np.concatenate([features, head.utilities(mine)], axis=1)))
     return utilities
 

@@ -1,0 +1,128 @@
+"""The table of log-probabilities against a plain dictionary: what is in it, what is not, and what it weighs."""
+
+import random
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import sipo.logprobs.table
+from sipo.errors import SipoError
+from sipo.logprobs.packing import Group
+from sipo.logprobs.table import LogprobTable
+
+MODELS = ["reference", "policy:a", "policy:b", "soup:0.5,0.5"]
+
+
+def groups(prompts: int, responses: int, length: int = 5, seed: int = 0) -> Iterator[Group]:
+    draw = random.Random(seed)
+    for number in range(prompts):
+        prompt = (number, *(draw.randrange(9) for _ in range(draw.randrange(length))))
+        yield Group(prompt, tuple((k, *(draw.randrange(9) for _ in range(length))) for k in range(responses)))
+
+
+def filled(made: list[Group], models: list[str], seed: int = 1) -> tuple[LogprobTable, dict[tuple[object, ...], float]]:
+    """A table, each group under some of the models, in random order, and the same as a dictionary."""
+    draw, table, plain = random.Random(seed), LogprobTable(), dict[tuple[object, ...], float]()
+    entries = [(model, group) for model in models for group in made if draw.random() < 0.7]
+    draw.shuffle(entries)
+    for model, group in entries:
+        values = [draw.uniform(-1e3, 0) for _ in group.responses]
+        table.put(model, group, values)
+        plain |= {(model, group.prompt, y): value for y, value in zip(group.responses, values, strict=True)}
+    return table, plain
+
+
+def same(table: LogprobTable, plain: dict[tuple[object, ...], float], made: list[Group]) -> None:
+    assert len(table) == len(plain)
+    for model in MODELS:
+        for group in made:
+            wanted = [plain.get((model, group.prompt, y)) for y in group.responses]
+            if None in wanted:
+                with pytest.raises(SipoError, match=f"no log-probability under `{model}`.*--from align"):
+                    table.of(group, [model])
+            else:
+                assert table.of(group, [model])[:, 0].tolist() == wanted
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_holds_what_a_dictionary_would_before_and_after_the_disk(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sipo.logprobs.table, "BATCH", 7)
+    made = list(groups(9, 3, seed=seed))
+    table, plain = filled(made, MODELS, seed)
+    same(table, plain, made)
+    table.write(tmp_path / "table.parquet")
+    same(LogprobTable().read(tmp_path / "table.parquet"), plain, made)
+    more, new = filled(made[3:], MODELS, seed + 100)
+    more.write(tmp_path / "more.parquet")
+    same(LogprobTable().read(tmp_path / "table.parquet").read(tmp_path / "more.parquet"), plain | new, made)
+    LogprobTable().write(tmp_path / "empty.parquet")
+    assert len(LogprobTable().read(tmp_path / "empty.parquet")) == 0
+
+
+def test_a_response_is_its_prompt_s_and_the_border_between_them_counts() -> None:
+    table = LogprobTable()
+    table.put("reference", Group((1, 2), ((3, 4), (4, 3))), [-1.0, -2.0])
+    for other in (
+        Group((1, 2), ((3,),)),
+        Group((1,), ((2, 3, 4),)),
+        Group((1, 2, 3), ((4,),)),
+        Group((2, 1), ((3, 4),)),
+    ):
+        with pytest.raises(SipoError, match="no log-probability"):
+            table.of(other, ["reference"])
+    table.put("reference", Group((1, 2), ((3, 4),)), [-5.0])
+    assert table.of(Group((1, 2), ((4, 3), (3, 4))), ["reference"])[:, 0].tolist() == [-2.0, -5.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(SipoError, match=r"of a response of 2 tokens under `policy:a` is -?(nan|inf)"):
+        LogprobTable().put("policy:a", Group((1,), ((2,), (3, 4))), [-1.0, value])
+
+
+def test_a_file_of_another_form_is_one_line(tmp_path: Path) -> None:
+    old = {"model": ["reference"], "prompt_tokens": [[1]], "response_tokens": [[2]], "logprob": [-1.0]}
+    for number, table in enumerate((pa.table(old), pa.table({"x": [1]}))):
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+        with pytest.raises(SipoError, match=f"{number}.parquet: an earlier version of sipo wrote it.*--from align"):
+            LogprobTable().read(tmp_path / f"{number}.parquet")
+
+
+def test_a_file_is_one_plain_table(tmp_path: Path) -> None:
+    table = LogprobTable()
+    table.put("reference", Group((1, 2), ((3,), (4, 5))), [-1.0, -2.0])
+    table.put("policy:a", Group((1, 2), ((4, 5),)), [-3.0])
+    table.write(tmp_path / "table.parquet")
+    assert pq.read_table(tmp_path / "table.parquet").to_pylist() == [
+        {"prompt_tokens": [1, 2], "response_tokens": [3], "reference": -1.0, "policy:a": None},
+        {"prompt_tokens": [1, 2], "response_tokens": [4, 5], "reference": -2.0, "policy:a": -3.0},
+    ]
+
+
+def test_memory_grows_with_the_tokens_and_not_with_the_models(tmp_path: Path) -> None:
+    """Python objects included: a response of 200 tokens, its digest and its values stay under two kilobytes."""
+
+    def weighed(responses: int, models: list[str]) -> tuple[int, int]:
+        table = LogprobTable()
+        for group in groups(10, responses, length=200):
+            for model in models:
+                table.put(model, group, [-1.0] * responses)
+        table.write(tmp_path / "table.parquet")
+        del table
+        tracemalloc.start()
+        read = LogprobTable().read(tmp_path / "table.parquet")
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return held, read.nbytes
+
+    (small, small_bytes), (large, large_bytes) = (weighed(n, MODELS) for n in (50, 200))
+    assert 2 < large / small < 5 and 3 < large_bytes / small_bytes < 5
+    assert large / 2000 < 2000
+    many, _ = weighed(200, [f"policy:{i}" for i in range(40)])
+    assert many < large + 2000 * 36 * 8 * 1.5
