@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Inputs:
     filter: dict[str, Any] = field(default_factory=dict)
     """As `filter.json` has it."""
 
-    @property
+    @cached_property
     def chosen(self) -> dict[str, Candidate]:
         """y_c by row id."""
         return {each.row: each for each in self.candidates if each.fate == CHOSEN}

@@ -71,8 +71,9 @@ def worked_rows(task: Task) -> list[Row]:
     limit = settings.prompts
     if limit is None:
         return rows
-    keys = sorted({row.key for row in rows}, key=lambda key: seed_of(task.config.seed, "prompts", key))[:limit]
-    return [row for row in rows if row.key in set(keys)]
+    keys = sorted({row.key for row in rows}, key=lambda key: seed_of(task.config.seed, "prompts", key))
+    taken = set(keys[:limit])
+    return [row for row in rows if row.key in taken]
 
 
 def one_row_a_prompt(rows: list[Row]) -> list[Row]:

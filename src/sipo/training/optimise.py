@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,11 +80,14 @@ def optimise(
         for record in state["history"] if watch else ():
             watch(record)  # type: ignore[misc]
 
+    @lru_cache(maxsize=1)
+    def order(epoch: int) -> list[int]:
+        return torch.randperm(examples, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+
     saved = time.monotonic()
     for step in range(state["step"], steps):
         epoch, place = divmod(step, steps_an_epoch)
-        order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
-        batch = order[place * settings.batch_size : (place + 1) * settings.batch_size]
+        batch = order(epoch)[place * settings.batch_size : (place + 1) * settings.batch_size]
         record = {"step": step + 1, "epoch": epoch + 1, **backward(batch)}
         torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
