@@ -29,6 +29,9 @@ class Server(ThreadingHTTPServer):
         self.behave: Callable[[dict[str, Any], int], Answer] = by_length
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.looked: list[dict[str, str]] = []
+        """Headers of requests for the list of models."""
+        self.paths: list[str] = []
         self.lock = threading.Lock()
         self.at_once = self.most_at_once = 0
 
@@ -44,12 +47,15 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
+        self.server.looked.append({name.lower(): value for name, value in self.headers.items()})
+        self.server.paths.append(self.path)
         self.send(*self.server.models)
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server = self.server
         with server.lock:
+            server.paths.append(self.path)
             before = server.seen()[response_of(request)]
             server.requests.append(request)
             server.headers.append({name.lower(): value for name, value in self.headers.items()})

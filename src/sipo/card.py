@@ -1,5 +1,7 @@
 """The model card of an exported policy: base, recipe, data, numbers, and how to load it."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ from sipo import __version__
 from sipo.config import Config
 from sipo.disk.tables import read_json
 from sipo.methods.names import STAGE_OF
+from sipo.plain import Markdown, code, escape, markdown_table
+from sipo.report.fronts import left_out
 from sipo.runs.status import read_subject
 from sipo.weights import Weight
 
@@ -17,8 +21,8 @@ def model_card(run: Path, config: Config, weight: Weight, *, method: str, base: 
     kind = "merged model" if rank is None else "LoRA adapter"
     parts = [
         _header(config, merged=rank is None),
-        f"# {run.resolve().name} at {shares}",
-        f"A {kind}, the method `{method}` at this weight over {len(weight)} objectives, made with "
+        f"# {escape(run.resolve().name)} at {shares}",
+        f"A {kind}, the method {code(method)} at this weight over {len(weight)} objectives, made with "
         f"sipo {__version__} (Self-Improvement Towards Pareto Optimality, arXiv 2502.14354).",
         "## Recipe",
         _recipe(run, config, shares, method, base, rank),
@@ -42,21 +46,20 @@ def _recipe(run: Path, config: Config, shares: str, method: str, base: str, rank
     steps = f"DPO: beta {align.beta:g}, epochs {align.epochs}"
     if STAGE_OF.get(method) == "realign":
         steps += f"; then SIPO's realignment: beta {realign.beta:g}, alpha {realign.alpha:g}, epochs {realign.epochs}"
-    name = config.model.path if config.model.path == base else f"{config.model.path} (found at `{base}`)"
-    revision = f" at revision {config.model.revision}" if config.model.revision else ""
+    name = escape(config.model.path) + ("" if config.model.path == base else f" (found at {code(base)})")
+    revision = escape(f"at revision {config.model.revision}" if config.model.revision else "")
     tuned = ", fine-tuned on the responses of the data" if config.fine_tunes else ""
     lora = f"r {config.lora.r}, alpha {config.lora.alpha:g} for each policy"
     rows = {
-        "base": name + revision + tuned,
+        "base": Markdown(" ".join(filter(None, [name, revision])) + tuned),
         "weights": shares,
         "policies": steps,
         "LoRA": lora if rank is None else f"{lora}; r {rank} here, since the sum is exact",
         "data": f"{config.data.path.name}, digest {read_subject(run)['rows']}",
         "seed": str(config.seed),
     }
-    goals = [f"- {o.name} ({o.direction}): {o.better}" for o in config.objectives]
-    table = ["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
-    return "\n".join([*table, "", "Objectives:", "", *goals])
+    goals = [f"- {o.name} ({o.direction}): {escape(o.better)}" for o in config.objectives]
+    return "\n".join([markdown_table(["", ""], rows.items()), "", "Objectives:", "", *goals])
 
 
 def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
@@ -64,25 +67,24 @@ def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
     path = run / "evaluate" / "fronts.json"
     fronts: dict[str, Any] = read_json(path) if path.is_file() else {"methods": {}}
     shown = dict.fromkeys(("base", "soups", "sipo", method))
-    lines = []
+    lines: list[list[str]] = []
     for name in (name for name in shown if name in fronts["methods"]):
         points = fronts["methods"][name]["points"]
         point = min(points, key=lambda p: _distance(p["weights"], config.names, weight))
         at = "any" if point["weights"] is None else ", ".join(f"{n} {s:g}" for n, s in point["weights"].items())
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(point["rewards"][o], *point["interval"][o]) for o in config.names]
-        lines.append(f"| {name} | {at} | {' | '.join(cells)} | {point['length']:.0f} |")
+        lines.append([name, at, *cells, f"{point['length']:.0f}"])
     if not lines:
         return "The run was not evaluated."
     names = [f"{o.name} ({'higher' if o.maximise else 'lower'} is better)" for o in config.objectives]
     columns = ["method", "weights", *names, "tokens"]
     about = (
-        f"This model is `{method}`."
+        f"This model is {code(method)}."
         if method in fronts["methods"]
-        else f"This model is `{method}`, which the run did not measure itself."
+        else f"This model is {code(method)}, which the run did not measure itself."
     )
-    head = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     what = "Mean reward on held-out prompts with its 95 % bootstrap interval, at the nearest weights measured:"
-    return "\n".join([what, "", *head, *lines, "", about])
+    return "\n\n".join(filter(None, [what, markdown_table(columns, lines), left_out(fronts), about]))
 
 
 def _loading(base: str, revision: str | None, merged: bool) -> str:
@@ -94,16 +96,21 @@ def _loading(base: str, revision: str | None, merged: bool) -> str:
             'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
         ]
     else:
-        at = f', revision="{revision}"' if revision else ""
+        at = f", revision={_quoted(revision)}" if revision else ""
         code = [
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
-            f'base = AutoModelForCausalLM.from_pretrained("{base}"{at}, dtype="auto")',
+            f'base = AutoModelForCausalLM.from_pretrained({_quoted(base)}{at}, dtype="auto")',
             'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{base}"{at})',
+            f"tokenizer = AutoTokenizer.from_pretrained({_quoted(base)}{at})",
         ]
     return "\n".join(["```python", *code, "```"])
+
+
+def _quoted(text: str) -> str:
+    """As a literal of Python that no page takes for markup."""
+    return json.dumps(text).replace("<", "\\u003c")
 
 
 def _distance(shares: dict[str, float] | None, names: tuple[str, ...], weight: Weight) -> float:
@@ -112,4 +119,4 @@ def _distance(shares: dict[str, float] | None, names: tuple[str, ...], weight: W
 
 def _on_the_hub(config: Config) -> bool:
     path = config.model.path
-    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith(".gguf")
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", path, re.ASCII) is not None and not path.endswith(".gguf")

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from statistics import median
 
-from rich.text import Text
-
 from sipo.config import Config
 from sipo.data import Row
 from sipo.estimate.absent import Absent, find_absent
@@ -128,29 +126,28 @@ def _show_example(task: Task) -> None:
     console = task.progress.console
     group = task.group(row)
     packed = pack([group])
-    console.print(Text("an example: [in brackets] what is trained on", style="bold"))
-    console.print(Text(_text(task, group.prompt), style=CONTEXT))
+    console.print("an example: [in brackets] what is trained on", style="bold")
+    console.print(_text(task, group.prompt), style=CONTEXT)
     for index in range(len(group.responses)):
         trained = packed.targets[packed.owner == index].tolist()
         fans = ", ".join(name for name, label in row.preferred.items() if label == index)
         cut = "" if trained[-1] in task.codec.stops else " and no end: it is cut"
-        console.print(Text(f"response_{index}, preferred by {fans or 'none'}; {len(trained)} tokens{cut}"))
-        console.print(Text(f"[{_text(task, trained)}]", style=TRAINED))
+        console.print(f"response_{index}, preferred by {fans or 'none'}; {len(trained)} tokens{cut}")
+        console.print(f"[{_text(task, trained)}]", style=TRAINED)
     console.print()
     if "refine" not in [stage.name for stage in stages_of(task.config)]:
         return
     refine = task.config.refine
     template = load_template(refine.review_template, "review")
     asked = encode(task, template, refine.review_tokens, chat=row.prompt, response=row.responses[0])
-    console.print(Text(f"what a review of response_0 is asked with: {len(asked)} tokens", style="bold"))
-    console.print(Text(_text(task, asked), style=CONTEXT))
+    console.print(f"what a review of response_0 is asked with: {len(asked)} tokens", style="bold")
+    console.print(_text(task, asked), style=CONTEXT)
     console.print()
 
 
 def _text(task: Task, tokens: Sequence[int]) -> str:
-    """With special tokens, and without control characters, which would reach the terminal; lines stay lines."""
-    text = str(task.backbone.tokenizer.decode(list(tokens)))
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """With special tokens."""
+    return str(task.backbone.tokenizer.decode(list(tokens)))
 
 
 def _say_absent(task: Task, absent: Absent) -> None:

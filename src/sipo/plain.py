@@ -28,14 +28,14 @@ def escape(text: object) -> Markdown:
     if isinstance(text, Markdown):
         return text
     line = plain(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = re.sub(r"[\\`*~]|(?<!\w)_|_(?!\w)|\](?=[(\[:])", lambda found: f"\\{found[0]}", line)
-    return Markdown(line.replace("|", "&#124;"))
+    line = re.sub(r"[\\`*~]|(?<!\w)_|_(?!\w)", lambda found: f"\\{found[0]}", line)
+    return Markdown(re.sub(r"\](?=[(\[:])", "&#93;", line).replace("|", "&#124;"))
 
 
 def code(text: str) -> Markdown:
     """As code where that is safe; a text with a mark of Markdown or HTML in it is escaped instead."""
     line = plain(" ".join(text.split()))
-    return Markdown(f"`{line}`") if line and not re.search("[`<>&|]", line) else escape(line)
+    return Markdown(f"`{line}`") if line and not re.search(r"[`<>&|]|\](?=\()", line) else escape(line)
 
 
 def markdown_table(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> Markdown:

@@ -1,7 +1,6 @@
 """What a run tells people while it works: bars on a terminal, plain lines elsewhere, and metrics.jsonl always."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,29 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
+
+from sipo.plain import plain
 
 SECONDS_BETWEEN_LINES = 15.0
+
+
+def say(text: str) -> None:
+    """A line for people: the text as it is, but for what would command their terminal."""
+    print(plain(text))
+
+
+class Screen(Console):
+    """A console on which text is text, without markup, emoji codes and control characters, and a pipe has no width."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal:
+            self.soft_wrap, self.width = True, 10_000  # whoever reads a pipe or a file wraps for themselves
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Every text passes here that is given as a `str`."""
+        return super().render_str(plain(text), **how)
 
 
 class Progress:
@@ -21,20 +41,20 @@ class Progress:
 
     def __init__(self, metrics: Path | None = None, quiet: bool = False) -> None:
         self.metrics = metrics
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.console = Screen(quiet=quiet)
         self.stage = ""
 
     def say(self, text: str = "") -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text)
 
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar (or lines) over `total` units; the block calls what it is given with the units just done."""
         name = f"{self.stage}: {label}" if self.stage and label != self.stage else label
         if self.console.is_terminal and not self.console.quiet:
-            columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn())
+            columns = (TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn())
             with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console) as bars:
-                task = bars.add_task(name, total=total)
+                task = bars.add_task(plain(name), total=total)
                 yield lambda units: bars.advance(task, units)
             return
         done, started, told = 0, time.monotonic(), time.monotonic()

@@ -1,6 +1,7 @@
 """The verbs. Each imports what it needs when it is called, so that `sipo --help` does not wait for torch."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from sipo.cli.reward import reward
 from sipo.config import Config
 from sipo.configfile import load_config
 from sipo.errors import SipoError
+from sipo.plain import plain
+from sipo.progress import say
 
 app = typer.Typer(
     help="Align one language model to several preferences at once, and choose the trade-off afterwards.",
@@ -40,7 +43,7 @@ def _root(
     if version:
         from sipo import __version__
 
-        print(f"sipo {__version__}")
+        say(f"sipo {__version__}")
         raise typer.Exit
 
 
@@ -54,7 +57,7 @@ def init(
 
     with writing(path):
         write_config(path, data)
-    print(f"{path}: written; `sipo check {path}` is next")
+    say(f"{path}: written; `sipo check {path}` is next")
 
 
 @app.command()
@@ -73,9 +76,9 @@ def check(
 
     absent = check(settings, gpu=gpu, tokens_per_second=tokens_per_second)
     if absent.rows:
-        print(f"what is here is well; `sipo check {config}` again once the rows are there")
+        say(f"what is here is well; `sipo check {config}` again once the rows are there")
     else:
-        print(f"{'what is here' if absent else 'all'} is well; `sipo run {config}` starts it")
+        say(f"{'what is here' if absent else 'all'} is well; `sipo run {config}` starts it")
 
 
 @app.command()
@@ -110,7 +113,7 @@ def try_it(
 
     with writing(to):
         config = make_testbed(environment, seed, to)
-    print(f"{config}: ready; `sipo run {config}` runs it")
+    say(f"{config}: ready; `sipo run {config}` runs it")
     if not only_prepare:
         run(config)
 
@@ -149,6 +152,7 @@ def generate(
             "--weights is missing; give a share for each objective, such as --weights helpful=0.3,brief=0.7"
         )
     shares = parse_weights(weights) if weights else {}
+    shown = plain if sys.stdout.isatty() else str  # a pipe gets what the model wrote
     hush()
     from sipo.use import generate
 
@@ -162,7 +166,7 @@ def generate(
         top_p=top_p,
         max_new_tokens=max_tokens,
         seed=seed,
-        watch=lambda _, piece: print(piece, end="", flush=True),
+        watch=lambda _, piece: print(shown(piece), end="", flush=True),
     )
     print()
 
@@ -184,7 +188,7 @@ def export(
 
     with writing(to):
         export(run, shares, to, method=method, merged=merged)
-    print(f"{to}: written; {to / 'README.md'} says how to load it")
+    say(f"{to}: written; {to / 'README.md'} says how to load it")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from sipo.progress import Progress
 
 PACKAGES = (
     "torch", "transformers", "peft", "safetensors", "tokenizers", "gguf", "numpy", "pyarrow", "pydantic", "typer",
-    "moocore", "textstat",
+    "moocore", "textstat", "datasets", "trl", "httpx2",
 )  # fmt: skip
 ENGINES = ("vllm",)
 

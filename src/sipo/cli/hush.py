@@ -1,4 +1,16 @@
-"""Keeping other libraries from talking over our own lines."""
+"""Keeping other libraries from talking over our own lines, and our own from breaking what they are written to."""
+
+import os
+import sys
+from io import TextIOWrapper
+
+
+def settle() -> None:
+    """Before anything is imported or said: no bars but ours and those of downloads, no text that cannot be written."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # those that set `disable` themselves, as downloads do, are not meant
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def hush() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from sipo.data import ConflictStatistics, Row, conflict_statistics, read_rows
 from sipo.data.columns import about_unread, unread_of
 from sipo.data.consistency import doubts
+from sipo.progress import Screen
 
 EXAMPLE_CHARACTERS = 240
 
@@ -29,14 +29,12 @@ def inspect_file(path: Path, as_json: bool, examples: int = 3) -> None:
         about = {"unread": unread, "doubts": found_doubts, "examples": records}
         print(json.dumps({"file": str(path), **statistics.as_json(), **about}, indent=2))
         return
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 10_000  # whoever reads a pipe or a file wraps for themselves
+    console = Screen()
     _print_statistics(console, path, statistics)
     for number, row in enumerate(conflicts, 1):
         _print_example(console, number, row)
     for line in (*found_doubts, *about_unread(unread)):
-        console.print(Text(line))
+        console.print(line)
 
 
 def _print_statistics(console: Console, path: Path, statistics: ConflictStatistics) -> None:
@@ -51,12 +49,12 @@ def _print_statistics(console: Console, path: Path, statistics: ConflictStatisti
 
     labels = _table(console, "rows that prefer", "response 0", "response 1", "neither")
     for name in names:
-        labels.add_row(Text(name), *map(str, statistics.preferred[name]), str(statistics.ties[name]))
+        labels.add_row(name, *map(str, statistics.preferred[name]), str(statistics.ties[name]))
 
     pairwise = _table(console, "rows in conflict", *names)
     for name in names:
         shares = (statistics.pairwise[name].get(other) for other in names)
-        pairwise.add_row(Text(name), *("-" if share is None else f"{share:.1%}" for share in shares))
+        pairwise.add_row(name, *("-" if share is None else f"{share:.1%}" for share in shares))
 
     for table in (lengths, labels, pairwise):
         console.print(table)
@@ -64,26 +62,25 @@ def _print_statistics(console: Console, path: Path, statistics: ConflictStatisti
 
 
 def _print_example(console: Console, number: int, row: Row) -> None:
-    console.print(Text(f"conflict {number}", style="bold"))
-    console.print(Text(f"prompt      {_shortened(row.text)}"))
+    console.print(f"conflict {number}", style="bold")
+    console.print(f"prompt      {_shortened(row.text)}")
     for index, response in enumerate(row.responses):
         fans = ", ".join(name for name, label in row.preferred.items() if label == index)
-        console.print(Text(f"response {index}  {_shortened(response)}"))
-        console.print(Text(f"            preferred by {fans or 'none'}", style="green"))
+        console.print(f"response {index}  {_shortened(response)}")
+        console.print(f"            preferred by {fans or 'none'}", style="green")
     console.print()
 
 
 def _table(console: Console, title: str, *columns: str) -> Table:
     box = SIMPLE if console.is_terminal else None
     table = Table(box=box, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column(Text(title))
+    table.add_column(title)
     for column in columns:
-        table.add_column(Text(column), justify="right")
+        table.add_column(column, justify="right")
     return table
 
 
 def _shortened(text: str) -> str:
-    """On one line, without control characters, which would reach the terminal."""
+    """On one line."""
     line = " ".join(text.split())
-    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
     return line if len(line) <= EXAMPLE_CHARACTERS else line[: EXAMPLE_CHARACTERS - 3] + "..."

@@ -58,4 +58,4 @@ def _objective(name: str, reward: str, direction: str) -> Objective:
     except (ValidationError, yaml.YAMLError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is not YAML"
         reason = reason.removeprefix("Value error, ")
-        raise SipoError(f"--objective {name}={reward}: {reason}") from None
+        raise SipoError(f"--objective {name}: {reason}") from None

@@ -11,7 +11,9 @@ import typer
 
 from sipo.cli.app import app
 from sipo.cli.disk import describe
+from sipo.cli.hush import settle
 from sipo.errors import SipoError
+from sipo.plain import plain
 
 # The class of usage errors has moved between releases of typer; its public subclass has not.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -23,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command (default: that of this process) and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    settle()
     try:
         status = app(arguments, prog_name="sipo", standalone_mode=False)
     except SipoError as error:
@@ -50,5 +53,5 @@ def _verb(arguments: Sequence[str]) -> str:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {plain(' '.join(message.split()))}", file=sys.stderr)
     return 2

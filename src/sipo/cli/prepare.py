@@ -9,6 +9,7 @@ from sipo.data.columns import about_unread
 from sipo.data.convert import convert
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
+from sipo.progress import say
 
 
 def prepare_source(
@@ -37,25 +38,25 @@ def prepare_source(
     )
     made = prepare(source, to, choice)
     count = made.statistics
-    print(f"{made.name} read as {made.found.source.name}: {count.rows} rows, {count.prompts} prompts")
+    say(f"{made.name} read as {made.found.source.name}: {count.rows} rows, {count.prompts} prompts")
     for name, part in made.splits.items():
-        print(f"  {name}: {part.rows} rows, {part.prompts} prompts")
+        say(f"  {name}: {part.rows} rows, {part.prompts} prompts")
     for name in count.objectives:
-        print(f"  {name}: {count.ties[name]} ties or no label")
-    print(f"conflict ratio {count.conflict_ratio:.1%}")
+        say(f"  {name}: {count.ties[name]} ties or no label")
+    say(f"conflict ratio {count.conflict_ratio:.1%}")
     for reason, rows in made.dropped.items():
-        print(f"left out {rows}: {reason}")
+        say(f"left out {rows}: {reason}")
     if made.contradictions:
-        print(f"{made.contradictions} labels are null because the same pair has both")
+        say(f"{made.contradictions} labels are null because the same pair has both")
     for line in (*made.doubts, *about_unread(made.unread)):
-        print(line)
+        say(line)
     rows_file = to / made.file
-    print(f"{rows_file}: written; {to / 'README.md'} is its card; `sipo init run.yaml --data {rows_file}` is next")
+    say(f"{rows_file}: written; {to / 'README.md'} is its card; `sipo init run.yaml --data {rows_file}` is next")
 
 
 def convert_rows(file: Path, to: Path, format: str) -> None:
     made = convert(file, to, format)
     for name, pairs in made.pairs.items():
-        print(f"{to / name}: {pairs} pairs")
+        say(f"{to / name}: {pairs} pairs")
     for line in about_unread(made.unread):
-        print(line)
+        say(line)

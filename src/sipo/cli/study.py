@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sipo.errors import SipoError
-from sipo.progress import Progress
+from sipo.progress import Progress, say
 
 FIRST_SEED = {"testbed": 200}
 """The testbed was built on seeds below; a configuration's seeds begin at 0."""
@@ -17,7 +17,7 @@ def conduct(name: str, on: str, seeds: str, to: Path, jobs: int) -> Path:
 
     first = FIRST_SEED.get(on.partition(":")[0], 0)
     folder = run_study(find_study(name), find_ground(on, to), _seeds(seeds, first), Progress(), jobs)
-    print(f"results  {folder / 'results.md'}")
+    say(f"results  {folder / 'results.md'}")
     return folder
 
 

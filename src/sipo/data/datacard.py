@@ -1,7 +1,7 @@
 """The card of prepared rows: where they come from, how many there are, and where their objectives conflict."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from sipo.data.cleaning import Choice
 from sipo.data.conflicts import ConflictStatistics
 from sipo.data.labels import Split
 from sipo.data.sources.finding import Found
+from sipo.plain import Markdown, code, escape, markdown_table
 
 YAML_LICENCES = {"CC-BY-4.0": "cc-by-4.0", "CC-BY-NC-4.0": "cc-by-nc-4.0", "MIT": "mit"}
 
@@ -45,8 +46,8 @@ def data_card(made: Prepared) -> str:
     count = made.statistics
     parts = [
         f"---\n{known}\ntask_categories: [text-generation]\ntags: [sipo, preference]\n---",
-        f"# {made.name}, for sipo",
-        f"{count.rows} rows of {count.prompts} prompts in `{made.file}`, made by sipo {__version__}: a prompt, two "
+        f"# {escape(made.name)}, for sipo",
+        f"{count.rows} rows of {count.prompts} prompts in {code(made.file)}, made by sipo {__version__}: a prompt, two "
         "responses, and for each objective the index of the one that it prefers, or null for a tie or no label.",
         _about(made, licence),
         "## Rows",
@@ -72,20 +73,22 @@ def digest_on(card: Path) -> str | None:
 
 def _about(made: Prepared, licence: str | None) -> str:
     choice = made.choice
-    mapping = ", ".join(f"{name} is `{column}`" for name, column in choice.columns.items())
+    mapping = Markdown(", ".join(f"{escape(name)} is {code(column)}" for name, column in choice.columns.items()))
     facts = {
-        "source": f"`{made.name}`, read as {made.found.source.name}",
+        "source": Markdown(f"{code(made.name)}, read as {escape(made.found.source.name)}"),
         "licence": licence or _likely_licence(made.found),
         "columns": mapping,
         "smaller is better": ", ".join(choice.minimize),
-        "longest": f"{choice.max_tokens} tokens by `{choice.tokenizer}`" if choice.max_tokens else "",
+        "longest": Markdown(f"{choice.max_tokens} tokens by {code(str(choice.tokenizer))}")
+        if choice.max_tokens
+        else "",
         "rows left out for ties": {"any": "in any objective", "all": "in all objectives"}.get(
             choice.drop_ties or "", ""
         ),
         "seed of the splits": str(choice.seed) if made.splits else "",
-        "digest": f"`{made.digest}`, of the source and these options",
+        "digest": Markdown(f"{code(made.digest)}, of the source and these options"),
     }
-    return _table(["", ""], [[name, fact] for name, fact in facts.items() if fact])
+    return markdown_table(["", ""], [[name, fact] for name, fact in facts.items() if fact])
 
 
 def _likely_licence(found: Found) -> str:
@@ -99,7 +102,7 @@ def _likely_licence(found: Found) -> str:
 
 def _rows(made: Prepared) -> str:
     parts = [*made.splits.items(), ("all", made.statistics)]
-    table = _table(
+    table = markdown_table(
         ["split", "rows", "prompts", "in conflict"],
         [[name, part.rows, part.prompts, f"{part.conflict_ratio:.2%}"] for name, part in parts],
     )
@@ -109,7 +112,7 @@ def _rows(made: Prepared) -> str:
 
 
 def _labels(count: ConflictStatistics) -> str:
-    return _table(
+    return markdown_table(
         ["objective", "prefers response_0", "prefers response_1", "tie or no label"],
         [[name, *count.preferred[name], count.ties[name]] for name in count.objectives],
     )
@@ -119,12 +122,12 @@ def _conflicts(count: ConflictStatistics) -> str:
     """The paper's Table 1 has the ratio for the first 3, 4 and 5 attributes of HelpSteer."""
     if len(count.objectives) < 2:
         return "One objective is in conflict with none."
-    sizes = _table(
+    sizes = markdown_table(
         ["objectives", "the first so many", "any so many, least", "any so many, most"],
         [[size, *(f"{ratio:.2%}" for ratio in ratios)] for size, *ratios in count.by_size()],
     )
     names = count.objectives
-    pairs = _table(
+    pairs = markdown_table(
         ["two of them", *names],
         [[a, *("" if a == b else f"{count.pairwise[a][b]:.2%}" for b in names)] for a in names],
     )
@@ -136,16 +139,12 @@ def _dropped(made: Prepared) -> str:
     torn = f"{made.contradictions} labels are null because the same pair has both." if made.contradictions else ""
     if not made.dropped:
         return f"Nothing. {torn}".rstrip()
-    table = _table(["why", "rows"], [[reason, count] for reason, count in made.dropped.items()])
+    table = markdown_table(["why", "rows"], [[reason, count] for reason, count in made.dropped.items()])
     return "\n\n".join(filter(None, [table, torn]))
 
 
 def _unread(made: Prepared) -> str:
-    return "Columns of the source that are in no row, and how many prompts have rows that differ in them:\n\n" + _table(
-        ["column", "prompts"], [[f"`{name}`", count] for name, count in made.unread.items()]
+    return (
+        "Columns of the source that are in no row, and how many prompts have rows that differ in them:\n\n"
+        + markdown_table(["column", "prompts"], [[code(name), count] for name, count in made.unread.items()])
     )
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines: list[Sequence[object]] = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

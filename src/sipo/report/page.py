@@ -1,4 +1,4 @@
-"""The page itself: everything on it is in the one file, and every text is escaped.
+"""The page itself: everything on it is in the one file, and every text is escaped and free of control characters.
 
 Prompts and responses are other people's text and may hold markup; the page's own policy also forbids it to load
 anything from anywhere.
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from sipo.plain import plain
 from sipo.report.parts import number
 
 
@@ -32,6 +34,7 @@ def render(**content: Any) -> str:
     environment = Environment(
         loader=PackageLoader("sipo.report", ""),
         autoescape=True,
+        finalize=_plain,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -39,6 +42,11 @@ def render(**content: Any) -> str:
     environment.filters["number"] = number
     environment.filters["inline"] = inline
     return environment.get_template("report.html.j2").render(**content)
+
+
+def _plain(value: Any) -> Any:
+    """Every value on the page passes here; what is HTML already has passed."""
+    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def inline(png: bytes) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from sipo.disk.tables import read_json, write_json, write_text
 from sipo.errors import SipoError
+from sipo.plain import code, escape, markdown_table
 from sipo.progress import Progress
 from sipo.studies.ground import Ground
 
@@ -121,9 +122,9 @@ def page(study: Study, ground: Ground, seeds: Sequence[int], conclusion: Conclus
     """Markdown: the question, the verdict, findings, tables and pictures."""
     command = f"sipo study {study.name} --on {ground.where} --seeds {','.join(map(str, seeds))}"
     parts = [
-        f"# {study.name} on {ground.name}",
+        f"# {study.name} on {escape(ground.name)}",
         study.question,
-        f"`{command}`",
+        code(command),
         f"**{conclusion.verdict}**",
     ]
     if conclusion.findings:
@@ -133,11 +134,10 @@ def page(study: Study, ground: Ground, seeds: Sequence[int], conclusion: Conclus
         ]
         parts.append(markdown(Table("", ["by", "statement", "measured", "here it"], rows)))
     parts += [f"![{name}]({name})" for name in conclusion.pictures]
-    parts += [f"{table.title}\n\n{markdown(table)}" for table in conclusion.tables]
+    parts += [f"{escape(table.title)}\n\n{markdown(table)}" for table in conclusion.tables]
     return "\n\n".join(parts) + "\n"
 
 
 def markdown(table: Table) -> str:
-    cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in table.rows]
-    lines = [table.columns, ["---"] * len(table.columns), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    cells = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in table.rows]
+    return markdown_table(table.columns, cells)
