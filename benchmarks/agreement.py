@@ -49,13 +49,7 @@ def greedy_regrets(bank: Bank, requests: Sequence[Request], texts: Texts) -> Ten
     for request, text in zip(requests, texts, strict=True):
         points, weights = request.mixture.points, request.mixture.weights
         packed = pack([Group(request.prompt, (tuple(text),))] * len(points), bank.device)
-        output = bank.hidden_states(
-            torch.tensor(points),
-            input_ids=packed.ids,
-            position_ids=packed.positions,
-            attention_mask=packed.mask,
-            use_cache=False,
-        )
+        output = bank.hidden_states(torch.tensor(points), layout=packed.layout, input_ids=packed.ids, use_cache=False)
         hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors].unflatten(0, (len(points), -1))
         shares = torch.tensor(weights, device=bank.device).expand(len(text), -1)
         mixed = mix_logits(bank.head(hidden).transpose(0, 1), shares)  # [L, V]

@@ -93,9 +93,9 @@ def test_keys_and_values_are_counted(dtype: torch.dtype, monkeypatch: pytest.Mon
         return output
 
     bank = Bank(backbone)
-    monkeypatch.setattr(Bank, "hidden_states", watched)
     adapters = [new_adapter(backbone.model, LORA, seed) for seed in (1, 2)]
     with bank.mounted(adapters):
+        monkeypatch.setattr(Bank, "hidden_states", watched)
         from sipo.config import Decoding
 
         decode(bank, [Request(prompt, at_mod((0.5, 0.5))) for prompt in prompts], Decoding(), new, ())

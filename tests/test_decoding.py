@@ -27,7 +27,7 @@ from sipo.decoding import (
     seed_of,
 )
 from sipo.decoding import decode as decode_function
-from sipo.decoding.decode import _Batch
+from sipo.decoding.decode import Batch
 from sipo.decoding.mixing import mix_logits
 from sipo.decoding.sampling import next_tokens, uniforms
 from sipo.progress import Progress
@@ -171,13 +171,13 @@ def test_when_finished_requests_leave_changes_nothing(
     lengths = {len(each.tokens) for each in expected if each.finished}
     assert len(lengths) > 5 and any(not each.finished for each in expected), "texts must end at different times"
     compactions = []
-    keep = _Batch.keep
+    keep = Batch.keep
 
-    def counted(self: _Batch, slots: list[int]) -> _Batch:
+    def counted(self: Batch, slots: list[int]) -> Batch:
         compactions.append(len(slots))
         return keep(self, slots)
 
-    monkeypatch.setattr(_Batch, "keep", counted)
+    monkeypatch.setattr(Batch, "keep", counted)
     monkeypatch.setattr(decode_module, "COMPACT_BELOW", share)
     assert run(bank, policies, asked, SAMPLED) == expected
     assert bool(compactions) == (share > 0)

@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sipo.bank import Adapter, Bank
+from sipo.bank.head import Head
 from sipo.logprobs import table as table_module
 from sipo.logprobs.head import CHUNK, token_logprobs
 from sipo.logprobs.packing import Group, batches, pack, worth_sharing
@@ -114,24 +116,32 @@ def test_the_gradient_reaches_the_adapter_as_autograd_has_it(bank: Bank, policie
 
 
 @pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 3])
-def test_token_logprobs_and_their_gradient(length: int) -> None:
+@pytest.mark.parametrize(
+    ("bias", "scale", "cap"), [(False, 1.0, None), (True, 1.0, None), (True, 0.3, None), (True, 2.0, 3.0)]
+)
+def test_token_logprobs_and_their_gradient(length: int, bias: bool, scale: float, cap: float | None) -> None:
+    def as_written(scores: Tensor) -> Tensor:
+        return scale * scores if cap is None else cap * torch.tanh(scale * scores / cap)
+
     generator = torch.Generator().manual_seed(length)
     hidden = torch.randn(length, 16, generator=generator, requires_grad=True)
-    weight = torch.randn(97, 16, generator=generator)
     targets = torch.randint(0, 97, (length,), generator=generator)
     upstream = torch.randn(length, generator=generator)
-    expected = (hidden @ weight.T).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    layer = nn.Linear(16, 97, bias=bias).requires_grad_(False)
+    nn.init.normal_(layer.weight, generator=generator)
+    expected = as_written(layer(hidden)).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     (gradient,) = torch.autograd.grad(expected, hidden, upstream)
-    actual = token_logprobs(hidden, weight, targets)
-    torch.testing.assert_close(actual, expected)
+    actual = token_logprobs(hidden, Head(layer, scale, cap), targets)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.autograd.grad(actual, hidden, upstream)[0], gradient, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(Head(layer, scale, cap)(hidden), as_written(layer(hidden)), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        torch.testing.assert_close(token_logprobs(hidden, weight, targets), expected)
+        torch.testing.assert_close(token_logprobs(hidden, Head(layer, scale, cap), targets), expected)
 
 
 def test_low_precision_is_summed_in_float32() -> None:
-    hidden, weight = torch.randn(5, 16).bfloat16().requires_grad_(), torch.randn(97, 16).bfloat16()
-    values = token_logprobs(hidden, weight, torch.arange(5))
+    hidden, layer = torch.randn(5, 16).bfloat16().requires_grad_(), nn.Linear(16, 97, bias=False).bfloat16()
+    values = token_logprobs(hidden, Head(layer.requires_grad_(False)), torch.arange(5))
     assert values.dtype == torch.float32
     values.sum().backward()
     assert hidden.grad is not None and hidden.grad.dtype == torch.bfloat16

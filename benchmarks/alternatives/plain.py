@@ -24,9 +24,8 @@ def generate(model: PreTrainedModel, prompts: Sequence[Tokens], new_tokens: int)
 @torch.no_grad()
 def forward(model: PreTrainedModel, packed: Packed) -> list[float]:
     """Summed log-probabilities of the packed responses; only their positions pass the head."""
-    output = model.base_model(
-        input_ids=packed.ids, position_ids=packed.positions, attention_mask=packed.mask, use_cache=False
-    )
+    with packed.layout.imposed():
+        output = model.base_model(input_ids=packed.ids, **packed.layout.inputs(packed.ids.shape[1]), use_cache=False)
     logits = model.get_output_embeddings()(output.last_hidden_state.flatten(0, 1)[packed.predictors])
     each = -torch.nn.functional.cross_entropy(logits.float(), packed.targets, reduction="none")
     return torch.zeros(len(packed.lengths), device=each.device).index_add(0, packed.owner, each).tolist()

@@ -85,11 +85,7 @@ def _all_logits(bench: Bench, groups: list[Group], point: tuple[float, ...]) -> 
     """As it is often written: logits of every position, all of them in float32."""
     packed = pack(groups, bench.bank.device)
     output = bench.bank.hidden_states(
-        torch.tensor([point] * len(groups)),
-        input_ids=packed.ids,
-        position_ids=packed.positions,
-        attention_mask=packed.mask,
-        use_cache=False,
+        torch.tensor([point] * len(groups)), layout=packed.layout, input_ids=packed.ids, use_cache=False
     )
     logprobs = bench.bank.head(output.last_hidden_state).float().log_softmax(-1).flatten(0, 1)
     each = logprobs[packed.predictors, packed.targets]

@@ -69,7 +69,10 @@ def ending(bench: Bench, position: int, end: int) -> Iterator[None]:
     at: list[Tensor] = []
 
     def remember(_: Any, __: Any, inputs: dict[str, Any]) -> None:
-        at[:] = [inputs["position_ids"][:, -1]]
+        ids, positions = inputs["input_ids"], inputs.get("position_ids")
+        if positions is None:  # all rows are of one length
+            positions = ids * 0 + inputs["past_key_values"].get_seq_length() + ids.shape[1] - 1
+        at[:] = [positions[:, -1]]
 
     def steer(_: Any, __: Any, logits: Tensor) -> Tensor:
         if len(logits) == len(at[0]):
@@ -78,7 +81,7 @@ def ending(bench: Bench, position: int, end: int) -> Iterator[None]:
 
     hooks = [
         bench.model.base_model.register_forward_pre_hook(remember, with_kwargs=True),
-        bench.bank.head.register_forward_hook(steer),
+        bench.bank.head.layer.register_forward_hook(steer),
     ]
     try:
         yield

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from statistics import median
 
+from sipo.bank.adapter import target_layers
 from sipo.config import Config
 from sipo.data import Row
 from sipo.estimate.absent import Absent, find_absent
 from sipo.estimate.sizes import stated
 from sipo.estimate.table import say_plan
 from sipo.logprobs.packing import pack
+from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
 from sipo.runs.folder import RunFolder
@@ -56,7 +58,14 @@ def _say_subject(task: Task, absent: Absent) -> None:
     else:
         backbone = task.backbone
         dtype = str(backbone.model.dtype).removeprefix("torch.")
-        say(f"model      {config.model.path} on {backbone.device} in {dtype}, context of {backbone.context} tokens")
+        context = (
+            f"context of {backbone.context} tokens" if backbone.context != UNLIMITED else "a context without limit"
+        )
+        say(f"model      {config.model.path} on {backbone.device} in {dtype}, {context}")
+        for slower in task.bank.routes.said:
+            say(f"           {slower}")
+        adapted = sorted({n.rsplit(".", 1)[-1] for n in target_layers(backbone.model, config.lora.target_modules)})
+        say(f"adapters   of {', '.join(adapted)}")
     for objective in config.objectives:
         say(f"objective  {objective.name}: {objective.direction} {objective.reward}; {objective.better}")
     grid = ", ".join("(" + " ".join(f"{share:.3g}" for share in weight) + ")" for weight in task.weights[:12])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from sipo.bank import Adapter, save_adapter, soup
 from sipo.card import model_card
@@ -64,6 +65,7 @@ def _save_merged(model: Model, device: str, mixed: Adapter, folder: Path) -> Non
     for name, (a, b) in mixed.factors.items():
         weight = layers[name].weight
         update = mixed.scaling * (b @ a)
+        update = update.T if isinstance(layers[name], Conv1D) else update
         weight.copy_(weight.float() + update.to(weight.device))
     backbone.model.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)

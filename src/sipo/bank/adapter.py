@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,13 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from sipo.config import Lora
 from sipo.errors import SipoError
+
+ADAPTABLE = (nn.Linear, Conv1D)
+"""The layers that LoRA changes; a Conv1D, of GPT-2's family, is a linear one that keeps its weight as [in, out]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +52,54 @@ class Adapter:
         return Adapter(copies, self.scaling)  # type: ignore[arg-type]
 
 
-def target_layers(model: nn.Module, suffixes: Sequence[str]) -> dict[str, nn.Linear]:
-    """The linear layers whose last name is one of `suffixes`, without the output head, which stays frozen.
+USUAL = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def _linear(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that LoRA may change: not the output head, which stays frozen."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return {n: m for n, m in model.named_modules() if isinstance(m, ADAPTABLE) and m is not head}
+
+
+def attention_modules(model: nn.Module) -> tuple[str, ...]:
+    """The last names of the linear layers of attention: q, k, v and o, or what the model has in their place.
+
+    Raises SipoError where it has none.
+    """
+    linear = _linear(model)
+    if {name.rsplit(".", 1)[-1] for name in linear}.issuperset(USUAL):
+        return USUAL
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    parents = {name: kinds[name.rpartition(".")[0]] for name in linear}
+    found = tuple(dict.fromkeys(n.rsplit(".", 1)[-1] for n, parent in parents.items() if "Attention" in parent))
+    if not found:
+        raise SipoError(f"lora.target_modules: the model has no layers of attention; name some of {_known(linear)}")
+    return found
+
+
+def target_layers(model: nn.Module, suffixes: Sequence[str] | None) -> dict[str, nn.Module]:
+    """The linear layers whose last name is one of `suffixes`, without the output head, which stays frozen; None are
+    those of attention.
 
     Raises SipoError where one matches none.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
-    known = {name.rsplit(".", 1)[-1] for name in linear}
+    suffixes = attention_modules(model) if suffixes is None else suffixes
+    linear = _linear(model)
     for suffix in suffixes:
-        if suffix not in known:
-            raise SipoError(
-                f"lora.target_modules: the model has no layer `{suffix}`; it has {', '.join(sorted(known))}"
-            )
+        if suffix not in {name.rsplit(".", 1)[-1] for name in linear}:
+            raise SipoError(f"lora.target_modules: the model has no layer `{suffix}`; it has {_known(linear)}")
     return {name: layer for name, layer in linear.items() if name.rsplit(".", 1)[-1] in suffixes}
+
+
+def _known(linear: Mapping[str, nn.Module]) -> str:
+    return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})) or "no linear layer at all"
+
+
+def widths(layer: nn.Module) -> tuple[int, int]:
+    """d_in and d_out of a layer that LoRA may change."""
+    if isinstance(layer, Conv1D):
+        return layer.nx, layer.nf
+    return layer.in_features, layer.out_features  # type: ignore[return-value]
 
 
 def new_adapter(model: nn.Module, lora: Lora, seed: int) -> Adapter:
@@ -69,9 +107,10 @@ def new_adapter(model: nn.Module, lora: Lora, seed: int) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
     factors = {}
     for name, layer in target_layers(model, lora.target_modules).items():
-        bound = layer.in_features**-0.5
-        a = torch.empty(lora.r, layer.in_features).uniform_(-bound, bound, generator=generator)
-        factors[name] = (a, torch.zeros(layer.out_features, lora.r))
+        d_in, d_out = widths(layer)
+        bound = d_in**-0.5
+        a = torch.empty(lora.r, d_in).uniform_(-bound, bound, generator=generator)
+        factors[name] = (a, torch.zeros(d_out, lora.r))
     return Adapter(factors, lora.alpha / lora.r)
 
 

@@ -7,17 +7,22 @@ Every row of a batch carries a point c in the adapters' span, and layer by layer
 so one forward holds the reference (c = 0), the policies (c = e_i) and the exact soups (c = w) at once.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property, partial
+import inspect
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from sipo.bank.adapter import Adapter
-from sipo.bank.update import StackedUpdate, readers
+from sipo.bank.adapter import ADAPTABLE, Adapter
+from sipo.bank.head import Head, find_head
+from sipo.bank.layout import Layout
+from sipo.bank.routes import Routes
+from sipo.bank.update import Place, StackedUpdate, readers
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 
@@ -26,62 +31,100 @@ class Bank:
     """A backbone that answers for any mixture of its mounted adapters."""
 
     def __init__(self, backbone: Backbone) -> None:
+        """Raises SipoError where the model's logits are more than a head over its last hidden state."""
         self.backbone = backbone
         self.model = backbone.model
         self.adapters: tuple[Adapter, ...] = ()
         self.computed = 0
         """Tokens that went through the backbone: rows times columns of every forward, padding included."""
+        self.routes = Routes()
+        """How this model is computed: what `proven` has found; until then, the fastest way."""
+        self._proven: frozenset[str] | None = None
         self._points: Tensor | None = None
         self._rank_points: Tensor | None = None
-        linear = {n: m for n, m in self.model.named_modules() if isinstance(m, nn.Linear)}
-        self._reads = readers(linear, self._check_head)
+        self._place: Place | None = None
+        self._body = body_of(self.model)
+        self._takes = inspect.signature(self._body.forward).parameters.keys()
+        adaptable = {n: m for n, m in self.model.named_modules() if isinstance(m, ADAPTABLE)}
+        self._reads = readers(adaptable, self._find_head)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
     @property
-    def head(self) -> nn.Linear:
-        """Hidden states to logits, [.., d] -> [.., V]; frozen and linear."""
-        return self.model.get_output_embeddings()  # type: ignore[return-value]
-
-    @cached_property
-    def knee(self) -> int:
-        """The row length, in tokens, at which attention under a mask costs as much as everything else.
+    def knee(self) -> int | None:
+        """The row length, in tokens, at which attention under a mask costs as much as everything else; None where every
+        response has a row of its own.
 
         A token meets every weight once and every other token twice in each layer, at half the speed of the weights.
         """
+        if not self.routes.packs:
+            return None
         config = self.model.config.get_text_config()
         return max(1, self.model.num_parameters() // (4 * config.num_hidden_layers * config.hidden_size))
 
+    def proven(self, layers: Collection[str]) -> "Bank":
+        """The bank, with `routes` such as give what the plain model gives, those layers adapted; found once.
+
+        Raises SipoError where there are none.
+        """
+        if self._proven is None or not self._proven.issuperset(layers):
+            from sipo.bank.probe import find_routes  # it goes by routes that are built on this module
+
+            self._proven = frozenset(layers).union(self._proven or ())
+            try:
+                self.routes = find_routes(self, sorted(self._proven))
+            except BaseException:
+                self._proven = None
+                raise
+        return self
+
     @contextmanager
     def mounted(self, adapters: Sequence[Adapter]) -> Iterator["Bank"]:
-        """Mount adapters for the duration of the block; a trainable one stays connected to its parameters."""
+        """Mount adapters for the duration of the block; a trainable one stays connected to its parameters.
+
+        Raises SipoError where the adapters do not fit, or the model cannot be served with them.
+        """
         if self.adapters:
             raise RuntimeError("adapters are already mounted")
+        self.proven(self._changed(adapters, dict(self.model.named_modules())))
+        with self.mounted_unproven(adapters):
+            yield self
+
+    @contextmanager
+    def mounted_unproven(self, adapters: Sequence[Adapter]) -> Iterator["Bank"]:
+        """The same for the proof itself."""
         layers = dict(self.model.named_modules())
         names = self._changed(adapters, layers)
+        like = torch.empty(0, dtype=self.model.dtype, device=self.device)
         self.adapters = tuple(adapters)
         hooks = []
         try:
             for _, together in groupby(sorted(names, key=self._input_of), self._input_of):
-                update = StackedUpdate(list(together), adapters, self.head.weight, lambda: self._rank_points)
+                update = StackedUpdate(list(together), adapters, like, lambda: self._place)
                 hooks += [layers[n].register_forward_hook(partial(update.add, i)) for i, n in enumerate(update.names)]
             yield self
         finally:
             for hook in hooks:
                 hook.remove()
-            self.adapters, self._points, self._rank_points = (), None, None
+            self.adapters, self._points, self._rank_points, self._place = (), None, None, None
 
-    def hidden_states(self, points: Tensor, **inputs: Any) -> Any:
+    def hidden_states(self, points: Tensor, *, layout: Layout | None = None, **inputs: Any) -> Any:
         """Run the backbone without its head. `points` [rows, N]: each row's place in the adapters' span.
 
-        Returns the model's output with `last_hidden_state` [rows, T, d] and `past_key_values`.
+        `layout`: None where all rows begin at column 0 and are of one length, without padding. Returns the model's
+        output with `last_hidden_state` [rows, T, d] and `past_key_values`.
         """
         if points is not self._points:
             self._points, self._rank_points = points, self._per_rank(points)
         self.computed += inputs["input_ids"].numel()
-        return self.model.base_model(**inputs)
+        columns = inputs["input_ids"].shape[1]
+        self._place = None if self._rank_points is None else Place(self._rank_points, columns)
+        if layout is not None:
+            inputs.update({n: each for n, each in layout.inputs(columns).items() if n in self._takes})
+        with layout.imposed() if layout is not None else nullcontext():
+            return self._body(**inputs)
 
     def _per_rank(self, points: Tensor) -> Tensor | None:
         """[rows, 1, 1, R]: c_i * scaling_i for each of adapter i's ranks.
@@ -105,7 +148,7 @@ class Bank:
         for name in names:
             if name not in layers:
                 raise SipoError(f"the adapter changes layer `{name}`, which the model has not: another base?")
-            if layers[name] is self.head:  # its weight is also used directly, without the update
+            if layers[name] is self.head.layer:  # its weight is also used directly, without the update
                 raise SipoError(f"the adapter changes the output head `{name}`, which sipo keeps frozen")
         return names
 
@@ -113,12 +156,11 @@ class Bank:
         """Equal for layers that read the same tensor; one that no forward has reached stands alone."""
         return (self._reads[name], "") if name in self._reads else (0, name)
 
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """Refuse models whose logits are more than a linear layer over the last hidden state."""
-        ids = torch.arange(3, device=self.device)[None]
-        expected = self.model(ids).logits.float()
-        actual = self.head(self.model.base_model(ids).last_hidden_state).float()
-        if self.head.bias is not None or not torch.allclose(actual, expected, rtol=1e-2, atol=1e-2):
-            kind = self.model.config.model_type
-            raise SipoError(f"model type `{kind}`: its logits are more than head times hidden state; not supported")
+    def _find_head(self) -> None:
+        self.head: Head = find_head(self.model, self._body)
+
+
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """The model without its output head."""
+    base = model.base_model
+    return base if base is not model else getattr(model, "model", model)

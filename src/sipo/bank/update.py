@@ -1,11 +1,22 @@
 """The low-rank update of the layers that read one input, as q, k and v do, for all mounted adapters at once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sipo.bank.adapter import Adapter
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows of a forward stand."""
+
+    per_rank: Tensor
+    """[rows, 1, 1, R]: each row's c_i * scaling_i for every rank."""
+    columns: int
+    """Tokens a row."""
 
 
 class StackedUpdate:
@@ -19,30 +30,36 @@ class StackedUpdate:
         names: Sequence[str],
         adapters: Sequence[Adapter],
         like: Tensor,
-        points: Callable[[], Tensor | None],
+        place: Callable[[], Place | None],
     ) -> None:
-        """`points()` [rows, 1, 1, R] is each row's c_i * scaling_i for every rank, None where all are zero; `like`
-        has the backbone's device and dtype.
+        """`place()` is that of the present forward, None where all rows are the reference; `like` has the backbone's
+        device and dtype.
         """
-        self.names, self.adapters, self.like, self.points = names, adapters, like, points
+        self.names, self.adapters, self.like, self.place = names, adapters, like, place
         self._x: Tensor | None = None
         training = any(factor.requires_grad for adapter in adapters for factor in adapter.parameters)
         self._frozen = None if training else self._stacked()  # what is trained changes from step to step
 
     def add(self, layer: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """A forward hook of the layer `names[layer]`: its output [rows, T, d_out], updated."""
-        points = self.points()
-        if points is None:
+        """A forward hook of the layer `names[layer]`: its output, updated.
+
+        The input is [rows, .., d_in], or [rows * T, d_in] as experts read it.
+        """
+        place = self.place()
+        if place is None:
             return output
         if inputs[0] is not self._x:
             down, self._ups = self._frozen or self._stacked()
-            inner = (inputs[0] @ down.T).unflatten(-1, (len(self.names), -1)) * points
-            self._x, self._inner = inputs[0], inner.flatten(0, 1).unbind(1)  # of each layer [rows * T, R]
+            x, rows = inputs[0], len(place.per_rank)
+            if len(x) != (rows if x.dim() > 2 else rows * place.columns):
+                raise ValueError(f"layer `{self.names[layer]}` does not read all tokens row by row")
+            inner = (x.reshape(rows, -1, x.shape[-1]) @ down.T).unflatten(-1, (len(self.names), -1)) * place.per_rank
+            self._x, self._inner = x, inner.flatten(0, 1).unbind(1)  # of each layer [rows * T, R]
         inner, up = self._inner[layer], self._ups[layer]
         if layer == len(self.names) - 1:
             self._x = None
             del self._inner, self._ups
-        flat = output.flatten(0, 1)
+        flat = output.flatten(0, -2)
         add = flat.addmm if torch.is_grad_enabled() else flat.addmm_  # in place spares a copy of the output
         return add(inner, up).view_as(output)
 
@@ -60,7 +77,7 @@ def readers(layers: Mapping[str, nn.Module], forward: Callable[[], object]) -> d
 
     def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if not seen or inputs[0] is not seen[-1]:
+            if inputs and (not seen or inputs[0] is not seen[-1]):
                 seen.append(inputs[0])
             reads[name] = len(seen)
 

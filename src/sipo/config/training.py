@@ -10,7 +10,8 @@ from sipo.config.section import Fraction, Name, Positive, Rate, Section
 class Lora(Section):
     r: Positive = 64
     alpha: Rate = 64.0
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The last names of the layers that are adapted; null takes the model's layers of attention."""
 
 
 class Sft(Section):

@@ -1,8 +1,10 @@
 """The key-value cache of a batch that grows by a token a step."""
 
+from typing import Any
+
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 
 SPARE = 32
 """Positions that a full buffer grows by."""
@@ -45,7 +47,17 @@ def _grown(held: Tensor | None, new: Tensor, total: int) -> Tensor:
 
 
 def roomy_cache(config: PreTrainedConfig) -> DynamicCache:
-    """A cache for the model; layers with a window of attention keep transformers' own kind."""
+    """A cache for the model. Layers with a window keep all of the past as well: the mask knows what they may see."""
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    cache.layers = [RoomyLayer() if type(layer) in plain else layer for layer in cache.layers]
     return cache
+
+
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keep these rows of the cache, in this order; a row may come more than once."""
+    for layer in cache.layers:
+        # A layer with a recurrent state selects all that it holds only where it is asked as for a beam search.
+        recurrent = isinstance(layer, LinearAttentionCacheLayerMixin)
+        select: Any = layer.reorder_cache if recurrent else layer.batch_select_indices  # type: ignore[union-attr]
+        select(rows)

@@ -3,6 +3,8 @@
 A request is one prompt and one mixture; each point of its mixture is a row of the batch. What rows have in
 common is computed once: the prefix that all prompts share (a system turn, in-context examples) once a point,
 a prompt once for all requests that read it under the same point. Finished requests leave the batch.
+
+A model for which that is not exact decodes prompts of one length together, and spares nothing.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -14,8 +16,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sipo.bank import Bank
+from sipo.bank.layout import PADDING, Layout
 from sipo.config import Decoding
-from sipo.decoding.cache import roomy_cache
+from sipo.decoding.cache import roomy_cache, select_rows
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, Mixture, slots
 from sipo.decoding.sampling import next_tokens, uniforms
@@ -56,7 +59,9 @@ def decode(
     requests one at a time. The mixtures of one call share a divergence.
     """
     (divergence,) = {request.mixture.divergence for request in requests}
-    batch = _prefill(bank, requests)
+    if not bank.routes.mixes and len({len(request.prompt) for request in requests}) > 1:
+        return _by_length(bank, requests, decoding, max_new_tokens, stops, watch)
+    batch = prefill(bank, requests)
     noise = uniforms([request.seed for request in requests], max_new_tokens)
     tokens: list[list[int]] = [[] for _ in requests]
     for step in range(max_new_tokens):
@@ -70,38 +75,58 @@ def decode(
         running = [place for place, request in enumerate(batch.live) if not _ended(tokens[request], stops)]
         if not running or step + 1 == max_new_tokens:
             break
-        if len(running) < COMPACT_BELOW * len(batch.live):
+        if bank.routes.mixes and len(running) < COMPACT_BELOW * len(batch.live):
             batch, chosen = batch.keep(running), chosen[running]
         batch.advance(bank, chosen[batch.owner], divergence)
     return [Generated(tuple(each), _ended(each, stops)) for each in tokens]
+
+
+def _by_length(
+    bank: Bank,
+    requests: Sequence[Request],
+    decoding: Decoding,
+    max_new_tokens: int,
+    stops: Collection[int],
+    watch: Callable[[int, int], None] | None,
+) -> list[Generated]:
+    done: dict[int, Generated] = {}
+    for length in sorted({len(request.prompt) for request in requests}):
+        places = [place for place, request in enumerate(requests) if len(request.prompt) == length]
+
+        def told(request: int, token: int, places: list[int] = places) -> None:
+            if watch:
+                watch(places[request], token)
+
+        part = decode(bank, [requests[place] for place in places], decoding, max_new_tokens, stops, told)
+        done.update(zip(places, part, strict=True))
+    return [done[place] for place in range(len(requests))]
 
 
 def _ended(tokens: list[int], stops: Collection[int]) -> bool:
     return bool(tokens) and tokens[-1] in stops
 
 
-class _Batch:
+class Batch:
     """The rows in flight: each a point of a request with its cache, all those of a request together."""
 
     def __init__(
         self,
         live: list[int],
         mixtures: list[Mixture],
-        mask: Tensor,
-        positions: Tensor,
+        layout: Layout | None,
         cache: DynamicCache,
         logits: Tensor,
         so_far: Tensor,
     ) -> None:
-        """`live` are the requests and `mixtures` theirs. mask [rows, past]; positions [rows] of the next token; logits
-        [rows, V]; so_far [rows], the response's log-probability, is kept only where the divergence asks for it.
+        """`live` are the requests and `mixtures` theirs. `layout` of the past, None where all rows are of one length;
+        logits [rows, V]; so_far [rows], the response's log-probability, is kept only where the divergence asks for it.
         """
         self.live, self.mixtures = live, mixtures
-        self.mask, self.positions, self.cache, self.logits, self.so_far = mask, positions, cache, logits, so_far
+        self.layout, self.cache, self.logits, self.so_far = layout, cache, logits, so_far
         self.points = torch.tensor([point for mixture in mixtures for point in mixture.points])
-        self.slots, self.weights = slots(mixtures, mask.device)
+        self.slots, self.weights = slots(mixtures, logits.device)
         owner = [place for place, mixture in enumerate(mixtures) for _ in mixture.points]
-        self.owner = torch.tensor(owner, device=mask.device)  # [rows] index into live
+        self.owner = torch.tensor(owner, device=logits.device)  # [rows] index into live
 
     def scores(self, divergence: Divergence) -> Tensor:
         """[live, V]"""
@@ -116,77 +141,83 @@ class _Batch:
         """Feed each row its next token."""
         if divergence != REVERSE_KL:
             self.so_far = self.so_far + self.logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        if self.layout is not None:
+            self.layout = self.layout.with_next()
         output = bank.hidden_states(
-            self.points,
-            input_ids=tokens[:, None],
-            attention_mask=self.mask,
-            position_ids=self.positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
+            self.points, layout=self.layout, input_ids=tokens[:, None], past_key_values=self.cache, use_cache=True
         )
-        self.positions = self.positions + 1
         self.logits = bank.head(output.last_hidden_state[:, -1])
 
-    def keep(self, places: list[int]) -> "_Batch":
+    def keep(self, places: list[int]) -> "Batch":
         """The batch with only the requests at these places in `live`."""
         kept = torch.zeros(len(self.live), dtype=torch.bool, device=self.owner.device)
         kept[places] = True
         rows = kept[self.owner].nonzero()[:, 0]
-        self.cache.batch_select_indices(rows)
-        return _Batch(
+        select_rows(self.cache, rows)
+        return Batch(
             [self.live[place] for place in places],
             [self.mixtures[place] for place in places],
-            self.mask[rows],
-            self.positions[rows],
+            self.layout and self.layout.of(rows),
             self.cache,
             self.logits[rows],
             self.so_far[rows],
         )
 
 
-def _prefill(bank: Bank, requests: Sequence[Request]) -> _Batch:
+def prefill(bank: Bank, requests: Sequence[Request]) -> Batch:
     """Compute all prompts: the shared prefix once a point, then each distinct (prompt, point) once."""
     rows = [(request.prompt, point) for request in requests for point in request.mixture.points]
-    distinct = list(dict.fromkeys(rows))
-    points = list(dict.fromkeys(point for _, point in distinct))
-    shared = len(commonprefix([request.prompt for request in requests]))
-    shared = min(shared, min(len(request.prompt) for request in requests) - 1)
+    distinct, shared = rows, 0
+    if bank.routes.mixes:
+        distinct = list(dict.fromkeys(rows))
+        shared = len(commonprefix([request.prompt for request in requests]))
+        shared = min(shared, min(len(request.prompt) for request in requests) - 1)
     device, cache = bank.device, roomy_cache(bank.model.config)
     if shared:
+        points = list(dict.fromkeys(point for _, point in distinct))
         prefix = torch.tensor([requests[0].prompt[:shared]] * len(points), device=device)
         bank.hidden_states(torch.tensor(points), input_ids=prefix, past_key_values=cache, use_cache=True)
-        cache.batch_select_indices(torch.tensor([points.index(point) for _, point in distinct], device=device))
+        select_rows(cache, torch.tensor([points.index(point) for _, point in distinct], device=device))
 
     rests = [prompt[shared:] for prompt, _ in distinct]
-    longest = max(map(len, rests))
-    ids = torch.zeros(len(rests), longest, dtype=torch.long)
-    real = torch.zeros_like(ids)
-    for row, rest in enumerate(rests):  # on the left, so that all rows go on from the same column
-        ids[row, longest - len(rest) :] = torch.tensor(rest)
-        real[row, longest - len(rest) :] = 1
-    mask = torch.cat([torch.ones(len(rests), shared, dtype=torch.long), real], dim=1).to(device)
-    positions = (real.cumsum(-1) - 1).clamp_min(0) + shared
+    ids, layout = _padded(rests, shared)
+    layout = layout and layout.to(device)
     output = bank.hidden_states(
         torch.tensor([point for _, point in distinct]),
+        layout=layout,
         input_ids=ids.to(device),
-        attention_mask=mask,
-        position_ids=positions.to(device),
         past_key_values=cache,
         use_cache=True,
     )
     logits = bank.head(output.last_hidden_state[:, -1])
 
-    where = {row: index for index, row in enumerate(distinct)}
-    expand = torch.tensor([where[row] for row in rows], device=device)
     if len(distinct) < len(rows):
-        cache.batch_select_indices(expand)
-    return _Batch(
+        where = {row: index for index, row in enumerate(distinct)}
+        expand = torch.tensor([where[row] for row in rows], device=device)
+        select_rows(cache, expand)
+        layout, logits = layout and layout.of(expand), logits[expand]
+    return Batch(
         list(range(len(requests))),
         [request.mixture for request in requests],
-        mask[expand],
-        positions[:, -1].to(device)[expand] + 1,
+        layout,
         cache,
-        logits[expand],
+        logits,
         torch.zeros(len(rows), device=device),
     )
+
+
+def _padded(rests: Sequence[Sequence[int]], shared: int) -> tuple[Tensor, Layout | None]:
+    """What follows `shared` tokens, padded on the left so that all rows go on from the same column.
+
+    ids [rows, longest], and the layout of all columns, None where nothing is padded.
+    """
+    longest = max(map(len, rests))
+    ids = torch.zeros(len(rests), longest, dtype=torch.long)
+    segments = torch.zeros(len(rests), shared + longest, dtype=torch.long)
+    positions = torch.arange(shared + longest).repeat(len(rests), 1)
+    for row, rest in enumerate(rests):
+        padding = longest - len(rest)
+        ids[row, padding:] = torch.tensor(rest)
+        segments[row, shared : shared + padding] = PADDING
+        positions[row, shared:] = (positions[row, shared:] - padding).clamp_min(shared)
+    return ids, Layout(positions, segments) if (segments == PADDING).any() else None

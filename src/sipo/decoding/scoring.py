@@ -23,11 +23,7 @@ def _one(bank: Bank, group: Group, mixture: Mixture) -> float:
     k = len(mixture.points)
     packed = pack([group] * k, bank.device)
     output = bank.hidden_states(
-        torch.tensor(mixture.points),
-        input_ids=packed.ids,
-        position_ids=packed.positions,
-        attention_mask=packed.mask,
-        use_cache=False,
+        torch.tensor(mixture.points), layout=packed.layout, input_ids=packed.ids, use_cache=False
     )
     hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors].unflatten(0, (k, -1))  # [K, L, d]
     targets = packed.targets.unflatten(0, (k, -1))[0]  # [L]

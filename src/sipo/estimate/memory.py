@@ -7,9 +7,9 @@ memory and the allocator's gaps are not in them, so a machine should have `SPARE
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from sipo.bank.adapter import target_layers
+from sipo.bank.adapter import target_layers, widths
 from sipo.config import Config, Lora
 from sipo.estimate.work import Lengths
 
@@ -56,24 +56,39 @@ class Shape:
 def shape(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Shape:
     """Of a loaded model, or of an outline of it."""
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    hidden = config.hidden_size
+    heads = _number(config, "num_attention_heads") or 1
+    width = _number(config, "head_dim") or hidden // heads
     return Shape(
         sum(parameter.numel() for parameter in model.parameters()),
         (dtype or model.dtype).itemsize,
         config.num_hidden_layers,
-        config.hidden_size,
-        config.intermediate_size,
+        hidden,
+        _number(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden,
         heads,
         heads * width,
-        (getattr(config, "num_key_value_heads", None) or heads) * width,
+        (_number(config, "num_key_value_heads") or heads) * width,
         config.vocab_size,
     )
 
 
+def _number(config: PretrainedConfig, *names: str) -> int | None:
+    """The first of these that the configuration states; of one for each layer, the largest."""
+    for name in names:
+        value = getattr(config, name, None)
+        if value:
+            return max(value) if isinstance(value, list | tuple) else int(value)
+    return None
+
+
 def adapter_parameters(model: PreTrainedModel, lora: Lora) -> int:
     layers = target_layers(model, lora.target_modules).values()
-    return sum(lora.r * (layer.in_features + layer.out_features) for layer in layers)
+    return sum(lora.r * sum(widths(layer)) for layer in layers)
+
+
+def _targets(model: PreTrainedModel, lora: Lora) -> int:
+    """How many layers in each block are adapted."""
+    return len({name.rsplit(".", 1)[-1] for name in target_layers(model, lora.target_modules)})
 
 
 def peak_memory(
@@ -82,19 +97,19 @@ def peak_memory(
     """Bytes by stage. `lengths` are the longest; `judges` the bytes of the reward models, loaded one at a time."""
     n, execution = len(config.objectives), config.execution
     longest, review = config.data.max_response_tokens, config.refine.review_tokens
-    adapter = adapter_parameters(model, config.lora)
+    adapter, targets = adapter_parameters(model, config.lora), _targets(model, config.lora)
     mounted = of.weights + n * adapter * of.bytes
 
     def training(row: float, adapters: int = n) -> int:
         tokens = max(execution.train_tokens, int(row))
-        kept = of.activations(config.lora.r, len(config.lora.target_modules), int(row))
+        kept = of.activations(config.lora.r, targets, int(row))
         # float32 adapter, gradient, both moments and the best so far; its copy in the backbone's dtype
         trained = adapter * (5 * 4 + of.bytes)
         return of.weights + trained + (of.layers + 1) * kept * tokens
 
     def scoring(row: float) -> int:
         tokens = max(execution.score_tokens, int(row))
-        return mounted + tokens * of.activations(config.lora.r, n * len(config.lora.target_modules), int(row))
+        return mounted + tokens * of.activations(config.lora.r, n * targets, int(row))
 
     def decoding(prompt: float, new: int) -> int:
         prompt = min(int(prompt), context - new)
@@ -129,7 +144,7 @@ def _sft(config: Config, model: PreTrainedModel, of: Shape) -> int:
         return 0
     sft = config.sft
     tokens = sft.batch_size * sft.max_tokens
-    rank, targets = (sft.lora.r, len(sft.lora.target_modules)) if sft.lora else (0, 0)
+    rank, targets = (sft.lora.r, _targets(model, sft.lora)) if sft.lora else (0, 0)
     kept = tokens * (of.layers * of.hidden * of.bytes + 2 * of.activations(rank, targets, sft.max_tokens))
     if sft.lora:
         return of.weights + adapter_parameters(model, sft.lora) * 4 * 4 + kept

@@ -1,7 +1,7 @@
 """Packing several responses to one prompt into one row, so that the prompt is computed once.
 
 A row is `prompt, response 1, response 2, ...`. Every response sees the prompt and itself, at the positions it
-would have alone; the mask keeps the responses apart.
+would have alone; the layout keeps the responses apart. For a model that cannot, each has a row of its own.
 """
 
 import math
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from sipo.bank.layout import PADDING, Layout
 
 
 @dataclass(frozen=True)
@@ -23,29 +25,44 @@ class Group:
     def tokens(self) -> int:
         return len(self.prompt) + sum(map(len, self.responses))
 
+    @property
+    def alone(self) -> "list[Group]":
+        """A group for each response."""
+        return [Group(self.prompt, (response,)) for response in self.responses]
+
+    def columns(self, packs: bool) -> int:
+        """Tokens that it takes in a batch, padding included: in one row, or in one for each response."""
+        return self.tokens if packs else len(self.responses) * max(group.tokens for group in self.alone)
+
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of groups, padded on the right to length T; S responses in all, L tokens in them.
+    """A batch of rows, padded on the right to length T; S responses in all, L tokens in them.
 
-    `predictors` and `targets` [L] list, response by response, where (in the flattened rows * T) the hidden
-    state sits that predicts a response token, and the token; `owner` [L] is the response's index, 0..S-1.
+    `group` [rows] is the group that a row is of. `predictors` and `targets` [L] list, response by response, where (in
+    the flattened rows * T) the hidden state sits that predicts a response token, and the token; `owner` [L] is the
+    response's index, 0..S-1.
     """
 
     ids: Tensor
-    positions: Tensor
-    mask: Tensor
+    layout: Layout
+    group: Tensor
     predictors: Tensor
     targets: Tensor
     owner: Tensor
     lengths: Tensor
 
 
-def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Packed:
+def pack(groups: Sequence[Group], device: torch.device | str = "cpu", packs: bool = True) -> Packed:
+    """`packs` is the bank's: whether the responses of a group share a row."""
+    of_row = list(range(len(groups)))
+    if not packs:
+        of_row = [index for index, group in enumerate(groups) for _ in group.responses]
+        groups = [one for group in groups for one in group.alone]
     longest = max(group.tokens for group in groups)
     ids = torch.zeros(len(groups), longest, dtype=torch.long)
     positions = torch.zeros_like(ids)
-    segments = torch.full_like(ids, -1)  # 0 the prompt, k the k-th response, -1 padding
+    segments = torch.full_like(ids, PADDING)
     predictors: list[int] = []
     targets: list[int] = []
     owner: list[int] = []
@@ -63,22 +80,19 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu") -> Packed:
                 owner += [len(lengths)] * len(tokens)
                 lengths.append(len(tokens))
             start = end
-    same = segments[:, :, None] == segments[:, None, :]
-    to_prompt = segments[:, None, :] == 0
-    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-    mask = (same | to_prompt) & causal
-    place = [ids, positions, mask[:, None], *map(torch.tensor, (predictors, targets, owner, lengths))]
-    return Packed(*(tensor.to(device) for tensor in place))
+    layout = Layout(positions.to(device), segments.to(device))
+    lists = (of_row, predictors, targets, owner, lengths)
+    return Packed(ids.to(device), layout, *(torch.tensor(each, device=device) for each in lists))
 
 
-def worth_sharing(group: Group, knee: int) -> Iterator[Group]:
-    """The group in rows of as many responses as it pays to read behind one copy of the prompt.
+def worth_sharing(group: Group, knee: int | None) -> Iterator[Group]:
+    """The group in rows of as many responses as it pays to read behind one copy of the prompt; of one without a knee.
 
     At a row length of `knee` tokens attention, the masked part included, costs as much as everything else. So k
     responses of R tokens behind a prompt of P cost (P + kR)(1 + (P + kR) / knee), and least for each where
     kR = sqrt(P (P + knee)).
     """
-    room = math.sqrt(len(group.prompt) * (len(group.prompt) + knee))
+    room = 0.0 if knee is None else math.sqrt(len(group.prompt) * (len(group.prompt) + knee))
     part: list[tuple[int, ...]] = []
     for response in group.responses:
         if part and sum(map(len, part)) + len(response) > room:

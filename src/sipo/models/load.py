@@ -1,17 +1,18 @@
 """Finding a backbone and loading it, frozen, onto the device and in the dtype that suit the machine."""
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sipo.config import Model
 from sipo.disk.content import rough_content
 from sipo.errors import SipoError
 from sipo.models.locate import locate, origin_of
-from sipo.models.pretrained import read_tokenizer, read_weights
+from sipo.models.pretrained import read_config, read_tokenizer, read_weights
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,30 @@ class Backbone:
 
     @property
     def context(self) -> int:
-        """The longest sequence, in tokens, that the model takes."""
+        """The longest sequence, in tokens, that the model takes; see `context_of`."""
         return context_of(self.model.config)
 
 
+UNLIMITED = sys.maxsize
+
+
 def context_of(config: PretrainedConfig) -> int:
-    lengths = [getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None)]
-    return min(length for length in lengths if length)
+    """The longest sequence, in tokens, that the model takes as it is; `UNLIMITED` where its positions have no end.
+
+    A window of attention is no limit. Where LongRoPE would change all positions for a longer sequence, those of the
+    shorter ones in its batch included, it ends before.
+    """
+    text = config.get_text_config()
+    stated = [getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    limits = [length for length in stated if isinstance(length, int) and length > 0]
+    ropes = getattr(text, "rope_parameters", None) or {}
+    for rope in (ropes, *(each for each in ropes.values() if isinstance(each, dict))):
+        if rope.get("rope_type") == "longrope":
+            short = rope.get("original_max_position_embeddings") or getattr(
+                text, "original_max_position_embeddings", None
+            )
+            limits += [short] if short else []
+    return min(limits, default=UNLIMITED)
 
 
 def load_backbone(settings: Model, device: str = "auto") -> Backbone:
@@ -43,12 +61,19 @@ def load_backbone(settings: Model, device: str = "auto") -> Backbone:
     origin = origin_of(settings)
     where = find_device(device)
     dtype = pick_dtype(where) if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    model, _ = read_weights(origin, dtype)
+    config = read_config(origin)
+    model, _ = read_weights(origin, dtype, config=config, attn_implementation=attention_of(config))
     tokenizer = read_tokenizer(origin)
     if tokenizer.eos_token_id is None:
         raise SipoError(f"model {settings.path}: its tokenizer has no end-of-sequence token; set eos_token in it")
     model.to(where).eval().requires_grad_(False)  # type: ignore[arg-type]
     return Backbone(model, tokenizer, origin.source)
+
+
+def attention_of(config: PretrainedConfig) -> str:
+    """The kind of attention that takes any mask: sdpa where the model has it, whatever its configuration asks for."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
 
 
 def find_device(name: str) -> torch.device:

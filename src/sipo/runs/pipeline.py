@@ -167,6 +167,8 @@ def _introduce(task: Task) -> None:
     say(f"run        {config.run_dir}")
     dtype = str(task.backbone.model.dtype).removeprefix("torch.")
     say(f"model      {config.model.path} on {task.backbone.device} in {dtype}")
+    for slower in task.bank.routes.said:
+        say(f"           {slower}")
     say("objectives " + ", ".join(f"{o.name} ({o.direction})" for o in config.objectives))
     conflicts = sum(row.conflicting(task.objectives) for row in splits.train)
     say(

@@ -99,6 +99,10 @@ def _read(config: Config, name: str, about: dict[str, Any]) -> Any:
     if name == "templates":
         paths = (config.refine.review_template, config.refine.rewrite_template)
         return [_content(path) if path else None for path in paths]
+    if name == "lora":
+        return _usual(config.lora.model_dump(mode="json"))
+    if name == "sft" and config.sft and config.sft.lora:
+        return {**config.sft.model_dump(mode="json"), "lora": _usual(config.sft.lora.model_dump(mode="json"))}
     if name == "data":  # where they are from is no matter: the rows themselves are in the subject
         return config.data.model_dump(exclude={"path", "source"})
     if name == "refine":
@@ -112,6 +116,11 @@ def _read(config: Config, name: str, about: dict[str, Any]) -> Any:
     if name in ("seed", "methods"):
         return getattr(config, name)
     return getattr(config, name).model_dump(mode="json")
+
+
+def _usual(lora: dict[str, Any]) -> dict[str, Any]:
+    """Left open, the modules follow from the model; where they can be the usual ones, they are."""
+    return {**lora, "target_modules": lora["target_modules"] or ["q_proj", "k_proj", "v_proj", "o_proj"]}
 
 
 def _measured_by(objective: Objective) -> list[Any]:

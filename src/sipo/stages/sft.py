@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from sipo.bank.adapter import attention_modules
 from sipo.config import Sft
 from sipo.decoding import seed_of
 from sipo.disk.journal import FOLDER
@@ -146,7 +147,7 @@ def _trainable(origin: Origin, settings: Sft, dtype: torch.dtype, seed: int) -> 
 
     torch.manual_seed(seed)
     lora = settings.lora
-    targets = list(lora.target_modules)
+    targets = list(lora.target_modules or attention_modules(model))
     config = LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=targets)  # type: ignore[arg-type]
     return get_peft_model(model, config)  # type: ignore[return-value]
 

@@ -4,7 +4,7 @@
 head on the backbone's last hidden state, fitted out of fold, as a feature for each objective.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -117,12 +117,9 @@ def _last_states(bank: Bank, groups: Sequence[Group]) -> list[Array]:
         for start in range(0, len(groups), TOGETHER):
             part = groups[start : start + TOGETHER]
             packed = pack(part, bank.device)
-            inputs: Mapping[str, torch.Tensor] = {
-                "input_ids": packed.ids,
-                "position_ids": packed.positions,
-                "attention_mask": packed.mask,
-            }
-            output = bank.hidden_states(torch.zeros(len(part), 0), use_cache=False, **inputs).last_hidden_state
+            output = bank.hidden_states(
+                torch.zeros(len(part), 0), layout=packed.layout, input_ids=packed.ids, use_cache=False
+            ).last_hidden_state
             for row, group in enumerate(part):
                 ends = np.cumsum([len(group.prompt), *map(len, group.responses)])[1:] - 1
                 states.append(output[row, ends].double().numpy())

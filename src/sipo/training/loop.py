@@ -108,7 +108,7 @@ def validate(
 ) -> float:
     """Mean preference loss a pair; the smaller the better."""
     total = pairs = 0.0
-    for indices in batches([example.group.tokens for example in examples], token_budget):
+    for indices in batches([e.group.columns(bank.routes.packs) for e in examples], token_budget):
         loss, _, numbers = _losses(bank, [examples[i] for i in indices], beta, weighting)
         total += float(loss.sum())
         pairs += numbers["pairs"]
@@ -121,7 +121,7 @@ def _backward(
     """Accumulate the gradient of the batch's mean loss, piece by piece; returns the batch's numbers."""
     pairs = sum(len(example.pairs) for example in batch)
     sums = {"loss": 0.0, "accuracy": 0.0, "nll": 0.0}
-    for indices in batches([example.group.tokens for example in batch], budget):
+    for indices in batches([e.group.columns(bank.routes.packs) for e in batch], budget):
         losses, nll, numbers = _losses(bank, [batch[i] for i in indices], beta, weighting)
         total = losses.sum() + alpha * nll.sum()
         (total / pairs).backward()  # type: ignore[no-untyped-call]
@@ -135,7 +135,7 @@ def _losses(
     bank: Bank, examples: list[Example], beta: float, weighting: Weighting
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Preference loss a pair [P], NLL a pair [P] (empty where none is asked for), and numbers for people."""
-    packed = pack([example.group for example in examples], bank.device)
+    packed = pack([example.group for example in examples], bank.device, bank.routes.packs)
     logprobs = response_logprobs(bank, packed, torch.ones(len(examples), len(bank.adapters)))
     reference = torch.tensor([value for example in examples for value in example.reference], device=bank.device)
     logratios = logprobs - reference

@@ -1,0 +1,213 @@
+"""Proving the fast ways of computing a model: they give what it gives of each sequence alone, without a cache.
+
+Families differ in what they make of padding, of positions, of a cache, of several responses in a row; what the code of
+one does is found out by asking it. The rows are short, but longer than any window: that is narrowed meanwhile.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sipo.bank.adapter import Adapter, widths
+from sipo.bank.bank import Bank
+from sipo.bank.routes import Routes
+from sipo.decoding.decode import Request, prefill
+from sipo.decoding.mixture import REVERSE_KL, Mixture
+from sipo.errors import SipoError
+from sipo.logprobs.packing import Group, pack
+
+WINDOW = 5
+"""Tokens that a layer with a window sees meanwhile; fewer than any of the sequences has."""
+WIDENED = 1_000_000_000
+"""A model of up to so many parameters is proven in float32, where rounding is far below any fault."""
+EXACT, ROUNDED = 2e-3, 0.05
+"""How far apart logits may be, relative to their spread, in float32 and in 16 bits."""
+NOISY = 8
+"""They may also be as many times apart as one sequence is from itself in a longer row."""
+POLICY, REFERENCE = (1.0,), (0.0,)
+
+
+def find_routes(bank: Bank, layers: Sequence[str]) -> Routes:
+    """The fastest routes that are right with these layers adapted. Raises SipoError where none is."""
+    computed, before = bank.computed, bank.routes
+    try:
+        with torch.no_grad(), _widened(bank), _narrowed(bank.model.config):
+            return _Probe(bank, layers).routes()
+    finally:
+        bank.computed, bank.routes = computed, before
+
+
+class _Probe:
+    def __init__(self, bank: Bank, layers: Sequence[str]) -> None:
+        self.bank = bank
+        self.random = torch.Generator().manual_seed(0)
+        self.adapters = [self._adapter(layers)] if layers else []
+        self.points: tuple[tuple[float, ...], ...] = (POLICY, REFERENCE) if layers else ((),)
+        first, second, tail = self._tokens(9), self._tokens(2), self._tokens(7)
+        self.first = Group(first, (tail, self._tokens(4)))
+        self.second = Group((*first[:4], *second), (self._tokens(5),))
+        self.plain: dict[tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]], Tensor] = {}
+        """Of each (prompt, response, point), the logits [R, V] that the response's tokens are drawn from."""
+        self.tolerance = EXACT if bank.model.dtype == torch.float32 else ROUNDED
+
+    def routes(self) -> Routes:
+        noise = self._attempt("computing a sequence alone", self._noise)
+        if noise > 0.25:
+            raise self._refused("its tokens see later ones")
+        self.tolerance = max(self.tolerance, NOISY * noise)
+        packs = self._right(Routes(), self._packed)
+        if not packs:
+            self._demand("scoring a response in a row of its own", Routes(packs=False), self._packed)
+        mixes = self._right(Routes(), self._decoded)
+        if not mixes:
+            self._demand("decoding with a cache", Routes(mixes=False), self._decoded)
+        return Routes(packs, mixes)
+
+    def _tokens(self, length: int) -> tuple[int, ...]:
+        most = self.bank.model.config.get_text_config().vocab_size
+        return tuple(torch.randint(min(5, most - 1), most, (length,), generator=self.random).tolist())
+
+    def _adapter(self, layers: Sequence[str]) -> Adapter:
+        """Random, and about half as strong as the layers themselves."""
+        found, factors = dict(self.bank.model.named_modules()), {}
+        for name in layers:
+            weight: Any = found[name].weight
+            (d_in, d_out), rank = widths(found[name]), 2
+            strength = 0.5 * float(weight.float().std()) * (d_in / rank) ** 0.5
+            a = torch.randn(rank, d_in, generator=self.random) / d_in**0.5
+            factors[name] = (
+                a.to(weight.device),
+                strength * torch.randn(d_out, rank, generator=self.random).to(weight.device),
+            )
+        return Adapter(factors, 1.0)
+
+    def _plain(self, tokens: Sequence[int], point: tuple[float, ...]) -> Tensor:
+        """The model's own logits [T, V] of a sequence alone, each layer updated by itself."""
+        layers, hooks = dict(self.bank.model.named_modules()), []
+        for name, (a, b) in self.adapters[0].factors.items() if point == POLICY else ():
+
+            def add(_: Any, inputs: tuple[Tensor, ...], output: Tensor, a: Tensor = a, b: Tensor = b) -> Tensor:
+                return output + inputs[0] @ a.T.to(output) @ b.T.to(output)
+
+            hooks.append(layers[name].register_forward_hook(add))
+        try:
+            ids = torch.tensor([tokens], device=self.bank.device)
+            return self.bank.model(input_ids=ids, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _noise(self) -> float:
+        """Computes what all else is held against; what rounding does where a row is longer by a few tokens, which
+        nothing before may see.
+        """
+        for group in (self.first, self.second):
+            for response in group.responses:
+                for point in self.points:
+                    logits = self._plain([*group.prompt, *response], point)
+                    self.plain[group.prompt, response, point] = logits[len(group.prompt) - 1 : -1]
+        (prompt, response, point), expected = next(iter(self.plain.items()))
+        longer = self._plain([*prompt, *response, *self._tokens(3)], point)
+        return _apart(longer[len(prompt) - 1 :][: len(response)], expected)
+
+    def _packed(self) -> float:
+        """Two responses in a row in both orders, and one, in one batch."""
+        turned = replace(self.first, responses=self.first.responses[::-1])
+        rows = [(self.first, self.points[0]), (turned, self.points[-1]), (self.second, self.points[0])]
+        packed = pack([group for group, _ in rows], self.bank.device, self.bank.routes.packs)
+        points = torch.tensor([point for _, point in rows])[packed.group.cpu()]
+        output = self.bank.hidden_states(points, layout=packed.layout, input_ids=packed.ids, use_cache=False)
+        logits = self.bank.head(output.last_hidden_state.flatten(0, 1)[packed.predictors]).float()
+        plain = [self.plain[group.prompt, y, point] for group, point in rows for y in group.responses]
+        return max(_apart(*pair) for pair in zip(logits.split([len(each) for each in plain]), plain, strict=True))
+
+    def _decoded(self) -> float:
+        """Both prompts as mixtures, one again as a single point; the first leaves the batch half-way."""
+        both = Mixture(self.points, (1 / len(self.points),) * len(self.points))
+        groups = [self.second, self.first, self.first]
+        if not self.bank.routes.mixes:
+            groups = [self.first] * 3
+        mixtures = [both, both, replace(both, points=self.points[:1], weights=(1.0,))]
+        batch = prefill(self.bank, [Request(each.prompt, m) for each, m in zip(groups, mixtures, strict=True)])
+        worst = 0.0
+        for step in range(5):
+            live = [(groups[request], point) for request in batch.live for point in mixtures[request].points]
+            plain = [self.plain[group.prompt, group.responses[0], point][step] for group, point in live]
+            worst = max([worst, *(_apart(*pair) for pair in zip(batch.logits.float(), plain, strict=True))])
+            if step == 2 and self.bank.routes.mixes:
+                batch = batch.keep([1, 2])
+            tokens = torch.tensor([groups[request].responses[0][step] for request in batch.live])
+            batch.advance(self.bank, tokens.to(self.bank.device)[batch.owner], REVERSE_KL)
+        return worst
+
+    def _right(self, routes: Routes, measure: Any) -> bool:
+        try:
+            return self._apart(routes, measure) <= self.tolerance
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception:  # whatever a model's code raises where it cannot go this way
+            return False
+
+    def _demand(self, what: str, routes: Routes, measure: Any) -> None:
+        distance = self._attempt(what, lambda: self._apart(routes, measure))
+        if not distance <= self.tolerance:
+            raise self._refused(f"{what} does not give what the plain model gives (logits off by {distance:.2g})")
+
+    def _apart(self, routes: Routes, measure: Any) -> float:
+        self.bank.routes = routes
+        with self.bank.mounted_unproven(self.adapters):
+            return measure()  # type: ignore[no-any-return]
+
+    def _attempt(self, what: str, measure: Any) -> float:
+        try:
+            return measure()  # type: ignore[no-any-return]
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise self._refused(f"{what} fails ({type(error).__name__}: {reason})") from None
+
+    def _refused(self, why: str) -> SipoError:
+        adapted = " with these layers adapted" if self.adapters else ""
+        return SipoError(f"model type `{self.bank.model.config.model_type}`{adapted}: {why}; not supported")
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The mean distance of logits [T, V] or [V], relative to their spread."""
+    spread = (other - other.mean(-1, keepdim=True)).norm(dim=-1)
+    return float(((one - other).norm(dim=-1) / spread).mean())
+
+
+@contextmanager
+def _widened(bank: Bank) -> Iterator[None]:
+    """A model that is not too large in float32."""
+    model = bank.model
+    narrow = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in (torch.bfloat16, torch.float16)]
+    before = [t.data for t in narrow]
+    widen = sum(t.numel() for t in narrow) <= WIDENED
+    try:
+        for tensor in narrow if widen else ():
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, data in zip(narrow, before, strict=True):
+            tensor.data = data
+
+
+@contextmanager
+def _narrowed(config: Any) -> Iterator[None]:
+    """Windows and chunks of attention so narrow that short rows go beyond them."""
+    text = config.get_text_config()
+    names = [name for name in ("sliding_window", "attention_chunk_size") if getattr(text, name, None)]
+    before = {name: getattr(text, name) for name in names}
+    try:
+        for name in names:
+            setattr(text, name, min(WINDOW, before[name]))
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(text, name, value)
