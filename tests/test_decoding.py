@@ -330,7 +330,7 @@ def test_answers_come_in_order_in_bounded_batches_and_once(
     def answers() -> list[Generated]:
         with bank.mounted(policies):
             return answer(
-                bank, asked, SAMPLED, NEW, frequent,
+                bank, asked, SAMPLED, NEW, {frequent},
                 rows=7, folder=tmp_path, label="x", progress=Progress(quiet=True),
             )  # fmt: skip
 
@@ -350,6 +350,6 @@ def test_a_mixture_of_more_rows_than_a_batch_still_runs(bank: Bank, policies: li
     asked = [Request(prompt, at_mod((0.2, 0.3, 0.5))) for prompt in PROMPTS["apart"]]
     with bank.mounted(policies):
         answers = answer(
-            bank, asked, GREEDY, NEW, NEVER, rows=2, folder=tmp_path, label="x", progress=Progress(quiet=True)
+            bank, asked, GREEDY, NEW, {NEVER}, rows=2, folder=tmp_path, label="x", progress=Progress(quiet=True)
         )
     assert answers == alone(bank, policies, asked)
