@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sipo.check import check
 from sipo.cli.main import main
+from sipo.configfile import parse_config
 from sipo.data import read_rows
 from sipo.data.cleaning import Choice
 from sipo.data.labels import as_label, as_number, as_split
@@ -221,6 +223,15 @@ def test_the_same_pair_with_opposite_labels(swapped: bool, space: str, tmp_path:
     assert [row.preferred for row in read_rows(tmp_path / "out" / "rows.jsonl")] == [
         {"good": None, "kind": 1}, {"good": 1, "kind": None}
     ]  # fmt: skip
+
+
+def test_check_says_it_too(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(settings["data"]["path"])
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(each) + "\n" for each in [*records, *circle(*"ABC", name="detail")]))
+    check(parse_config(settings, "settings"))
+    said = capsys.readouterr().out
+    assert "`detail`: for 1 prompts its labels go in a circle" in said and "`brevity`: for" not in said
 
 
 def test_labels_that_never_vary_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from statistics import median
 from sipo.bank.adapter import target_layers
 from sipo.config import Config
 from sipo.data import Row
+from sipo.data.consistency import doubts
 from sipo.estimate.absent import Absent, find_absent
 from sipo.estimate.sizes import stated
 from sipo.estimate.table import say_plan
@@ -91,6 +92,8 @@ def _say_rows(task: Task) -> None:
             for name, rows in [*parts, ("total", task.rows)]
         ],
     )
+    for line in doubts(sorted(task.rows, key=lambda row: row.key), names):
+        task.progress.say(line)
     task.progress.say()
 
 
@@ -108,8 +111,8 @@ def _say_lengths(task: Task) -> None:
     data = task.config.data
     rows = [row for part in vars(task.splits).values() for row in part]
     prompts = [len(task.prompt_tokens(row)) for row in rows]
-    texts = [response for row in rows for response in row.responses]
-    whole = [len(ids) + 1 for ids in task.backbone.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    end = len(task.codec.closing)
+    whole = [len(task.codec.encode_text(response)) + end for row in rows for response in row.responses]
     cut = sum(length > data.max_response_tokens for length in whole)
     task.progress.table(
         "tokens, with those of the chat format and the end",
@@ -126,7 +129,23 @@ def _say_lengths(task: Task) -> None:
             ],
         ],
     )
+    if cut:
+        _say_cut(task, max(whole))
     task.progress.say()
+
+
+def _say_cut(task: Task, longest: int) -> None:
+    """How many responses of each split are cut, and what follows."""
+    parts, alike = [], 0
+    for name, rows in vars(task.splits).items():
+        cut = sum(not task.codec.ends(response) for row in rows for response in row.responses)
+        alike += sum(len(set(task.texts(row))) == 1 for row in rows)
+        parts += [f"{cut} of {2 * len(rows)} in {name}"] if cut else []
+    same = f" {alike} rows are left with the same text twice, of which nothing is learned." if alike else ""
+    task.progress.say(
+        f"cut: {', '.join(parts)}. The labels were given to the whole texts; training, rewards and judges have what is "
+        f"left of them, without an end.{same} data.max_response_tokens: {longest} cuts none."
+    )
 
 
 def _show_example(task: Task) -> None:
@@ -148,7 +167,7 @@ def _show_example(task: Task) -> None:
         return
     refine = task.config.refine
     template = load_template(refine.review_template, "review")
-    asked = encode(task, template, refine.review_tokens, chat=row.prompt, response=row.responses[0])
+    asked = encode(task, template, refine.review_tokens, chat=row.prompt, response=task.texts(row)[0])
     console.print(f"what a review of response_0 is asked with: {len(asked)} tokens", style="bold")
     console.print(_text(task, asked), style=CONTEXT)
     console.print()

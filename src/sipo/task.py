@@ -114,6 +114,11 @@ class Task:
         """The row's prompt and its two responses as token ids."""
         return self._groups[row.id]
 
+    def texts(self, row: Row) -> tuple[str, str]:
+        """The row's two responses as the run uses them, cut where it cuts: what is judged is what is trained on."""
+        first, second = row.responses
+        return self.codec.used(first), self.codec.used(second)
+
     def prompt_tokens(self, row: Row) -> tuple[int, ...]:
         return self._groups[row.id].prompt
 

@@ -43,7 +43,12 @@ def cases(rows: Sequence[Row], inputs: Inputs, rewards: TrueRewards, limit: int)
     refinements = {_drawn(each): each for each in inputs.refinements}
     chosen = inputs.chosen
     shown = sorted(rows, key=lambda row: row.id not in chosen)[:limit]
-    return [_case(row, chosen.get(row.id) or _nearest(by_row[row.id]), samples, refinements, rewards) for row in shown]
+    return [
+        _case(
+            row, inputs.originals[row.id], chosen.get(row.id) or _nearest(by_row[row.id]), samples, refinements, rewards
+        )
+        for row in shown
+    ]  # fmt: skip
 
 
 def _nearest(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -57,13 +62,14 @@ def _nearest(candidates: Sequence[Candidate]) -> Candidate | None:
 
 def _case(
     row: Row,
+    texts: tuple[str, str],
     candidate: Candidate | None,
     samples: Mapping[Drawn, Sample],
     refinements: Mapping[Drawn, Refinement],
     rewards: TrueRewards,
 ) -> Case:
     originals = []
-    for i, response in enumerate(row.responses):
+    for i, response in enumerate(texts):
         fans = [name for name, label in row.preferred.items() if label == i]
         notes = [f"preferred by {', '.join(fans)}"] if fans else []
         originals.append(Card(f"response {i}", response, rewards=rewards[Item(row.prompt, response)], notes=notes))

@@ -27,6 +27,8 @@ class Inputs:
     """The steps of every stage that trains, by stage."""
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     """`stage.json` of every stage before this one."""
+    originals: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """The two responses of the rows worked on, as the run uses them, by row id."""
     samples: list[Sample] = field(default_factory=list)
     refinements: list[Refinement] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)

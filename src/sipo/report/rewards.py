@@ -59,14 +59,14 @@ def _kinds(rows: Sequence[Row], inputs: Inputs, objectives: Sequence[str]) -> li
     rewrites = [Item(prompts[each.prompt], each.rewrite) for each in inputs.refinements if each.prompt in prompts]
     chosen = inputs.chosen
     return [
-        ("original", [Item(row.prompt, response) for row in rows for response in row.responses]),
-        *((f"preferred by {name}", _preferred(rows, name)) for name in objectives),
+        ("original", [Item(row.prompt, response) for row in rows for response in inputs.originals[row.id]]),
+        *((f"preferred by {name}", _preferred(rows, inputs, name)) for name in objectives),
         ("samples", samples),
         ("rewrites", rewrites),
         ("chosen", [Item(row.prompt, chosen[row.id].response) for row in rows if row.id in chosen]),
     ]
 
 
-def _preferred(rows: Iterable[Row], objective: str) -> list[Item]:
+def _preferred(rows: Iterable[Row], inputs: Inputs, objective: str) -> list[Item]:
     labelled = ((row, row.preferred[objective]) for row in rows)
-    return [Item(row.prompt, row.responses[label]) for row, label in labelled if label is not None]
+    return [Item(row.prompt, inputs.originals[row.id][label]) for row, label in labelled if label is not None]

@@ -104,7 +104,7 @@ def _utilities(task: Task, found: list[Contest], known: LogprobTable, judge: Jud
 def _true_rewards(task: Task, found: list[Contest]) -> list[Array]:
     """[2 + C, N] of each contest, larger is better; NaN where a judge refused."""
     config = task.config
-    responses = [(*each.row.responses, *(c.response for c in each.contenders)) for each in found]
+    responses = [(*task.texts(each.row), *(c.response for c in each.contenders)) for each in found]
     items = [Item(each.row.prompt, y) for each, mine in zip(found, responses, strict=True) for y in mine]
     rewards = signed_rewards(config.objectives, items, config.execution, task.progress)
     return np.split(rewards, np.cumsum([len(mine) for mine in responses])[:-1])

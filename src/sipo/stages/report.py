@@ -1,8 +1,9 @@
 """Stage report: one self-contained page and its pictures, from the tables of the stages before.
 
-The model is not needed. Writes `report.html`, `front.png` and `training.png`.
+The model is not asked. Writes `report.html`, `front.png` and `training.png`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from sipo.disk.tables import write_text
@@ -26,6 +27,7 @@ def report(run: Path, task: Task, folder: Path) -> Path:
     measured = inputs.fronts
     has_sipo = "realign" in inputs.stages
     rows = worked_rows(task) if has_sipo else []
+    inputs = replace(inputs, originals={row.id: task.texts(row) for row in rows})
     true = rewards.true_rewards(config.objectives, rewards.texts_of(rows, inputs), config.execution)
 
     names = ", ".join(task.objectives)

@@ -146,11 +146,12 @@ def _share(candidates: Sequence[Candidate], better: Better, source: str) -> floa
 def _truly_better(task: Task, responses: Sequence[tuple[str, str]]) -> Better:
     """By the true rewards, against both originals of the row; without what a judge refused to compare."""
     config, rows = task.config, {row.id: row for row in task.splits.train}
-    texts = dict.fromkeys((row, text) for row, mine in responses for text in (*rows[row].responses, mine))
+    given = {row: task.texts(rows[row]) for row, _ in responses}
+    texts = dict.fromkeys((row, text) for row, mine in responses for text in (*given[row], mine))
     items = [Item(rows[row].prompt, text) for row, text in texts]
     signed = signed_rewards(config.objectives, items, config.execution)
     rewards: dict[tuple[str, str], Array] = dict(zip(texts, signed, strict=True))
-    originals = {row: np.stack([rewards[row, y] for y in rows[row].responses]) for row, _ in responses}
+    originals = {row: np.stack([rewards[row, y] for y in given[row]]) for row in given}
     return {
         (row, mine): bool(truly_better(rewards[row, mine][None], originals[row])[0])
         for row, mine in responses

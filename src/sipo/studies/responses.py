@@ -43,7 +43,7 @@ class ResponseStudy:
             if row.id in chosen and all(row.preferred[name] is not None for name in config.names)
         ]  # fmt: skip
         kinds = {
-            f"preferred by {name}": [row.responses[row.preferred[name] or 0] for row in rows] for name in config.names
+            f"preferred by {name}": [task.texts(row)[row.preferred[name] or 0] for row in rows] for name in config.names
         }
         kinds["chosen by sipo"] = [chosen[row.id] for row in rows]
         rewards = {}
