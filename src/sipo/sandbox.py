@@ -23,10 +23,12 @@ SECONDS = 5.0
 """Of the thread's own processor time, for one rendering: a busy machine changes nothing."""
 SIZE = 4_000_000
 """The characters of the largest text, or of all texts in the largest list."""
-MADE = 100 * SIZE
+MADE = 50 * SIZE
 """The characters of all values made in one rendering."""
 COUNT = 100_000
 """The largest whole number that a call or filter takes: widths, lengths, repetitions."""
+ENTRY = 16
+"""The characters that an entry of a list counts for beside its own."""
 BITS = 10_000
 """Of the largest whole number."""
 
@@ -225,16 +227,16 @@ def weigh(value: Any) -> int:
         elif isinstance(each, str | bytes):
             total += len(each)
         elif isinstance(each, Mapping):
-            total += 2
+            total += 2 * ENTRY * len(each)
             waiting.append(iter([*each.keys(), *each.values()]))
         elif isinstance(each, list | tuple | set | frozenset):
-            total += 2
+            total += ENTRY * len(each)
             waiting.append(iter(each))
         elif isinstance(each, int):
             _fits_bits(each.bit_length())
             total += 1 + each.bit_length() // 3
         else:
-            total += 8
+            total += ENTRY
     return total
 
 

@@ -1,7 +1,6 @@
 """Prompts and responses as token ids: what the model reads and what it writes never meet as one string."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -11,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from sipo.config import Model
 from sipo.data import Message, Row
 from sipo.errors import SipoError
-from sipo.models.ends import ASKED, SAID, Ends, find_ends, stated
+from sipo.models.ends import Ends, added, find_ends, framing, stated
 from sipo.models.load import Backbone
 from sipo.models.plain import Plain, frame
 from sipo.models.template import ChatTemplate
@@ -39,11 +38,17 @@ class Codec:
 
     @classmethod
     def of(
-        cls, backbone: Backbone, settings: Model, max_prompt_tokens: int, max_response_tokens: int, moment: datetime
+        cls,
+        backbone: Backbone,
+        settings: Model,
+        max_prompt_tokens: int,
+        max_response_tokens: int,
+        moment: datetime | None = None,
     ) -> "Codec":
+        """`moment` None is now."""
         return cls(
             backbone.tokenizer, max_prompt_tokens, max_response_tokens, settings.prompt_template,
-            stated(backbone.model), settings.end_tokens, moment,
+            stated(backbone.model), settings.end_tokens, moment or datetime.now(),
         )  # fmt: skip
 
     @cached_property
@@ -69,20 +74,7 @@ class Codec:
 
     @cached_property
     def plain(self) -> Plain:
-        return Plain(self.tokenizer, self._framing)
-
-    @cached_property
-    def _framing(self) -> frozenset[int]:
-        """Added tokens that frame turns, though the tokenizer may not call them special."""
-        chat = [Message("user", ASKED), Message("assistant", SAID), Message("user", ASKED)]
-        ids = set(self.stops)
-        if self.template:
-            with suppress(SipoError):  # told with the first prompt
-                ids.update(
-                    self.tokenizer(self.template.render(chat, opening=False), add_special_tokens=False)["input_ids"]
-                )
-        added = self.tokenizer.added_tokens_decoder
-        return frozenset(id for id in ids if id in added and added[id].content.strip())
+        return Plain(self.tokenizer, framing(self.tokenizer, self.template) | added(self.tokenizer, self.stops))
 
     def encode_prompt(self, prompt: Sequence[Message], limit: int | None = None) -> list[int]:
         """Token ids up to where the response begins. Raises SipoError beyond `limit` (default max_prompt_tokens)."""
@@ -122,7 +114,8 @@ class Codec:
                 waiting.append(message.content)
             if message.role == "assistant" or number + 1 == len(prompt):
                 text += before + "\n".join(waiting) + after
-                ids += self.plain.encode_marked(text, marks)
+                written = self.plain.encode_marked(text, marks)
+                ids += written[1:] if ids and written[:1] == [self.tokenizer.bos_token_id] else written
                 text, waiting = "", []
             if message.role == "assistant":
                 ids += [*self.plain.encode_marked(message.content, marks), *self.closing]

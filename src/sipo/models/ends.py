@@ -1,6 +1,6 @@
 """Where an answer ends: the tokens at which decoding stops, and those that close a given response."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -46,12 +46,29 @@ def find_ends(
         if any(id in stops for id in written):
             before = list(takewhile(lambda id: id not in stops, written))
             return Ends(stops, tuple(written[: len(before) + 1]))
-    special = {id for id in alone if id in tokenizer.added_tokens_decoder and id != tokenizer.bos_token_id}
-    special = {id for id in special if tokenizer.added_tokens_decoder[id].content.strip()}
+    special = added(tokenizer, alone) - {tokenizer.bos_token_id}
     if len(special) == 1 and not asked:
         (end,) = special
         return Ends(stops | special, tuple(alone[: alone.index(end) + 1]))
     return Ends(stops, (own[0],))
+
+
+def framing(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate | None) -> frozenset[int]:
+    """Added tokens that frame a template's turns, though the tokenizer may not call them special."""
+    if template is None:
+        return frozenset()
+    chat = [Message("user", ASKED), Message("assistant", SAID), Message("user", ASKED)]
+    try:
+        text = template.render(chat, opening=False)
+    except SipoError:  # told with the first prompt
+        return frozenset()
+    return added(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def added(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> frozenset[int]:
+    """Those that were added to the vocabulary, but for white space."""
+    tokens = tokenizer.added_tokens_decoder
+    return frozenset(id for id in ids if id in tokens and tokens[id].content.strip())
 
 
 def _behind(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, followed: bool) -> list[int]:

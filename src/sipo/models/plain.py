@@ -22,9 +22,13 @@ class Plain:
 
     @cached_property
     def special(self) -> frozenset[int]:
-        """The ids that no written text may become; the unknown token is none, because any text may."""
         added = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return self.also.union(added, self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        return self.also.union(added, self.tokenizer.all_special_ids)
+
+    @cached_property
+    def never(self) -> frozenset[int]:
+        """The ids that no written text may become. The unknown token is none of them: any rare letter may."""
+        return self.special - {self.tokenizer.unk_token_id}
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -43,7 +47,7 @@ class Plain:
         if not self.found(text):
             return self._usual(text)
         ids = self._spelled(text)
-        return ids if self.special.isdisjoint(ids) else self._apart(text)
+        return ids if self.never.isdisjoint(ids) else self._apart(text)
 
     def _apart(self, text: str) -> list[int]:
         (marked,), marks = self.marked([text])
@@ -85,7 +89,7 @@ class Plain:
             return ids
         # The vocabulary has it as an ordinary piece, too (unigram, whole words): write it apart.
         parts = [id for part in (token[:1], token[1:]) for id in self._within(part, self._spelled)]
-        return [id for id in parts if id not in self.special]
+        return [id for id in parts if id not in self.never]
 
     def _within(self, text: str, encode: Callable[[str], list[int]]) -> list[int]:
         """The ids of a text that others precede: behind a line break, where no tokenizer puts a space of its own."""

@@ -2,7 +2,8 @@
 
 The YAML is read before anything is filled in, so no prompt or response can break out of its message. Known
 variables: `chat` (the conversation's messages), `prompt` (its text), `response`, `review` and `objectives`
-(each with `name` and `better`). A last message from the assistant is a lead-in: generation goes on after it.
+(each with `name` and `better`). A last message from the assistant is a lead-in: generation goes on after it. They are
+rendered in a sandbox, with bounds on time and size, because templates are passed around as text is.
 """
 
 from collections.abc import Sequence
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import StrictUndefined
 
 from sipo.data import Message
 from sipo.data.chats import ROLES
 from sipo.errors import SipoError
+from sipo.sandbox import Bounded
 
-_environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+_environment = Bounded(undefined=StrictUndefined)
 _compiled = cache(_environment.from_string)
 
 
@@ -32,14 +34,18 @@ class PromptTemplate:
     def render(self, *, chat: Sequence[Message], **values: Any) -> tuple[Message, ...]:
         """The messages with everything filled in, without the lead-in."""
         last = chat[-1].content if len(chat) == 1 else "\n".join(f"{m.role}: {m.content}" for m in chat)
+        if "objectives" in values:
+            values["objectives"] = [{"name": each.name, "better": each.better} for each in values["objectives"]]
+        values |= {"chat": chat, "prompt": last}
         try:
             return tuple(
-                Message(role, _compiled(content).render(chat=chat, prompt=last, **values).strip())
+                Message(role, _environment.fill(_compiled(content), **values).strip())
                 for role, content in self.messages
             )
-        except TemplateError as error:
+        except Exception as error:  # a template may raise anything
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise SipoError(
-                f"{self.name} template: {error}; it may use chat, prompt, response, review, objectives"
+                f"{self.name} template: {reason}; it may use chat, prompt, response, review, objectives"
             ) from None
 
 
@@ -52,9 +58,9 @@ def load_template(path: Path | None, default: str) -> PromptTemplate:
         for message in messages:
             if message.role not in ROLES or not isinstance(message.content, str):
                 raise TypeError(f"a message's role is one of {', '.join(ROLES)}, its content a string; not {message}")
-            _environment.parse(message.content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TemplateError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
+            _compiled(message.content)
+    except Exception as error:  # a file may hold anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise SipoError(f"prompt template {name}: not a YAML list of {{role, content}} messages ({reason})") from None
     lead_in = ""
     if messages and messages[-1].role == "assistant":

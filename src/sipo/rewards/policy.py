@@ -16,14 +16,16 @@ from sipo.logprobs.score import score_rows
 from sipo.models.chat import Codec
 from sipo.models.load import find_device, identify, load_backbone, pick_dtype
 from sipo.models.locate import locate
+from sipo.rewards.encoding import READS
 from sipo.rewards.interface import Item, named
 
 
 class PolicyScorer:
     """log pi(y | x) - log pi_ref(y | x), natural, summed over tokens; beta is the objective's scale."""
 
-    def __init__(self, settings: Policy, execution: Execution) -> None:
-        self.name, self.execution = str(settings), execution
+    def __init__(self, settings: Policy, execution: Execution, moment: datetime | None = None) -> None:
+        """`moment` is what a chat template with a date is told; None is now."""
+        self.name, self.execution, self.moment = str(settings), execution, moment or datetime.now()
         self.adapter = load_adapter(settings.policy)
         named_base = json.loads((settings.policy / "adapter_config.json").read_text()).get("base_model_name_or_path")
         base = settings.base or named_base
@@ -32,7 +34,7 @@ class PolicyScorer:
         self.model = Model(path=base, dtype=settings.dtype, prompt_template=settings.prompt_template)
         where = find_device(execution.device)
         dtype = str(pick_dtype(where)) if settings.dtype == "auto" else settings.dtype
-        content = json.dumps([self.adapter.identity, identify(self.model), dtype])
+        content = json.dumps([READS, self.adapter.identity, identify(self.model), dtype])
         self.identity = hashlib.sha256(content.encode()).hexdigest()
 
     def check(self) -> None:
@@ -41,7 +43,7 @@ class PolicyScorer:
     def score(self, items: Sequence[Item]) -> Iterator[tuple[int, list[float]]]:
         backbone = load_backbone(self.model, self.execution.device)
         try:
-            codec = Codec.of(backbone, self.model, backbone.context, backbone.context, datetime.now())
+            codec = Codec.of(backbone, self.model, backbone.context, backbone.context, self.moment)
             groups = [_group(codec, item) for item in items]
             bank = Bank(backbone)
             with bank.mounted([self.adapter]):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 
 from sipo.config import Model
@@ -9,9 +10,10 @@ from sipo.errors import SipoError
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import read_config, read_tokenizer
 from sipo.progress import Progress
+from sipo.rewards.encoding import Encoded, ItemEncoder
 from sipo.rewards.examples import Example
 from sipo.rewards.interface import named
-from sipo.rewards.model import Encoded, check_format, context_of, encode
+from sipo.rewards.model import context_of
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class Reader:
         Raises SipoError where the model is not there, or cannot read the format.
         """
         origin = origin_of(model)
-        self.format, self.max_tokens = format, max_tokens
+        self.max_tokens = max_tokens
         self.tokenizer = read_tokenizer(origin)
         self.longest = context_of(read_config(origin), self.tokenizer)
         try:
-            check_format(self.tokenizer, format)
+            self.encoder = ItemEncoder(self.tokenizer, format, datetime.now())
         except SipoError as error:
             raise origin.error(str(error)) from None
 
@@ -50,7 +52,7 @@ class Reader:
         kept: list[Example] = []
         encoded: list[tuple[Encoded, ...]] = []
         for example in examples:
-            each = tuple(encode(self.tokenizer, self.format, item) for item in example.items)
+            each = tuple(self.encoder.encode(item) for item in example.items)
             sizes = [len(one["input_ids"]) for one in each]
             if self.max_tokens and max(sizes) > self.max_tokens:
                 continue
