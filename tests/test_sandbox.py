@@ -27,7 +27,7 @@ LARGE = {
     "joined": DOUBLE.replace("STEP", "ns.s ~ ns.s"), "added": DOUBLE.replace("STEP", "ns.s + ns.s"),
     "replaced": DOUBLE.replace("STEP", "ns.s.replace('a', ns.s)"), "replace filter": DOUBLE.replace("STEP", "ns.s|replace('a', ns.s)"),
     "replaced by position": "{{ ('a' * 1000000).replace('', 'x' * 1000000) }}", "join": "{{ ('x' * 1000).join(['y' * 1000] * 99999) }}",
-    "join filter": "{{ range(99999)|map('string')|join('x' * 99999) }}", "lists of lists": DOUBLE.replace("'aaaaaaaaaa'", "[1]").replace("STEP", "[ns.s, ns.s]"),
+    "join filter": "{{ range(9999)|map('string')|join('x' * 99999) }}", "lists of lists": DOUBLE.replace("'aaaaaaaaaa'", "[1]").replace("STEP", "[ns.s, ns.s]"),
     "tuples": DOUBLE.replace("STEP", "(ns.s, ns.s)"), "mappings": DOUBLE.replace("STEP", "{'a': ns.s, 'b': ns.s}"),
     "dict": DOUBLE.replace("STEP", "dict(a=ns.s, b=ns.s)"), "json": "{{ [[['a' * 1000] * 100] * 100]|tojson }}",
     "json indent": "{{ [[1]]|tojson(indent=10**9) }}", "indent": "{{ ('a\n' * 100000)|indent(100000) }}",
