@@ -145,6 +145,18 @@ def test_a_terminal_of_few_letters_gets_all_lines(surroundings: dict[str, str], 
         assert done.stdout.isascii() and done.stderr.isascii()
 
 
+def test_bars_of_other_libraries_are_silent_but_those_of_downloads() -> None:
+    bars = """
+from sipo.cli.hush import settle
+settle()
+from tqdm.auto import tqdm
+list(tqdm([1], desc="converting"))
+list(tqdm([1], desc="downloading", disable=False))
+"""
+    done = subprocess.run([sys.executable, "-c", bars], capture_output=True, text=True, check=True)
+    assert "downloading" in done.stderr and "converting" not in done.stderr
+
+
 class Page(HTMLParser):
     """What a browser would make of it."""
 

@@ -1,7 +1,10 @@
 """The judge against a real server of OpenAI's protocol on this machine."""
 
 import json
+import os
 import re
+import signal
+import threading
 import time
 from typing import Any
 
@@ -114,6 +117,32 @@ def test_slow_answers_are_not_waited_for_for_ever(server: Server) -> None:
     with pytest.raises(SipoError, match=r"'a' to 'why\?': no answer within 0.1 s, 2 times; raise timeout"):
         score_responses(objectives(server, timeout=0.1, retries=1), items("a"))
     assert time.monotonic() - started < 5
+
+
+def test_a_judge_can_be_asked_from_a_notebook(server: Server) -> None:
+    """Which runs its cells within a loop of its own."""
+
+    async def cell() -> dict[str, list[float]]:
+        check_rewards(objectives(server))
+        return score_responses(objectives(server), items("aa"))
+
+    assert anyio.run(cell) == {"long": [2]}
+
+
+def test_an_interrupt_waits_for_no_answer(server: Server) -> None:
+    until = threading.Event()
+
+    def interrupting(request: dict[str, Any], before: int) -> Answer:
+        os.kill(os.getpid(), signal.SIGINT)
+        until.wait(60)
+        return by_length(request, before)
+
+    server.behave = interrupting
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        score_responses(objectives(server, concurrency=1), items("a", "aa"))
+    assert time.monotonic() - started < 30 and len(server.requests) == 1
+    until.set()
 
 
 def test_requests_run_together_and_keep_the_pace(server: Server) -> None:
