@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-processors test-vllm bench lint env demo-env vllm-env clean
+.PHONY: quickstart test test-long test-processors test-vllm bench lint env demo-env vllm-env clean
 
 quickstart: demo-env ## the whole of SIPO on a real model, then a report
 	$(BIN)/sipo run configs/quickstart.yaml
@@ -19,6 +19,9 @@ test-processors: env ## the tests as older processors add, then with two threads
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n $(JOBS)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest -n $(JOBS)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 1
+
+test-long: env ## the long forms of tests that make test runs in short
+	$(BIN)/python -m pytest -m slow
 
 test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an environment of its own
 	$(VLLM)/bin/python -m pytest tests/test_vllm.py tests/test_engines.py

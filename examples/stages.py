@@ -20,4 +20,4 @@ methods = [base_model(policies), soups(policies), mod(policies), sipo(realigned)
 fronts = evaluate(task, methods, out / "evaluate")
 
 for name, front in fronts["methods"].items():
-    print(f"{name:6} hypervolume {front['hypervolume']:.1f}, 95 % interval {front['hypervolume_interval']}")
+    print(f"{name:6} utility {front['utility']:.2f}, 95 % interval {front['utility_interval']}")

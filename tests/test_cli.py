@@ -105,13 +105,14 @@ def test_a_run_says_where_everything_is(finished: Finished, capsys: pytest.Captu
         assert place in text
 
 
-def test_status_tells_stages_and_hypervolumes(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_tells_stages_and_measures(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(finished.run)]) == 0
     rows = {row[0]: row for row in table(said(capsys)) if row}
     assert [rows[stage][1] for stage in STAGES] == ["done"] * len(STAGES)
     fronts = json.loads((finished.run / "evaluate" / "fronts.json").read_text())
     for name, front in fronts["methods"].items():
-        assert float(rows[name][1]) == pytest.approx(front["hypervolume"], abs=1e-3)
+        assert float(rows[name][1]) == pytest.approx(front["utility"], abs=1e-3)
+        assert float(rows[name][4]) == pytest.approx(front["hypervolume_corrected"], abs=1e-3)
 
 
 def test_status_of_a_run_that_was_stopped_and_changed(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sipo.config import Config
 from sipo.errors import SipoError
 from sipo.pareto.bootstrap import percentile_interval
-from sipo.pareto.compare import DIFFERENCES, compare, pairs
+from sipo.pareto.compare import MEASURES, compare, pairs
 from sipo.pareto.indicators import (
     additive_epsilon,
     dominated_share,
@@ -153,9 +153,10 @@ def test_what_fronts_say() -> None:
         others = np.concatenate([each for other, each in means.items() if other != name])
         assert front["dominated_share"] == dominated_share(mine, others, [True, False])
         assert list(front["ranges"].values()) == pytest.approx(np.ptp(mine, axis=0).tolist())
-        for key in ("hypervolume", "utility"):
-            low, high = front[f"{key}_interval"]
-            assert low < front[key] < high
+        low, high = front["utility_interval"]
+        assert low < front["utility"] < high
+        low, high = front["hypervolume_interval"]
+        assert low < front["hypervolume_corrected"] < high
         for point in front["points"]:
             assert all(point["interval"][n][0] < point["rewards"][n] < point["interval"][n][1] for n in DIRECTIONS)
     weights = [point["weights"] for point in result["methods"]["mod"]["points"]]
@@ -183,15 +184,20 @@ def test_differences_are_of_the_numbers_shown_and_antisymmetric() -> None:
     result = compare(rewards, WEIGHTS, DIRECTIONS, **QUICK)
     for names, difference in result["differences"].items():
         a, b = names.split(" - ")
-        for key in DIFFERENCES:
+        for key in MEASURES:
             assert difference[key] == pytest.approx(result["methods"][a][key] - result["methods"][b][key])
-            assert difference[f"{key}_interval"][0] < difference[key] < difference[f"{key}_interval"][1]
+        assert difference["utility_interval"][0] < difference["utility"] < difference["utility_interval"][1]
+        assert difference["hypervolume_corrected"] == pytest.approx(
+            result["methods"][a]["hypervolume_corrected"] - result["methods"][b]["hypervolume_corrected"]
+        )
     turned = compare(dict(reversed(rewards.items())), WEIGHTS, DIRECTIONS, **QUICK)
     one, other = result["differences"]["mod - soups"], turned["differences"]["soups - mod"]
-    for key in DIFFERENCES:
+    for key in MEASURES:
         assert one[key] == pytest.approx(-other[key])
         assert one[f"{key}_interval"] == pytest.approx([-end for end in reversed(other[f"{key}_interval"])])
+    assert {one["is"], other["is"]} == {"not shown"} and one["p"] == pytest.approx(other["p"])
     assert result["differences"]["sipo - mod"]["hypervolume_interval"][0] > 0
+    assert result["differences"]["sipo - mod"]["is"] == "above" == result["differences"]["sipo - base"]["is"]
     low, high = result["differences"]["mod - soups"]["hypervolume_interval"]
     assert low < 0 < high
 

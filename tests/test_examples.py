@@ -22,7 +22,7 @@ def test_the_stages_one_by_one_and_then_a_soup(
     (tmp_path / "configs" / "quickstart.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)
     exec((EXAMPLES / "stages.py").read_text(), {})
-    assert "sipo   hypervolume" in capsys.readouterr().out
+    assert "sipo   utility" in capsys.readouterr().out
 
     source = (EXAMPLES / "soup.py").read_text()
     source = source.replace("runs/quickstart", "runs/by-hand").replace('"plain"', '"brevity"')

@@ -16,7 +16,7 @@ from sipo.report.facts import costs
 from sipo.report.looks import looks
 from sipo.report.parts import NOTHING
 from sipo.report.plots import _curves, attainment_png, front_png
-from sipo.report.verdict import findings, verdict
+from sipo.report.verdict import findings, lift, verdict
 
 WEIGHTS = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
 FRONT = np.array([[3.0, 9.0], [2.5, 7.0], [1.0, 6.0]])
@@ -41,54 +41,60 @@ def fronts(lifts: Mapping[str, float], reference: dict[str, float] | None = None
 
 def test_many_rivals_are_grouped_by_outcome() -> None:
     text = verdict(fronts({"base": -1.0, "soups": 0.0, "mod": 0.0, "lw": -0.5, "modpo": 1.5, "sipo": 0.0}))
-    assert "The front of sipo is above those of base and lw." in text
-    assert "The front of sipo is below that of modpo." in text
-    assert "From those of soups and mod it does not differ beyond the error bars." in text
+    assert "sipo is above base and lw." in text and "sipo is below modpo." in text
+    assert "No difference from soups and mod is shown: its interval holds 0; a difference of 0." in text
     even = verdict(fronts(dict.fromkeys(["soups", "mod", "lw", "modpo", "sipo-soups", "sipo"], 0.0)))
-    assert "From those of soups, mod, lw, modpo and sipo-soups the front of sipo does not differ beyond" in even
+    assert "No difference from soups, mod, lw, modpo and sipo-soups is shown:" in even
 
 
 def test_the_verdict_sets_sipo_against_each_other_method() -> None:
     text = verdict(fronts({"soups": 0.0, "mod": 0.5, "sipo": 0.5, "sipo-soups": 1.0}))
-    assert "The front of sipo is above that of soups (difference " in text
-    assert "Between sipo and mod there is no difference beyond the error bars" in text
-    assert "The front of sipo is below that of sipo-soups (difference \N{MINUS SIGN}" in text
-    assert "mod is" not in text and "another seed" in text
+    assert "Measured by mean utility on 80 held-out prompts, by paired t tests" in text
+    assert "sipo is above soups (difference " in text and "p below .001)" in text
+    assert "No difference of sipo and mod is shown: its interval holds 0 (difference " in text
+    assert "would have been seen in four of five such runs)" in text
+    assert "sipo is below sipo-soups (difference \N{MINUS SIGN}" in text
+    assert "Its weights move detail by " in text and "(mod's by " in text
+    assert ". mod is" not in text and "another seed" in text
 
 
 def test_without_sipo_it_states_every_pair_that_differs() -> None:
     text = verdict(fronts({"base": -1.0, "soups": 0.0, "mod": 0.0, "lw": 0.5}))
-    assert "5 of the 6 pairs of methods differ beyond the error bars." in text
-    assert "The front of lw is above those of base, soups and mod." in text
-    assert "The front of mod is above that of base." in text and "sipo" not in text
-    assert "by chance" not in text
+    assert "5 of the 6 pairs of methods differ as far as is shown." in text
+    assert "lw is above base, soups and mod." in text
+    assert "mod is above base." in text and "sipo" not in text
     same = verdict(fronts({"soups": 0.0, "mod": 0.0, "lw": 0.0}))
-    assert "None of the 3 pairs of methods differs beyond the error bars." in same
-    assert "Between mod and soups there is no difference" in verdict(fronts({"soups": 0.0, "mod": 0.0}))
-    assert "about 1 of so many pairs" in verdict(fronts({f"method{i}": i / 2 for i in range(6)}))
+    assert "None of the 3 pairs of methods differs as far as is shown." in same and "Of the others, one of 0." in same
+    assert "No difference of mod and soups is shown" in verdict(fronts({"soups": 0.0, "mod": 0.0}))
     assert "This run has one method, mod, on 80 held-out prompts." in verdict(fronts({"mod": 0.0}))
 
 
 def test_findings_follow_the_differences() -> None:
     measured = fronts({"soups": 0.0, "sipo": 0.5})
     (found,) = findings(measured)
-    front = {name: each["hypervolume"] for name, each in measured["methods"].items()}
-    assert found.difference == pytest.approx(front["sipo"] - front["soups"])
-    assert found.utility == pytest.approx(0.5, abs=0.2) and found.utility_low < found.utility < found.utility_high
+    front = {name: each["utility"] for name, each in measured["methods"].items()}
+    assert found.difference == pytest.approx(front["sipo"] - front["soups"]) == pytest.approx(0.5, abs=0.2)
+    assert found.low < found.difference < found.high and found.hypervolume > 0
     assert (found.method, found.other, found.word) == ("sipo", "soups", "above")
+
+
+def test_the_page_says_how_far_noise_lifts_hypervolumes() -> None:
+    text = lift(fronts({"base": -1.0, "soups": 0.0, "sipo": 0.5}))
+    assert "at most 0." in text and "It is not the same for base, of one point" in text
+    assert "of one point" not in lift(fronts({"soups": 0.0, "sipo": 0.5}))
 
 
 def test_every_number_has_a_column() -> None:
     measured = fronts({"base": -1.0, "soups": 0.0, "sipo": 0.5})
     table = tables.measures(measured)
     assert [column.split(" [")[0] for column in table.columns] == [
-        "method", "points", "hypervolume", "sipo less this", "sipo is", "mean utility",
+        "method", "points", "mean utility", "sipo less this", "sipo is", "hypervolume",
     ]  # fmt: skip
     base, soups, sipo = table.rows
     assert (base[:2], soups[4], sipo[3:5]) == (["base", 1], "above", [None, None])
     assert soups[3].value == pytest.approx(sipo[2].value - soups[2].value)
     without = tables.measures(fronts({"base": -1.0, "soups": 0.0}))
-    assert [column.split(" [")[0] for column in without.columns] == ["method", "points", "hypervolume", "mean utility"]
+    assert [column.split(" [")[0] for column in without.columns] == ["method", "points", "mean utility", "hypervolume"]
 
     shapes = tables.shapes(measured)
     assert [column.split(" [")[0] for column in shapes.columns] == [

@@ -19,7 +19,7 @@ from sipo.progress import Progress
 from sipo.studies import arms as arms_module
 from sipo.studies.arms import Arm, run_arms, turned
 from sipo.studies.catalogue import RATIOS, conflict_arms
-from sipo.studies.fronts import Claim, finding
+from sipo.studies.fronts import Claim, findings_of
 from sipo.studies.ground import find_ground
 from sipo.studies.intervals import mean_over_seeds, over_seeds
 from sipo.studies.registry import STUDIES
@@ -121,18 +121,29 @@ def test_seeds_accumulate_and_are_the_unit(ground: Path, studies: Path) -> None:
     assert "3 seeds, 95 % t intervals" in page and "--seeds 0,1,2" in page
 
 
-def seeds(*differences: float) -> list[dict[str, Any]]:
-    """Measured seeds in which a is above b by these amounts."""
+def seeds(*differences: float, hypervolume: float = 1.0, range: float = 2.0) -> list[dict[str, Any]]:
+    """Measured seeds in which a is above b by these amounts, and by so many times as much in hypervolume."""
     draws = np.random.default_rng(0).normal(size=200) * 0.1
 
-    def arm(value: float) -> dict[str, Any]:
-        return {
-            "hypervolume": value,
-            "utility": value,
-            "draws": {k: (value + draws).tolist() for k in ("hypervolume", "utility")},
-        }
+    def arm(value: float, place: float) -> dict[str, Any]:
+        measures = {"utility": value, "hypervolume": hypervolume * value}
+        points = [[value + range + place, value], [value, value + range - place]]
+        return {**measures, "draws": {k: (v + draws).tolist() for k, v in measures.items()}, "points": points}
 
-    return [{"arms": {"a": arm(1 + each), "b": arm(1.0)}} for each in differences]
+    about = {
+        "objectives": [{"name": name, "direction": "maximize"} for name in "xy"],
+        "weights": [{"x": 1.0, "y": 0.0}, {"x": 0.0, "y": 1.0}],
+        "prompts": 60,
+        "moving": [[range > 0, True]],
+    }
+    return [
+        {**about, "arms": {"a": arm(1 + each, i / 100), "b": arm(1.0, i / 50)}} for i, each in enumerate(differences)
+    ]
+
+
+def finding(claim: Claim, measured: list[dict[str, Any]]) -> Finding:
+    (found,) = findings_of([claim], measured)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -140,14 +151,14 @@ def seeds(*differences: float) -> list[dict[str, Any]]:
     [
         ((1.0, 1.1, 0.9), False, "holds"),
         ((-1.0, -1.1, -0.9), False, "the reverse holds"),
-        ((1.0, -1.0, 0.1), False, "does not hold"),
+        ((1.0, -1.0, 0.1), False, "not shown"),
         ((1.0, 1.1, 0.9), True, "the reverse holds"),
         ((1.0, -1.0, 0.1), True, "is not contradicted"),
         ((0.5,), False, "holds"),
-        ((0.0,), False, "does not hold"),
+        ((0.0,), False, "not shown"),
     ],
 )
-def test_a_verdict_follows_from_the_interval_alone(differences: tuple, none: bool, outcome: str) -> None:
+def test_a_verdict_follows_from_the_difference(differences: tuple, none: bool, outcome: str) -> None:
     assert finding(Claim("a", "b", none=none), seeds(*differences)).outcome == outcome
 
 
@@ -155,10 +166,32 @@ def test_what_seeds_share_is_no_doubt_about_a_difference() -> None:
     measured = seeds(1.0, 1.1, 0.9, 1.0)
     for luck, seed in zip((5.0, -3.0, 9.0, -7.0), measured, strict=True):
         for arm in seed["arms"].values():
-            arm["hypervolume"] += luck
-    claim = Claim("a", "b", measures=("hypervolume",))
-    assert finding(claim, measured).outcome == "holds"
-    assert over_seeds([seed["arms"]["a"]["hypervolume"] for seed in measured])[1] < 0
+            arm["utility"] += luck
+    assert finding(Claim("a", "b"), measured).outcome == "holds"
+    assert over_seeds([seed["arms"]["a"]["utility"] for seed in measured])[1] < 0
+
+
+def test_what_a_study_states_is_one_family() -> None:
+    """A difference that stands alone does not stand among thirteen."""
+    measured = seeds(1.0, 1.3, 0.7)
+    assert finding(Claim("a", "b"), measured).outcome == "holds"
+    among = findings_of([Claim("a", "b"), *[Claim("b", "b")] * 12], measured)[0]
+    assert among.outcome == "not shown" and among.because == "it does not stand among 13 comparisons at once"
+
+
+def test_few_prompts_or_an_objective_that_stands_still_allow_no_verdict() -> None:
+    few = seeds(1.0)
+    few[0]["prompts"] = 29
+    assert finding(Claim("a", "b"), few).because == "29 prompts are fewer than 30"
+    for differences in ((1.0,), (1.0, 1.1, 0.9)):
+        assert finding(Claim("a", "b"), seeds(*differences)).outcome == "holds"
+    still = finding(Claim("a", "b"), seeds(1.0, range=0.0))
+    assert still.outcome == "not shown" and "nothing moves x" in still.because
+    several = seeds(1.0, 1.1, 0.9)
+    for seed in several:
+        for arm in seed["arms"].values():
+            arm["points"] = [[each, 3.0] for each, _ in arm["points"]]
+    assert "nothing moves y" in finding(Claim("a", "b"), several).because
 
 
 @given(st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=9))
@@ -174,18 +207,14 @@ def test_the_interval_of_one_seed_is_of_its_draws_and_of_several_student_s(value
 
 
 def test_measures_that_contradict_each_other_are_said_to() -> None:
-    measured = seeds(1.0, 1.1, 0.9)
-    for seed in measured:
-        seed["arms"]["a"]["utility"] = 0.0 + seed["arms"]["a"]["hypervolume"] / 100
-    assert finding(Claim("a", "b"), measured).outcome == "depends on the measure"
+    found = finding(Claim("a", "b"), seeds(1.0, 1.1, 0.9, hypervolume=-1.0))
+    assert found.outcome == "depends on the measure" and found.because == "hypervolume says the opposite"
 
 
 def test_the_verdict_is_one_line_that_counts() -> None:
     holds, fails = (Finding("x", "1", outcome) for outcome in ("holds", "the reverse holds"))
     verdict = Conclusion([], [holds, holds, fails]).verdict
-    assert (
-        verdict == "Of 3 statements of the paper: 2 hold beyond the error bars, 1 are reversed beyond the error bars."
-    )
+    assert verdict == "Of 3 statements of the paper: 2 hold, 1 are reversed."
 
 
 def test_tables_are_markdown() -> None:

@@ -74,7 +74,7 @@ class Response:
 
     method: str
     weights: dict[str, float] | None
-    """None for the base model, which no weight steers."""
+    """None for the base model and single policies, which no weight steers."""
     prompt: str
     text: str
     """The prompt as people read it."""
@@ -85,6 +85,8 @@ class Response:
     finished: bool
     rewards: dict[str, float | None]
     """By objective, in its own direction."""
+    draw: int = 0
+    """Of a method that no weight steers: which of its answers, one for each weight of the others."""
 
 
 def known(reward: float) -> float | None:

@@ -5,20 +5,20 @@ from typing import Any
 
 from sipo.disk.tables import read_json
 from sipo.progress import Progress
+from sipo.report.fronts import in_short
 from sipo.runs.status import StageStatus, read_run, stage_statuses
 
 
 def show_status(run: Path) -> None:
-    """Print the run's stages and, once evaluated, its hypervolumes."""
+    """Print the run's stages and, once evaluated, its fronts in numbers."""
     config = read_run(run)
     stages = stage_statuses(run, config)
     progress = Progress()
     progress.table("", ["stage", "state", "seconds", "work"], [_row(stage) for stage in stages])
     if any(stage.name == "evaluate" and stage.state == "done" for stage in stages):
         methods = read_json(run / "evaluate" / "fronts.json")["methods"]
-        rows = [[name, front["hypervolume"], *front["hypervolume_interval"]] for name, front in methods.items()]
         progress.say()
-        progress.table("hypervolume (larger is better)", ["method", "value", "95 % low", "high"], rows)
+        progress.table(*in_short(methods))
     if not all(stage.state == "done" for stage in stages):
         progress.say()
         progress.say(f"`sipo run {run / 'config.yaml'} --run-dir {run}` goes on")

@@ -120,7 +120,7 @@ def _answers(config: Config, sizes: Sizes, weights: Sequence[Weight]) -> tuple[i
     answers = models = 0
     for name in config.methods:
         if name in ("base", "policies"):
-            count = n if name == "policies" else 1
+            count = (n if name == "policies" else 1) * (len(weights) if config.decoding.temperature > 0 else 1)
             answers, models = answers + count, models + count
             continue
         answers += len(weights)

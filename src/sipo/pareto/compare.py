@@ -1,23 +1,26 @@
 """Methods compared by their fronts: indicators with intervals, and the difference of every two methods.
 
-Intervals are percentile bootstrap intervals over the prompts. All numbers come from the same resamples, so what two
-methods share of the prompts' luck cancels in their difference. Noise lifts maxima: ranges and the distances to the
-best known front are estimated a little too large, and in resamples more so.
+Mean utility decides what is called better, by paired t tests over the prompts with Holm's correction over all pairs.
+Hypervolume comes second: noise lifts maxima, so a front whose points are equal in truth seems to cover more than one
+point, and no number of prompts cures it. It is given with that lift taken off. All else has percentile bootstrap
+intervals over the prompts, from the same resamples, so what two methods share of the prompts' luck cancels in their
+difference. Ranges and the distances to the best known front are lifted too, and in resamples more so.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from sipo.pareto import indicators
-from sipo.pareto.bootstrap import Array, percentile_interval, resampled_means, resamples
+from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
+from sipo.pareto.verdicts import decide, holm, mean_difference, moving
 
 Fronts = Mapping[str, Array]
 """[T, M, N] by method: T versions of its front."""
-DIFFERENCES = ("hypervolume", "utility")
-"""Compared pair by pair; for both, larger is better."""
+MEASURES = ("utility", "hypervolume")
+"""Compared pair by pair, and the first decides; for both, larger is better."""
 
 
 def compare(
@@ -26,23 +29,30 @@ def compare(
     maximise: Mapping[str, bool],
     reference: Mapping[str, float] | None = None,
     *,
+    unsteered: Collection[str] = (),
     times: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What `fronts.json` says of the methods.
 
-    `rewards` holds each method's rewards, [M, P, N] at the M weights on the same P prompts, or [P, N] where no weight
-    steers it. `maximise` names the N objectives in order and says whether larger is better. Without a stored
-    `reference` point, hypervolume is measured from one just below the worst point.
+    `rewards` holds each method's rewards, [M, P, N] at the M weights on the same P prompts; `unsteered` names the
+    methods whose M points are draws of one model. Such a method may also have one point, [P, N], which serves every
+    weight. `maximise` names the N objectives in order and says whether larger is better. Without a stored `reference`
+    point, hypervolume is measured from one just below the worst point.
 
-    `additive_epsilon`, `igd_plus` and `spacing` are in units of `scale`, each objective's range over all points, and
-    the first two are against the union of all fronts. `differences` is "a - b" for every two methods. `beyond` lists
-    the points that are not better than a stored reference in some objective.
+    `hypervolume` is that of the points; `hypervolume_corrected` lacks what noise adds, and `hypervolume_interval` is
+    around it. `additive_epsilon`, `igd_plus` and `spacing` are in units of `scale`, each objective's range over all
+    points, and the first two are against the union of all fronts. `differences` is "a - b" for every two methods, with
+    what may be said of it (`sipo.pareto.verdicts`). `beyond` lists the points that are not better than a stored
+    reference in some objective.
     """
     names, larger = list(maximise), list(maximise.values())
     stacked = {method: each if each.ndim == 3 else each[None] for method, each in rewards.items()}
     labels = [dict(zip(names, weight, strict=True)) for weight in weights_M_N.tolist()]
-    weights_of = {method: labels if each.ndim == 3 else [None] for method, each in rewards.items()}
+    weights_of = {
+        method: labels if rewards[method].ndim == 3 and method not in unsteered else [None] * len(each)
+        for method, each in stacked.items()
+    }
 
     fronts = {method: each.mean(axis=1)[None] for method, each in stacked.items()}
     every = np.concatenate([front[0] for front in fronts.values()])
@@ -64,31 +74,71 @@ def compare(
                 for i, (weight, point) in enumerate(zip(weights_of[method], front[0], strict=True))
             ],
             **_with_intervals({name: (values[method][name], sampled[method][name]) for name in values[method]}),
+            **_hypervolume(values[method]["hypervolume"], sampled[method]["hypervolume"], least=0.0),
             "dominated_share": dominated[method],
             "spacing": None if np.isnan(spacing) else spacing,
             **_by_objective("ranges", "ranges_interval", names, *ranges),
         }
-    differences = {
-        f"{a} - {b}": _with_intervals(
-            {name: (values[a][name] - values[b][name], sampled[a][name] - sampled[b][name]) for name in DIFFERENCES}
-        )
-        for a, b in pairs(list(methods))
-    }
     outside = [
         {"method": method, "weights": weight, "objectives": [n for n, out in zip(names, where, strict=True) if out]}
         for method, front in fronts.items()
         for weight, where in zip(weights_of[method], indicators.beyond(front[0], corner, larger), strict=True)
         if reference is not None and where.any()
     ]
+    plain, drawn = ({name: mine["hypervolume"] for name, mine in part.items()} for part in (values, sampled))
+    hypervolumes = {
+        f"{a} - {b}": _hypervolume(plain[a] - plain[b], drawn[a] - drawn[b]) for a, b in pairs(list(methods))
+    }
     return {
         "reference_point": dict(zip(names, corner.tolist(), strict=True)),
         "reference_stored": reference is not None,
         "scale": dict(zip(names, scale.tolist(), strict=True)),
         "prompts": draws.shape[1],
         "methods": methods,
-        "differences": differences,
+        "differences": _differences(stacked, weights_M_N, maximise, hypervolumes),
         "beyond": outside,
     }
+
+
+def _differences(
+    rewards: Mapping[str, Array],
+    weights_M_N: Array,
+    maximise: Mapping[str, bool],
+    hypervolumes: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """ "a - b" for every two methods: utility, its p-value among all pairs, hypervolume, and what may be said."""
+    larger = list(maximise.values())
+    by_prompt = {  # [P]
+        method: indicators.mean_utility(each.swapaxes(0, 1), weights_M_N, larger) for method, each in rewards.items()
+    }
+    largest = max(float(np.abs(each).max()) for each in by_prompt.values())
+    paired = {f"{a} - {b}": (a, b) for a, b in pairs(list(rewards))}
+    utilities = {name: mean_difference(by_prompt[a] - by_prompt[b], largest) for name, (a, b) in paired.items()}
+    adjusted = dict(zip(paired, holm([each.p for each in utilities.values()]), strict=True))
+    differences = {}
+    for name, (a, b) in paired.items():
+        found = utilities[name]
+        moved = moving(rewards[a], rewards[b], weights_M_N)
+        still = [each for each, moves in zip(maximise, moved, strict=True) if not moves]
+        said, because = decide(
+            found,
+            adjusted[name],
+            hypervolumes[name]["hypervolume_interval"],
+            still,
+            prompts=len(by_prompt[a]),
+            family=len(paired),
+        )
+        differences[name] = {
+            "utility": found.value,
+            "utility_interval": found.interval(),
+            "p": adjusted[name],
+            "detectable": found.detectable,
+            **hypervolumes[name],
+            "still": still,
+            "is": said,
+            "because": because,
+        }
+    return differences
 
 
 def pairs(methods: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -138,6 +188,17 @@ def _with_intervals(numbers: Mapping[str, tuple[Array, Array]]) -> dict[str, Any
     for name, (value_1, sampled_T) in numbers.items():
         result |= {name: float(value_1[0]), f"{name}_interval": percentile_interval(sampled_T)}
     return result
+
+
+def _hypervolume(value_1: Array, sampled_T: Array, least: float = -np.inf) -> dict[str, Any]:
+    """As it is, without what noise adds, and with an interval; `least` is the smallest that it can be."""
+    value = float(value_1[0])
+    estimate, *interval = corrected(value, sampled_T)
+    return {
+        "hypervolume": value,
+        "hypervolume_corrected": max(estimate, least),
+        "hypervolume_interval": tuple(max(end, least) for end in interval),
+    }
 
 
 def _by_objective(key: str, interval: str, names: Sequence[str], value_N: Array, sampled_T_N: Array) -> dict[str, Any]:

@@ -27,11 +27,11 @@ def most_balanced(responses: Sequence[Response]) -> int:
 
 
 def answered(responses: Sequence[Response], limit: int) -> list[Answered]:
-    """At most `limit` prompts; of several answers at a weight, the first."""
+    """At most `limit` prompts; of several answers at a weight, or of draws that no weight steers, the first."""
     at = {label: i for i, label in enumerate(places(responses))}
     prompts: dict[str, list[Response]] = {}
     for each in responses:
-        if each.index == 0:
+        if each.index == 0 and each.draw == 0:
             prompts.setdefault(each.prompt, []).append(each)
     return [
         Answered(mine[0].text, sorted((_card(each, at) for each in mine), key=_order))

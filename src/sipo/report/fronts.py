@@ -13,17 +13,27 @@ INTERVAL = "95\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}interval"
 def measures(fronts: Mapping[str, Any]) -> Table:
     """Of every method what is larger when better, with how far sipo is from it where it was run."""
     against = {each.other: each for each in findings(fronts) if each.method == "sipo"}
-    columns = ["method", "points", f"hypervolume [{INTERVAL}]"]
+    columns = ["method", "points", f"mean utility [{INTERVAL}]"]
     columns += [f"sipo less this [{INTERVAL}]", "sipo is"] if against else []
-    columns += [f"mean utility [{INTERVAL}]"]
+    columns += [f"hypervolume [{INTERVAL}]"]
     rows: list[list[Cell]] = []
     for name, front in fronts["methods"].items():
-        row: list[Cell] = [name, len(front["points"]), Measured(front["hypervolume"], *front["hypervolume_interval"])]
+        row: list[Cell] = [name, len(front["points"]), Measured(front["utility"], *front["utility_interval"])]
         if against:
             found = against.get(name)
             row += [Measured(found.difference, found.low, found.high), found.word] if found else [None, None]
-        rows.append([*row, Measured(front["utility"], *front["utility_interval"])])
+        rows.append([*row, Measured(front["hypervolume_corrected"], *front["hypervolume_interval"])])
     return Table(columns, rows)
+
+
+def in_short(methods: Mapping[str, Any]) -> tuple[str, list[str], list[list[Any]]]:
+    """Title, columns and rows of the same for a terminal."""
+    rows = [
+        [name, each["utility"], *each["utility_interval"], each["hypervolume_corrected"], *each["hypervolume_interval"]]
+        for name, each in methods.items()
+    ]
+    title = "mean utility, and hypervolume without what noise adds, with 95 % intervals (larger is better)"
+    return title, ["method", "utility", "low", "high", "hypervolume", "low", "high"], rows
 
 
 def shapes(fronts: Mapping[str, Any]) -> Table:
@@ -54,13 +64,16 @@ def differences(fronts: Mapping[str, Any]) -> Table:
         [
             f"{each.method} less {each.other}",
             Measured(each.difference, each.low, each.high),
+            each.p,
+            each.detectable,
             each.word,
-            Measured(each.utility, each.utility_low, each.utility_high),
+            each.because or None,
+            Measured(each.hypervolume, each.hypervolume_low, each.hypervolume_high),
         ]
         for each in findings(fronts)
     ]
-    columns = ["methods", f"hypervolume [{INTERVAL}]", "the first is", f"mean utility [{INTERVAL}]"]
-    return Table(columns, rows)
+    columns = ["methods", f"mean utility [{INTERVAL}]", "p, Holm", "could be seen", "the first is", "because"]
+    return Table([*columns, f"hypervolume [{INTERVAL}]"], rows)
 
 
 def points(fronts: Mapping[str, Any]) -> Table:

@@ -1,15 +1,16 @@
-"""What the run found, in words that follow from the intervals and from nothing else."""
+"""What the run found, in words that follow from its numbers and from nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from sipo.report.parts import alike
+from sipo.pareto.verdicts import Word
+from sipo.report.parts import alike, number
 
 SPELLED_OUT = 4
 """So many comparisons are told one by one, with their numbers; more are grouped."""
-
-Word = Literal["above", "below", "no difference beyond the error bars"]
+NARROWED_FROM = ("mod", "soups")
+"""Fronts whose ends are the policies that realignment begins from, the first at hand being named."""
 
 
 @dataclass(frozen=True)
@@ -19,28 +20,29 @@ class Finding:
     method: str
     other: str
     difference: float
-    """Of hypervolume, which the words are about."""
+    """Of mean utility, which the words are about."""
     low: float
     high: float
-    utility: float
-    utility_low: float
-    utility_high: float
-
-    @property
-    def word(self) -> Word:
-        if self.low > 0:
-            return "above"
-        if self.high < 0:
-            return "below"
-        return "no difference beyond the error bars"
+    p: float
+    """After Holm's correction for all pairs of the run."""
+    detectable: float | None
+    """The difference that four of five such runs would have shown."""
+    hypervolume: float
+    """Without what noise adds."""
+    hypervolume_low: float
+    hypervolume_high: float
+    word: Word
+    because: str
+    """What forbids to say more."""
 
     @property
     def sentence(self) -> str:
-        difference, low, high = alike(self.difference, self.low, self.high)
+        difference, low, high, seen = alike(self.difference, self.low, self.high, self.detectable or 0.0)
         numbers = f"difference {difference}, 95 % interval {low} to {high}"
-        if self.word == "no difference beyond the error bars":
-            return f"Between {self.method} and {self.other} there is {self.word} ({numbers})."
-        return f"The front of {self.method} is {self.word} that of {self.other} ({numbers})."
+        if self.word != "not shown":
+            return f"{self.method} is {self.word} {self.other} ({numbers}, p {_p(self.p)})."
+        size = f"; one of {seen} would have been seen in four of five such runs" if self.detectable else ""
+        return f"No difference of {self.method} and {self.other} is shown: {self.because} ({numbers}{size})."
 
 
 def findings(fronts: Mapping[str, Any]) -> list[Finding]:
@@ -48,24 +50,67 @@ def findings(fronts: Mapping[str, Any]) -> list[Finding]:
     found = []
     for names, each in fronts["differences"].items():
         method, other = names.split(" - ", 1)
-        numbers = (each["hypervolume"], *each["hypervolume_interval"], each["utility"], *each["utility_interval"])
-        found.append(Finding(method, other, *numbers))
+        low, high = each["utility_interval"]
+        below, above = each["hypervolume_interval"]
+        found.append(
+            Finding(
+                method,
+                other,
+                each["utility"],
+                low,
+                high,
+                each["p"],
+                each["detectable"],
+                each["hypervolume_corrected"],
+                below,
+                above,
+                each["is"],
+                each["because"],
+            )
+        )
     return found
 
 
 def verdict(fronts: Mapping[str, Any]) -> str:
-    """One paragraph: sipo against each other method or, without it, all pairs that differ beyond the error bars."""
+    """One paragraph: sipo against each other method or, without it, all pairs that differ; and what weights move."""
     found = findings(fronts)
     if not found:
         return f"This run has one method, {', '.join(fronts['methods'])}, on {fronts['prompts']} held-out prompts."
-    measure = f"Measured by hypervolume on {fronts['prompts']} held-out prompts; larger is better."
+    family = f", by paired t tests with Holm's correction for {len(found)} pairs" if len(found) > 1 else ""
+    measure = f"Measured by mean utility on {fronts['prompts']} held-out prompts{family}; larger is better."
     caveat = "The intervals are over prompts; they do not say how another seed of training would have ended."
     against_sipo = [each for each in found if each.method == "sipo"]
     if not against_sipo:
         said = _apart(found)
     else:
         said = [each.sentence for each in against_sipo] if len(against_sipo) <= SPELLED_OUT else _grouped(against_sipo)
-    return " ".join([measure, *said, caveat])
+    return " ".join([measure, *said, *_kept(fronts), caveat])
+
+
+def lift(fronts: Mapping[str, Any]) -> str:
+    """How much noise adds to the hypervolumes, in words."""
+    lifted = {name: each["hypervolume"] - each["hypervolume_corrected"] for name, each in fronts["methods"].items()}
+    most = max(lifted, key=lambda name: lifted[name])
+    taken, of_it = alike(lifted[most], fronts["methods"][most]["hypervolume"])
+    single = [name for name, each in fronts["methods"].items() if len(each["points"]) == 1]
+    said = (
+        "Noise in the points of a front lifts its hypervolume, the more the closer they are to each other, and more "
+        "prompts do not cure it. The bootstrap's estimate of that is taken off, and counts in the interval as an error "
+        f"of its size; at most {taken} of {of_it}, of {most}."
+    )
+    if single and len(single) < len(lifted):
+        said += f" It is not the same for {' and '.join(single)}, of one point: compare by utility."
+    return said
+
+
+def _kept(fronts: Mapping[str, Any]) -> list[str]:
+    """How far sipo's weights still steer."""
+    known = next((name for name in NARROWED_FROM if name in fronts["methods"]), None)
+    if "sipo" not in fronts["methods"] or known is None:
+        return []
+    mine, theirs = (fronts["methods"][name]["ranges"] for name in ("sipo", known))
+    parts = [f"{name} by {number(value)} ({known}'s by {number(theirs[name])})" for name, value in mine.items()]
+    return [f"Its weights move {_listed(parts)}."]
 
 
 def _grouped(found: list[Finding]) -> list[str]:
@@ -73,10 +118,14 @@ def _grouped(found: list[Finding]) -> list[str]:
     by_word: dict[Word, list[str]] = {}
     for each in found:
         by_word.setdefault(each.word, []).append(each.other)
-    said = [f"The front of sipo is {word} {_that_of(by_word[word])}." for word in ("above", "below") if word in by_word]
-    even = by_word.get("no difference beyond the error bars")
-    subject = "it" if said else "the front of sipo"
-    return [*said, *([f"From {_that_of(even)} {subject} does not differ beyond the error bars."] if even else [])]
+    said = [f"sipo is {word} {_listed(by_word[word])}." for word in ("above", "below") if word in by_word]
+    even = [each for each in found if each.word == "not shown"]
+    if even:
+        reasons = dict.fromkeys(each.because for each in even)
+        seen = [each.detectable for each in even if each.detectable]
+        size = f"; a difference of {number(max(seen))} would have been seen in four of five such runs" if seen else ""
+        said.append(f"No difference from {_listed(by_word['not shown'])} is shown: {'; '.join(reasons)}{size}.")
+    return said
 
 
 def _apart(found: list[Finding]) -> list[str]:
@@ -90,14 +139,18 @@ def _apart(found: list[Finding]) -> list[str]:
         elif each.word == "below":
             beats.setdefault(each.other, []).append(each.method)
     apart = sum(map(len, beats.values()))
+    seen = [each.detectable for each in found if each.word == "not shown" and each.detectable]
     count = f"{apart} of the {len(found)} pairs" if apart else f"None of the {len(found)} pairs"
-    said = [f"{count} of methods {'differs' if apart < 2 else 'differ'} beyond the error bars."]
-    said += [f"The front of {better} is above {_that_of(worse)}." for better, worse in beats.items()]
-    by_chance = round(0.05 * len(found))
-    if apart and by_chance:
-        said.append(f"Were all methods equal, about {by_chance} of so many pairs would seem to differ by chance.")
+    said = [f"{count} of methods {'differs' if apart < 2 else 'differ'} as far as is shown."]
+    said += [f"{better} is above {_listed(worse)}." for better, worse in beats.items()]
+    if seen:
+        said.append(f"Of the others, one of {number(max(seen))} would have been seen in four of five such runs.")
     return said
 
 
-def _that_of(methods: list[str]) -> str:
-    return f"that of {methods[0]}" if len(methods) == 1 else f"those of {', '.join(methods[:-1])} and {methods[-1]}"
+def _p(value: float) -> str:
+    return "below .001" if value < 0.001 else f"{value:.2g}"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

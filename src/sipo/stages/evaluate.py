@@ -1,6 +1,8 @@
 """Stage evaluate: every method at every weight on held-out prompts, judged by the true rewards.
 
-All methods decode alike, and with the same noise for the same prompt, so that differences are the methods'.
+All methods decode alike, and with the same noise for the same prompt at the same weight, so that differences are the
+methods'. One that no weight steers is drawn from once for each weight too: chance alone spreads several points, and
+would lift their front above a single one. Greedy decoding leaves nothing to draw, and such a method one point.
 Writes `responses.jsonl` and `fronts.json`.
 """
 
@@ -18,6 +20,7 @@ from sipo.methods.interface import Method
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.compare import compare
 from sipo.records import Response, comparable, known
+from sipo.report.fronts import in_short
 from sipo.rewards import Item, score_responses
 from sipo.stages.sample import named, one_row_a_prompt
 from sipo.task import Task
@@ -38,8 +41,7 @@ def evaluate(task: Task, methods: list[Method], folder: Path) -> dict[str, Any]:
             for point in front["points"]
         ],
     )
-    rows = [[name, f["hypervolume"], *f["hypervolume_interval"]] for name, f in fronts["methods"].items()]
-    task.progress.table("hypervolume (larger is better)", ["method", "value", "95 % low", "high"], rows)
+    task.progress.table(*in_short(fronts["methods"]))
     return fronts
 
 
@@ -56,7 +58,7 @@ def _answers(task: Task, methods: list[Method], folder: Path) -> list[Response]:
     models = [
         (method, weight, method.at(weight))
         for method in methods
-        for weight in (task.weights if method.steerable else task.weights[:1])
+        for weight in (task.weights if method.steerable or config.decoding.temperature > 0 else task.weights[:1])
     ]
     plan = [
         (method, weight, aligned, row, index)
@@ -65,8 +67,8 @@ def _answers(task: Task, methods: list[Method], folder: Path) -> list[Response]:
         for index in range(config.evaluate.per_prompt)
     ]
     requests = [
-        Request(task.prompt_tokens(row), aligned.mixture, seed_of(config.seed, "evaluate", row.key, index))
-        for _, _, aligned, row, index in plan
+        Request(task.prompt_tokens(row), aligned.mixture, seed_of(config.seed, "evaluate", row.key, weight, index))
+        for _, weight, aligned, row, index in plan
     ]
     answers: dict[int, Generated] = {}
     with opened(config.execution) as engine:
@@ -91,6 +93,7 @@ def _answers(task: Task, methods: list[Method], folder: Path) -> list[Response]:
         Response(
             method.name, named(task, weight) if method.steerable else None, row.key, row.text, index,
             task.codec.decode(answers[at].tokens), len(answers[at].tokens), answers[at].finished, {},
+            0 if method.steerable else task.weights.index(weight),
         )
         for at, (method, weight, _, row, index) in enumerate(plan)
     ]  # fmt: skip
@@ -123,20 +126,22 @@ def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
         raise SipoError(f"evaluate.reference_point: give a number for each of {', '.join(task.objectives)}")
     rewards: dict[str, Array] = {}
     lengths: dict[str, list[float]] = {}
+    unsteered: list[str] = []
     for method in dict.fromkeys(each.method for each in responses):
         mine = [each for each in responses if each.method == method]
         if mine[0].weights is None:
-            parts = [mine]
-            rewards[method] = _by_prompt(mine, task.objectives)
+            unsteered.append(method)
+            parts = [[each for each in mine if each.draw == draw] for draw in sorted({each.draw for each in mine})]
         else:
             parts = [[each for each in mine if each.weights == named(task, weight)] for weight in task.weights]
-            rewards[method] = np.stack([_by_prompt(part, task.objectives) for part in parts])
+        rewards[method] = np.stack([_by_prompt(part, task.objectives) for part in parts])
         lengths[method] = [float(np.mean([each.length for each in part])) for part in parts]
     compared = compare(
         rewards,
         np.array(task.weights),
         {objective.name: objective.maximise for objective in config.objectives},
         stored,
+        unsteered=unsteered,
         times=config.evaluate.bootstrap,
         seed=config.seed,
     )

@@ -14,7 +14,7 @@ from sipo.report.inputs import read_inputs
 from sipo.report.looks import looks
 from sipo.report.page import Picture, render
 from sipo.report.plots import front_png, training_png
-from sipo.report.verdict import verdict
+from sipo.report.verdict import lift, verdict
 from sipo.report.yields import trust, why_fallen, yields
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
@@ -48,6 +48,7 @@ def report(run: Path, task: Task, folder: Path) -> Path:
         front=front,
         training=training,
         reference_point=fronts.reference_point(measured),
+        lift=lift(measured),
         measures=fronts.measures(measured),
         shapes=fronts.shapes(measured),
         differences=fronts.differences(measured),

@@ -36,7 +36,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Front:
-    """What an arm attained with one seed: rewards [M, P, N] at M weights on P prompts; M is 1 without steering."""
+    """What an arm attained with one seed: rewards [M, P, N] at M weights, or in M draws of what no weight steers, on P
+    prompts.
+    """
 
     rewards_M_P_N: Array
     lengths_M: Array
@@ -104,7 +106,7 @@ def _rewards(responses: Sequence[Response], names: Sequence[str]) -> Array:
     """
     places: dict[str, dict[str, list[list[float | None]]]] = {}
     for each in responses:
-        at = places.setdefault(json.dumps(each.weights), {})
+        at = places.setdefault(_place(each), {})
         at.setdefault(each.prompt, []).append([each.rewards[name] for name in names])
     return np.array(
         [[np.mean(np.array(at[prompt], dtype=float), axis=0) for prompt in sorted(at)] for at in places.values()]
@@ -114,8 +116,13 @@ def _rewards(responses: Sequence[Response], names: Sequence[str]) -> Array:
 def _lengths(responses: Sequence[Response]) -> Array:
     lengths: dict[str, list[int]] = {}
     for each in responses:
-        lengths.setdefault(json.dumps(each.weights), []).append(each.length)
+        lengths.setdefault(_place(each), []).append(each.length)
     return np.array([np.mean(mine) for mine in lengths.values()])
+
+
+def _place(each: Response) -> str:
+    """Which point of its front a response belongs to."""
+    return json.dumps([each.weights, each.draw])
 
 
 def digest(settings: Settings, arm: Arm) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ import numpy as np
 
 from sipo.config import Config
 from sipo.configfile import parse_config
-from sipo.pareto.bootstrap import Array, percentile_interval, resampled_means, resamples
-from sipo.pareto.compare import DIFFERENCES, dominated_shares, front_indicators, unit_ranges
+from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
+from sipo.pareto.compare import MEASURES, dominated_shares, front_indicators, unit_ranges
 from sipo.pareto.indicators import beyond, objective_ranges
+from sipo.pareto.verdicts import Difference, decide, holm, mean_difference, moving
 from sipo.progress import Progress
 from sipo.report.plots import attainment_png, front_png
 from sipo.studies.arms import Arm, Front, run_arms
 from sipo.studies.ground import Ground, Settings, reference_point
-from sipo.studies.intervals import BOOTSTRAP, Interval, outcome, over_seeds, shown
-from sipo.studies.study import Conclusion, Finding, Outcome, Table
+from sipo.studies.intervals import BOOTSTRAP, Interval, outcome, over_seeds, shown, tested
+from sipo.studies.study import Conclusion, Finding, Table
 from sipo.weights import grid
 
 
@@ -28,7 +30,6 @@ class Claim:
     better: str
     worse: str
     statement: str = ""
-    measures: tuple[str, ...] = DIFFERENCES
     none: bool = False
     ours: bool = False
 
@@ -47,7 +48,9 @@ class FrontStudy:
     """A picture for each of these words, of the arms whose labels begin with it; without any, one of all arms."""
 
     def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
-        """Points, lengths and indicators of every arm, with bootstrap draws over prompts for a seed alone."""
+        """Points, lengths and indicators of every arm, with bootstrap draws over prompts; and of every claim, which
+        objectives move, for a seed alone.
+        """
         settings = ground.settings(seed, progress)
         fronts = run_arms(self.arms(settings), settings, ground.folder / "fronts", progress)
         config = parse_config(settings, self.name)
@@ -56,7 +59,12 @@ class FrontStudy:
             "objectives": [{"name": each.name, "direction": each.direction} for each in config.objectives],
             "reference_point": reference,
             "weights": [dict(zip(config.names, weight, strict=True)) for weight in grid(config)],
+            "prompts": next(iter(fronts.values())).rewards_M_P_N.shape[1],
             "arms": indicators_of(fronts, config, np.array([reference[name] for name in config.names])),
+            "moving": [
+                moving(fronts[claim.better].rewards_M_P_N, fronts[claim.worse].rewards_M_P_N, np.array(grid(config)))
+                for claim in self.claims
+            ],
         }
 
     def conclude(self, ground: Ground, seeds: Sequence[dict[str, Any]]) -> Conclusion:
@@ -65,7 +73,7 @@ class FrontStudy:
         names = [objective["name"] for objective in objectives]
         arms = {label: [seed["arms"][label] for seed in seeds] for label in labels}
         measured = [
-            [label, *(shown(_interval(mine, measure)) for measure in DIFFERENCES), _mean(mine, "length")]
+            [label, *(shown(_interval(mine, measure)) for measure in MEASURES), _mean(mine, "length")]
             for label, mine in arms.items()
         ]
         shapes = [
@@ -83,12 +91,11 @@ class FrontStudy:
         corner = ", ".join(f"{name} {value:.3g}" for name, value in seeds[0]["reference_point"].items())
         note = f"; {outside} points lie beyond the reference and add nothing to it" if outside else ""
         title = f"Fronts, hypervolume above {corner} ({unit}{note})"
-        findings = [finding(claim, seeds) for claim in self.claims]
         tables = [
-            Table(title, ["arm", *DIFFERENCES, "tokens"], measured),
+            Table(title, ["arm", *MEASURES, "tokens"], measured),
             Table("Their shapes", ["arm", *means, *ranges, "epsilon", "IGD+", "dominated"], shapes),
         ]
-        return Conclusion(tables, findings, self._pictures(seeds, objectives, labels))
+        return Conclusion(tables, findings_of(self.claims, seeds), self._pictures(seeds, objectives, labels))
 
     def _pictures(
         self, seeds: Sequence[dict[str, Any]], objectives: list[dict[str, str]], labels: Sequence[str]
@@ -127,38 +134,73 @@ def indicators_of(fronts: Mapping[str, Front], config: Config, corner_N: Array) 
             "interval": [
                 [percentile_interval(sampled[label][:, m, i]) for i in range(mine.shape[1])] for m in range(len(mine))
             ],
-            "draws": {name: drawn[label][name].tolist() for name in DIFFERENCES},
+            "draws": {name: drawn[label][name].tolist() for name in MEASURES},
         }
         for label, mine in points.items()
     }
 
 
-def finding(claim: Claim, seeds: Sequence[dict[str, Any]]) -> Finding:
-    """Paired differences by seed, or of bootstrap draws for one seed; the first measure decides, unless another says
-    the opposite.
+def findings_of(claims: Sequence[Claim], seeds: Sequence[dict[str, Any]]) -> list[Finding]:
+    """Paired differences by seed, or by prompt for one seed. Utility decides, by t tests with Holm's correction over
+    all claims, unless hypervolume says the opposite.
     """
-    differences = {name: _difference(claim, seeds, name) for name in claim.measures}
-    outcomes = [_outcome(each, claim.none) for each in differences.values()]
-    opposed = {"holds", "the reverse holds"} <= set(outcomes)
-    measured = "; ".join(f"{name} {shown(each, '+.3f')}" for name, each in differences.items())
-    return Finding(claim.words, measured, "depends on the measure" if opposed else outcomes[0], claim.ours)
+    utilities = [_utility(claim, seeds) for claim in claims]
+    adjusted = holm([each.p for each in utilities])
+    findings = []
+    for at, (claim, utility, p) in enumerate(zip(claims, utilities, adjusted, strict=True)):
+        hypervolume = _hypervolume([(seed["arms"][claim.better], seed["arms"][claim.worse]) for seed in seeds])
+        word, because = decide(
+            utility,
+            p,
+            hypervolume[1:],
+            _still(claim, at, seeds),
+            prompts=inf if len(seeds) > 1 else seeds[0]["prompts"],
+            family=len(claims),
+        )
+        found = outcome(word, because)
+        if claim.none:
+            found = "the reverse holds" if found == "holds" else "is not contradicted"
+        measured = f"utility {tested(utility, p)}; hypervolume {shown(hypervolume, '+.3f')}"
+        findings.append(Finding(claim.words, measured, found, claim.ours, because))
+    return findings
 
 
-def _outcome(difference: Interval, none: bool) -> Outcome:
-    found = outcome(difference)
-    if not none:
-        return found
-    return "the reverse holds" if found == "holds" else "is not contradicted"
-
-
-def _difference(claim: Claim, seeds: Sequence[dict[str, Any]], measure: str) -> Interval:
+def _utility(claim: Claim, seeds: Sequence[dict[str, Any]]) -> Difference:
     """Paired by seed, or by resample of one seed's prompts."""
     pairs = [(seed["arms"][claim.better], seed["arms"][claim.worse]) for seed in seeds]
-    better, worse = (np.array(each["draws"][measure]) for each in pairs[0])
-    return over_seeds([a[measure] - b[measure] for a, b in pairs], better - worse)
+    differences = np.array([better["utility"] - worse["utility"] for better, worse in pairs])
+    if len(seeds) > 1:
+        return mean_difference(differences)
+    better, worse = (np.array(each["draws"]["utility"]) for each in pairs[0])
+    return Difference(float(differences[0]), float((better - worse).std()), seeds[0]["prompts"] - 1)
+
+
+def _still(claim: Claim, at: int, seeds: Sequence[dict[str, Any]]) -> list[str]:
+    """The objectives that neither the weights nor the change from one arm to the other move."""
+    if len(seeds) > 1:
+        better, worse = (
+            np.stack([seed["arms"][label]["points"] for seed in seeds], axis=1) for label in (claim.better, claim.worse)
+        )
+        moved = moving(better, worse, np.array([list(each.values()) for each in seeds[0]["weights"]]))
+    else:
+        moved = seeds[0]["moving"][at]
+    return [each["name"] for each, moves in zip(seeds[0]["objectives"], moved, strict=True) if not moves]
+
+
+def _hypervolume(pairs: Sequence[tuple[dict[str, Any], ...]]) -> Interval:
+    """Of one arm's, or of the first's less the second's, by seed; without what the noise over prompts adds."""
+    by_seed = []
+    for arms in pairs:
+        signs = (1.0, -1.0)[: len(arms)]
+        value = sum(sign * each["hypervolume"] for sign, each in zip(signs, arms, strict=True))
+        drawn = sum(sign * np.array(each["draws"]["hypervolume"]) for sign, each in zip(signs, arms, strict=True))
+        by_seed.append(corrected(value, np.asarray(drawn)))
+    return by_seed[0] if len(by_seed) == 1 else over_seeds([estimate for estimate, *_ in by_seed])
 
 
 def _interval(arms: Sequence[dict[str, Any]], measure: str) -> Interval:
+    if measure == "hypervolume":
+        return _hypervolume([(each,) for each in arms])
     return over_seeds([each[measure] for each in arms], arms[0]["draws"][measure])
 
 

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from sipo.pareto.bootstrap import Array, percentile_interval, resamples
 from sipo.pareto.seeds import t_interval
+from sipo.pareto.verdicts import OPPOSED, Difference, Word, mean_difference
 from sipo.studies.study import Outcome
 
 BOOTSTRAP = 1000
@@ -30,12 +31,24 @@ def mean_over_seeds(values: Sequence[Array]) -> Interval:
     return over_seeds([float(each.mean()) for each in values], values[0][draws].mean(axis=1))
 
 
-def outcome(difference: Interval) -> Outcome:
-    """Of the statement that the difference is positive."""
-    _, low, high = difference
-    return "holds" if low > 0 else "the reverse holds" if high < 0 else "does not hold"
+def difference_of_means(values: Sequence[Array]) -> Difference:
+    """The same as a difference to be tested: of each seed's paired differences [P]."""
+    return mean_difference(np.array([each.mean() for each in values]) if len(values) > 1 else values[0])
+
+
+def outcome(word: Word, because: str = "") -> Outcome:
+    """Of the statement that the first is above the second."""
+    if because == OPPOSED:
+        return "depends on the measure"
+    return {"above": "holds", "below": "the reverse holds", "not shown": "not shown"}[word]  # type: ignore[return-value]
 
 
 def shown(interval: Interval, form: str = ".3f") -> str:
     mean, low, high = (format(each, form) for each in interval)
     return f"{mean} [{low}, {high}]"
+
+
+def tested(difference: Difference, p: float) -> str:
+    """A difference with its interval, its p-value among all statements, and what could have been seen."""
+    least = f", could be seen from {difference.detectable:.2g}" if difference.detectable and p >= 0.05 else ""
+    return f"{shown((difference.value, *difference.interval()), '+.3f')}, p {p:.2g}{least}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from sipo.configfile import parse_config
 from sipo.filters.contest import CHOSEN
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.indicators import signs
+from sipo.pareto.verdicts import decide, holm
 from sipo.progress import Progress
 from sipo.report.plots import dots_png
 from sipo.rewards import Item, score_responses
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.studies.ground import Ground
-from sipo.studies.intervals import Interval, mean_over_seeds, outcome, shown
+from sipo.studies.intervals import Interval, difference_of_means, mean_over_seeds, outcome, shown, tested
 from sipo.studies.study import Conclusion, Finding, Table
 from sipo.task import Task
 
@@ -60,16 +62,19 @@ class ResponseStudy:
         rewards = {kind: [np.array(seed["rewards"][kind]) for seed in seeds] for kind in seeds[0]["rewards"]}
         means = {kind: _means(each) for kind, each in rewards.items()}
         *rivals, chosen = rewards
-        gains = {rival: _means(_gains(rewards[chosen], rewards[rival], sign_N)) for rival in rivals}
-        findings = [
-            Finding(
-                f"chosen responses are better than those {rival}, on {name}",
-                shown(gains[rival][i], "+.3f"),
-                outcome(gains[rival][i]),
+        gains = {rival: _gains(rewards[chosen], rewards[rival], sign_N) for rival in rivals}
+        stated = {
+            f"chosen responses are better than those {rival}, on {name}": difference_of_means(
+                [each[:, i] for each in gains[rival]]
             )
             for i, name in enumerate(names)
             for rival in rivals
-        ]
+        }
+        rows = inf if len(seeds) > 1 else len(rewards[chosen][0])
+        findings = []
+        for (statement, gain), p in zip(stated.items(), holm([each.p for each in stated.values()]), strict=True):
+            word, because = decide(gain, p, prompts=rows, family=len(stated))
+            findings.append(Finding(statement, tested(gain, p), outcome(word), because=because))
         size = sum(map(len, rewards[chosen]))
         title = f"Mean true rewards over {size} rows of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
         table = Table(title, ["response", *names], [[kind, *map(shown, each)] for kind, each in means.items()])

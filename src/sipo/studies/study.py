@@ -16,7 +16,7 @@ from sipo.plain import code, escape, markdown_table
 from sipo.progress import Progress
 from sipo.studies.ground import Ground
 
-Outcome = Literal["holds", "is not contradicted", "does not hold", "depends on the measure", "the reverse holds"]
+Outcome = Literal["holds", "is not contradicted", "not shown", "depends on the measure", "the reverse holds"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Finding:
     outcome: Outcome
     ours: bool = False
     """A question of ours, of which the paper says nothing."""
+    because: str = ""
+    """What forbids to say more."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,11 @@ class Conclusion:
 
 
 OUTCOMES: dict[Outcome, str] = {
-    "holds": "hold beyond the error bars",
-    "is not contradicted": "say that there is no gain, and none shows beyond the error bars",
-    "does not hold": "do not show beyond the error bars",
+    "holds": "hold",
+    "is not contradicted": "say that there is no gain, and none is shown",
+    "not shown": "are not shown",
     "depends on the measure": "hold or are reversed, depending on the measure",
-    "the reverse holds": "are reversed beyond the error bars",
+    "the reverse holds": "are reversed",
 }
 
 
@@ -129,13 +131,17 @@ def page(study: Study, ground: Ground, seeds: Sequence[int], conclusion: Conclus
     ]
     if conclusion.findings:
         rows = [
-            ["ours" if each.ours else "the paper", each.statement, each.measured, each.outcome]
+            ["ours" if each.ours else "the paper", each.statement, each.measured, _here(each)]
             for each in conclusion.findings
         ]
         parts.append(markdown(Table("", ["by", "statement", "measured", "here it"], rows)))
     parts += [f"![{name}]({name})" for name in conclusion.pictures]
     parts += [f"{escape(table.title)}\n\n{markdown(table)}" for table in conclusion.tables]
     return "\n\n".join(parts) + "\n"
+
+
+def _here(each: Finding) -> str:
+    return f"{each.outcome}: {each.because}" if each.because else each.outcome
 
 
 def markdown(table: Table) -> str:
