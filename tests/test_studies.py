@@ -15,6 +15,7 @@ from sipo.disk.tables import read_json
 from sipo.errors import SipoError
 from sipo.pareto.bootstrap import percentile_interval
 from sipo.pareto.seeds import t_interval
+from sipo.plain import escape
 from sipo.progress import Progress
 from sipo.studies import arms as arms_module
 from sipo.studies.arms import Arm, run_arms, turned
@@ -56,7 +57,7 @@ def test_every_study_runs_on_a_configuration(name: str, ground: Path, studies: P
     pictures = list((studies / "run" / name).glob("*.png"))
     assert pictures and all(each.name in page and each.read_bytes().startswith(b"\x89PNG") for each in pictures)
     if "arms" in measured:
-        assert all(f"| {label} | " in page for label in measured["arms"])
+        assert all(f"| {escape(label)} | " in page for label in measured["arms"])
 
 
 def test_conflicts_on_subsets_of_one_size(ground: Path, studies: Path) -> None:
