@@ -193,7 +193,7 @@ def test_adapters_that_peft_wrote_are_read(bank: Bank, model_folder: Path, tmp_p
         (LoraConfig(target_modules=["q_proj"], rank_pattern={"q_proj": 2}), "rank_pattern"),
         (LoraConfig(target_modules=["q_proj"], alpha_pattern={"q_proj": 2}), "alpha_pattern"),
         (LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]), "modules_to_save"),
-        (LoraConfig(target_modules=["q_proj"], lora_bias=True), "lora_B.bias"),
+        (LoraConfig(target_modules=["q_proj"], lora_bias=True), "lora_bias"),
         (LoraConfig(target_modules=["embed_tokens"]), "embed"),
         (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "IA3"),
     ],

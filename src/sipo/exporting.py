@@ -13,6 +13,7 @@ from sipo.config import Model
 from sipo.disk.appearing import appearing
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
+from sipo.finite import infinite_tensor
 from sipo.methods.names import stages_needed
 from sipo.models.load import load_backbone
 from sipo.runs.finished import aligned_at, check_model
@@ -67,5 +68,9 @@ def _save_merged(model: Model, device: str, mixed: Adapter, folder: Path) -> Non
         update = mixed.scaling * (b @ a)
         update = update.T if isinstance(layers[name], Conv1D) else update
         weight.copy_(weight.float() + update.to(weight.device))
+        if infinite_tensor([(name, weight)]):
+            raise SipoError(
+                f"export: the merged weights of {name} are not finite in {weight.dtype}; set model.dtype to float32"
+            )
     backbone.model.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)

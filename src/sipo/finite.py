@@ -1,6 +1,6 @@
 """NaN and infinity, found where they first appear, so that nothing is computed from them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,16 +12,18 @@ SMALLER = "set model.dtype to float32, or, where the model was trained, lower it
 """The way out where a model's own numbers overflow."""
 
 
-def finite(values: ArrayLike, what: str | Callable[[int], str], way_out: str = SMALLER) -> None:
+def finite(values: ArrayLike | Mapping[str, float], what: str | Callable[[int], str], way_out: str = SMALLER) -> None:
     """Raise SipoError for the first of the numbers that is NaN or infinite; `what` names it, if need be by its index.
 
-    Of an array of several dimensions the index is that of the flat one.
+    Of an array of several dimensions the index is that of the flat one; of a mapping the key is named as well.
     """
-    flat = np.asarray(values, dtype=np.float64).ravel()
+    keys = list(values) if isinstance(values, Mapping) else None
+    flat = np.asarray(list(values.values()) if isinstance(values, Mapping) else values, dtype=np.float64).ravel()
     bad = ~np.isfinite(flat)
     if bad.any():
         index = int(bad.argmax())
         name = what if isinstance(what, str) else what(index)
+        name += f": {keys[index]}" if keys else ""
         raise SipoError(f"{name} is {flat[index]}, no finite number; {way_out}")
 
 

@@ -1,14 +1,10 @@
-"""One LoRA adapter: its factors, its soups with others, and its PEFT folder."""
+"""One LoRA adapter: its factors, and its soups with others."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from peft import LoraConfig
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -145,52 +141,3 @@ def factor_soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapte
         down, up = zip(*(adapter.factors[name] for adapter in adapters), strict=True)
         factors[name] = (average(down), average(up))
     return Adapter(factors, adapters[0].scaling)
-
-
-def save_adapter(adapter: Adapter, folder: Path, base: str) -> None:
-    """Write a folder that `PeftModel.from_pretrained` loads; `base` is a hub id or an absolute path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lora = LoraConfig(
-        base_model_name_or_path=base,
-        task_type="CAUSAL_LM",
-        r=adapter.rank,
-        lora_alpha=adapter.scaling * adapter.rank,  # type: ignore[arg-type]
-        inference_mode=True,
-    )
-    # Set here, because the constructor makes a set of it, whose order differs from process to process.
-    lora.target_modules = sorted({name.rsplit(".", 1)[-1] for name in adapter.factors})  # type: ignore[assignment]
-    lora.save_pretrained(str(folder))
-    tensors = {}
-    for name, (a, b) in adapter.factors.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a.detach().cpu().contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b.detach().cpu().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def load_adapter(folder: Path) -> Adapter:
-    """Read a PEFT LoRA folder. Raises SipoError where it is missing, corrupt, or more than plain LoRA."""
-    try:
-        lora = json.loads((folder / "adapter_config.json").read_text())
-        tensors = load_file(folder / "adapter_model.safetensors")
-        kind = lora["peft_type"]
-    except Exception as error:
-        raise SipoError(f"{folder}: no readable PEFT adapter ({error})") from None
-    if kind != "LORA":
-        raise SipoError(f"{folder}: is a PEFT adapter of type {kind}, which sipo does not read; use plain LoRA")
-    for feature in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
-        if lora.get(feature):
-            raise SipoError(f"{folder}: uses PEFT's `{feature}`, which sipo does not read; use plain LoRA")
-    prefix, suffix = "base_model.model.", ".lora_A.weight"
-    for key in tensors:  # biases, embeddings, magnitudes: whatever else is there would be lost without a word
-        if not key.endswith((suffix, ".lora_B.weight")):
-            raise SipoError(f"{folder}: holds `{key}`, which sipo does not read; use plain LoRA on linear layers")
-    names = [key.removeprefix(prefix).removesuffix(suffix) for key in tensors if key.endswith(suffix)]
-    factors = {
-        name: (
-            tensors[f"{prefix}{name}.lora_A.weight"].float(),
-            tensors[f"{prefix}{name}.lora_B.weight"].float(),
-        )
-        for name in names
-    }
-    root = lora["r"] ** 0.5 if lora.get("use_rslora") else lora["r"]
-    return Adapter(factors, lora["lora_alpha"] / root)

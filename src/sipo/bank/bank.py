@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sipo.bank.adapter import ADAPTABLE, Adapter
+from sipo.bank.adapter import ADAPTABLE, Adapter, widths
 from sipo.bank.head import Head, find_head
 from sipo.bank.layout import Layout
 from sipo.bank.routes import Routes
@@ -146,10 +146,13 @@ class Bank:
                     f"one adapter changes layer `{name}` and another does not; train them on the same layers"
                 )
         for name in names:
+            shapes = {(a.shape[1], b.shape[0]) for a, b in (adapter.factors[name] for adapter in adapters)}
             if name not in layers:
                 raise SipoError(f"the adapter changes layer `{name}`, which the model has not: another base?")
             if layers[name] is self.head.layer:  # its weight is also used directly, without the update
                 raise SipoError(f"the adapter changes the output head `{name}`, which sipo keeps frozen")
+            if not isinstance(layers[name], ADAPTABLE) or shapes != {widths(layers[name])}:
+                raise SipoError(f"the adapter changes layer `{name}`, of another shape in the model: another base?")
         return names
 
     def _input_of(self, name: str) -> tuple[int, str]:

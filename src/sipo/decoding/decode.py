@@ -21,7 +21,9 @@ from sipo.config import Decoding
 from sipo.decoding.cache import roomy_cache, select_rows
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, Mixture, slots
-from sipo.decoding.sampling import next_tokens, uniforms
+from sipo.decoding.sampling import BROKEN, next_tokens, uniforms
+from sipo.errors import SipoError
+from sipo.finite import SMALLER
 
 COMPACT_BELOW = 0.75
 """The batch is rebuilt without its finished requests once fewer than this share of them is live."""
@@ -56,7 +58,8 @@ def decode(
     any token of `stops`.
 
     `watch(request, token)` is told of every token as it is chosen. Equal, up to rounding, to decoding the
-    requests one at a time. The mixtures of one call share a divergence.
+    requests one at a time. The mixtures of one call share a divergence. Raises SipoError for the first logits
+    that are not finite.
     """
     (divergence,) = {request.mixture.divergence for request in requests}
     if not bank.routes.mixes and len({len(request.prompt) for request in requests}) > 1:
@@ -68,6 +71,12 @@ def decode(
         scores = batch.scores(divergence)
         chosen = next_tokens(scores, noise[batch.live, step], decoding)
         for request, token in zip(batch.live, chosen.tolist(), strict=True):
+            if token == BROKEN:
+                prompt = bank.backbone.tokenizer.decode(list(requests[request].prompt[-60:]))
+                raise SipoError(
+                    f"no token can be chosen after {len(tokens[request])} tokens of an answer to the prompt that ends "
+                    f"{prompt[-60:]!r}: the model's logits are not finite; {SMALLER}"
+                )
             if not _ended(tokens[request], stops):
                 tokens[request].append(token)
                 if watch:

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from sipo.config import Decoding
 
+BROKEN = -1
+"""No token: a number that was not finite has come in."""
+
 
 def seed_of(*parts: object) -> int:
     """A seed that depends on nothing but `parts`: the same in every process and on every machine."""
@@ -24,10 +27,13 @@ def uniforms(seeds: list[int], steps: int) -> Tensor:
 def next_tokens(scores: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
     """The next token of each request [B]: the best one, or the one at quantile `uniform` [B] of its distribution.
 
+    It is BROKEN where the request's scores make no distribution, for a NaN or infinity among them.
+
     scores [B, V]: log-probabilities up to a constant. Order of the cuts: temperature, top_k, top_p.
     """
     if decoding.temperature == 0:
-        return scores.max(-1).indices  # three times as fast as argmax on a CPU
+        best = scores.max(-1)  # three times as fast as argmax on a CPU, and NaN is the largest
+        return best.indices.where(best.values.isfinite(), BROKEN)
     scores = scores / decoding.temperature
     if decoding.top_k or decoding.top_p < 1:
         k = min(decoding.top_k or scores.shape[-1], scores.shape[-1])
@@ -41,4 +47,5 @@ def next_tokens(scores: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
     cumulative = probabilities.cumsum(-1)
     place = torch.searchsorted(cumulative, uniform.to(scores.device)[:, None] * cumulative[:, -1:], right=True)
     place = place.clamp_max(scores.shape[-1] - 1)
-    return (place if tokens is None else tokens.gather(-1, place))[:, 0]
+    chosen = (place if tokens is None else tokens.gather(-1, place))[:, 0]
+    return chosen.where(cumulative[:, -1].isfinite(), BROKEN)

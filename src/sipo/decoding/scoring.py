@@ -7,8 +7,10 @@ import torch
 from sipo.bank import Bank
 from sipo.decoding.mixing import mix
 from sipo.decoding.mixture import Mixture
+from sipo.finite import finite
 from sipo.logprobs.head import CHUNK
 from sipo.logprobs.packing import Group, pack
+from sipo.logprobs.score import under
 
 
 @torch.no_grad()
@@ -37,4 +39,5 @@ def _one(bank: Bank, group: Group, mixture: Mixture) -> float:
         mixed = mix(logprobs.transpose(0, 1), weights.expand(len(t), k), mixture.divergence)
         total += float(mixed.log_softmax(-1).gather(-1, t[:, None]).sum())
         before = so_far[:, -1:]
+    finite(total, f"log pi(y | x) {under(bank, group, mixture.points[0])}")
     return total

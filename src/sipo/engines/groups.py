@@ -14,7 +14,9 @@ from sipo.config import Decoding
 from sipo.decoding.decode import Generated, Request
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, slots
-from sipo.decoding.sampling import next_tokens, uniforms
+from sipo.decoding.sampling import BROKEN, next_tokens, uniforms
+from sipo.errors import SipoError
+from sipo.finite import SMALLER
 
 
 @dataclass(eq=False)
@@ -96,6 +98,8 @@ def settle(logits: Tensor, standing: Iterable[tuple[int, Row, int]], decoding: D
     scores, logprobs = _scores(logits[indices], list(whole), divergence)
     uniform = torch.stack([group.noise[len(group.tokens)] for group in whole])
     chosen = next_tokens(scores, uniform, decoding)
+    if bool((chosen == BROKEN).any()):
+        raise SipoError(f"no token can be chosen: the model's logits are not finite; {SMALLER}")
     if divergence != REVERSE_KL:
         ahead = logprobs.gather(-1, chosen[owner][:, None])[:, 0].split([group.size for group in whole])
         for group, value in zip(whole, ahead, strict=True):

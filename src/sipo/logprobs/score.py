@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sipo.bank import Bank
+from sipo.finite import finite
 from sipo.logprobs.head import token_logprobs
 from sipo.logprobs.packing import Group, Packed, pack
 
@@ -25,7 +26,20 @@ def response_logprobs(bank: Bank, packed: Packed, points: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_rows(bank: Bank, rows: Sequence[tuple[Group, Point]]) -> list[list[float]]:
-    """log pi(y | x) of every response of each row's group under the row's point, in one batch."""
+    """log pi(y | x) of every response of each row's group under the row's point, in one batch.
+
+    Raises SipoError for the first that is not finite.
+    """
     packed = pack([group for group, _ in rows], bank.device, bank.routes.packs)
-    logprobs = response_logprobs(bank, packed, torch.tensor([point for _, point in rows]))
-    return [part.tolist() for part in logprobs.split([len(group.responses) for group, _ in rows])]
+    logprobs = response_logprobs(bank, packed, torch.tensor([point for _, point in rows])).tolist()
+    row_of = [row for row, (group, _) in enumerate(rows) for _ in group.responses]
+    finite(logprobs, lambda place: f"log pi(y | x) {under(bank, *rows[row_of[place]])}")
+    values = iter(logprobs)
+    return [[next(values) for _ in group.responses] for group, _ in rows]
+
+
+def under(bank: Bank, group: Group, point: Point) -> str:
+    """Which model, and which prompt, for errors."""
+    model = f"the adapters at ({', '.join(f'{share:g}' for share in point)})" if any(point) else "the model itself"
+    start = bank.backbone.tokenizer.decode(list(group.prompt[-60:]))
+    return f"under {model}, of a response to the prompt that ends {start[-60:]!r},"

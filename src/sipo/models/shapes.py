@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from sipo.errors import SipoError
 from sipo.models.locate import locate
 from sipo.models.pretrained import Origin, folder_of, read_config
 
@@ -52,8 +53,11 @@ def shape_of(path: str, revision: str | None = None) -> PretrainedConfig | None:
 
 
 def outline(config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    """All layers of a causal language model, without numbers in them."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    """All layers of a causal language model, without numbers in them. Raises SipoError where it is none."""
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except ValueError:
+        raise SipoError(f"model type `{config.model_type}` is no causal language model that transformers has") from None
     model.tie_weights()
     return model

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from sipo.config import Execution, Model, RewardModel
 from sipo.errors import SipoError
+from sipo.finite import finite
 from sipo.logprobs.packing import batches
 from sipo.models.load import find_device, identify, pick_dtype
 from sipo.rewards.classifier import labels_of, load_classifier, read_config, read_tokenizer
@@ -68,7 +69,12 @@ class ModelScorer:
             for indices in batches([len(each["input_ids"]) for each in encoded], self.token_budget):
                 logits = forward(classifier.model, [encoded[index] for index in indices])
                 scores = (logits - classifier.mean) / classifier.std
-                yield from zip(indices, scores.tolist(), strict=True)
+                numbers = scores.tolist()
+                for index, row in zip(indices, numbers, strict=True):
+                    finite(
+                        row, f"the score of {named(items[index])}", "set its dtype to float32, or take another model"
+                    )
+                yield from zip(indices, numbers, strict=True)
         finally:
             del classifier
             gc.collect()

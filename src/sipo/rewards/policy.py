@@ -9,13 +9,14 @@ from datetime import datetime
 import torch
 
 from sipo.bank import Bank, load_adapter
+from sipo.bank.peft_folder import read_lora
 from sipo.config import Execution, Model, Policy
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group, batches
 from sipo.logprobs.score import score_rows
 from sipo.models.chat import Codec
 from sipo.models.load import find_device, identify, load_backbone, pick_dtype
-from sipo.models.locate import locate
+from sipo.models.shapes import outline, shape_of
 from sipo.rewards.encoding import READS
 from sipo.rewards.interface import Item, named
 
@@ -26,22 +27,30 @@ class PolicyScorer:
     def __init__(self, settings: Policy, execution: Execution, moment: datetime | None = None) -> None:
         """`moment` is what a chat template with a date is told; None is now."""
         self.name, self.execution, self.moment = str(settings), execution, moment or datetime.now()
-        self.adapter = load_adapter(settings.policy)
-        named_base = json.loads((settings.policy / "adapter_config.json").read_text()).get("base_model_name_or_path")
-        base = settings.base or named_base
+        self.folder = settings.policy
+        self.adapter, lora = load_adapter(self.folder), read_lora(self.folder)
+        base = settings.base or lora.base_model_name_or_path
         if not base:
             raise SipoError("the adapter names no base model; set base")
-        self.model = Model(path=base, dtype=settings.dtype, prompt_template=settings.prompt_template)
+        self.model = Model(
+            path=base,
+            revision=None if settings.base else lora.revision,
+            dtype=settings.dtype,
+            prompt_template=settings.prompt_template,
+        )
         where = find_device(execution.device)
         dtype = str(pick_dtype(where)) if settings.dtype == "auto" else settings.dtype
         content = json.dumps([READS, self.adapter.identity, identify(self.model), dtype])
         self.identity = hashlib.sha256(content.encode()).hexdigest()
 
     def check(self) -> None:
-        locate(self.model.path)
+        shape = shape_of(self.model.path, self.model.revision)
+        if shape is not None:
+            load_adapter(self.folder, outline(shape))
 
     def score(self, items: Sequence[Item]) -> Iterator[tuple[int, list[float]]]:
         backbone = load_backbone(self.model, self.execution.device)
+        load_adapter(self.folder, outline(backbone.model.config))
         try:
             codec = Codec.of(backbone, self.model, backbone.context, backbone.context, self.moment)
             groups = [_group(codec, item) for item in items]

@@ -12,15 +12,19 @@ from transformers import PreTrainedModel
 
 from sipo.config import Model
 from sipo.errors import SipoError
+from sipo.finite import finite
 from sipo.logprobs.packing import batches
 from sipo.models.load import find_device, identify, pick_dtype
 from sipo.progress import Progress
 from sipo.rewards.examples import Kind
 from sipo.rewards.heads import rescale, start_at, with_heads, with_lora
+from sipo.rewards.interface import named
 from sipo.rewards.model import forward
 from sipo.rewards.reading import Prepared
 from sipo.rewards.targets import TARGETS, Target, values_of
 from sipo.training.optimise import Checkpoint, optimise, steps_of
+
+LOWER = "lower the learning rate (--lr)"
 
 
 @dataclass(frozen=True)
@@ -94,21 +98,29 @@ def train_reward_model(
                 seed=seed,
                 checkpoint=checkpoint,
                 watch=lambda _: advance(1),
+                name="reward model",
+                way_out=LOWER,
             )
         if settings.r:
             trained = trained.merge_and_unload()
         if scale:
             rescale(trained, scale[1])
+        rewards_of(trained, Prepared(prepared.examples[:1], prepared.encoded[:1]), settings.token_budget)
     return trained.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def rewards_of(model: Any, prepared: Prepared, budget: int) -> Tensor:
-    """The numbers of all responses by all heads [R, N], the examples' responses in order."""
+    """The numbers of all responses by all heads [R, N], the examples' responses in order.
+
+    Raises SipoError where one is not finite.
+    """
     flat = [one for each in prepared.encoded for one in each]
     rewards = torch.zeros(len(flat), model.config.num_labels)
     for indices in batches([len(one["input_ids"]) for one in flat], budget):
         rewards[indices] = forward(model, [flat[index] for index in indices]).cpu()
+    named_so = [named(item) for example in prepared.examples for item in example.items]
+    finite(rewards, lambda place: f"the trained model's reward for {named_so[place // rewards.shape[1]]}", LOWER)
     return rewards
 
 

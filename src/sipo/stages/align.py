@@ -88,6 +88,8 @@ def train_fresh(
         checkpoint=checkpoint,
         checkpoint_seconds=config.execution.checkpoint_seconds,
         watch=lambda record: task.progress.metric(**about, **record),
+        name=" ".join(["training", *(f"{what} {which}" for what, which in about.items())]),
+        rate="align.lr",
     )
 
 

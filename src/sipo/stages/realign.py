@@ -60,6 +60,8 @@ def realign(
             checkpoint=folder / FOLDER / f"{objective}.pt",
             checkpoint_seconds=execution.checkpoint_seconds,
             watch=lambda record: task.progress.metric(objective=objective, **record),
+            name=f"realigning objective {objective}",
+            rate="realign.lr",
         )
         # What was trained above the frozen policy and the policy itself are one adapter of both ranks.
         adapter = soup([policies[i], result.adapter], [1.0, 1.0]) if merged else result.adapter

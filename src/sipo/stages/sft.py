@@ -23,6 +23,7 @@ from sipo.decoding import seed_of
 from sipo.disk.journal import FOLDER
 from sipo.disk.tables import write_records
 from sipo.errors import SipoError
+from sipo.finite import finite, infinite_tensor
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin, read_tokenizer, read_weights
 from sipo.task import Task
@@ -52,8 +53,11 @@ def sft(task: Task, folder: Path, count: Callable[[int], None] = lambda tokens: 
     count(trainer.state.num_input_tokens_seen - watch.seen_before)
     history = [record for record in trainer.state.log_history if "loss" in record]
     model = trainer.model.merge_and_unload() if settings.lora else trainer.model
+    name = infinite_tensor(model.to(dtype).named_parameters())
+    if name:
+        raise SipoError(f"sft: {name} is not finite after the last step; lower sft.lr, or set model.dtype to float32")
     shutil.rmtree(folder / "model", ignore_errors=True)
-    model.to(dtype).save_pretrained(folder / "model")
+    model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_records(folder / "training.jsonl", [_step(record) for record in history])
     columns = ["responses", "steps", "first loss", "last loss"]
@@ -114,6 +118,7 @@ def _trainer(
         activation_checkpointing=True,
         save_strategy="no",
         logging_steps=1,
+        logging_nan_inf_filter=False,  # else a loss that is none is told as the mean of those before
         include_num_input_tokens_seen="all",
         report_to="none",
         disable_tqdm=True,
@@ -183,6 +188,11 @@ class _Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
+            told = {name: logs[name] for name in ("loss", "grad_norm") if name in logs}
+            if args.fp16:  # a scaled gradient may overflow: its step is left out, and the scale lowered
+                told.pop("grad_norm", None)
+            place = f"sft, step {state.global_step} of {state.max_steps}"
+            finite(told, place, "lower sft.lr, or set model.dtype to float32")
             self.metric(**_step({**logs, "step": state.global_step}))
 
 

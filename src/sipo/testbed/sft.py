@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_s
 
 from sipo.decoding import seed_of
 from sipo.errors import SipoError
+from sipo.finite import finite
 from sipo.progress import Progress
 from sipo.testbed.environment import TASKS, Environment
 from sipo.testbed.tiny import END, task_prompt
@@ -82,12 +83,14 @@ def fine_tune(
     plan = [batch for epoch in range(sft.epochs) for batch in _batches(encoded, width, sft.batch_tokens, seed + epoch)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=sft.lr, weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
-    losses, threads = [], torch.get_num_threads()
+    losses: list[float] = []
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with progress.track("supervised fine-tuning", len(plan)) as advance:
             for batch in plan:
                 loss = _loss(model, *_tensors(batch, width))
+                finite(loss.item(), f"fine-tuning, step {len(losses) + 1} of {len(plan)}: loss", "lower its lr")
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()

@@ -15,6 +15,7 @@ from torch import Tensor
 from sipo.bank import Adapter, Bank
 from sipo.config import Training
 from sipo.errors import SipoError
+from sipo.finite import finite
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import response_logprobs
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
@@ -71,6 +72,8 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     watch: Callable[[dict[str, float]], None] | None = None,
+    name: str = "training",
+    rate: str = "lr",
 ) -> Trained:
     """Minimise the preference loss plus alpha times the normalised NLL (SIPO, Eq. 2 and Eq. 8).
 
@@ -78,10 +81,17 @@ def train(
     the frozen model that it is trained on. With `keep_best` the result is the epoch with the lowest validation
     loss. With `checkpoint`, the state is saved there every `checkpoint_seconds` and found again after a crash: the
     result is the same, bit by bit.
+
+    Raises SipoError for the first number that is not finite; `name` is what is trained, `rate` the key of `lr`.
     """
     if not examples:
         raise SipoError("there is nothing to train on: no row carries a preference for this objective")
     adapter = start.trainable_copy(bank.device)
+    way_out = f"lower {rate}, which is {lr:g}, or set model.dtype to float32"
+
+    def loss_of(some: Sequence[Example]) -> float:
+        return validate(bank, some, settings.beta, token_budget, weighting)
+
     with bank.mounted([*beneath, adapter]):
         history = optimise(
             adapter.parameters,
@@ -90,13 +100,15 @@ def train(
             lambda batch: _backward(bank, [examples[i] for i in batch], settings.beta, weighting, alpha, token_budget),
             lr=lr,
             seed=seed,
-            validate=(lambda: validate(bank, validation, settings.beta, token_budget, weighting))
-            if validation
-            else None,
+            validate=(lambda: loss_of(validation)) if validation else None,
             keep_best=keep_best,
             checkpoint=Checkpoint(checkpoint, checkpoint_seconds) if checkpoint else None,
             watch=watch,
+            name=name,
+            way_out=way_out,
         )
+        if not validation:  # else the last step was looked at
+            finite(loss_of(examples[:1]), f"{name}: loss after the last step", way_out)
     for parameter in adapter.parameters:
         parameter.requires_grad_(False)
     return Trained(adapter, history)

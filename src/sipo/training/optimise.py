@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
+from sipo.errors import SipoError
+from sipo.finite import finite, infinite_tensor
+
 
 class Settings(Protocol):
     """How parameters are trained; `sipo.config.Training` is one."""
@@ -62,6 +65,8 @@ def optimise(
     keep_best: bool = False,
     checkpoint: Checkpoint | None = None,
     watch: Callable[[dict[str, float]], None] | None = None,
+    name: str = "training",
+    way_out: str = "lower the learning rate",
 ) -> list[dict[str, float]]:
     """Train the parameters in place by AdamW with linear warm-up and cosine decay; returns a record for each step.
 
@@ -69,7 +74,12 @@ def optimise(
     record; it must be the same function of the parameters in every try. `validate` is asked after each epoch, the
     smaller the better; with `keep_best` the parameters end as they were after the best one. With `checkpoint`, a
     killed training that is called again ends as if nothing had happened, bit by bit.
+
+    Raises SipoError, with `name`, the step and `way_out`, for the first loss, gradient norm or parameter that is not
+    finite: nothing is learned from it, and nothing kept.
     """
+    if not 10 * lr < torch.finfo(torch.float32).max:  # AdamW's first step is lr / (1 - 0.9)
+        raise SipoError(f"{name}: a learning rate of {lr:g} is too large for float32; {way_out}")
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay)
     steps = steps_of(examples, settings)
     steps_an_epoch = steps // settings.epochs
@@ -89,12 +99,14 @@ def optimise(
         epoch, place = divmod(step, steps_an_epoch)
         batch = order(epoch)[place * settings.batch_size : (place + 1) * settings.batch_size]
         record = {"step": step + 1, "epoch": epoch + 1, **backward(batch)}
-        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        finite({**record, "gradient norm": float(norm)}, f"{name}, step {step + 1} of {steps}", way_out)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         if place + 1 == steps_an_epoch and validate:
             record["validation_loss"] = loss = validate()
+            finite(loss, f"{name}, step {step + 1} of {steps}: validation loss", way_out)
             if keep_best and loss < state["best_loss"]:
                 state["best_loss"], state["best"] = loss, [p.detach().clone() for p in parameters]
         state["history"].append(record)
@@ -104,6 +116,8 @@ def optimise(
         if checkpoint and time.monotonic() - saved >= checkpoint.seconds:
             _save(checkpoint.path, state, parameters, optimizer, schedule)
             saved = time.monotonic()
+    if infinite_tensor(("", parameter) for parameter in parameters) is not None:
+        raise SipoError(f"{name}, step {steps} of {steps}: a parameter is no finite number; {way_out}")
     if state["best"] is not None:
         with torch.no_grad():
             for parameter, best in zip(parameters, state["best"], strict=True):
