@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sipo.configfile import parse_config
-from sipo.disk import tables as tables_module
+from sipo.disk import publishing as publishing_module
 from sipo.disk.journal import resumable
 from sipo.disk.tables import read_json, write_text
 from sipo.errors import SipoError
@@ -181,11 +181,11 @@ def whole(run_folder: Path) -> list[str]:
 
 
 def test_a_chain_of_kills_through_every_stage(undisturbed: Undisturbed, driver: Driver, tmp_path: Path) -> None:
-    """Each life ends a dozen touches of the disk further on: every stage is hit, at many kinds of moments."""
+    """Each life ends a score of touches of the disk further on: every stage is hit, at many kinds of moments."""
     settings, path, hit = undisturbed.elsewhere(tmp_path), tmp_path / "run", set()
     published: list[str] = []
     for life in range(undisturbed.touches):
-        if driver.run(settings, kill_at=11 + life % 7) == 0:
+        if driver.run(settings, kill_at=17 + life % 11) == 0:
             break
         hit.add(reached(path))
         assert whole(path)[: len(published)] == published, "what was finished stays"
@@ -224,7 +224,7 @@ def test_a_stage_whose_record_stands_is_only_published(
         shutil.rmtree(path / later)
     partial = shutil.copytree(undisturbed.path / stage, path / ".partial" / stage)
     (partial / ".journal").mkdir()
-    (partial / "plan").write_text("whatever")
+    (partial / ".plan").write_text("whatever")
     assert driver.run(settings) == 0
     assert_same_outcome(path, undisturbed)
     assert (path / stage / "stage.json").read_bytes() == (undisturbed.path / stage / "stage.json").read_bytes()
@@ -235,7 +235,7 @@ def test_two_processes_at_once(undisturbed: Undisturbed, driver: Driver, tmp_pat
     process = driver.start(settings)
     while reached(path) is None:
         time.sleep(0.01)
-    with pytest.raises(SipoError, match="another process is working on this run"):
+    with pytest.raises(SipoError, match="another process .* is working on this run"):
         run(parse_config(settings, "settings"), quiet=True)
     os.kill(process, signal.SIGKILL)
     assert driver.end() == -signal.SIGKILL
@@ -407,7 +407,7 @@ class Crash(BaseException):
 
 def steps_of(folder: RunFolder, work: list[str]) -> None:
     """The life of a run of one stage, under first one and then another configuration."""
-    folder.claim({"rows": "r"})
+    folder.claim({"rows": "r"}, "seed: 0")
     for fingerprint in ("one", "two", "one"):
         if folder.holds("stage", fingerprint) or folder.restore("stage", fingerprint):
             continue
@@ -436,8 +436,8 @@ def test_a_folder_survives_a_crash_at_every_step(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(owner, name, touched)
 
     for name, owner in (
-        ("fsync", tables_module.os), ("replace", tables_module.os), ("rename", os), ("unlink", os),
-        ("mkdir", os), ("rmtree", folder_module.shutil), ("write_text", folder_module),
+        ("fsync", publishing_module.os), ("replace", publishing_module.os), ("rename", os), ("unlink", os),
+        ("mkdir", os), ("rmtree", publishing_module.shutil), ("write_text", folder_module),
     ):  # fmt: skip
         failing(name, owner)
     crashes, attempt = 0, 0

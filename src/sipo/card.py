@@ -11,6 +11,7 @@ from sipo.disk.tables import read_json
 from sipo.methods.names import STAGE_OF
 from sipo.plain import Markdown, code, escape, markdown_table
 from sipo.report.fronts import left_out
+from sipo.runs.folder import RunFolder
 from sipo.runs.status import read_subject
 from sipo.weights import Weight
 
@@ -64,7 +65,7 @@ def _recipe(run: Path, config: Config, shares: str, method: str, base: str, rank
 
 def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
     """What the run measured closest to this model."""
-    path = run / "evaluate" / "fronts.json"
+    path = RunFolder(run).verify("evaluate") / "fronts.json"
     fronts: dict[str, Any] = read_json(path) if path.is_file() else {"methods": {}}
     shown = dict.fromkeys(("base", "soups", "sipo", method))
     lines: list[list[str]] = []

@@ -12,6 +12,7 @@ from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, read_prompts, write_rows
 from sipo.decoding import Request, answer, base, seed_of
 from sipo.disk.journal import forget, resumable
+from sipo.disk.locking import alone
 from sipo.engines import check_engine, opened
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
@@ -43,15 +44,16 @@ def label(
     """
     execution, progress = execution or Execution(), progress or Progress()
     check_rewards(objectives, execution)
-    drawn = draw(
-        prompts, model, to, decoding=decoding, max_new_tokens=max_new_tokens, tries=tries, seed=seed,
-        execution=execution, progress=progress,
-    )  # fmt: skip
-    rows = _labelled(drawn, objectives, execution, progress)
-    problem = _problem(rows, objectives)
-    if problem is None:
-        write_rows(to, rows)
-    drawn.forget()
+    with alone(to):
+        drawn = draw(
+            prompts, model, to, decoding=decoding, max_new_tokens=max_new_tokens, tries=tries, seed=seed,
+            execution=execution, progress=progress,
+        )  # fmt: skip
+        rows = _labelled(drawn, objectives, execution, progress)
+        problem = _problem(rows, objectives)
+        if problem is None:
+            write_rows(to, rows)
+        drawn.forget()
     if problem is not None:
         raise SipoError(f"{prompts}: {problem}; nothing is written")
     return rows
@@ -78,7 +80,7 @@ def draw(
     chats = read_prompts(prompts)
     backbone = load_backbone(model, execution.device)
     rows, engine = execution.decode_rows, execution.engine
-    plan = f"{to.stem}-{seed_of(identify(model), decoding, max_new_tokens, rows, engine, seed, chats):x}"
+    plan = f"{to.name}-{seed_of(identify(model), decoding, max_new_tokens, rows, engine, seed, chats):x}"
     # What a chat template with a date is told stays, however often the command goes on.
     (moment,) = resumable(to.parent, f"{plan}-moment", [None], lambda _: datetime.now().isoformat(), progress)
     codec = Codec.of(backbone, model, sys.maxsize, max_new_tokens, datetime.fromisoformat(moment))

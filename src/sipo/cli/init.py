@@ -8,6 +8,8 @@ import yaml
 from jinja2 import Environment
 
 from sipo.data import objectives_of, read_rows
+from sipo.disk.locking import alone
+from sipo.disk.tables import write_text
 from sipo.errors import SipoError
 
 EXAMPLES = [
@@ -31,8 +33,13 @@ def write_config(path: Path, data: Path | None = None) -> None:
 
     Raises SipoError where `path` exists or `data` is not all valid.
     """
-    if path.exists():
-        raise SipoError(f"{path}: exists already; name another file, or remove it")
+    with alone(path):
+        if path.exists():
+            raise SipoError(f"{path}: exists already; name another file, or remove it")
+        write_text(path, _text(path, data))
+
+
+def _text(path: Path, data: Path | None) -> str:
     objectives = EXAMPLES if data is None else [_objective(name) for name in objectives_of(read_rows(data))]
     if len(objectives) < 2:
         raise SipoError(f"{data}: has labels for one objective, `{objectives[0]['name']}`; sipo needs two or more")
@@ -40,9 +47,7 @@ def write_config(path: Path, data: Path | None = None) -> None:
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
     environment.filters["yaml"] = _scalar
     template = environment.from_string((files("sipo") / "init.yaml").read_text(encoding="utf-8"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as stream:
-        stream.write(template.render(data=where, objectives=objectives))
+    return template.render(data=where, objectives=objectives)
 
 
 def _objective(name: str) -> dict[str, str]:

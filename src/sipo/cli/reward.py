@@ -51,7 +51,8 @@ def train(
     when the same command is given again.
     """
     from sipo.config import Model
-    from sipo.disk.appearing import appearing
+    from sipo.disk.appearing import STATE, appearing
+    from sipo.disk.locking import place_beside
     from sipo.disk.tables import write_json
     from sipo.progress import Progress
     from sipo.rewards.accuracy import held_out_accuracy, score_errors
@@ -64,6 +65,7 @@ def train(
     names = tuple(filter(None, (name.strip() for name in objectives.split(","))))
     settings = RewardTraining(r=r, lr=lr, epochs=epochs, batch_size=batch_size, format=layout, max_tokens=max_tokens)
     progress, start = Progress(), Model(path=model)
+    place, hidden = place_beside(to)
     with writing(to):
         with appearing(to) as folder:
             found = read_examples(
@@ -82,7 +84,7 @@ def train(
                 seed=seed,
                 pad=reader.tokenizer.pad_token_id,
                 device=device,
-                checkpoint=Checkpoint(to.parent / f".{to.name}.{plan}.checkpoint"),
+                checkpoint=Checkpoint(place / f"{hidden}.{plan}{STATE}"),
                 progress=progress,
             )
             rewards = rewards_of(network, measured, settings.token_budget)
@@ -97,9 +99,9 @@ def train(
             called = Path(data).resolve().name if Path(data).exists() else data  # for others' machines
             about = {"model": model, "data": called, "kind": found.kind, "seed": seed, "settings": asdict(settings)}
             write_json(folder / "training.json", {**about, **lines})
-        for suffix in ("checkpoint", "tmp"):  # a kill while saving leaves the second
-            for state in to.parent.glob(f".{escape(to.name)}.{'?' * 16}.{suffix}"):
-                state.unlink()
+        known = f"{escape(hidden)}.{'?' * 16}{STATE}"
+        for state in (*place.glob(known), *place.glob(f".{known}.tmp")):  # a kill while saving leaves the second
+            state.unlink()
     _conclude(lines, progress)
     reads = "" if layout == "chat" else f", format: {json.dumps(layout)}"
     progress.say(f"{to}: written; as a reward: {{model: {to}, head: {found.objectives[0]}{reads}}}")

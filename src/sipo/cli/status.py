@@ -6,6 +6,7 @@ from typing import Any
 from sipo.disk.tables import read_json
 from sipo.progress import Progress
 from sipo.report.fronts import in_short
+from sipo.runs.folder import RunFolder
 from sipo.runs.status import StageStatus, read_run, stage_statuses
 
 
@@ -16,9 +17,13 @@ def show_status(run: Path) -> None:
     progress = Progress()
     progress.table("", ["stage", "state", "seconds", "work"], [_row(stage) for stage in stages])
     if any(stage.name == "evaluate" and stage.state == "done" for stage in stages):
-        methods = read_json(run / "evaluate" / "fronts.json")["methods"]
+        methods = read_json(RunFolder(run).verify("evaluate") / "fronts.json")["methods"]
         progress.say()
         progress.table(*in_short(methods))
+    for stage in stages:
+        if stage.problem:
+            progress.say()
+            progress.say(stage.problem)
     if not all(stage.state == "done" for stage in stages):
         progress.say()
         progress.say(f"`sipo run {run / 'config.yaml'} --run-dir {run}` goes on")

@@ -1,14 +1,13 @@
 """Records in files, as JSON lines or Parquet: how they are found, read and written, not what they mean."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sipo.disk.publishing import replacing
 from sipo.errors import SipoError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -46,22 +45,17 @@ def write_records(path: Path, records: Iterable[dict[str, Any]], objectives: Seq
     Raises SipoError where the folder cannot be written, for instance on a full disk.
     """
     _check_suffix(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             if path.suffix.lower() == ".parquet":
                 _write_parquet(file, records, objectives)
             else:
                 lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
                 file.writelines(line.encode() for line in lines)
-        os.replace(temporary, path)
     except OSError as error:
         raise SipoError(
             f"{path}: cannot be written ({error.strerror or error}); free space or name another place"
         ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _check_suffix(path: Path) -> None:

@@ -2,10 +2,7 @@
 
 import re
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
-
-from filelock import FileLock
 
 from sipo.data.cleaning import Choice
 from sipo.data.datacard import digest_on
@@ -13,6 +10,7 @@ from sipo.data.digest import digest_of
 from sipo.data.prepare import prepare
 from sipo.data.sources.finding import on_hub
 from sipo.disk.cache import cache_folder
+from sipo.disk.locking import alone
 from sipo.errors import SipoError
 
 ROWS = "rows.jsonl"
@@ -35,7 +33,7 @@ def make_rows(path: Path, name: str, choice: Choice, say: Callable[[str], None])
     Raises SipoError where the source is at fault, or where the rows there were made from another one.
     """
     if not path.exists():
-        with _alone(path.parent):
+        with alone(path.parent, wait=True):
             if not path.exists():  # else: another process was first
                 say(f"rows       are made of {name}, in {path.parent}")
                 try:
@@ -56,16 +54,6 @@ def _check_origin(path: Path, name: str, choice: Choice) -> None:
             f"data.source: {name} or its options are not those that {path} was made from; "
             f"remove {path.parent} to make it anew, name another data.path, or leave data.source out to keep it"
         )
-
-
-def _alone(folder: Path) -> FileLock:
-    """Two runs that begin together do not both make a folder; the lock goes with the process, however it ends.
-
-    Its file stays: one removed while others wait for it would keep nobody out. So it lives in the cache.
-    """
-    locks = cache_folder().absolute() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    return FileLock(locks / f"{sha256(str(folder.absolute()).encode()).hexdigest()[:16]}.lock")
 
 
 def _in_keys(text: str) -> str:

@@ -35,12 +35,15 @@ def train_by_weight(task: Task, fit: Fit, folder: Path) -> None:
     """Train a model for every weight of the grid that is no corner. Writes `adapters/<weight>` and `training.jsonl`."""
     weights = [weight for weight in task.weights if not is_corner(weight)]
 
+    def place(weight: Weight) -> Path:
+        return folder / "adapters" / folder_of(weight)
+
     def one(weight: Weight) -> list[dict[str, Any]]:
         result = fit(weight, folder / FOLDER / f"{folder_of(weight)}.pt")
-        save_adapter(result.adapter, folder / "adapters" / folder_of(weight), task.backbone.source)
+        save_adapter(result.adapter, place(weight), task.backbone.source)
         return [{"objective": folder_of(weight), **record} for record in result.history]
 
-    histories = resumable(folder, "weights", weights, one, task.progress)
+    histories = resumable(folder, "weights", weights, one, task.progress, writes=place)
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
     if histories:
         task.progress.table("one model a weight", *training_table(histories))

@@ -34,7 +34,7 @@ def methods_of(name: str, outputs: Outputs, config: Config) -> list[Method]:
         case "mod-jensen-shannon":
             return [mod(align, JENSEN_SHANNON)]
         case "lw" | "modpo":
-            return [by_weight(name, read_by_weight(outputs.path / name, grid(config), align))]
+            return [by_weight(name, read_by_weight(outputs.folder(name), grid(config), align))]
         case "sipo":
             return [sipo(outputs.policies("realign"))]
         case "sipo-soups":

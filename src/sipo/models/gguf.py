@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sipo.disk.cache import cache_folder
+from sipo.disk.publishing import remove, sync
 from sipo.errors import SipoError
 from sipo.models.pretrained import Origin, read_tokenizer, read_weights
 
@@ -40,12 +40,13 @@ def converted(file: Path, cache: Path | None = None) -> Path:
     try:
         _convert(file, scratch)
         try:
+            sync(scratch)
             scratch.rename(target)
         except OSError:
             if not target.is_dir():  # else: another process was first, with the same bytes
                 raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
     return target
 
 

@@ -1,16 +1,15 @@
 """What the report reads: the tables that the stages of this run wrote."""
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sipo.config import Config
-from sipo.disk.tables import read_json, read_records
+from sipo.disk.tables import read_json, read_lines, read_records
 from sipo.filters.contest import CHOSEN
 from sipo.records import Candidate, Refinement, Response, Sample
-from sipo.runs.folder import STAGE
+from sipo.runs.folder import RunFolder
 from sipo.runs.plan import stages_of
 
 TRAINING = ("align", "lw", "modpo", "realign")
@@ -44,6 +43,8 @@ class Inputs:
 def read_inputs(run: Path, config: Config) -> Inputs:
     """The tables of the run's own stages; folders of stages that it no longer has are left alone."""
     names = [stage.name for stage in stages_of(config) if stage.name != "report"]
+    for name in names:
+        RunFolder(run).verify(name)
     sipo: dict[str, Any] = {}
     if "filter" in names:
         sipo["samples"] = read_records(run / "sample" / "samples.jsonl", Sample)
@@ -54,11 +55,7 @@ def read_inputs(run: Path, config: Config) -> Inputs:
     return Inputs(
         fronts=read_json(run / "evaluate" / "fronts.json"),
         responses=read_records(run / "evaluate" / "responses.jsonl", Response),
-        training={name: _steps(run / name / "training.jsonl") for name in TRAINING if name in names},
-        stages={name: read_json(run / name / STAGE) for name in names},
+        training={name: read_lines(run / name / "training.jsonl") for name in TRAINING if name in names},
+        stages={name: RunFolder(run).record(name) for name in names},
         **sipo,
     )
-
-
-def _steps(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

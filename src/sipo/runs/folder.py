@@ -1,26 +1,31 @@
-"""A run on disk: one folder a stage, each whole or absent, each knowing what it was made from.
+"""A run on disk: one folder a stage, each whole or absent, each knowing what it was made from and what is in it.
 
 Work in progress lives in `.partial/<stage>` and is renamed when it is complete. A stage that no longer holds is
-set aside in `.superseded`, and comes back if the configuration does.
+set aside in `.superseded`, and comes back if the configuration does; so is one that was damaged, which does not.
 """
 
-import shutil
+import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from sipo.disk.content import Seal, flaw_in, foreign_to, is_seal, seal_of
+from sipo.disk.damage import CONFIG, SUBJECT, DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
-from sipo.disk.tables import read_json, write_json, write_text
+from sipo.disk.locking import alone
+from sipo.disk.publishing import check_no_links, move, remove, sync
+from sipo.disk.tables import read_checked, write_checked, write_text
 from sipo.errors import SipoError
 
-SUBJECT = "subject.json"
 MOMENT = "moment"
 """Of the run's beginning, in its subject: chat templates with a date are told it for ever."""
 STAGE = "stage.json"
+PLAN = ".plan"
+PARTIAL, SUPERSEDED = ".partial", ".superseded"
 
 
 def moment_of(run: Path) -> datetime | None:
@@ -28,7 +33,10 @@ def moment_of(run: Path) -> datetime | None:
     known = run / SUBJECT
     if not known.is_file():
         return None
-    stated = read_json(known).get(MOMENT)
+    try:
+        stated = read_checked(known, known_by=CONFIG).get(MOMENT)
+    except DamageError:  # the first stage that was made is not much younger
+        known, stated = min(run.glob(f"*/{STAGE}"), key=lambda file: file.stat().st_mtime, default=known), None
     return datetime.fromisoformat(stated) if stated else datetime.fromtimestamp(int(known.stat().st_mtime))
 
 
@@ -40,9 +48,12 @@ class RunFolder:
 
     def check(self, subject: dict[str, Any]) -> None:
         """Raises SipoError where the folder holds another run, or something else."""
-        known = self.path / SUBJECT
-        if known.exists():
-            before = read_json(known)
+        if (self.path / SUBJECT).exists():
+            try:
+                before = read_checked(self.path / SUBJECT, known_by=CONFIG)
+            except DamageError as damage:  # the stages' fingerprints say as well what they are of
+                note(str(damage))
+                return
             other = [name for name in subject if subject[name] != before.get(name)]
             if other:
                 raise SipoError(
@@ -56,78 +67,147 @@ class RunFolder:
         ):
             raise SipoError(f"{self.path}: exists and is not a sipo run; choose another folder with --run-dir")
 
-    def claim(self, subject: dict[str, Any], moment: datetime | None = None) -> None:
-        """Make the folder this run's. Raises SipoError where it holds another run, or something else."""
+    def claim(self, subject: dict[str, Any], config: str, moment: datetime | None = None) -> None:
+        """Make the folder this run's, with its configuration. Raises SipoError as `check` does."""
         self.check(subject)
-        if not (self.path / SUBJECT).exists():
-            write_json(self.path / SUBJECT, {**subject, MOMENT: (moment or datetime.now()).isoformat()})
+        began = moment_of(self.path) or moment or datetime.now()
+        write_checked(self.path / SUBJECT, {**subject, CONFIG: digest_of(config), MOMENT: began.isoformat()})
+        write_text(self.path / CONFIG, config)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder against other processes; the lock goes with the process, however it ends."""
-        lock = FileLock(self.path / ".lock", blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise SipoError(f"{self.path}: another process is working on this run; wait for it") from None
-        try:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with alone(self.path, work="this run"):
+            for ours in (PARTIAL, SUPERSEDED):
+                if (self.path / ours).is_symlink():
+                    check_no_links(self.path / ours)
             yield
-        finally:
-            lock.release()
 
     def stage(self, name: str) -> Path:
         return self.path / name
 
-    def holds(self, name: str, fingerprint: str) -> bool:
-        """Is the stage complete and made from what the fingerprint says?"""
-        record = self.path / name / STAGE
-        return record.exists() and read_json(record)["fingerprint"] == fingerprint
+    def record(self, name: str) -> dict[str, Any]:
+        """What `stage.json` says, or nothing where the stage is absent. Raises DamageError."""
+        return _record(self.path / name) if os.path.lexists(self.path / name) else {}
+
+    def holds(self, name: str, fingerprint: str, *, every_byte: bool = False) -> bool:
+        """Is the stage complete and made from what the fingerprint says?
+
+        Raises DamageError where a file is not as it was written, told by sizes or by `every_byte`, and SipoError where
+        one is there that sipo did not write.
+        """
+        record = self.record(name)
+        if record.get("fingerprint") != fingerprint:
+            return False
+        _check_files(self.path / name, record, every_byte)
+        return True
+
+    def verify(self, name: str) -> Path:
+        """The stage's folder, after every byte of it has been compared, once a process, with what was written."""
+        folder = self.path / name
+        if (folder / STAGE).exists():
+            _check_files(folder, _record(folder), every_byte=True)
+        return folder
+
+    def kept(self, name: str, fingerprint: str) -> Path | None:
+        """A finished output in `.partial` (a crash came before its last step) or `.superseded`."""
+        for folder in (self.path / PARTIAL / name, self._aside(name, fingerprint)):
+            try:
+                if (folder / STAGE).exists() and (record := _record(folder))["fingerprint"] == fingerprint:
+                    _check_files(folder, record, every_byte=True)
+                    return folder
+            except DamageError as damage:
+                note(f"{damage.place}: damaged ({damage.why}), so it is not brought back")
+        return None
 
     def restore(self, name: str, fingerprint: str) -> bool:
-        """Bring back a finished output from `.partial` (a crash came before its last step) or `.superseded`."""
-        for kept in (self.path / ".partial" / name, self.path / ".superseded" / f"{name}-{fingerprint}"):
-            if (kept / STAGE).exists() and read_json(kept / STAGE)["fingerprint"] == fingerprint:
-                self._publish(name, kept)
-                return True
-        return False
+        """Bring back a finished output that is kept."""
+        folder = self.kept(name, fingerprint)
+        if folder:
+            self._publish(name, fingerprint, folder)
+        return folder is not None
 
     def begin(self, name: str, plan: str) -> Path:
         """The folder to work in: what an earlier try left there if its plan was the same, else empty."""
-        partial = self.path / ".partial" / name
-        marker = partial / "plan"
-        if partial.exists() and not (marker.exists() and marker.read_text() == plan):
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True, exist_ok=True)
+        partial, stage = self.path / PARTIAL / name, self.stage(name)
+        if stage.is_symlink() and not stage.exists():
+            raise SipoError(f"{stage}: is a symbolic link to what is not there; bring that back, or remove the link")
+        if partial.exists():
+            check_no_links(partial)
+        marker = partial / PLAN
+        if partial.exists() and not (marker.exists() and marker.read_bytes() == plan.encode()):
+            remove(partial)
         write_text(marker, plan)
         return partial
 
     def finish(self, name: str, fingerprint: str, record: dict[str, Any]) -> None:
         """Publish the work in progress as the stage's output."""
-        partial = self.path / ".partial" / name
-        write_json(partial / STAGE, {"fingerprint": fingerprint, **record})
-        self._publish(name, partial)
+        partial = self.path / PARTIAL / name
+        files = seal_of(partial, without=(STAGE,))
+        write_checked(partial / STAGE, {"fingerprint": fingerprint, **record, "files": files})
+        self._publish(name, fingerprint, partial)
 
-    def discard(self, name: str) -> None:
-        """Forget a stage's output and its work in progress."""
-        for folder in (self.path / name, self.path / ".partial" / name):
-            shutil.rmtree(folder, ignore_errors=True)
-        for folder in (self.path / ".superseded").glob(f"{name}-*"):
-            shutil.rmtree(folder)
+    def adopt(self, name: str) -> None:
+        """Seal a stage of an earlier sipo, which kept no digests, as it is."""
+        folder, record = self.path / name, self.record(name)
+        if record and "files" not in record:
+            note(f"{folder}: was made before digests were kept, so it is taken as it is")
+            write_checked(folder / STAGE, {**record, "files": seal_of(folder, without=(STAGE,))})
 
-    def _publish(self, name: str, folder: Path) -> None:
+    def set_aside(self, name: str) -> None:
+        """Move the stage to where it comes back from when its settings do."""
+        try:
+            if record := self.record(name):
+                self._replace(self._aside(name, record["fingerprint"]), self.stage(name))
+        except DamageError:
+            self.set_aside_damaged(name)
+
+    def set_aside_damaged(self, name: str) -> Path:
+        """Move the stage to where it does not come back from, and nothing takes its place."""
+        place = self.path / SUPERSEDED
+        aside = next(free for n in count(1) if not (free := place / f"{name}-damaged-{n}").exists())
+        move(self.stage(name), aside)
+        return aside
+
+    def _aside(self, name: str, fingerprint: str) -> Path:
+        return self.path / SUPERSEDED / f"{name}-{fingerprint}"
+
+    def _publish(self, name: str, fingerprint: str, folder: Path) -> None:
         # The journals go only now that the stage's record stands: a crash anywhere here costs no work.
-        shutil.rmtree(folder / JOURNAL, ignore_errors=True)
-        (folder / "plan").unlink(missing_ok=True)
-        target = self.path / name
-        if target.exists():
-            self._set_aside(name, target)
-        folder.rename(target)
+        sync(folder)
+        remove(folder / JOURNAL)
+        remove(folder / PLAN)
+        self.set_aside(name)
+        move(folder, self.stage(name))
+        remove(self._aside(name, fingerprint))  # its successor stands
 
-    def _set_aside(self, name: str, target: Path) -> None:
-        record = target / STAGE
-        if not record.exists():
-            raise SipoError(f"{target}: was not written by sipo; move it away")
-        aside = self.path / ".superseded" / f"{name}-{read_json(record)['fingerprint']}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
-        target.rename(aside)
+    def _replace(self, old: Path, new: Path) -> None:
+        """Put a folder in the place of another of the same fingerprint, which goes last."""
+        spare = old.with_name(f"{old.name}-spare")
+        remove(spare)
+        if os.path.lexists(old):
+            move(old, spare)
+        move(new, old)
+        remove(spare)
+
+
+def digest_of(config: str) -> str:
+    return hashlib.sha256(config.encode()).hexdigest()
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = read_checked(folder / STAGE, known_by="files")
+    if not isinstance(record.get("fingerprint"), str) or not is_seal(record.get("files", {})):
+        raise DamageError(folder / STAGE, "it is not what a stage writes")
+    return record
+
+
+def _check_files(folder: Path, record: dict[str, Any], every_byte: bool) -> None:
+    seal: Seal | None = record.get("files")
+    if seal is None:  # made before there were seals: nothing to compare with
+        return
+    if flaw := flaw_in(folder, seal, every_byte=every_byte):
+        raise DamageError(*flaw)
+    if foreign := foreign_to(folder, [*seal, STAGE]):
+        raise SipoError(f"{foreign}: was not written by sipo; move it away")

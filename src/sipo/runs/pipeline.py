@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from sipo.config import Config
 from sipo.configfile import dump_config
+from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
-from sipo.disk.tables import write_text
 from sipo.errors import SipoError
 from sipo.methods.lw import train_lw
 from sipo.methods.modpo import train_modpo
@@ -44,55 +45,107 @@ def run(
 ) -> Path:
     """Run every stage that does not hold yet, and return the run's folder.
 
-    `start` makes that stage and all after it anew; `only` runs a single stage, whose inputs must hold; `until` is
-    the last stage to run.
+    `start` makes that stage and all after it anew, and sets what stood there aside; `only` runs a single stage, whose
+    inputs must hold; `until` is the last stage to run. A stage that was damaged is set aside, and made anew.
     Raises SipoError before any work where the configuration, the data or the model is at fault.
     """
+    if start and only:
+        raise SipoError(
+            f"--from {start} and --only {only}: give one; --only makes a single stage, whose inputs must hold"
+        )
     folder = RunFolder(config.run_dir)
     task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet))
     stages = stages_of(config)
     names = [stage.name for stage in stages]
     _known(names, start, only, until)
     about = subject(task)
+    wanted = fingerprints(config, about)
     folder.check(about)
+    if only:
+        _check_inputs(folder, stages, only, wanted)
     validate(task, evaluated=only in (None, "evaluate"))
-    folder.claim(about, task.moment)
-    with folder.locked():
-        write_text(folder.path / "config.yaml", dump_config(config))
-        _introduce(task)
-        wanted = fingerprints(config, about)
-        if start:
-            for name in names[names.index(start) :]:
-                folder.discard(name)
-        for stage in stages:
-            if only in (None, stage.name):
-                _bring_about(task, folder, stage, wanted)
-            if stage.name == "sft":
-                task.stand_on(backbone_of(folder.path, config))
-            if stage.name == until:
-                break
+    asked = [stage for stage in stages if only in (None, stage.name)]
+    asked = asked[: [stage.name for stage in asked].index(until) + 1] if until in names and not only else asked
+    if folder.path.exists() and not os.access(folder.path, os.W_OK):
+        _look_at(task, folder, asked, wanted, start)
+    else:
+        anew = names[names.index(start) :] if start else []
+        _work(task, folder, stages, asked, wanted, about, anew)
     if only in (None, "report") and until in (None, "report"):
         _conclude(task, folder)
     return folder.path
 
 
-def _bring_about(task: Task, folder: RunFolder, stage: Stage, wanted: dict[str, str]) -> None:
-    """Make the stage hold: leave it, bring it back, go on with it, or begin it."""
+def _work(
+    task: Task,
+    folder: RunFolder,
+    stages: list[Stage],
+    asked: list[Stage],
+    wanted: dict[str, str],
+    about: dict[str, Any],
+    anew: list[str],
+) -> None:
+    """Make the stages hold that are asked for, those of `anew` whether they hold or not."""
+    with folder.locked():
+        folder.claim(about, dump_config(task.config), task.moment)
+        _introduce(task)
+        for name in anew:
+            folder.set_aside(name)
+        for stage in stages:
+            if stage in asked:
+                _bring_about(task, folder, stage, wanted, stage.name in anew)
+            if stage.name == "sft":
+                task.stand_on(backbone_of(folder.path, task.config))
+            if stage == asked[-1]:
+                break
+
+
+def _look_at(task: Task, folder: RunFolder, asked: list[Stage], wanted: dict[str, str], start: str | None) -> None:
+    """A run that cannot be written to may be finished: then there is nothing to do."""
+    for stage in asked:
+        if start or not folder.holds(stage.name, wanted[stage.name], every_byte=True):
+            what = f"stage `{start or stage.name}` is to be made"
+            raise SipoError(f"{folder.path}: is read-only, and {what}; make it writable, or work on a copy")
+    _introduce(task)
+    task.progress.say("finished; the folder is read-only, and nothing is to be done")
+
+
+def _check_inputs(folder: RunFolder, stages: list[Stage], only: str, wanted: dict[str, str]) -> None:
+    """Raise SipoError where a stage that is to be made alone lacks something that it reads."""
+    if folder.holds(only, wanted[only]) or folder.kept(only, wanted[only]):
+        return
+    known = {stage.name: stage for stage in stages}
+    inputs = list(known[only].needs)
+    for name in inputs:  # grows by what the inputs were made from, which may be read as well
+        try:
+            if not folder.holds(name, wanted[name], every_byte=True):
+                raise SipoError(f"--only {only}: its input `{name}` does not hold; run without --only")
+        except DamageError as damage:
+            raise SipoError(f"--only {only}: its input `{name}` is damaged: {damage}") from None
+        inputs += [each for each in known[name].needs if each not in inputs]
+
+
+def _bring_about(task: Task, folder: RunFolder, stage: Stage, wanted: dict[str, str], anew: bool) -> None:
+    """Make the stage hold: leave it, bring it back, go on with it, or begin it. `anew`: go on with it or begin it."""
     progress, name = task.progress, stage.name
-    if folder.holds(name, wanted[name]):
-        progress.say(f"{name}: holds")
-        return
-    if folder.restore(name, wanted[name]):
-        progress.say(f"{name}: restored")
-        return
-    for needed in stage.needs:
-        if not folder.holds(needed, wanted[needed]):
-            raise SipoError(f"--only {name}: its input `{needed}` does not hold; run without --only")
+    if not anew:
+        try:
+            if folder.holds(name, wanted[name], every_byte=True):
+                folder.adopt(name)
+                progress.say(f"{name}: holds")
+                return
+        except DamageError as damage:
+            aside = folder.set_aside_damaged(name)
+            note(f"{damage.place}: damaged ({damage.why}); {name} is made anew, the damaged one is in {aside}")
+        if folder.restore(name, wanted[name]):
+            folder.adopt(name)
+            progress.say(f"{name}: restored")
+            return
     changed = " (its settings or inputs changed)" if folder.stage(name).exists() else ""
-    progress.say(f"{name}{changed}")
+    progress.say(f"{name}{' anew' if anew else changed}")
     progress.stage = name
     execution = task.config.execution.model_dump(exclude={"checkpoint_seconds"})
-    plan = hashlib.sha256(json.dumps([wanted[name], execution]).encode()).hexdigest()[:16]
+    plan = hashlib.sha256(json.dumps([wanted[name], execution, *(["anew"] if anew else [])]).encode()).hexdigest()[:16]
     work, device = folder.begin(name, plan), find_device(task.config.execution.device)
     resumed = any(file.is_file() and file.stat().st_size for file in (work / JOURNAL).rglob("*"))
     reset_peak(device)

@@ -6,41 +6,51 @@ from typing import Any, Literal
 
 from sipo.config import Config
 from sipo.configfile import load_config
+from sipo.disk.damage import CONFIG, SUBJECT, DamageError, reading
 from sipo.disk.journal import FOLDER as JOURNAL
-from sipo.disk.tables import read_json
+from sipo.disk.tables import read_checked
 from sipo.errors import SipoError
-from sipo.runs.folder import MOMENT, STAGE, SUBJECT, RunFolder
+from sipo.runs.folder import MOMENT, PARTIAL, RunFolder, digest_of
 from sipo.runs.plan import fingerprints, stages_of
 
-State = Literal["done", "partial", "stale", "absent"]
+State = Literal["done", "partial", "stale", "absent", "damaged"]
 
 
 @dataclass(frozen=True)
 class StageStatus:
     name: str
     state: State
-    """`partial` was begun and not finished; `stale` was made with other settings or inputs."""
+    """`partial` was begun and not finished; `stale` was made with other settings or inputs; of a `damaged` one a file
+    is not as it was written.
+    """
     took: dict[str, Any]
     """What its `stage.json` says of a stage that was finished: seconds, tokens, peak memory."""
     units: dict[str, int]
     """Finished units of the work in progress, by the name of its journal."""
+    problem: str = ""
+    """Of a damaged stage, in one line."""
 
 
 def read_run(run: Path) -> Config:
-    """The configuration that a run was last given. Raises SipoError where there is no run."""
+    """The configuration that a run was last given. Raises SipoError where there is no run, or a damaged one."""
     run = Path(run)
-    if not (run / SUBJECT).is_file() or not (run / "config.yaml").is_file():
+    if not (run / SUBJECT).is_file():
         raise SipoError(f"{run}: holds no run; name the folder that `sipo run` printed in its first line")
-    return load_config(run / "config.yaml")
+    with reading(run / CONFIG):
+        text = (run / CONFIG).read_text(encoding="utf-8")
+    if read_checked(run / SUBJECT, known_by=CONFIG).get(CONFIG, digest_of(text)) != digest_of(text):
+        raise DamageError(run / CONFIG, "it is not as it was written")
+    return load_config(run / CONFIG)
 
 
 def read_subject(run: Path) -> dict[str, Any]:
     """The model, rows and objectives that make this run and not another, as digests and names."""
-    return {name: value for name, value in read_json(Path(run) / SUBJECT).items() if name != MOMENT}
+    known = read_checked(Path(run) / SUBJECT, known_by=CONFIG)
+    return {name: value for name, value in known.items() if name not in (CONFIG, MOMENT)}
 
 
 def stage_statuses(run: Path, config: Config) -> list[StageStatus]:
-    """Every stage of the run, in order."""
+    """Every stage of the run, in order; its files are compared by their sizes."""
     folder = RunFolder(Path(run))
     wanted = fingerprints(config, read_subject(run))
     return [_status(folder, stage.name, wanted[stage.name]) for stage in stages_of(config)]
@@ -48,24 +58,28 @@ def stage_statuses(run: Path, config: Config) -> list[StageStatus]:
 
 def require(run: Path, config: Config, stage: str) -> None:
     """Raise SipoError, with the way out, unless the stage is done."""
-    found = {each.name: each.state for each in stage_statuses(run, config)}
+    found = {each.name: each for each in stage_statuses(run, config)}
     if stage not in found:
         methods = ", ".join(config.methods)
         raise SipoError(f"{run}: has no stage `{stage}`, because its methods are {methods}")
-    if found[stage] != "done":
-        command = f"sipo run {Path(run) / 'config.yaml'} --run-dir {run}"
-        raise SipoError(f"{run}: stage `{stage}` is {found[stage]}, not done; `{command}` finishes it")
+    if found[stage].problem:
+        raise SipoError(found[stage].problem)
+    if found[stage].state != "done":
+        command = f"sipo run {Path(run) / CONFIG} --run-dir {run}"
+        raise SipoError(f"{run}: stage `{stage}` is {found[stage].state}, not done; `{command}` finishes it")
 
 
 def _status(folder: RunFolder, name: str, wanted: str) -> StageStatus:
-    record = folder.stage(name) / STAGE
-    finished = read_json(record) if record.is_file() else None
-    partial = folder.path / ".partial" / name
-    if folder.holds(name, wanted):
-        return StageStatus(name, "done", finished or {}, {})
+    partial = folder.path / PARTIAL / name
+    try:
+        finished = folder.record(name)
+        if folder.holds(name, wanted):
+            return StageStatus(name, "done", finished, {})
+    except SipoError as problem:
+        return StageStatus(name, "damaged", {}, {}, str(problem))
     if partial.is_dir():
         return StageStatus(name, "partial", {}, _units(partial / JOURNAL))
-    return StageStatus(name, "stale" if finished else "absent", finished or {}, {})
+    return StageStatus(name, "stale" if finished else "absent", finished, {})
 
 
 def _units(journals: Path) -> dict[str, int]:

@@ -47,7 +47,9 @@ def align(task: Task, folder: Path) -> list[Adapter]:
         save_adapter(result.adapter, folder / "adapters" / objective, task.backbone.source)
         return [{"objective": objective, **record} for record in result.history]
 
-    histories = resumable(folder, "policies", task.objectives, one_policy, task.progress)
+    histories = resumable(
+        folder, "policies", task.objectives, one_policy, task.progress, writes=lambda name: folder / "adapters" / name
+    )
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
     task.progress.table("DPO policies", *training_table(histories))
     return read_policies(folder, task.objectives)

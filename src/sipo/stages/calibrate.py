@@ -26,7 +26,10 @@ def calibrate(task: Task, known: LogprobTable, folder: Path) -> LogprobTable:
     def score(unit: tuple[int, int]) -> dict[str, Any]:
         return _held_out_logprobs(task, folds, *unit, known, folder)
 
-    parts = resumable(folder, "folds", units, score, task.progress)
+    def place(unit: tuple[int, int]) -> Path:
+        return folder / "adapters" / f"{unit[0]}-{task.objectives[unit[1]]}"
+
+    parts = resumable(folder, "folds", units, score, task.progress, writes=place)
     table = LogprobTable()
     for (fold, i), part in zip(units, parts, strict=True):
         inside = [row for row in task.splits.train if folds[row.key] == fold]

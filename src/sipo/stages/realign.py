@@ -65,10 +65,13 @@ def realign(
         )
         # What was trained above the frozen policy and the policy itself are one adapter of both ranks.
         adapter = soup([policies[i], result.adapter], [1.0, 1.0]) if merged else result.adapter
-        save_adapter(adapter, folder / "adapters" / objective, task.backbone.source)
+        save_adapter(adapter, place(i), task.backbone.source)
         return [{"objective": objective, **record} for record in result.history]
 
-    histories = resumable(folder, "policies", range(len(policies)), one_policy, task.progress)
+    def place(i: int) -> Path:
+        return folder / "adapters" / task.objectives[i]
+
+    histories = resumable(folder, "policies", range(len(policies)), one_policy, task.progress, writes=place)
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
     task.progress.table("realigned policies", *training_table(histories))
     return read_policies(folder, task.objectives)

@@ -6,7 +6,6 @@ token ids from the codec that every other stage reads and writes with, so nothin
 
 import gc
 import math
-import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -20,16 +19,19 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from sipo.bank.adapter import attention_modules
 from sipo.config import Sft
 from sipo.decoding import seed_of
+from sipo.disk.content import flaw_in, seal_of
+from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER
-from sipo.disk.tables import write_records
+from sipo.disk.publishing import remove, sync
+from sipo.disk.tables import read_checked, write_checked, write_records
 from sipo.errors import SipoError
 from sipo.finite import finite, infinite_tensor
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin, read_tokenizer, read_weights
 from sipo.task import Task
 
-WHOLE = "whole"
-"""Marks a checkpoint that was written to its end."""
+WHOLE = "whole.json"
+"""Written into a checkpoint at its end: the digests of its files."""
 
 
 def sft(task: Task, folder: Path, count: Callable[[int], None] = lambda tokens: None) -> Path:
@@ -56,7 +58,7 @@ def sft(task: Task, folder: Path, count: Callable[[int], None] = lambda tokens: 
     name = infinite_tensor(model.to(dtype).named_parameters())
     if name:
         raise SipoError(f"sft: {name} is not finite after the last step; lower sft.lr, or set model.dtype to float32")
-    shutil.rmtree(folder / "model", ignore_errors=True)
+    remove(folder / "model")
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_records(folder / "training.jsonl", [_step(record) for record in history])
@@ -158,13 +160,26 @@ def _trainable(origin: Origin, settings: Sft, dtype: torch.dtype, seed: int) -> 
 
 
 def _newest(folder: Path) -> str | None:
-    """The newest whole checkpoint; torn ones are removed."""
+    """The newest whole checkpoint; torn and damaged ones are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda each: int(each.name.rpartition("-")[2]))
-    whole = [each for each in found if (each / WHOLE).exists()]
+    whole = [each for each in found if _is_whole(each)]
     for each in found:
         if each not in whole[-1:]:
-            shutil.rmtree(each)
+            remove(each)
     return str(whole[-1]) if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    if not (checkpoint / WHOLE).exists():
+        return False
+    try:
+        seal = read_checked(checkpoint / WHOLE)["files"]
+        flaw = flaw_in(checkpoint, seal, every_byte=True)
+    except DamageError as damage:
+        flaw = damage.place, damage.why
+    if flaw:
+        note(f"{flaw[0]}: damaged ({flaw[1]}); fine-tuning goes on from an earlier checkpoint, or begins again")
+    return flaw is None
 
 
 def _step(record: dict[str, Any]) -> dict[str, Any]:
@@ -208,8 +223,9 @@ class _Checkpoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         newest = self.folder / f"checkpoint-{state.global_step}"
-        (newest / WHOLE).touch()
+        sync(newest)
+        write_checked(newest / WHOLE, {"files": seal_of(newest)})
         for other in self.folder.glob("checkpoint-*"):
             if other != newest:
-                shutil.rmtree(other)
+                remove(other)
         self.saved = time.monotonic()

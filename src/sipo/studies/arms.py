@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sipo.configfile import parse_config
+from sipo.disk.damage import reading
+from sipo.disk.publishing import replacing
 from sipo.disk.tables import read_records
 from sipo.errors import SipoError
 from sipo.progress import Progress
@@ -60,7 +62,7 @@ def run_arms(arms: Sequence[Arm], settings: Settings, kept: Path, progress: Prog
             alike = [each for each in alike if not (kept / f"{digest(settings, each)}.npz").exists()]
             progress.say(f"seed {settings['seed']}: {', '.join(each.label for each in alike)}")
             _make(alike, settings, kept)
-        with np.load(path) as found:
+        with reading(path), np.load(path) as found:
             fronts[arm.label] = Front(found["rewards"], found["lengths"])
     return _on_the_same_prompts(fronts)
 
@@ -94,10 +96,8 @@ def _make(arms: Sequence[Arm], settings: Settings, kept: Path) -> None:
     for arm in arms:
         mine = [each for each in responses if each.method == arm.method]
         path = kept / f"{digest(settings, arm)}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp.npz")
-        np.savez_compressed(scratch, rewards=_rewards(mine, config.names), lengths=_lengths(mine))
-        scratch.replace(path)
+        with replacing(path) as scratch, scratch.open("wb") as stream:
+            np.savez_compressed(stream, rewards=_rewards(mine, config.names), lengths=_lengths(mine))
 
 
 def _rewards(responses: Sequence[Response], names: Sequence[str]) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sipo.configfile import parse_config
-from sipo.disk.tables import read_json, write_json
+from sipo.disk.tables import read_checked, read_json, write_checked
 from sipo.filters.contest import CHOSEN
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.dominance import truly_better
@@ -69,8 +69,8 @@ class FilterStudy:
             progress.say(f"seed {seed}: {label}")
             path = folder / "precision" / f"{digest(settings, Arm(label, 'sipo', changes))}.json"
             if not path.exists():
-                write_json(path, _precision(turned(settings, changes), varied=label == VARIED))
-            precision[label] = read_json(path)
+                write_checked(path, _precision(turned(settings, changes), varied=label == VARIED))
+            precision[label] = read_checked(path)
         rows = min(precision[label]["chosen"] for label in REALIGNED)
         fronts = _fronts(rows).measure(ground, seed, folder, progress)
         return {"precision": precision, "rows": rows, "fronts": fronts}

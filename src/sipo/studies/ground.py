@@ -13,7 +13,7 @@ import yaml
 
 from sipo.config import Config
 from sipo.configfile import dump_config, load_config
-from sipo.disk.tables import read_json, write_json
+from sipo.disk.tables import read_checked, write_checked
 from sipo.errors import SipoError
 from sipo.pareto.indicators import Array, reference_below
 from sipo.progress import Progress
@@ -70,8 +70,8 @@ def reference_point(config: Config, points_M_N: Array, folder: Path) -> dict[str
     if not path.exists():
         corner = reference_below(points_M_N, config.maximise, slack=0.25)
         mine = path.with_name(f".{path.name}.{config.seed}")
-        write_json(mine, dict(zip(config.names, corner.tolist(), strict=True)))
+        write_checked(mine, dict(zip(config.names, corner.tolist(), strict=True)))
         with suppress(FileExistsError):  # another seed's process was first: its point is everyone's
             os.link(mine, path)
         mine.unlink()
-    return dict(read_json(path))
+    return read_checked(path)

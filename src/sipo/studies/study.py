@@ -1,16 +1,19 @@
 """What a study is, and how it is run: seed by seed, each kept, then concluded over all seeds there are."""
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import repeat
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
-from sipo.disk.tables import read_json, write_json, write_text
+from sipo.disk.locking import alone
+from sipo.disk.tables import read_checked, write_bytes, write_checked, write_text
 from sipo.errors import SipoError
 from sipo.plain import code, escape, markdown_table
 from sipo.progress import Progress
@@ -89,6 +92,12 @@ def run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Prog
     if not seeds:
         raise SipoError("--seeds: give at least one")
     folder = ground.folder / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, work="this study"):
+        return _run_study(study, ground, seeds, progress, jobs, folder)
+
+
+def _run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Progress, jobs: int, folder: Path) -> Path:
     workers = min(jobs, len(seeds))
     if workers == 1:
         for seed in seeds:
@@ -97,15 +106,15 @@ def run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Prog
         threads = max(1, torch.get_num_threads() // workers)
         context = get_context("spawn")
         with (
-            ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as pool,
+            _stopping(ProcessPoolExecutor(workers, context, _begin_worker, (threads,))) as pool,
             progress.track(f"{study.name}: seeds", len(seeds)) as advance,
         ):
             for _ in pool.map(_measure, repeat(study), repeat(ground), seeds):
                 advance(1)
-    everything = {int(path.stem): read_json(path) for path in (folder / "seeds").glob("*.json")}
+    everything = {int(path.stem): read_checked(path) for path in (folder / "seeds").glob("*.json")}
     conclusion = study.conclude(ground, [everything[seed] for seed in sorted(everything)])
     for name, picture in conclusion.pictures.items():
-        (folder / name).write_bytes(picture)
+        write_bytes(folder / name, picture)
     write_text(folder / "results.md", page(study, ground, sorted(everything), conclusion))
     for table in conclusion.tables:
         progress.table(table.title, table.columns, table.rows)
@@ -115,9 +124,28 @@ def run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Prog
     return folder
 
 
+def _begin_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a terminal's Ctrl-C is for all; it is told of once
+
+
+@contextmanager
+def _stopping(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """Without waiting for seeds that nobody waits for: what they have finished by now is kept."""
+    try:
+        yield pool
+    except BaseException:
+        for worker in active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _measure(study: Study, ground: Ground, seed: int, progress: Progress | None = None) -> None:
     folder = ground.folder / study.name
-    write_json(folder / "seeds" / f"{seed}.json", study.measure(ground, seed, folder, progress or Progress(quiet=True)))
+    measured = study.measure(ground, seed, folder, progress or Progress(quiet=True))
+    write_checked(folder / "seeds" / f"{seed}.json", measured)
 
 
 def page(study: Study, ground: Ground, seeds: Sequence[int], conclusion: Conclusion) -> str:

@@ -20,6 +20,7 @@ from sipo.filters.judge import LabelledPairs, fit_judge
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import score_rows
 from sipo.logprobs.table import LogprobTable, policy
+from sipo.runs.folder import RunFolder
 from sipo.runs.outputs import Outputs
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
@@ -73,7 +74,8 @@ def _ensemble(
 def _fold_table(run: Path, task: Task, found: Sequence[Contest], known: LogprobTable, fold: int) -> LogprobTable:
     """The contests under the policies of a fold, with the references that are known."""
     table = deepcopy(known)
-    adapters = [load_adapter(run / "calibrate" / "adapters" / f"{fold}-{name}") for name in task.objectives]
+    folder = RunFolder(run).verify("calibrate") / "adapters"
+    adapters = [load_adapter(folder / f"{fold}-{name}") for name in task.objectives]
     with task.bank.mounted(adapters):
         for name, point in zip(task.objectives, corners(len(adapters)), strict=True):
             for start in range(0, len(found), TOGETHER):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, write_rows
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import seed_of
+from sipo.disk.publishing import remove, sync
 from sipo.disk.tables import write_records, write_text
 from sipo.errors import SipoError
 from sipo.labelling import draw
@@ -162,11 +162,12 @@ def _scratch(to: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def _publish(new: Path, folder: Path) -> None:
     try:
+        sync(new)
         os.rename(new, folder)
     except OSError:
         if not folder.exists():  # else another process was quicker, with the same result

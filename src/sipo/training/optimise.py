@@ -1,8 +1,8 @@
 """The optimisation loop, for policies and for reward models: it can be killed at any step and goes on from its file."""
 
+import hashlib
 import io
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,13 @@ import torch
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
+from sipo.disk.damage import note
+from sipo.disk.publishing import replacing
 from sipo.errors import SipoError
 from sipo.finite import finite, infinite_tensor
+
+DIGEST = hashlib.sha256().digest_size
+"""Bytes of a digest, with which a checkpoint's file begins."""
 
 
 class Settings(Protocol):
@@ -85,8 +90,8 @@ def optimise(
     steps_an_epoch = steps // settings.epochs
     schedule = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * steps), steps)
     state: dict[str, Any] = {"step": 0, "history": [], "best_loss": math.inf, "best": None}
-    if checkpoint and checkpoint.path.exists():
-        state = _restore(checkpoint.path, parameters, optimizer, schedule)
+    if checkpoint and (found := _restore(checkpoint.path, parameters, optimizer, schedule)):
+        state = found
         for record in state["history"] if watch else ():
             watch(record)  # type: ignore[misc]
 
@@ -126,8 +131,6 @@ def optimise(
 
 
 def _save(path: Path, state: dict[str, Any], parameters: Sequence[Tensor], optimizer: Any, schedule: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
     buffer = io.BytesIO()  # given a file, torch.save hides why the disk refused it
     torch.save(
         {
@@ -138,12 +141,21 @@ def _save(path: Path, state: dict[str, Any], parameters: Sequence[Tensor], optim
         },
         buffer,
     )
-    scratch.write_bytes(buffer.getbuffer())
-    os.replace(scratch, path)
+    with replacing(path) as scratch, scratch.open("wb") as stream:
+        stream.write(hashlib.sha256(buffer.getbuffer()).digest())
+        stream.write(buffer.getbuffer())
 
 
-def _restore(path: Path, parameters: Sequence[Tensor], optimizer: Any, schedule: Any) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+def _restore(path: Path, parameters: Sequence[Tensor], optimizer: Any, schedule: Any) -> dict[str, Any] | None:
+    """The state that was saved, if there is any that is whole."""
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    digest, saved_state = content[:DIGEST], content[DIGEST:]
+    if hashlib.sha256(saved_state).digest() != digest:
+        note(f"{path}: the saved state of a training is damaged; that training begins again")
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(saved_state), weights_only=True)
     with torch.no_grad():
         for parameter, saved in zip(parameters, state.pop("parameters"), strict=True):
             parameter.copy_(saved)

@@ -1,0 +1,63 @@
+"""Files of ours that are not as we wrote them: found when they are read, and said with the way out.
+
+Bit rot, a partial copy, a full disk or a power cut may leave anything, so whatever a decoder raises means damage.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sipo.errors import SipoError
+from sipo.plain import plain
+
+SUBJECT, CONFIG = "subject.json", "config.yaml"
+"""Stand in every run's folder, beside the folders of its stages."""
+
+
+class DamageError(SipoError):
+    """A file of ours cannot be read, or is not what was written."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: damaged ({why}); {way_out(path)}")
+        self.place, self.why = path, why
+
+
+def way_out(path: Path) -> str:
+    """What makes the file anew: the run and stage that it is of are told by where it is."""
+    for run in path.parents:
+        if (run / SUBJECT).exists():
+            stage = path.relative_to(run).parts[0]
+            if stage == CONFIG:
+                return f"`sipo run CONFIG --run-dir {run}`, with your own file as CONFIG, writes it anew"
+            again = f"sipo run {run / CONFIG} --run-dir {run}"
+            if (run / stage).is_dir() and not stage.startswith("."):
+                return f"`{again} --from {stage}` makes it anew"
+            return f"`{again}` makes it anew"
+    return "remove it, and what wrote it makes it anew"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Within the block `path` is decoded: whatever goes wrong with its content is a line that names it."""
+    try:
+        yield
+    except SipoError:
+        raise
+    except FileNotFoundError:
+        raise DamageError(path, "it is missing") from None
+    except OSError as error:
+        if error.errno is not None:  # the disk's own refusal, not a decoder's
+            raise
+        raise DamageError(path, _first_line(error)) from None
+    except Exception as error:  # decoders raise whatever the bytes lead them to
+        raise DamageError(path, _first_line(error)) from None
+
+
+def note(text: str) -> None:
+    """Tell on stderr of damage that was got over, however quiet the work is."""
+    print(plain(" ".join(text.split())), file=sys.stderr, flush=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -1,0 +1,70 @@
+"""What is published stays: a file or folder takes its name when all of it is on the disk, and goes without reaching
+through a symbolic link into what is not ours.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sipo.errors import SipoError
+
+
+def sync(path: Path) -> None:
+    """Put a file, or a folder and all that is in it, on the disk: a power cut after this takes nothing away."""
+    if path.is_symlink():
+        return
+    for each in path.iterdir() if path.is_dir() else ():
+        sync(each)
+    sync_entries(path)
+
+
+def sync_entries(path: Path) -> None:
+    """Put a file's content, or the names in a folder, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A scratch file beside `path`, which takes its name when the block succeeds, and goes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        yield scratch
+        sync_entries(scratch)
+        os.replace(scratch, path)
+        sync_entries(path.parent)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def move(path: Path, to: Path) -> None:
+    """Rename a file or folder. A symbolic link goes on leading where it led, from its new place too."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        to.symlink_to(path.resolve())
+        path.unlink()
+    else:
+        path.rename(to)
+    sync_entries(to.parent)
+    sync_entries(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove what is there, if anything is. Of a symbolic link it is the link that goes, never what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)  # does not follow links either
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_no_links(folder: Path) -> None:
+    """Raise SipoError where the folder or anything in it is a symbolic link: what is removed could be elsewhere."""
+    for each in (folder, *folder.rglob("*")):
+        if each.is_symlink():
+            raise SipoError(f"{each}: is a symbolic link, which sipo did not make there; remove the link")
