@@ -131,13 +131,18 @@ def test_status_of_a_run_that_was_stopped_and_changed(
     assert rows["refine"][1:] == ["partial", "-", "review", "2"]
     assert rows["filter"][1] == "absent"
     assert main(["run", str(config), "--set", "align.beta=0.3", "--only", "sample"]) == 2  # its policies do not hold
+    assert main(["status", settings["run_dir"]]) == 0
+    assert {row[0]: row for row in table(said(capsys)) if row}["sample"][1] == "done", "a refusal changes nothing"
+    monkeypatch.setattr("sipo.runs.pipeline.align", stop_after_two_units)
+    assert main(["run", str(config), "--set", "align.beta=0.3"]) == 130
     capsys.readouterr()
     assert main(["status", settings["run_dir"]]) == 0
     rows = {row[0]: row for row in table(said(capsys)) if row}
-    assert [rows[stage][1] for stage in STAGES[:3]] == ["stale", "stale", "partial"]
+    assert [rows[stage][1] for stage in STAGES[:3]] == ["partial", "stale", "partial"]
 
 
-def stop_after_two_units(task: Any, policies: Any, samples: Any, folder: Path) -> None:
+def stop_after_two_units(task: Any, *inputs: Any) -> None:
+    folder = inputs[-1]
     (folder / ".journal").mkdir()
     (folder / ".journal" / "review.jsonl").write_text("[]\n[]\n")
     raise KeyboardInterrupt

@@ -114,10 +114,43 @@ def test_processes_share_it_and_may_be_killed(tmp_path: Path) -> None:
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path) -> None:
+def test_a_damaged_file_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At once where it is no database at all, or at the page that is none."""
     path = tmp_path / "scores.sqlite"
     path.write_bytes(b"no database" * 100)
-    with pytest.raises(SipoError, match=r"scores\.sqlite: scores cannot be kept .*SIPO_CACHE.*may be removed"):
-        ScoreCache(path)
+    store = ScoreCache(path)
+    store.put("s", [(item(str(i)), [float(i)]) for i in range(3000)])
+    store.close()
+    assert f"{path}: damaged" in capsys.readouterr().err
+    content = bytearray(path.read_bytes())
+    content[8192:] = b"\xff" * len(content[8192:])
+    path.write_bytes(content)
+    store = ScoreCache(path)
+    assert all(store.get("s", item(str(i))) in (None, [float(i)]) for i in range(3000))
+    store.put("s", [(item("new"), [1.0])])
+    assert store.get("s", item("new")) == [1.0]
+    store.close()
+    assert f"{path}: damaged" in capsys.readouterr().err
+    assert sorted(each.suffix for each in tmp_path.iterdir()) == [".damaged-1", ".damaged-2", ".sqlite"]
     with pytest.raises(SipoError, match="scores cannot be kept"):
         ScoreCache(path / "below a file")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "null", "[null]", "[NaN]", "[Infinity]", "[]", "{}", '["a"]', "[true]", b"\xff\xfe", "[0.25]"]
+)
+def test_an_entry_that_is_not_as_it_was_put_is_asked_for_again(tmp_path: Path, text: str | bytes) -> None:
+    """All but the last, which is how caches of before were written."""
+    store = ScoreCache(tmp_path / "scores.sqlite")
+    store.put("s", [(item("a"), [0.5, 0.75])])
+    database = sqlite3.connect(store.path)
+    (whole,) = database.execute("SELECT numbers FROM scores").fetchone()
+    for damaged in (text, whole[:-1], whole.replace("5", "6", 1), whole.replace("0.75", "0.76"), f"0{whole[1:]}"):
+        with database:
+            database.execute("UPDATE scores SET numbers = CAST(? AS TEXT)", (damaged,))
+        if damaged not in (whole, "[0.25]"):
+            assert store.get("s", item("a")) is None
+            store.put("s", [(item("a"), [1.5, 2.5])])
+            assert store.get("s", item("a")) == [1.5, 2.5]
+    store.close()
+    database.close()

@@ -144,9 +144,10 @@ def _scored(scorer: Scorer, items: Sequence[Item], cache: Path | None, progress:
         return [found[index] for index in range(len(items))]
     store = ScoreCache(cache or cache_folder() / "rewards.sqlite")
     try:
-        missing = [item for item in dict.fromkeys(items) if store.get(scorer.identity, item) is None]
-        if missing:
-            _fill(store, scorer.identity, scorer, missing, progress)
+        for _ in range(2):  # a file that turns out to be damaged halfway takes what was found in it along
+            missing = [item for item in dict.fromkeys(items) if store.get(scorer.identity, item) is None]
+            if missing:
+                _fill(store, scorer.identity, scorer, missing, progress)
         # What another process put there meanwhile counts: one value for an item, whoever asks.
         return [store.get(scorer.identity, item) or [] for item in items]
     finally:
