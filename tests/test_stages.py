@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from sipo.bank import save_adapter, soup
 from sipo.configfile import parse_config
 from sipo.decoding import Request, at_mod, decode, seed_of
-from sipo.disk.tables import read_json, read_records, write_records
+from sipo.disk.tables import read_checked, read_json, read_records, write_records
 from sipo.errors import SipoError
 from sipo.logprobs import table as table_module
 from sipo.logprobs.table import REFERENCE
@@ -143,9 +143,9 @@ def test_every_stage_counts_its_tokens(settings: dict[str, Any], embedded: Count
     computing = {"sft", "align", "evaluate"} if sft else {"align", "sample", "refine", "score", "realign", "evaluate"}
     assert {name for name, each in found.items() if each["tokens"]} == computing
     for name, each in found.items():
-        kept = read_json(path / name / "stage.json")
-        assert set(kept) == {"fingerprint", *each} - {"time", "stage"}
-        assert all(each[key] == kept[key] for key in kept if key != "fingerprint")
+        kept = read_checked(path / name / "stage.json")
+        assert set(kept) == {"fingerprint", "files", *each} - {"time", "stage"}
+        assert all(each[key] == kept[key] for key in kept if key not in ("fingerprint", "files"))
         assert (each["tokens_per_second"] is not None) == (name in computing)
         assert each["resumed"] is False and 0 < each["peak_memory_gib"] < 64
     page = (path / "report" / "report.html").read_text()
