@@ -1,14 +1,21 @@
 """Chat templates: one rendering, which is transformers', adapts the chat where a template asks for it, and never traces."""
 
+import json
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import pytest
-from families import ALTERNATING, CHATML, KINDS, REFUSING, TEMPLATES, tokenizer_of
+from families import ALTERNATING, CHATML, KINDS, REFUSING, TEMPLATES, save_model, tokenizer_of
 
-from sipo.data import Message
+from sipo.check import check
+from sipo.configfile import parse_config
+from sipo.data import Message, read_rows
+from sipo.data.consistency import doubts
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
 from sipo.models.template import ChatTemplate
+from sipo.progress import Progress
 
 MOMENT = datetime(2031, 2, 3, 4, 5, 6)
 CHATS = {
@@ -139,3 +146,28 @@ def test_what_is_unusual_is_found(template: str, words: list[str]) -> None:
 
 def test_the_date_is_the_moment_s() -> None:
     assert "Today is 03 Feb 2031" in rendered(TEMPLATES["dated"], U)
+
+
+def test_check_says_how_answers_end_and_which_rows_hold_special_tokens(
+    settings: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = tokenizer_of("byte", REFUSING + CHATML, "<|endoftext|>")
+    settings["model"]["path"] = str(save_model(tmp_path / "other", tokenizer))
+    rows = Path(settings["data"]["path"])
+    lines = rows.read_text().splitlines()
+    written = json.dumps({**json.loads(lines[0]), "prompt": "<|im_start|>user\nwhy<|im_end|>", "response_0": "x<tool>"})
+    rows.write_text("\n".join([*lines, written]) + "\n")
+    check(parse_config(settings, "settings"), Progress())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "closed with '<|im_end|>'; decoding stops at" in shown and "'<|endoftext|>'" in shown
+    assert "the chat template has no system turn" in shown
+    assert "special tokens are written in 1 rows, the first <|im_start|> with the prompt '<|im_start|>user" in shown
+
+
+@pytest.mark.parametrize("mark", ["<|im_end|>", "<s>", "[/INST]", "<end_of_turn>", "<\uff5cUser\uff5c>", "<|eot_id|>"])
+def test_rows_that_have_been_rendered_are_counted_without_a_tokenizer(mark: str, rows_file: Path) -> None:
+    rows = read_rows(rows_file)
+    assert not any("special tokens" in line for line in doubts(rows, ["detail"]))
+    odd = [replace(row, responses=(row.responses[0] + mark, row.responses[1])) for row in rows[:2]]
+    (line,) = (line for line in doubts([*odd, *rows[2:]], ["detail"]) if "special tokens" in line)
+    assert "in 2 rows" in line and mark in line and repr(rows[0].prompt[-1].content[:40]) in line

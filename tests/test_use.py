@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from sipo.bank import Bank
 from sipo.configfile import parse_config
@@ -84,6 +84,7 @@ def test_a_merged_soup_is_the_bank_s(aligned: Path, task: Task, ids: Tensor, tmp
     assert model.dtype == torch.float32
     torch.testing.assert_close(model(ids).logits, logits_of_the_soup(task, aligned, ids), rtol=1e-4, atol=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").eos_token_id in task.codec.stops
+    assert set(GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id) == task.codec.stops
 
 
 def test_the_card_says_base_recipe_and_use(aligned: Path, task: Task, tmp_path: Path) -> None:

@@ -1,16 +1,17 @@
 """Looking before leaping: validate a run, show what it would read and learn from, and estimate its work."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from sipo.bank.adapter import target_layers
 from sipo.config import Config
 from sipo.data import Row
-from sipo.data.consistency import doubts
+from sipo.data.consistency import doubts, written_mark
 from sipo.estimate.absent import Absent, find_absent
 from sipo.estimate.sizes import stated
 from sipo.estimate.table import say_plan
 from sipo.logprobs.packing import pack
+from sipo.models.chat import Codec
 from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
@@ -42,7 +43,7 @@ def check(
     validate(task, absent=absent)
     _say_subject(task, absent)
     if not absent.rows:
-        _say_rows(task)
+        _say_rows(task, written_mark if absent.model else task.codec.plain.found)
     if not (absent.rows or absent.model):
         _say_lengths(task)
         _show_example(task)
@@ -67,6 +68,8 @@ def _say_subject(task: Task, absent: Absent) -> None:
             say(f"           {slower}")
         adapted = sorted({n.rsplit(".", 1)[-1] for n in target_layers(backbone.model, config.lora.target_modules)})
         say(f"adapters   of {', '.join(adapted)}")
+        for line in about_chats(task.codec):
+            say(f"chats      {line}")
     for objective in config.objectives:
         say(f"objective  {objective.name}: {objective.direction} {objective.reward}; {objective.better}")
     grid = ", ".join("(" + " ".join(f"{share:.3g}" for share in weight) + ")" for weight in task.weights[:12])
@@ -75,7 +78,17 @@ def _say_subject(task: Task, absent: Absent) -> None:
     say()
 
 
-def _say_rows(task: Task) -> None:
+def about_chats(codec: Codec) -> list[str]:
+    """How answers end, and what is unusual about the chat template."""
+
+    def named(ids: Iterable[int]) -> str:
+        return " ".join(repr(codec.tokenizer.decode([id])) for id in ids)
+
+    lines = [f"a given response is closed with {named(codec.closing)}; decoding stops at {named(sorted(codec.stops))}"]
+    return lines + [f"the chat template {finding}" for finding in (codec.template.findings if codec.template else [])]
+
+
+def _say_rows(task: Task, mark: Callable[[str], str | None]) -> None:
     names, table = task.objectives, task.progress.table
     parts = [(name, getattr(task.splits, name)) for name in ("train", "validation", "test")]
     table(
@@ -92,7 +105,7 @@ def _say_rows(task: Task) -> None:
             for name, rows in [*parts, ("total", task.rows)]
         ],
     )
-    for line in doubts(sorted(task.rows, key=lambda row: row.key), names):
+    for line in doubts(sorted(task.rows, key=lambda row: row.key), names, mark):
         task.progress.say(line)
     task.progress.say()
 

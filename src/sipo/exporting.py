@@ -15,6 +15,7 @@ from sipo.disk.tables import write_text
 from sipo.errors import SipoError
 from sipo.finite import infinite_tensor
 from sipo.methods.names import stages_needed
+from sipo.models.chat import Codec
 from sipo.models.load import load_backbone
 from sipo.runs.finished import aligned_at, check_model
 from sipo.runs.outputs import backbone_of
@@ -72,5 +73,8 @@ def _save_merged(model: Model, device: str, mixed: Adapter, folder: Path) -> Non
             raise SipoError(
                 f"export: the merged weights of {name} are not finite in {weight.dtype}; set model.dtype to float32"
             )
+    # Others stop where the policy learned to, too.
+    stops = Codec.of(backbone, model, backbone.context, backbone.context).stops
+    backbone.model.generation_config.eos_token_id = sorted(stops)
     backbone.model.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)

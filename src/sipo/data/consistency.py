@@ -1,7 +1,8 @@
-"""What labels say of each other: misspelt objectives, circles among a prompt's responses, labels that never vary."""
+"""What is odd about rows: misspelt objectives, circles among a prompt's responses, rendered texts, constant labels."""
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from graphlib import CycleError, TopologicalSorter
 from itertools import groupby, permutations
@@ -16,6 +17,10 @@ ALIKE = 0.8
 """How much of two names agrees where one may be the other misspelt."""
 RARE = 3
 """The misspelt one has at most one in so many labels of the other, or just one."""
+MARK = re.compile(
+    r"<[|\uff5c][^|\uff5c<>\s]{1,40}[|\uff5c]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
+)
+"""How the special tokens of chat formats are written."""
 FEW = 10
 """Rows below which an objective that always prefers the same response may do so by chance."""
 
@@ -39,15 +44,27 @@ def check_spelling(place: str, labelled: Mapping[frozenset[str], int]) -> None:
             )
 
 
-def doubts(rows: "Iterable[Row]", objectives: Sequence[str]) -> list[str]:
-    """Lines for people about labels that can hardly all be right; none where there is nothing to say. The rows of a
-    prompt stand together.
+def written_mark(text: str) -> str | None:
+    """The first special token of a usual chat format that is written in a text."""
+    found = MARK.search(text)
+    return found[0] if found else None
+
+
+def doubts(
+    rows: "Iterable[Row]", objectives: Sequence[str], mark: Callable[[str], str | None] = written_mark
+) -> list[str]:
+    """Lines for people about rows that can hardly all be right; none where there is nothing to say. The rows of a
+    prompt stand together. `mark`: the first special token that is written in a text, by a model's tokenizer.
     """
+    marked: list[str] = []
     labels = {name: Counter[int | None]() for name in objectives}
     circles: Counter[str] = Counter()
     for _, of_prompt in groupby(rows, key=lambda row: row.key):
         graphs: dict[str, dict[str, set[str]]] = {name: defaultdict(set) for name in objectives}
         for row in of_prompt:
+            texts = (*(message.content for message in row.prompt), *row.responses)
+            if found := next(filter(None, map(mark, texts)), None):
+                marked.append(f"{found} with the prompt {row.prompt[-1].content[:40]!r}" if not marked else "")
             for name in objectives:
                 label = row.preferred.get(name)
                 labels[name][label] += 1
@@ -55,6 +72,11 @@ def doubts(rows: "Iterable[Row]", objectives: Sequence[str]) -> list[str]:
                     graphs[name][row.responses[label].strip()].add(row.responses[1 - label].strip())
         circles.update(name for name, graph in graphs.items() if _has_circle(graph))
     lines = []
+    if marked:
+        lines.append(
+            f"special tokens are written in {len(marked)} rows, the first {marked[0]}; they are read as text. "
+            "Where the rows were rendered with a chat template, give the messages themselves"
+        )
     for name in objectives:
         if circles[name]:
             lines.append(

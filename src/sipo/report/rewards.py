@@ -1,6 +1,7 @@
 """True rewards of what the run made out of its training rows, beside those of the responses it was given."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from statistics import fmean
 
 from sipo.config import Execution, Objective
@@ -20,9 +21,11 @@ def texts_of(rows: Sequence[Row], inputs: Inputs) -> list[Item]:
     return list(dict.fromkeys(text for _, texts in _kinds(rows, inputs, ()) for text in texts))
 
 
-def true_rewards(objectives: Sequence[Objective], texts: Sequence[Item], execution: Execution) -> TrueRewards:
-    """Every text once by every reward."""
-    columns = score_responses(objectives, texts, execution)
+def true_rewards(
+    objectives: Sequence[Objective], texts: Sequence[Item], execution: Execution, moment: datetime
+) -> TrueRewards:
+    """Every text once by every reward; `moment` is the run's."""
+    columns = score_responses(objectives, texts, execution, moment=moment)
     return {text: {name: known(column[i]) for name, column in columns.items()} for i, text in enumerate(texts)}
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,14 @@ class Source:
     """May items stay without a score?"""
 
 
-def check_rewards(objectives: Sequence[Objective], execution: Execution | None = None) -> None:
+def check_rewards(
+    objectives: Sequence[Objective], execution: Execution | None = None, moment: datetime | None = None
+) -> None:
     """Raise SipoError, one line with the reward and the way out, for what would stop scoring later on.
 
     Loads no weights; a judge's endpoint is asked whether it is there.
     """
-    for source in _sources(objectives, execution or Execution()):
+    for source in _sources(objectives, execution or Execution(), moment):
         with _naming(source.scorer.name):
             source.scorer.check()
 
@@ -62,17 +65,19 @@ def score_responses(
     progress: Progress | None = None,
     *,
     cache: Path | None = None,
+    moment: datetime | None = None,
 ) -> dict[str, list[float]]:
     """A number for every item, in order, for each objective that has a reward, in its own direction: finite, or NaN
     where a judge refused the item.
 
     Models and judges are asked only for what `cache` (default: in the user's cache folder) does not hold, and
-    what they say is kept there as it comes. Raises SipoError, one line with the reward, the item and the way
-    out.
+    what they say is kept there as it comes. `moment` is what chat templates with a date are told; None is now.
+
+    Raises SipoError, one line with the reward, the item and the way out.
     """
     progress = progress or Progress(quiet=True)
     columns: dict[str, list[float]] = {}
-    for source in _sources(objectives, execution or Execution()):
+    for source in _sources(objectives, execution or Execution(), moment):
         rows = _scored(source.scorer, items, cache, progress)
         _tell_refused(source, items, rows, progress)
         for name, measure in source.measures.items():
@@ -88,13 +93,15 @@ def signed_rewards(
     items: Sequence[Item],
     execution: Execution | None = None,
     progress: Progress | None = None,
+    *,
+    moment: datetime | None = None,
 ) -> Array:
     """[items, N]: as `score_responses`, for objectives that all have a reward, with signs so that larger is better."""
-    columns = score_responses(objectives, items, execution, progress)
+    columns = score_responses(objectives, items, execution, progress, moment=moment)
     return np.stack([columns[each.name] for each in objectives], axis=1) * signs([each.maximise for each in objectives])
 
 
-def _sources(objectives: Sequence[Objective], execution: Execution) -> list[Source]:
+def _sources(objectives: Sequence[Objective], execution: Execution, moment: datetime | None) -> list[Source]:
     """What scores each objective. Objectives that name the same judge are asked about together.
 
     Heads of one model need no such care: its numbers are filed for all heads, so the second finds the first's.
@@ -105,7 +112,7 @@ def _sources(objectives: Sequence[Objective], execution: Execution) -> list[Sour
             judged.setdefault(each.reward.model_dump_json(), []).append(each)
         elif each.reward is not None:
             with _naming(each.reward):
-                scorer, measure = _scorer(each.reward, execution)
+                scorer, measure = _scorer(each.reward, execution, moment)
             sources.append(Source(scorer, {each.name: measure}))
     for group in judged.values():
         with _naming(group[0].reward):
@@ -115,13 +122,15 @@ def _sources(objectives: Sequence[Objective], execution: Execution) -> list[Sour
     return sources
 
 
-def _scorer(reward: str | Preset | RewardModel | Policy, execution: Execution) -> tuple[Scorer, Measure]:
+def _scorer(
+    reward: str | Preset | RewardModel | Policy, execution: Execution, moment: datetime | None
+) -> tuple[Scorer, Measure]:
     if isinstance(reward, str):
         return FunctionScorer(reward), Measure()
     if isinstance(reward, Policy):
-        return PolicyScorer(reward, execution), Measure(scale=reward.beta)
+        return PolicyScorer(reward, execution, moment), Measure(scale=reward.beta)
     settings = resolve(reward) if isinstance(reward, Preset) else reward
-    scorer = ModelScorer(str(reward), settings, execution)
+    scorer = ModelScorer(str(reward), settings, execution, moment)
     return scorer, Measure(scorer.column(settings.head), settings.scale, settings.shift)
 
 

@@ -67,7 +67,7 @@ def _rewards(task: Task, evaluated: bool, absent: Absent) -> None:
                 "name a function that scores responses, as reward: module:function"
             )
     here = [objective for objective in task.config.objectives if objective.name not in absent.judges]
-    check_rewards(here, task.config.execution)
+    check_rewards(here, task.config.execution, task.moment)
     point = task.config.evaluate.reference_point
     if evaluated and point is not None and set(point) != set(task.objectives):
         raise SipoError(f"evaluate.reference_point: give a number for each of {', '.join(task.objectives)}")

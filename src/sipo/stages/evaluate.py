@@ -106,7 +106,7 @@ def _judged(task: Task, responses: list[Response]) -> list[Response]:
             raise SipoError(f"objectives: `{objective.name}` has no reward, which evaluate needs; name module:function")
     prompts = {row.key: row.prompt for row in test_rows(task)}
     items = [Item(prompts[each.prompt], each.response) for each in responses]
-    columns = score_responses(config.objectives, items, config.execution, task.progress)
+    columns = score_responses(config.objectives, items, config.execution, task.progress, moment=task.moment)
     return [
         Response(**{**vars(each), "rewards": {name: known(column[i]) for name, column in columns.items()}})
         for i, each in enumerate(responses)

@@ -106,7 +106,7 @@ def _true_rewards(task: Task, found: list[Contest]) -> list[Array]:
     config = task.config
     responses = [(*task.texts(each.row), *(c.response for c in each.contenders)) for each in found]
     items = [Item(each.row.prompt, y) for each, mine in zip(found, responses, strict=True) for y in mine]
-    rewards = signed_rewards(config.objectives, items, config.execution, task.progress)
+    rewards = signed_rewards(config.objectives, items, config.execution, task.progress, moment=task.moment)
     return np.split(rewards, np.cumsum([len(mine) for mine in responses])[:-1])
 
 

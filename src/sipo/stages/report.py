@@ -28,7 +28,7 @@ def report(run: Path, task: Task, folder: Path) -> Path:
     has_sipo = "realign" in inputs.stages
     rows = worked_rows(task) if has_sipo else []
     inputs = replace(inputs, originals={row.id: task.texts(row) for row in rows})
-    true = rewards.true_rewards(config.objectives, rewards.texts_of(rows, inputs), config.execution)
+    true = rewards.true_rewards(config.objectives, rewards.texts_of(rows, inputs), config.execution, task.moment)
 
     names = ", ".join(task.objectives)
     front = Picture(front_png(measured), front_png(measured, dark=True), f"Fronts of {', '.join(measured['methods'])}")

@@ -149,7 +149,7 @@ def _truly_better(task: Task, responses: Sequence[tuple[str, str]]) -> Better:
     given = {row: task.texts(rows[row]) for row, _ in responses}
     texts = dict.fromkeys((row, text) for row, mine in responses for text in (*given[row], mine))
     items = [Item(rows[row].prompt, text) for row, text in texts]
-    signed = signed_rewards(config.objectives, items, config.execution)
+    signed = signed_rewards(config.objectives, items, config.execution, moment=task.moment)
     rewards: dict[tuple[str, str], Array] = dict(zip(texts, signed, strict=True))
     originals = {row: np.stack([rewards[row, y] for y in given[row]]) for row in given}
     return {

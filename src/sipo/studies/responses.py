@@ -51,7 +51,7 @@ class ResponseStudy:
         rewards = {}
         for kind, texts in kinds.items():
             items = [Item(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
-            columns = score_responses(config.objectives, items, config.execution)
+            columns = score_responses(config.objectives, items, config.execution, moment=task.moment)
             rewards[kind] = np.stack([columns[name] for name in config.names], axis=1)
         whole = np.isfinite(np.stack(list(rewards.values()))).all(axis=(0, 2))  # a judge may refuse some
         kept = {kind: each[whole].tolist() for kind, each in rewards.items()}
