@@ -1,0 +1,191 @@
+"""Every family of models against its plain self: PEFT's model, one sequence at a time, without a cache or a mask."""
+
+from copy import deepcopy
+from functools import cache
+
+import pytest
+import torch
+from architectures import FAMILIES, LLAMA, tiny
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sipo.bank import Adapter, Bank, new_adapter, probe
+from sipo.bank.adapter import attention_modules
+from sipo.config import Decoding, Lora
+from sipo.decoding import Request, at_mod, at_soup, base, decode, mixture_logprobs
+from sipo.errors import SipoError
+from sipo.logprobs.packing import Group, pack
+from sipo.logprobs.score import response_logprobs, score_rows
+from sipo.models.load import Backbone
+from sipo.training.losses import preference_loss
+
+CORNERS = ((1.0, 0.0), (0.0, 1.0))
+STEM = (20, 21, 22, 23, 24)
+GROUPS = [
+    Group((*STEM, 30, 31, 32, 33), ((40, 41, 42, 43, 44, 45, 46), (50, 51, 52))),
+    Group((7, 8, 9), ((60, 61, 62, 63, 64, 65, 66, 67, 68), (70,), (71, 72, 73, 74))),
+]
+NEW = 7
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@cache
+def bank_of(family: str) -> Bank:
+    return Bank(Backbone(tiny(family), None, family))  # type: ignore[arg-type]
+
+
+@cache
+def adapters_of(family: str) -> tuple[Adapter, ...]:
+    """Two, each of which changes the model."""
+    adapters = []
+    for seed in (1, 2):
+        fresh, random = new_adapter(tiny(family), Lora(r=2, alpha=4.0), seed), torch.Generator().manual_seed(seed)
+        factors = {n: (a, 0.3 * torch.randn(b.shape, generator=random)) for n, (a, b) in fresh.factors.items()}
+        adapters.append(Adapter(factors, fresh.scaling))
+    return tuple(adapters)
+
+
+@cache
+def peft_of(family: str, index: int) -> PeftModel:
+    adapter = adapters_of(family)[index]
+    lora = LoraConfig(
+        r=2, lora_alpha=4, target_modules=list(attention_modules(tiny(family))), fan_in_fan_out=family == "gpt2"
+    )
+    model = get_peft_model(deepcopy(tiny(family)), lora).eval()
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, (a, b) in adapter.factors.items():
+            weights[f"base_model.model.{name}.lora_A.default.weight"].copy_(a)
+            weights[f"base_model.model.{name}.lora_B.default.weight"].copy_(b)
+    return model
+
+
+def plain(family: str, index: int | None, tokens: tuple[int, ...]) -> Tensor:
+    """log p [T, V] of one sequence alone; the backbone's where the index is None."""
+    model = tiny(family) if index is None else peft_of(family, index)
+    return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].log_softmax(-1)
+
+
+def mixed(family: str, weights: tuple[float, ...], prompt: tuple[int, ...], response: tuple[int, ...]) -> Tensor:
+    """MOD's log p [R, V] of each token of the response."""
+    with torch.no_grad():
+        each = [w * plain(family, i, (*prompt, *response)) for i, w in enumerate(weights) if w]
+    return sum(each, torch.zeros(()))[len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def summed(logprobs: Tensor, response: tuple[int, ...]) -> float:
+    return float(logprobs.gather(-1, torch.tensor(response)[:, None]).sum())
+
+
+@every_family
+def test_the_routes_are_those_that_are_right(family: str) -> None:
+    bank = bank_of(family)
+    with bank.mounted(adapters_of(family)):
+        assert (bank.routes.packs, bank.routes.mixes) == (FAMILIES[family].packs, FAMILIES[family].mixes)
+    assert bool(bank.routes.said) == (not (bank.routes.packs and bank.routes.mixes))
+
+
+@every_family
+def test_scores_are_those_of_each_response_alone(family: str) -> None:
+    with bank_of(family).mounted(adapters_of(family)) as bank:
+        rows = [(group, point) for group in GROUPS for point in (*CORNERS, (0.0, 0.0))]
+        scores = score_rows(bank, rows)
+        at_weights = mixture_logprobs(bank, GROUPS, at_mod((0.3, 0.7)))
+    for (group, point), values in zip(rows, scores, strict=True):
+        index = CORNERS.index(point) if point in CORNERS else None
+        for response, value in zip(group.responses, values, strict=True):
+            with torch.no_grad():
+                logprobs = plain(family, index, (*group.prompt, *response))[len(group.prompt) - 1 : -1]
+            assert value == pytest.approx(summed(logprobs, response), abs=2e-3, rel=1e-4)
+    for group, values in zip(GROUPS, at_weights, strict=True):
+        for response, value in zip(group.responses, values, strict=True):
+            expected = summed(mixed(family, (0.3, 0.7), group.prompt, response), response)
+            assert value == pytest.approx(expected, abs=2e-3, rel=1e-4)
+
+
+@every_family
+@pytest.mark.parametrize("prompts", [[(*STEM, 30, 31, 32), (*STEM, 40), STEM], [(7, 8, 9), (50, 51, 52, 53, 54, 55)]])
+def test_texts_decoded_together_are_greedy_under_the_plain_model(family: str, prompts: list[tuple[int, ...]]) -> None:
+    """Prompts of several lengths, one of them twice, as mixtures and as single points; some end early."""
+    mixtures = {at_mod((0.3, 0.7)): (0.3, 0.7), at_soup((1.0, 0.0)): (1.0, 0.0)}
+    asked = [Request(prompt, mixture) for prompt in (*prompts, prompts[0]) for mixture in mixtures]
+    greedy = Decoding(temperature=0)
+    with bank_of(family).mounted(adapters_of(family)) as bank:
+        endless = decode(bank, asked, greedy, NEW, set())
+        stop = endless[0].tokens[1]
+        ended = decode(bank, asked, greedy, NEW, {stop})
+    assert any(each.finished for each in ended)
+    for request, whole, part in zip(asked, endless, ended, strict=True):
+        assert len(whole.tokens) == NEW
+        text = whole.tokens if part.finished and len(part.tokens) < 3 else part.tokens
+        logprobs = mixed(family, mixtures[request.mixture], request.prompt, text)
+        regret = logprobs.amax(-1) - logprobs.gather(-1, torch.tensor(text)[:, None])[:, 0]
+        assert float(regret.max()) < 2e-3
+
+
+@every_family
+def test_a_step_of_dpo_has_the_gradient_that_peft_has(family: str) -> None:
+    adapter = adapters_of(family)[0].trainable_copy(torch.device("cpu"))
+    first, second = GROUPS[0].responses
+    group, one, beta = Group(GROUPS[0].prompt, (first, second)), torch.ones(1), 0.5
+    with bank_of(family).mounted([adapter]) as bank:
+        packed = pack([group], "cpu", bank.routes.packs)
+        logprobs = response_logprobs(bank, packed, torch.ones(1, 1))
+        preference_loss((logprobs[0] - logprobs[1])[None], one[:, None], one, beta).sum().backward()
+    model = peft_of(family, 0)
+    model.zero_grad()
+    sums = []
+    for response in (first, second):
+        each = plain(family, 0, (*group.prompt, *response))[len(group.prompt) - 1 : -1]
+        sums.append(each.gather(-1, torch.tensor(response)[:, None]).sum())
+    preference_loss((sums[0] - sums[1])[None], one[:, None], one, beta).sum().backward()
+    theirs = {name: each.grad for name, each in model.named_parameters()}
+    assert any(float(b.grad.abs().max()) > 1e-5 for _, b in adapter.factors.values())
+    for name, factors in adapter.factors.items():
+        for mine, which in zip(factors, "AB", strict=True):
+            expected = theirs[f"base_model.model.{name}.lora_{which}.default.weight"]
+            scale = float(expected.norm()) + 1e-3
+            assert float((mine.grad - expected).norm()) < 2e-3 * scale, name
+
+
+@pytest.mark.parametrize("widened", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3_moe", "gpt_oss", "lfm2", "qwen3_5", "bloom"])
+def test_the_verdict_is_the_same_in_16_bits(family: str, widened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 meanwhile, and for a model too large for that in its own dtype."""
+    if not widened:
+        monkeypatch.setattr(probe, "WIDENED", 0)
+    model = deepcopy(tiny(family)).bfloat16()
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    bank = Bank(Backbone(model, None, family)).proven(list(adapters_of(family)[0].factors))  # type: ignore[arg-type]
+    assert bank.routes.packs == FAMILIES[family].packs
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "named"),
+    [
+        ("rwkv", {"vocab_size": 96, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2}, "cache"),
+        ("mamba", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, "in_proj"),
+        ("bert", {**LLAMA, "is_decoder": True}, "between"),
+        ("bert-generation", LLAMA, "later ones"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_in_a_line(model_type: str, settings: dict[str, object], named: str) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings)).eval()
+    with pytest.raises(SipoError, match=named) as refusal:
+        Bank(Backbone(model, None, "x")).proven(list(new_adapter(model, Lora(r=2), 0).factors))  # type: ignore[arg-type]
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_bank_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, asked = Bank(Backbone(tiny("llama"), None, "x")), []  # type: ignore[arg-type]
+    find = probe.find_routes
+    monkeypatch.setattr(probe, "find_routes", lambda *given: asked.append(given) or find(*given))
+    for _ in range(2):
+        with bank.mounted(adapters_of("llama")), torch.no_grad():
+            assert base(2).points == ((0.0, 0.0),)
+        with bank.mounted([]):
+            pass
+    assert len(asked) == 1
+    assert bank.computed == 0, "the proof is not counted as work"
