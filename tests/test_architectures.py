@@ -1,7 +1,11 @@
 """Every family of models against its plain self: PEFT's model, one sequence at a time, without a cache or a mask."""
 
+import json
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
+from shutil import copytree
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +16,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sipo.bank import Adapter, Bank, new_adapter, probe
 from sipo.bank.adapter import attention_modules
+from sipo.check import check
 from sipo.config import Decoding, Lora
+from sipo.configfile import parse_config
 from sipo.decoding import Request, at_mod, at_soup, base, decode, mixture_logprobs
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import response_logprobs, score_rows
-from sipo.models.load import Backbone
+from sipo.models.load import UNLIMITED, Backbone, attention_of, context_of
 from sipo.training.losses import preference_loss
 
 CORNERS = ((1.0, 0.0), (0.0, 1.0))
@@ -27,6 +33,7 @@ GROUPS = [
     Group((7, 8, 9), ((60, 61, 62, 63, 64, 65, 66, 67, 68), (70,), (71, 72, 73, 74))),
 ]
 NEW = 7
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -189,3 +196,73 @@ def test_a_bank_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
     assert len(asked) == 1
     assert bank.computed == 0, "the proof is not counted as work"
+
+
+@pytest.mark.parametrize(
+    ("family", "modules"),
+    [
+        ("llama", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ("phi3", {"qkv_proj", "o_proj"}),
+        ("gpt2", {"c_attn", "c_proj"}),
+        ("opt", {"q_proj", "k_proj", "v_proj", "out_proj"}),
+        ("bloom", {"query_key_value", "dense"}),
+        ("mpt", {"Wqkv", "out_proj"}),
+        ("lfm2", {"q_proj", "k_proj", "v_proj", "out_proj"}),
+        ("deepseek_v3", {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"}),
+    ],
+)
+def test_left_open_the_layers_of_attention_are_adapted(family: str, modules: set[str]) -> None:
+    assert set(attention_modules(tiny(family))) == modules
+
+
+@pytest.mark.parametrize(
+    ("family", "changed", "context"),
+    [
+        ("llama", {}, 256),
+        ("gemma3", {}, 256),
+        ("mistral", {}, 256),
+        ("gpt2", {}, 256),
+        ("mpt", {}, 256),
+        ("bloom", {"max_position_embeddings": None}, UNLIMITED),
+        ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 64}, 64),
+        ("llama", {"rope_parameters": {**LONG, "original_max_position_embeddings": 32}}, 32),
+    ],
+)
+def test_the_context_is_that_of_the_positions(family: str, changed: dict[str, object], context: int) -> None:
+    """Neither a window of attention, nor what LongRoPE would reach with all other positions."""
+    settings = {**FAMILIES[family].settings, **changed}
+    config = AutoConfig.for_model(FAMILIES[family].model_type, **{k: v for k, v in settings.items() if v is not None})
+    assert context_of(config) == context
+
+
+@pytest.mark.parametrize("asked", ["eager", "flash_attention_2", "flex_attention", "sdpa"])
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_attention_is_of_a_kind_that_takes_any_mask(family: str, asked: str) -> None:
+    config = deepcopy(tiny(family).config)
+    config._attn_implementation = asked
+    assert attention_of(config) == ("sdpa" if family == "llama" else "eager")
+
+
+@pytest.mark.parametrize("family", ["gemma3", "phi3", "gpt2", "lfm2", "bloom", "granite"])
+@pytest.mark.parametrize("asked", [None, "flash_attention_2"])
+def test_check_and_score_from_a_folder(
+    family: str,
+    asked: str | None,
+    model_folder: Path,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A whole checkpoint of another family in place of the Llama, without a key more than its path."""
+    folder = tmp_path / "model"
+    copytree(model_folder, folder)
+    wide = {**FAMILIES[family].settings, "vocab_size": 320, "max_position_embeddings": 2048, "n_positions": 2048}
+    config = AutoConfig.for_model(FAMILIES[family].model_type, **wide)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    if asked:
+        stated = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**stated, "attn_implementation": asked}))
+    settings["model"]["path"] = str(folder)
+    check(parse_config(settings, "here"))
+    said = capsys.readouterr().out
+    assert all(name in said for name in attention_modules(tiny(family)))

@@ -125,6 +125,7 @@ class Task:
     @cached_property
     def _groups(self) -> dict[str, Group]:
         groups, used = {}, {row.id for part in vars(self.splits).values() for row in part}
+        _ = self.codec  # that the settings do not fit the model is no row's fault
         for number, row in enumerate(self.rows, start=1):
             if row.id not in used:
                 continue

@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from sipo.errors import SipoError
+from sipo.models.load import attention_of
 from sipo.models.locate import locate
 from sipo.models.pretrained import Origin, folder_of, read_config
 
@@ -54,9 +55,10 @@ def shape_of(path: str, revision: str | None = None) -> PretrainedConfig | None:
 
 def outline(config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
     """All layers of a causal language model, without numbers in them. Raises SipoError where it is none."""
+    how: Any = {"dtype": dtype, "attn_implementation": attention_of(config), "trust_remote_code": False}
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **how)
     except ValueError:
         raise SipoError(f"model type `{config.model_type}` is no causal language model that transformers has") from None
     model.tie_weights()

@@ -26,8 +26,9 @@ from sipo.disk.publishing import remove, sync
 from sipo.disk.tables import read_checked, write_checked, write_records
 from sipo.errors import SipoError
 from sipo.finite import finite, infinite_tensor
+from sipo.models.load import attention_of
 from sipo.models.locate import origin_of
-from sipo.models.pretrained import Origin, read_tokenizer, read_weights
+from sipo.models.pretrained import Origin, read_config, read_tokenizer, read_weights
 from sipo.task import Task
 
 WHOLE = "whole.json"
@@ -147,7 +148,9 @@ def _trainer(
 
 def _trainable(origin: Origin, settings: Sft, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     """With LoRA a frozen backbone in its own dtype; without, float32 weights, since in bf16 rounding eats updates."""
-    model, _ = read_weights(origin, dtype if settings.lora else torch.float32)
+    kept = dtype if settings.lora else torch.float32
+    attention = attention_of(read_config(origin))
+    model, _ = read_weights(origin, kept, attn_implementation=attention)
     if settings.lora is None:
         return model
     from peft import LoraConfig, get_peft_model
