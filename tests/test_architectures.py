@@ -11,8 +11,10 @@ import pytest
 import torch
 from architectures import FAMILIES, LLAMA, tiny
 from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sipo.bank import Adapter, Bank, new_adapter, probe
 from sipo.bank.adapter import attention_modules
@@ -37,9 +39,13 @@ LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
+def backbone_of(model: PreTrainedModel) -> Backbone:
+    return Backbone(model, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a"))), "")
+
+
 @cache
 def bank_of(family: str) -> Bank:
-    return Bank(Backbone(tiny(family), None, family))  # type: ignore[arg-type]
+    return Bank(backbone_of(tiny(family)))
 
 
 @cache
@@ -164,7 +170,7 @@ def test_the_verdict_is_the_same_in_16_bits(family: str, widened: bool, monkeypa
         monkeypatch.setattr(probe, "WIDENED", 0)
     model = deepcopy(tiny(family)).bfloat16()
     before = {name: each.clone() for name, each in model.state_dict().items()}
-    bank = Bank(Backbone(model, None, family)).proven(list(adapters_of(family)[0].factors))  # type: ignore[arg-type]
+    bank = Bank(backbone_of(model)).proven(list(adapters_of(family)[0].factors))
     assert bank.routes.packs == FAMILIES[family].packs
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
 
@@ -181,12 +187,12 @@ def test_the_verdict_is_the_same_in_16_bits(family: str, widened: bool, monkeypa
 def test_what_cannot_be_served_is_refused_in_a_line(model_type: str, settings: dict[str, object], named: str) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings)).eval()
     with pytest.raises(SipoError, match=named) as refusal:
-        Bank(Backbone(model, None, "x")).proven(list(new_adapter(model, Lora(r=2), 0).factors))  # type: ignore[arg-type]
+        Bank(backbone_of(model)).proven(list(new_adapter(model, Lora(r=2), 0).factors))
     assert "\n" not in str(refusal.value)
 
 
 def test_a_bank_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, asked = Bank(Backbone(tiny("llama"), None, "x")), []  # type: ignore[arg-type]
+    bank, asked = Bank(backbone_of(tiny("llama"))), []
     find = probe.find_routes
     monkeypatch.setattr(probe, "find_routes", lambda *given: asked.append(given) or find(*given))
     for _ in range(2):

@@ -4,6 +4,7 @@ Families differ in what they make of padding, of positions, of a cache, of sever
 one does is found out by asking it. The rows are short, but longer than any window: that is narrowed meanwhile.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,6 +57,8 @@ class _Probe:
 
     def routes(self) -> Routes:
         noise = self._attempt("computing a sequence alone", self._noise)
+        if not math.isfinite(noise):
+            raise self._refused("its logits are not finite")
         if noise > 0.25:
             raise self._refused("its tokens see later ones")
         self.tolerance = max(self.tolerance, NOISY * noise)
