@@ -61,7 +61,7 @@ def about_unread(unread: Mapping[str, int]) -> list[str]:
     if differing := {name: count for name, count in unread.items() if count}:
         counts = ", ".join(f"`{name}` in {count}" for name, count in differing.items())
         lines.append(
-            f"rows of one prompt differ there, {counts} prompts; where it is part of the prompt, say so, such as "
-            f"--map system={next(iter(differing))}"
+            f"rows of one prompt differ there: {counts} prompts; where one belongs to the prompt, --map system=COLUMN "
+            "(or history, context, input) puts it there"
         )
     return lines
