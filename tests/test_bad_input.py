@@ -147,7 +147,7 @@ CASES: dict[str, tuple[Change, list[str]]] = {
     "unknown key": (put("algin", {}), ["run.yaml", "unknown key `algin`", "did you mean `align`?"]),
     "unknown nested key": (put("align.betta", 0.1), ["`betta` in `align`", "did you mean `beta`?"]),
     "no model": (put("model", {}), ["`model.path` is missing", "add it"]),
-    "no number": (put("align.epochs", "many"), ["`align.epochs`", "integer"]),
+    "no number": (put("align.epochs", "many"), ["`align.epochs`", "whole number"]),
     "one objective": (one_objective, ["`objectives`", "at least 2"]),
     "wrong columns": (rename_column, ["rows.jsonl line 1", "chosen", "needs prompt, response_0", "rename"]),
     "malformed line": (line(3, '{"prompt": '), ["rows.jsonl line 3", "not JSON", "write one object a line"]),
@@ -344,7 +344,7 @@ def test_what_an_unfinished_run_cannot_do(aligned: Path, world: World, capsys: p
     )
     long = [*generate[:-1], LONG * 9, "--method", "mod"]
     assert "over the model's context of 2048; shorten it" in refused(long, capsys)
-    assert "temperature is -1.0" in refused([*generate, "--method", "mod", "--temperature", "-1"], capsys)
+    assert "`temperature` is -1.0" in refused([*generate, "--method", "mod", "--temperature", "-1"], capsys)
     assert without(before, ".lock", "config.yaml") == without(world.seen(), ".lock", "config.yaml")
 
 
@@ -440,7 +440,7 @@ def test_a_folder_that_may_not_be_written(world: World, capsys: pytest.CaptureFi
         ({"--objective": "long=nope:f"}, "reward `nope:f`: no module named `nope`"),
         ({"--direction": "short=minimize"}, "--direction: `short` is no objective; they are long"),
         ({"--direction": "long=down"}, "--direction: long=down; write maximize or minimize"),
-        ({"--temperature": "-1"}, "temperature is -1.0"),
+        ({"--temperature": "-1"}, "`temperature` is -1.0"),
         ({"--model": "./nowhere"}, "model ./nowhere: no such folder"),
     ],
 )

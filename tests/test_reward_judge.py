@@ -221,9 +221,9 @@ def test_parsing_never_fails_otherwise(answer: str) -> None:
     ("reward", "message"),
     [
         ({"judge": "localhost", "model": "m"}, "judge must be a URL"),
-        ({"judge": "http://h/v1"}, "`model`: Field required"),
+        ({"judge": "http://h/v1"}, "`model` is missing; add it"),
         ({"judge": "http://h/v1", "model": "m", "lowest": 3, "highest": 3}, "lowest must be below highest"),
-        ({"judge": "http://h/v1", "model": "m", "retry": 1}, "unknown key `retry`; its keys are judge, model"),
+        ({"judge": "http://h/v1", "model": "m", "retry": 1}, "unknown key `retry`, did you mean `retries`?"),
         (3, "write module:function, or a mapping that names one of judge, policy, preset, model"),
         ({"scale": 2}, "a mapping names one of judge, policy, preset, model; else write module:function"),
         ({"model": "m", "format": "{prompt}"}, "`format`: must be chat, pair, or a text with {prompt} and {response}"),

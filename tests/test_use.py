@@ -205,7 +205,7 @@ def test_what_cannot_be_scored_is_said(aligned: Path, asked: dict[str, Any], mes
         ({"method": "magic"}, "`magic` is no method; they are base, soups, factor-soups"),
         ({"weights": {"detail": 0.5}}, "the shares sum to 0.5, not to 1"),
         ({"weights": {"charm": 1.0}}, "`charm` is no objective; they are detail, brevity, tone"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": -1.0}, "`temperature` is -1.0"),
         ({"max_new_tokens": 0}, "ask for at least 1"),
         ({"prompts": [" "]}, "prompt is empty"),
         ({"prompts": ["word " * 3000]}, "over the model's context of 2048"),

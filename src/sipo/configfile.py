@@ -1,14 +1,14 @@
 """Reading a run's YAML: overrides, paths, and one clear line for whatever is wrong."""
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from sipo.config import Config
+from sipo.config.explain import explain
 from sipo.data.sources.finding import is_path
 from sipo.errors import SipoError
 
@@ -34,7 +34,7 @@ def parse_config(values: dict[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise SipoError(f"{source}: {_explain(error)}") from None
+        raise SipoError(f"{source}: {explain(error, values, Config)}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -42,17 +42,45 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+class _Twice(yaml.MarkedYAMLError):
+    """A key that is there twice in one mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Of keys that are there twice YAML takes the last without a word; here they are an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[tuple[str, str]]()
+        for key, _ in node.value:
+            same = (key.tag, str(key.value))
+            if same in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise _Twice(problem=f"the key `{key.value}` is there twice; keep one", problem_mark=key.start_mark)
+            seen.add(same)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, source: str, *, numbered: bool = False) -> Any:
+    """What a YAML text says. Raises SipoError, one line that names `source`, and with `numbered` the line in it."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark and numbered else ""
+        problem = getattr(error, "problem", None) or error
+        raise SipoError(
+            f"{source}{line}: {problem if isinstance(error, _Twice) else f'is not YAML ({problem})'}"
+        ) from None
+    except (RecursionError, ValueError) as error:  # nested too deep; a date or a number that cannot be
+        raise SipoError(f"{source}: is not YAML that can be read ({error})") from None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path), numbered=True)
     except FileNotFoundError:
         raise SipoError(f"{path}: no such file; `sipo init` writes one to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SipoError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise SipoError(f"{path}{line}: not YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict):
         raise SipoError(f"{path}: expected `key: value` lines; `sipo init` writes an example")
     return values
@@ -112,35 +140,4 @@ def _override(values: dict[str, Any], override: str) -> None:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise SipoError(f"--set {override}: `{section}` holds no keys")
-    try:
-        target[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise SipoError(f"--set {override}: the value is not YAML; quote it") from None
-
-
-def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        *parents, key = problem["loc"]
-        known = list(_section_at(parents).model_fields)
-        near = get_close_matches(str(key), known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"the keys here are {', '.join(known)}"
-        where = f" in `{'.'.join(map(str, parents))}`" if parents else ""
-        return f"unknown key `{key}`{where}, {hint}"
-    if problem["type"] == "missing":
-        return f"`{place}` is missing; add it"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"`{place}`: {message}" if place else message
-
-
-def _section_at(parents: list[Any]) -> type[BaseModel]:
-    section: type[BaseModel] = Config
-    for part in parents:
-        if isinstance(part, int):
-            continue
-        annotation = section.model_fields[part].annotation
-        inner = getattr(annotation, "__args__", ())
-        candidates = [annotation, *inner]
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return section
+    target[last] = parse_yaml(text, f"--set {override}")

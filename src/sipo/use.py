@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sipo.config import Decoding
+from sipo.config.explain import explain
 from sipo.data import Message
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import Request, decode, mixture_logprobs, seed_of
@@ -90,8 +91,7 @@ def adjusted(settings: Decoding, **changes: float | None) -> Decoding:
     try:
         return Decoding(**{**settings.model_dump(), **given})
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise SipoError(f"{problem['loc'][0]} is {problem['input']}: {problem['msg']}") from None
+        raise SipoError(explain(error, given, Decoding)) from None
 
 
 def _encode(task: Task, chat: Sequence[Message], room: int) -> tuple[int, ...]:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from sipo.config import Decoding, Execution, Model, Objective
+from sipo.config.explain import explain
+from sipo.configfile import parse_yaml
 from sipo.data._files import SUFFIXES
 from sipo.errors import SipoError
 from sipo.labelling import label
@@ -51,11 +52,9 @@ def make_rows(
 
 def _objective(name: str, reward: str, direction: str) -> Objective:
     """`reward` as a configuration has it: module:function, or a mapping such as {preset: beaver-7b-cost}."""
+    place = f"--objective {name}={reward}"
+    values = {"name": name, "better": name, "reward": parse_yaml(reward, place), "direction": direction}
     try:
-        return Objective.model_validate(
-            {"name": name, "better": name, "reward": yaml.safe_load(reward), "direction": direction}
-        )
-    except (ValidationError, yaml.YAMLError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is not YAML"
-        reason = reason.removeprefix("Value error, ")
-        raise SipoError(f"--objective {name}: {reason}") from None
+        return Objective.model_validate(values)
+    except ValidationError as error:
+        raise SipoError(f"{place}: {explain(error, values, Objective)}") from None

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sipo.config.section import Positive, Rate, Section
-from sipo.config.training import Training
+from sipo.config.section import NotNegative, Number, Positive, Rate, Section, Shares, Whole
+from sipo.config.training import Epochs, Training
 
 Feature = Literal["logratios", "logratios-per-token", "length", "reference-per-token"]
 Pool = Literal["all", "kept", "rewrites"]
@@ -17,13 +17,13 @@ class Sample(Section):
     """Which training rows SIPO works on."""
     prompts: Positive | None = None
     """At most so many of their prompts (seeded choice); null takes all of them."""
-    per_weight: Positive = 1
+    per_weight: Annotated[Whole, Field(gt=0, le=10_000)] = 1
 
 
 class Refine(Section):
     enabled: bool = True
     """False leaves the samples as they are: the paper's ablation without refinement."""
-    reviewer: dict[str, float] | None = None
+    reviewer: Shares | None = None
     """The weight w_e that reviews are written at (Eq. 4); null mixes all policies equally."""
     review_tokens: Positive = 256
     review_template: Path | None = None
@@ -53,8 +53,8 @@ class Filter(Section):
     )
     """What the calibrated judges see of a response."""
     ridge: Rate = 1.0
-    folds: Annotated[int, Field(ge=2)] = 2
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.75
+    folds: Annotated[Whole, Field(ge=2, le=100)] = 2
+    keep: Annotated[Number, Field(gt=0, le=1)] = 0.75
     """The share of the rows that the calibrated rule keeps: those with the surest y_c."""
 
 
@@ -68,6 +68,6 @@ class Realign(Training):
     start: Literal["copy", "merged"] = "copy"
     """Train a copy of each policy's adapter, or a fresh adapter above the policy's own."""
     lr: Rate | dict[str, Rate] = 5e-6
-    epochs: Positive = 1
-    alpha: Annotated[float, Field(ge=0)] = 0.1
+    epochs: Epochs = 1
+    alpha: NotNegative = 0.1
     """Weight of the length-normalised NLL of the chosen response (Eq. 8)."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sipo.config.section import Dtype, Fraction, Positive, Section
+from sipo.config.section import Dtype, Fraction, Number, Positive, Section, Seed
 from sipo.data.cleaning import Choice, Ties
 from sipo.data.making import ROWS, place_for
 from sipo.data.sources.finding import told
@@ -48,7 +48,7 @@ class Source(Section):
     drop_ties: Ties | None = None
     max_tokens: Positive | None = None
     tokenizer: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of the splits that the source does not state; not the run's, so that runs of all seeds share their rows."""
 
     @field_validator("format")
@@ -86,7 +86,7 @@ class Data(Section):
     """Longer responses, given or generated, are cut here and then carry no end token."""
     train_rows: Positive | None = None
     """Train on so many rows, a seeded choice; null takes all of them, or all that conflict_ratio leaves."""
-    conflict_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    conflict_ratio: Annotated[Number, Field(ge=0, le=1)] | None = None
     """Share of the training rows whose objectives conflict; null leaves it as it is."""
 
     @field_validator("source", mode="before")

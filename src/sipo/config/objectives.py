@@ -8,7 +8,8 @@ from urllib.parse import unquote_plus, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from sipo.config.section import Dtype, Name, Positive, Rate, Section
+from sipo.config.explain import explain
+from sipo.config.section import Dtype, Name, Natural, Number, Positive, Rate, Section
 
 
 class RewardModel(Section):
@@ -17,10 +18,10 @@ class RewardModel(Section):
     model: str
     """A hub id or a folder."""
     revision: str | None = None
-    head: int | str = 0
+    head: Natural | str = 0
     """An index, or a name among the model's labels."""
-    scale: float = 1.0
-    shift: float = 0.0
+    scale: Number = 1.0
+    shift: Number = 0.0
     format: str = "chat"
     """The tokenizer's chat template; `pair`, prompt and response as two segments; or a text with {prompt} and
     {response}, and {eos} for the tokenizer's end token."""
@@ -63,8 +64,8 @@ class Judge(Section):
     judge: str
     """The endpoint, such as http://localhost:8000/v1; secrets do not belong here, for it is written and shown."""
     model: str
-    lowest: float = 1.0
-    highest: float = 10.0
+    lowest: Number = 1.0
+    highest: Number = 10.0
     options: dict[str, Any] = Field(default={"temperature": 0})
     """Further fields of the request."""
     json_schema: bool = True
@@ -79,7 +80,7 @@ class Judge(Section):
     requests_per_minute: Rate | None = None
     timeout: Rate = 120.0
     """Seconds for one whole answer."""
-    retries: Annotated[int, Field(ge=0)] = 5
+    retries: Natural = 5
 
     @field_validator("judge")
     @classmethod
@@ -177,9 +178,4 @@ class Objective(Section):
         try:
             return kind.model_validate(value)
         except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(map(str, problem["loc"]))
-            if problem["type"] == "extra_forbidden":
-                raise ValueError(f"unknown key `{place}`; its keys are {', '.join(kind.model_fields)}") from None
-            message = problem["msg"].removeprefix("Value error, ")
-            raise ValueError(f"`{place}`: {message}" if place else message) from None
+            raise ValueError(explain(error, value, kind)) from None

@@ -1,5 +1,8 @@
 """A whole run, and how it decodes, measures, reports and uses the machine."""
 
+from collections.abc import Mapping
+from difflib import get_close_matches
+from math import comb
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,37 +11,47 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from sipo.config.improvement import Filter, Realign, Refine, Sample
 from sipo.config.inputs import Data, Model
 from sipo.config.objectives import Objective
-from sipo.config.section import Positive, Section
+from sipo.config.section import Natural, NotNegative, Number, Positive, Section, Seed, Shares, Whole
 from sipo.config.training import Align, Lora, Modpo, Sft
 from sipo.methods.names import check_name
+
+MOST_WEIGHTS = 10_000
+"""Each is a point of every front; the lattice over N objectives grows like divisions^(N - 1)."""
 
 
 class Weights(Section):
     """The preference weights: the lattice of the simplex with steps of 1 / divisions, or an explicit list."""
 
     divisions: Positive = 5
-    grid: Annotated[tuple[dict[str, float], ...], Field(min_length=1)] | None = None
+    grid: Annotated[tuple[Shares, ...], Field(min_length=1)] | None = None
 
 
 class Decoding(Section):
     """How every response is drawn; temperature 0 is greedy."""
 
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Annotated[Number, Field(ge=0, le=1000)] = 0.0
+    top_k: Natural = 0
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+
+    @field_validator("temperature")
+    @classmethod
+    def _can_be_divided_by(cls, temperature: float) -> float:
+        if 0 < temperature < 1e-4:
+            raise ValueError(f"{temperature:g} is too near 0 to divide by; 0 itself is greedy")
+        return temperature
 
 
 class Mod(Section):
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    alpha: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     """Of the alpha-divergence that `mod-alpha` decodes by; towards 0 it is reverse KL, at 1 forward KL."""
 
 
 class Evaluate(Section):
     prompts: Positive | None = None
-    per_prompt: Positive = 1
-    reference_point: dict[str, float] | None = None
+    per_prompt: Annotated[Whole, Field(gt=0, le=10_000)] = 1
+    reference_point: Shares | None = None
     """The corner from which hypervolume is measured; null puts it just below the worst point found."""
-    bootstrap: Positive = 2000
+    bootstrap: Annotated[Whole, Field(gt=0, le=100_000)] = 2000
 
 
 class Report(Section):
@@ -54,11 +67,11 @@ class Execution(Section):
     decode_rows: Positive = 64
     score_tokens: Positive = 4096
     train_tokens: Positive = 4096
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    checkpoint_seconds: NotNegative = 60.0
 
 
 class Config(Section):
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     run_dir: Path
     model: Model
     data: Data
@@ -111,21 +124,37 @@ class Config(Section):
             raise ValueError("sft.max_tokens: leaves no room for a response beside data.max_prompt_tokens; raise it")
         if self.modpo.objective is not None and self.modpo.objective not in self.names:
             raise ValueError(f"modpo.objective: `{self.modpo.objective}` is none; they are {', '.join(self.names)}")
-        for place, mapping in self._mappings():
-            if mapping is not None and set(mapping) - set(self.names):
-                unknown = sorted(set(mapping) - set(self.names))[0]
-                raise ValueError(f"{place}: `{unknown}` is no objective; they are {', '.join(self.names)}")
+        for place, mapping, whole in self._mappings():
+            unknown, missing = (
+                sorted(set(mapping) - set(self.names)),
+                [each for each in self.names if each not in mapping],
+            )
+            if unknown:
+                near = get_close_matches(unknown[0], self.names, n=1)
+                hint = f"did you mean `{near[0]}`?" if near else f"they are {', '.join(self.names)}"
+                raise ValueError(f"{place}: `{unknown[0]}` is no objective; {hint}")
+            if whole and missing:
+                raise ValueError(
+                    f"{place}: leaves out `{missing[0]}`; give a number for each of {', '.join(self.names)}"
+                )
         return self
 
-    def _mappings(self) -> list[tuple[str, dict[str, float] | None]]:
-        learning_rates = [
-            (f"{stage}.lr", section.lr if isinstance(section.lr, dict) else None)
-            for stage, section in (("align", self.align), ("realign", self.realign))
+    @model_validator(mode="after")
+    def _weights_can_be_counted(self) -> "Config":
+        n, divisions = len(self.names), self.weights.divisions
+        count = comb(divisions + n - 1, n - 1) if self.weights.grid is None else len(self.weights.grid)
+        if count > MOST_WEIGHTS:
+            place = f"divisions: {divisions} makes" if self.weights.grid is None else "grid: has"
+            raise ValueError(f"weights.{place} {count:,} weights over {n} objectives; take at most {MOST_WEIGHTS:,}")
+        return self
+
+    def _mappings(self) -> list[tuple[str, Mapping[str, float], bool]]:
+        """Place, mapping, and whether it must name every objective (shares may leave some out)."""
+        found = [
+            ("align.lr", self.align.lr, True),
+            ("realign.lr", self.realign.lr, True),
+            ("evaluate.reference_point", self.evaluate.reference_point, True),
+            ("refine.reviewer", self.refine.reviewer, False),
+            *(("weights.grid", shares, False) for shares in self.weights.grid or ()),
         ]
-        grid = [("weights.grid", weights) for weights in self.weights.grid or ()]
-        return [
-            *learning_rates,
-            *grid,
-            ("refine.reviewer", self.refine.reviewer),
-            ("evaluate.reference_point", self.evaluate.reference_point),
-        ]
+        return [(place, mapping, whole) for place, mapping, whole in found if isinstance(mapping, dict)]

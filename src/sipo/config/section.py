@@ -1,15 +1,51 @@
-"""What all sections of a configuration have in common."""
+"""What all sections of a configuration have in common: finite numbers within bounds, no key that is not known."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core import PydanticKnownError
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(gt=0)]
+MOST = 2**31 - 1
+"""Larger counts are slips; many would end in the depths of a library."""
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # Python would count true as 1
+        raise PydanticKnownError("float_type")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    if isinstance(value, str):  # YAML takes 1e3 for a text
+        try:
+            value = float(value)
+        except ValueError:
+            raise PydanticKnownError("int_type") from None
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[Whole, Field(gt=0, le=MOST)]
+Natural = Annotated[Whole, Field(ge=0, le=MOST)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+Rate = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Shares = dict[str, Number]
+"""By objective."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_be_a_path(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("holds a NUL character; leave it out")
+        return value
