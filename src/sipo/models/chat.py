@@ -1,9 +1,11 @@
 """Prompts and responses as token ids: what the model reads and what it writes never meet as one string."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,7 +14,7 @@ from sipo.data import Message, Row
 from sipo.errors import SipoError
 from sipo.models.ends import Ends, added, find_ends, framing, stated
 from sipo.models.load import Backbone
-from sipo.models.plain import Plain, frame
+from sipo.models.plain import Plain, frame, within
 from sipo.models.template import ChatTemplate
 
 
@@ -35,6 +37,8 @@ class Codec:
     """The only ones, as `model.end_tokens` has them."""
     moment: datetime = field(default_factory=datetime.now)
     """What a chat template with a date is told."""
+    rows: int = sys.maxsize
+    """Of the model's embedding, which every token must have one of."""
 
     @classmethod
     def of(
@@ -45,11 +49,14 @@ class Codec:
         max_response_tokens: int,
         moment: datetime | None = None,
     ) -> "Codec":
-        """`moment` None is now."""
-        return cls(
+        """`moment` None is now. Raises SipoError where the end of a response has no row in the model's embedding."""
+        embedding: Any = backbone.model.get_input_embeddings()
+        codec = cls(
             backbone.tokenizer, max_prompt_tokens, max_response_tokens, settings.prompt_template,
-            stated(backbone.model), settings.end_tokens, moment or datetime.now(),
+            stated(backbone.model), settings.end_tokens, moment or datetime.now(), len(embedding.weight),
         )  # fmt: skip
+        within(codec.closing, codec.rows, codec.tokenizer)
+        return codec
 
     @cached_property
     def template(self) -> ChatTemplate | None:
@@ -98,6 +105,7 @@ class Codec:
                 f"the prompt {start!r}... has {len(ids)} tokens, over the limit of {limit}; "
                 "raise data.max_prompt_tokens or leave the row out"
             )
+        within(ids, self.rows, self.tokenizer)
         return ids
 
     def _fill(self, template: str, prompt: Sequence[Message], marks: tuple[str, str]) -> list[int]:
@@ -128,7 +136,9 @@ class Codec:
 
     def encode_response(self, response: str, limit: int | None = None) -> list[int]:
         """Token ids with what closes a response, cut at `limit` (default max_response_tokens)."""
-        return [*self.encode_text(response), *self.closing][: limit or self.max_response_tokens]
+        ids = [*self.encode_text(response), *self.closing][: limit or self.max_response_tokens]
+        within(ids, self.rows, self.tokenizer)
+        return ids
 
     def used(self, response: str) -> str:
         """The text of a response as it is trained on, scored and judged: cut where its tokens are cut."""

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
+from sipo.errors import SipoError
+
 MARKS = [chr(code) for code in range(0xF0000, 0xF0100)]
 """Characters for private use, of which two that no text has mark what stays text."""
 
@@ -104,3 +106,14 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
         if framed[start : start + len(bare)] == bare:
             return framed[:start], framed[start + len(bare) :]
     return [], []
+
+
+def within(ids: Sequence[int], rows: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise SipoError, with the token, for an id beyond the rows of the model's embedding."""
+    largest = max(ids, default=0)
+    if largest >= rows:
+        token = str(tokenizer.convert_ids_to_tokens(largest))
+        raise SipoError(
+            f"the token {token!r} has the id {largest}, and the model's embedding has {rows} rows; enlarge it "
+            "(resize_token_embeddings) and train it, or take the token out of the tokenizer"
+        )

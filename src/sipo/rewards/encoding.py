@@ -1,6 +1,7 @@
 """Prompt and response as a reward model reads them: the same in training and in scoring."""
 
 import re
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -11,7 +12,7 @@ from sipo.data import Message
 from sipo.data.prompts import text_of
 from sipo.errors import SipoError
 from sipo.models.ends import framing
-from sipo.models.plain import Plain, frame
+from sipo.models.plain import Plain, frame, within
 from sipo.models.template import ChatTemplate
 from sipo.rewards.interface import Item, named
 
@@ -32,6 +33,8 @@ class ItemEncoder:
     format: str
     moment: datetime
     """What a chat template with a date is told."""
+    rows: int = sys.maxsize
+    """Of the model's embedding, which every token must have one of."""
 
     def __post_init__(self) -> None:
         if self.format == "chat" and not self.tokenizer.chat_template:
@@ -47,6 +50,14 @@ class ItemEncoder:
         return self._template.render([Message("user", "")], opening=False)
 
     def encode(self, item: Item) -> Encoded:
+        encoded = self._encoded(item)
+        try:
+            within(encoded["input_ids"], self.rows, self.tokenizer)
+        except SipoError as problem:
+            raise SipoError(f"{named(item)}: {problem}") from None
+        return encoded
+
+    def _encoded(self, item: Item) -> Encoded:
         if self.format == "chat":
             return self._chat(item)
         if self.format == "pair":

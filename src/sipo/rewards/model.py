@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -42,7 +43,7 @@ class ModelScorer:
 
     @cached_property
     def _encoder(self) -> ItemEncoder:
-        return ItemEncoder(read_tokenizer(self.settings), self.settings.format, self.moment)
+        return ItemEncoder(read_tokenizer(self.settings), self.settings.format, self.moment, rows_of(self.config))
 
     def column(self, head: int | str) -> int:
         """The index of a head. Raises SipoError where there is no such one."""
@@ -80,6 +81,11 @@ class ModelScorer:
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def rows_of(config: PretrainedConfig) -> int:
+    """Of the embedding: as many tokens as the model knows."""
+    return int(getattr(config.get_text_config(), "vocab_size", None) or sys.maxsize)
 
 
 def context_of(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -13,7 +13,7 @@ from sipo.progress import Progress
 from sipo.rewards.encoding import Encoded, ItemEncoder
 from sipo.rewards.examples import Example
 from sipo.rewards.interface import named
-from sipo.rewards.model import context_of
+from sipo.rewards.model import context_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Reader:
         origin = origin_of(model)
         self.max_tokens = max_tokens
         self.tokenizer = read_tokenizer(origin)
-        self.longest = context_of(read_config(origin), self.tokenizer)
+        config = read_config(origin)
+        self.longest = context_of(config, self.tokenizer)
         try:
-            self.encoder = ItemEncoder(self.tokenizer, format, datetime.now())
+            self.encoder = ItemEncoder(self.tokenizer, format, datetime.now(), rows_of(config))
         except SipoError as error:
             raise origin.error(str(error)) from None
 
