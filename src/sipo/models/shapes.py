@@ -55,10 +55,10 @@ def shape_of(path: str, revision: str | None = None) -> PretrainedConfig | None:
 
 def outline(config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
     """All layers of a causal language model, without numbers in them. Raises SipoError where it is none."""
-    how: Any = {"dtype": dtype, "attn_implementation": attention_of(config), "trust_remote_code": False}
+    how: Any = {"dtype": dtype, "attn_implementation": attention_of(config)}
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **how)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **how)
     except ValueError:
         raise SipoError(f"model type `{config.model_type}` is no causal language model that transformers has") from None
     model.tie_weights()
