@@ -16,6 +16,8 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -27,6 +29,7 @@ from transformers import (
 import sipo
 from sipo.config import Model, RewardModel
 from sipo.errors import SipoError
+from sipo.estimate.table import _judge_bytes
 from sipo.finite import infinite_tensor
 from sipo.models.load import load_backbone
 from sipo.rewards.classifier import load_classifier
@@ -245,6 +248,16 @@ def test_a_head_is_new_where_there_is_none_of_its_size(checkpoint: Callable[...,
     config = BertConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, vocab_size=50)
     BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
     assert with_heads(Model(path=str(tmp_path / "bert")), ["a"], pad=0)[1] == ["bert.pooler.dense", "classifier"]
+
+
+def test_any_kind_of_reward_model_has_a_size(tmp_path: Path) -> None:
+    config = DebertaV2Config(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    model = DebertaV2ForSequenceClassification(config)
+    model.save_pretrained(tmp_path)
+    size = _judge_bytes(RewardModel(model=str(tmp_path), dtype="float32"))
+    assert size == 4 * sum(each.numel() for each in model.parameters())
 
 
 # Code of the checkpoint

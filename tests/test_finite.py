@@ -1,6 +1,7 @@
 """The first number that is none stops the work: in training, in the table, in decoding, in what is written."""
 
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +29,7 @@ from sipo.exporting import _save_merged
 from sipo.finite import finite
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
-from sipo.models.load import Backbone
+from sipo.models.load import Backbone, load_backbone
 from sipo.rewards import Item, score_responses
 from sipo.runs.pipeline import run
 from sipo.training.loop import Example, train
@@ -250,3 +251,13 @@ def test_a_merged_export_that_overflows_is_not_written(model_folder: Path, tmp_p
         _save_merged(Model(path=str(model_folder), dtype="float16"), "cpu", replace(adapter, scaling=1e6), tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
     _save_merged(Model(path=str(model_folder), dtype="float32"), "cpu", replace(adapter, scaling=1e6), tmp_path)
+
+
+def test_a_model_that_overflows_in_its_dtype_is_told_so(model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    large = {name: 3000 * each if "mlp" in name else each for name, each in weights.items()}
+    save_file(large, folder / "model.safetensors", metadata={"format": "pt"})
+    Bank(load_backbone(Model(path=str(folder), dtype="float32"), "cpu"))
+    with pytest.raises(SipoError, match="not finite in float16; set model.dtype to float32"):
+        Bank(load_backbone(Model(path=str(folder), dtype="float16"), "cpu"))

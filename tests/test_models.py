@@ -145,9 +145,13 @@ def llama_cpp_order(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def gguf_file(backbone: Backbone, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama as llama.cpp would write it."""
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    config, weights = backbone.model.config, backbone.model.state_dict()
+    return write_gguf(path, backbone, model_folder, backbone.model.state_dict())
+
+
+def write_gguf(path: Path, backbone: Backbone, model_folder: Path, weights: dict[str, torch.Tensor]) -> Path:
+    """The tiny Llama as llama.cpp would write it."""
+    config = backbone.model.config
     tokenizer = json.loads((model_folder / "tokenizer.json").read_text())["model"]
     tokens = sorted(tokenizer["vocab"], key=tokenizer["vocab"].__getitem__)
     special = backbone.tokenizer.all_special_tokens
@@ -258,6 +262,23 @@ def test_a_conversion_appears_whole_or_not_at_all(
     monkeypatch.setattr(gguf_module, "_convert", overtaken)
     folder = converted(gguf_file, tmp_path)
     assert list((tmp_path / "gguf").iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("damage", ["a tensor less", "a layer less", "nan"])
+def test_damaged_gguf_files_are_refused(backbone: Backbone, model_folder: Path, tmp_path: Path, damage: str) -> None:
+    weights = {name: each.clone() for name, each in backbone.model.state_dict().items()}
+    if damage == "nan":
+        weights["model.norm.weight"][3] = torch.nan
+    for name in list(weights):
+        if (damage == "a tensor less" and name.endswith("1.mlp.up_proj.weight")) or (
+            damage == "a layer less" and ".layers.1." in name
+        ):
+            del weights[name]
+    file = write_gguf(tmp_path / "damaged.gguf", backbone, model_folder, weights)
+    problem = "holds NaN" if damage == "nan" else r"no weights for model.layers.1"
+    with pytest.raises(SipoError, match=f"^model {file}: .*{problem}"):
+        converted(file, tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "gguf").iterdir())
 
 
 def test_torn_gguf_files_are_refused(gguf_file: Path, tmp_path: Path) -> None:

@@ -79,6 +79,9 @@ def find_head(model: PreTrainedModel, body: nn.Module) -> Head:
         given.append(body(input_ids=ids, use_cache=False).last_hidden_state.float())
     if not (len(given) == len(read) == 1 and given[0].shape == read[0].shape):
         raise _refused(model, "its logits are not its output head over its last hidden state")
+    if not bool(read[0].isfinite().all()):
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise SipoError(f"the model's hidden states are not finite in {dtype}; set model.dtype to float32")
     before = float((given[0] * read[0]).sum() / (given[0] * given[0]).sum())
     if not _close(read[0], before * given[0]) or (layer.bias is not None and abs(before - 1) > 1e-3):
         raise _refused(model, "something stands between its last hidden state and its output head")

@@ -4,6 +4,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from sipo.config import Config
 from sipo.data import Message
@@ -106,4 +107,4 @@ def _judge_bytes(reward: object) -> int:
     if judge is None or found is None:
         return 0
     dtype = torch.bfloat16 if judge.dtype == "auto" else getattr(torch, judge.dtype)
-    return shape(outline(found, dtype), dtype).weights
+    return shape(outline(found, dtype, AutoModelForSequenceClassification), dtype).weights

@@ -53,13 +53,20 @@ def shape_of(path: str, revision: str | None = None) -> PretrainedConfig | None:
     return KNOWN.get(source)
 
 
-def outline(config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    """All layers of a causal language model, without numbers in them. Raises SipoError where it is none."""
-    how: Any = {"dtype": dtype, "attn_implementation": attention_of(config)}
+def outline(
+    config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16, kind: Any = AutoModelForCausalLM
+) -> PreTrainedModel:
+    """All layers of a causal language model, or of another `kind`, without numbers in them.
+
+    Raises SipoError where the configuration is of none.
+    """
+    how: Any = {"dtype": dtype}
+    if kind is AutoModelForCausalLM:
+        how["attn_implementation"] = attention_of(config)
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **how)
+            model: PreTrainedModel = kind.from_config(config, trust_remote_code=False, **how)
     except ValueError:
-        raise SipoError(f"model type `{config.model_type}` is no causal language model that transformers has") from None
+        raise SipoError(f"model type `{config.model_type}` is none that transformers has for this") from None
     model.tie_weights()
     return model
