@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-long test-processors test-vllm bench lint env demo-env vllm-env clean
+.PHONY: quickstart test test-long test-faults test-processors test-vllm bench lint env demo-env vllm-env clean
 
 quickstart: demo-env ## the whole of SIPO on a real model, then a report
 	$(BIN)/sipo run configs/quickstart.yaml
@@ -22,6 +22,9 @@ test-processors: env ## the tests as older processors add, then with two threads
 
 test-long: env ## the long forms of tests that make test runs in short
 	$(BIN)/python -m pytest -m slow
+
+test-faults: env ## kills at random moments, and damage to any file of a run, for as long as it takes
+	$(BIN)/python -m pytest -n $(JOBS) -m faults
 
 test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an environment of its own
 	$(VLLM)/bin/python -m pytest tests/test_vllm.py tests/test_engines.py

@@ -15,6 +15,15 @@ SUBJECT, CONFIG = "subject.json", "config.yaml"
 """Stand in every run's folder, beside the folders of its stages."""
 
 
+STAGE = "stage.json"
+"""Stands in the folder of every stage."""
+
+
+def is_run(folder: Path) -> bool:
+    """Does a run live here, even one that has lost its subject?"""
+    return (folder / SUBJECT).exists() or ((folder / CONFIG).exists() and any(folder.glob(f"*/{STAGE}")))
+
+
 class DamageError(SipoError):
     """A file of ours cannot be read, or is not what was written."""
 
@@ -26,7 +35,7 @@ class DamageError(SipoError):
 def way_out(path: Path) -> str:
     """What makes the file anew: the run and stage that it is of are told by where it is."""
     for run in path.parents:
-        if (run / SUBJECT).exists():
+        if is_run(run):
             stage = path.relative_to(run).parts[0]
             if stage == CONFIG:
                 return f"`sipo run CONFIG --run-dir {run}`, with your own file as CONFIG, writes it anew"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sipo.disk.content import Seal, flaw_in, foreign_to, is_seal, seal_of
-from sipo.disk.damage import CONFIG, SUBJECT, DamageError, note
+from sipo.disk.damage import CONFIG, STAGE, SUBJECT, DamageError, is_run, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.locking import alone
 from sipo.disk.publishing import check_no_links, move, remove, sync
@@ -23,7 +23,6 @@ from sipo.errors import SipoError
 
 MOMENT = "moment"
 """Of the run's beginning, in its subject: chat templates with a date are told it for ever."""
-STAGE = "stage.json"
 PLAN = ".plan"
 PARTIAL, SUPERSEDED = ".partial", ".superseded"
 
@@ -31,7 +30,7 @@ PARTIAL, SUPERSEDED = ".partial", ".superseded"
 def moment_of(run: Path) -> datetime | None:
     """When the run was begun; None where there is none."""
     known = run / SUBJECT
-    if not known.is_file():
+    if not is_run(run):
         return None
     try:
         stated = read_checked(known, known_by=CONFIG).get(MOMENT)
@@ -48,7 +47,7 @@ class RunFolder:
 
     def check(self, subject: dict[str, Any]) -> None:
         """Raises SipoError where the folder holds another run, or something else."""
-        if (self.path / SUBJECT).exists():
+        if is_run(self.path):
             try:
                 before = read_checked(self.path / SUBJECT, known_by=CONFIG)
             except DamageError as damage:  # the stages' fingerprints say as well what they are of

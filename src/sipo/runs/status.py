@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sipo.config import Config
 from sipo.configfile import load_config
-from sipo.disk.damage import CONFIG, SUBJECT, DamageError, reading
+from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.tables import read_checked
 from sipo.errors import SipoError
@@ -34,7 +34,7 @@ class StageStatus:
 def read_run(run: Path) -> Config:
     """The configuration that a run was last given. Raises SipoError where there is no run, or a damaged one."""
     run = Path(run)
-    if not (run / SUBJECT).is_file():
+    if not is_run(run):
         raise SipoError(f"{run}: holds no run; name the folder that `sipo run` printed in its first line")
     with reading(run / CONFIG):
         text = (run / CONFIG).read_text(encoding="utf-8")
