@@ -10,7 +10,7 @@ Damage = Callable[[Path, random.Random], None]
 
 def cut(file: Path, rng: random.Random) -> None:
     content = file.read_bytes()
-    file.write_bytes(content[: rng.randrange(len(content))])
+    file.write_bytes(content[: rng.randrange(max(1, len(content) - 1))])  # JSON without its last line's end is as good
 
 
 def flipped(file: Path, rng: random.Random) -> None:

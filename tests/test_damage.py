@@ -62,7 +62,7 @@ def test_damage_of_any_file_is_found_before_it_is_read(
                     stage, RunFolder(pristine / "run").record(stage)["fingerprint"], every_byte=True
                 )
                 Outputs(finished, NAMES).folder(stage)
-            assert str(file) in str(found.value) and f"--from {stage}" in str(found.value)
+            assert str(file) in str(found.value) and "`sipo run " in str(found.value)
             assert main(["status", str(finished)]) in (0, 2)
             said = capsys.readouterr()
             assert "Traceback" not in said.err
@@ -82,6 +82,23 @@ def test_damage_of_what_the_run_is(
         assert main(command) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and f"{finished / name}: damaged" in said
+
+
+@pytest.mark.parametrize("damage", [cut, removed])
+def test_a_run_s_own_configuration_is_run_only_as_it_was_written(
+    pristine: Path, finished: Path, damage: Damage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cut, it may still make sense, and mean other settings. A damaged subject is written anew by any of the two."""
+    own = ["run", str(finished / "config.yaml"), "--run-dir", str(finished)]
+    before = results_of(finished)
+    damage(finished / "subject.json", random.Random(2))
+    assert main(own) == 0
+    assert f"{finished / 'subject.json'}: damaged" in capsys.readouterr().err
+    damage(finished / "config.yaml", random.Random(2))
+    assert main(own) == 2
+    assert main(again(pristine, finished)) == 0
+    assert main(own) == 0
+    assert results_of(finished) == before and not (finished / ".superseded").exists()
 
 
 SOME: list[tuple[Damage, str]] = [

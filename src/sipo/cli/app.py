@@ -92,6 +92,9 @@ def run(
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
 ) -> None:
     """Run all stages that do not hold yet. Killed, the same command goes on where it was."""
+    from sipo.runs.status import check_config
+
+    check_config(config)
     settings = _with_run_dir(config, run_dir, overrides)
     hush()
     from sipo.runs.pipeline import run

@@ -27,20 +27,22 @@ def is_run(folder: Path) -> bool:
 class DamageError(SipoError):
     """A file of ours cannot be read, or is not what was written."""
 
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path}: damaged ({why}); {way_out(path)}")
+    def __init__(self, path: Path, why: str, *, sealed: bool = False) -> None:
+        super().__init__(f"{path}: damaged ({why}); {way_out(path, sealed)}")
         self.place, self.why = path, why
 
 
-def way_out(path: Path) -> str:
-    """What makes the file anew: the run and stage that it is of are told by where it is."""
+def way_out(path: Path, sealed: bool = False) -> str:
+    """What makes the file anew: the run and stage that it is of are told by where it is. Of a `sealed` stage a run sees
+    by itself that it is to be made anew.
+    """
     for run in path.parents:
         if is_run(run):
             stage = path.relative_to(run).parts[0]
             if stage == CONFIG:
-                return f"`sipo run CONFIG --run-dir {run}`, with your own file as CONFIG, writes it anew"
+                return f"`sipo run CONFIG --run-dir {run}` writes it anew; CONFIG is your own file, or an edited copy"
             again = f"sipo run {run / CONFIG} --run-dir {run}"
-            if (run / stage).is_dir() and not stage.startswith("."):
+            if not sealed and (run / stage).is_dir() and not stage.startswith("."):
                 return f"`{again} --from {stage}` makes it anew"
             return f"`{again}` makes it anew"
     return "remove it, and what wrote it makes it anew"

@@ -207,6 +207,6 @@ def _check_files(folder: Path, record: dict[str, Any], every_byte: bool) -> None
     if seal is None:  # made before there were seals: nothing to compare with
         return
     if flaw := flaw_in(folder, seal, every_byte=every_byte):
-        raise DamageError(*flaw)
+        raise DamageError(*flaw, sealed=True)
     if foreign := foreign_to(folder, [*seal, STAGE]):
         raise SipoError(f"{foreign}: was not written by sipo; move it away")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sipo.configfile import parse_config
 from sipo.disk.damage import reading
+from sipo.disk.locking import alone
 from sipo.disk.publishing import replacing
 from sipo.disk.tables import read_records
 from sipo.errors import SipoError
@@ -96,7 +97,7 @@ def _make(arms: Sequence[Arm], settings: Settings, kept: Path) -> None:
     for arm in arms:
         mine = [each for each in responses if each.method == arm.method]
         path = kept / f"{digest(settings, arm)}.npz"
-        with replacing(path) as scratch, scratch.open("wb") as stream:
+        with alone(path, wait=True), replacing(path) as scratch, scratch.open("wb") as stream:
             np.savez_compressed(stream, rewards=_rewards(mine, config.names), lengths=_lengths(mine))
 
 

@@ -1,7 +1,6 @@
 """Preparing an environment: the fine-tuned model, the labelled rows, the templates, and the settings of a run."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, write_rows
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import seed_of
-from sipo.disk.publishing import remove, sync
+from sipo.disk.locking import alone
+from sipo.disk.publishing import move, remove, sync
 from sipo.disk.tables import write_records, write_text
 from sipo.errors import SipoError
 from sipo.labelling import draw
@@ -90,16 +90,17 @@ def prepare(
         if objective.reward is None:
             raise SipoError(f"environment {environment.name}: `{objective.name}` has no reward; name module:function")
     folder = to / f"{environment.name}-{seed}-{seed_of(seed, sft, CHAT, _probe(environment)) % 16**6:06x}"
-    to.mkdir(parents=True, exist_ok=True)
-    if not folder.exists():
-        with _scratch(to) as scratch:
-            _teach(environment, seed, sft, scratch / "new", progress)
-            _publish(scratch / "new", folder)
     rows = folder / f"rows-{pairs}-{noise:g}.jsonl"
-    if not rows.exists():
-        with _scratch(to) as scratch:
-            drawn = _draw_pairs(environment, seed, folder / "model", pairs, scratch, progress)
-        write_rows(rows, relabelled(drawn, environment.objectives, noise, seed))
+    with alone(to / f".{folder.name}", wait=True):
+        if not folder.exists():
+            with _scratch(to) as scratch:
+                _teach(environment, seed, sft, scratch / "new", progress)
+                sync(scratch / "new")
+                move(scratch / "new", folder)
+        if not rows.exists():
+            with _scratch(to) as scratch:
+                drawn = _draw_pairs(environment, seed, folder / "model", pairs, scratch, progress)
+            write_rows(rows, relabelled(drawn, environment.objectives, noise, seed))
     return Prepared(environment, seed, folder, rows)
 
 
@@ -165,18 +166,10 @@ def _scratch(to: Path) -> Iterator[Path]:
         remove(folder)
 
 
-def _publish(new: Path, folder: Path) -> None:
-    try:
-        sync(new)
-        os.rename(new, folder)
-    except OSError:
-        if not folder.exists():  # else another process was quicker, with the same result
-            raise
-
-
 def write_config(prepared: Prepared) -> Path:
     """Write run.yaml into the folder, unless one is there: it may have been edited."""
     path = prepared.folder / "run.yaml"
-    if not path.exists():
-        write_text(path, prepared.config_text())
+    with alone(path, wait=True):
+        if not path.exists():
+            write_text(path, prepared.config_text())
     return path
