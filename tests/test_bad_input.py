@@ -415,7 +415,7 @@ def test_a_full_disk_leaves_no_half_an_export(
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("sipo.bank.adapter.save_file", full)
+    monkeypatch.setattr("sipo.bank.peft_folder.save_file", full)
     before = world.seen()
     argv = [*use(aligned, world.folder)[2], "--method", "soups"]
     assert f"the disk is full: {world.folder / 'soup'}; free some space" in refused(argv, capsys)
