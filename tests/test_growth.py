@@ -30,7 +30,7 @@ def rows(n: int) -> list[Row]:
 def report(n: int) -> None:
     found = rows(n)
     chosen = [Candidate(r.id, r.key, "sample", HALVES, 0, "c", [1], 1, {}, {}, 0.0, CHOSEN) for r in found]
-    inputs = Inputs({}, [], {}, candidates=chosen)
+    inputs = Inputs({}, [], {}, candidates=chosen, originals={r.id: r.responses for r in found})
     objectives = [Objective(name=name, better="more", reward="m:f") for name in HALVES]
     by_kind(found, inputs, objectives, dict.fromkeys(texts_of(found, inputs), HALVES))
 

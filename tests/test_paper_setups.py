@@ -1,6 +1,7 @@
 """The paper's four set-ups: what they say, that they can be checked without anything, and that each runs to its end
 with tiny stand-ins of the same formats in place of model, data and judges."""
 
+import copy
 import json
 from pathlib import Path
 from random import Random
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 from test_reward_models import score_model, shape
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -124,17 +126,14 @@ def test_an_answer_in_a_chat_is_what_the_model_would_have_written(codec: Codec) 
 def test_the_special_tokens_at_the_beginning_come_once(codec: Codec) -> None:
     chat = [Message("user", "why?"), Message("assistant", "so"), Message("user", "and?")]
 
-    class Beginning:
-        eos_token_id = codec.tokenizer.eos_token_id
-
-        def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
-            ids = codec.tokenizer(text, add_special_tokens=False)["input_ids"]
-            return {"input_ids": [0, *ids] if add_special_tokens else ids}
-
-        chat_template = None
-
-    ids = Codec(Beginning(), 400, 20, FORMAT).encode_prompt(chat)  # type: ignore[arg-type]
-    assert ids == [0, *codec.encode_prompt(chat)]
+    beginning = copy.deepcopy(codec.tokenizer)
+    begin = beginning.bos_token_id
+    beginning.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{beginning.bos_token} $A", special_tokens=[(beginning.bos_token, begin)]
+    )
+    assert beginning("so")["input_ids"][0] == begin
+    ids = Codec(beginning, 400, 20, FORMAT).encode_prompt(chat)
+    assert ids == [begin, *codec.encode_prompt(chat)]
 
 
 def test_earlier_turns_must_come_before_the_prompt(settings: dict[str, Any]) -> None:

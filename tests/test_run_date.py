@@ -21,7 +21,7 @@ from sipo.models.chat import Codec
 from sipo.progress import Progress
 from sipo.rewards import Item
 from sipo.rewards.encoding import ItemEncoder
-from sipo.runs.folder import SUBJECT, moment_of
+from sipo.runs.folder import MOMENT, SUBJECT, moment_of
 from sipo.runs.pipeline import run
 from sipo.task import Task
 
@@ -75,10 +75,10 @@ BEGAN = datetime(2031, 2, 3, 23, 59, 30)
 def test_a_run_goes_on_another_day(dated: dict, clock: Clock, tmp_path: Path) -> None:
     clock(BEGAN)
     folder = run(config_of(dated), until="align", quiet=True)
-    subject = read_json(folder / SUBJECT)
+    moment = read_json(folder / SUBJECT)[MOMENT]
     clock(BEGAN + timedelta(days=400))
     run(config_of(dated | {"methods": ["base", "soups", "mod", "lw"]}), quiet=True)
-    assert read_json(folder / SUBJECT) == subject and moment_of(folder) == BEGAN
+    assert read_json(folder / SUBJECT)[MOMENT] == moment and moment_of(folder) == BEGAN
     task = Task(config_of(dated))
     text = task.codec.tokenizer.decode(task.prompt_tokens(task.rows[0]))
     assert "Today is 03 Feb 2031" in text
