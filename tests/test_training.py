@@ -178,7 +178,7 @@ def test_a_checkpoint_is_only_written_when_it_is_due(
 def test_the_best_epoch_is_kept(
     bank: Bank, start: Adapter, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([3.0, 1.0, 2.0] * 2)
+    losses = iter([9.0, 3.0, 1.0, 2.0] * 2)
     after_epochs: list[list[torch.Tensor]] = []
 
     def validate(bank: Bank, *_: object) -> float:
@@ -188,11 +188,13 @@ def test_the_best_epoch_is_kept(
     monkeypatch.setattr(loop, "validate", validate)
     best = train(bank, start, examples, examples[:2], SETTINGS, lr=LR, seed=0, keep_best=True)
     last = train(bank, start, examples, examples[:2], SETTINGS, lr=LR, seed=0)
-    assert all(torch.equal(mine, kept) for mine, kept in zip(best.adapter.parameters, after_epochs[1], strict=True))
-    assert all(torch.equal(mine, kept) for mine, kept in zip(last.adapter.parameters, after_epochs[5], strict=True))
+    assert all(torch.equal(mine, kept) for mine, kept in zip(best.adapter.parameters, after_epochs[2], strict=True))
+    assert all(torch.equal(mine, kept) for mine, kept in zip(last.adapter.parameters, after_epochs[7], strict=True))
     assert best.adapter.identity != last.adapter.identity
     assert [r["validation_loss"] for r in best.history if "validation_loss" in r] == [3.0, 1.0, 2.0]
     assert [r["step"] for r in best.history if "validation_loss" in r] == [3, 6, 9]
+    assert [r["start_validation_loss"] for r in best.history if "start_validation_loss" in r] == [9.0]
+    assert best.stayed is None
 
 
 def test_validation_is_the_mean_loss_and_changes_nothing(

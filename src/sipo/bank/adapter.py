@@ -34,6 +34,11 @@ class Adapter:
         return [factor for pair in self.factors.values() for factor in pair]
 
     @property
+    def still(self) -> bool:
+        """Does it change nothing, as a fresh one? Its policy then is the reference."""
+        return not any(bool(b.any()) for _, b in self.factors.values())
+
+    @property
     def identity(self) -> str:
         digest = hashlib.sha256(str(self.scaling).encode())
         for name, (a, b) in sorted(self.factors.items()):

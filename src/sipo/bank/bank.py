@@ -126,6 +126,10 @@ class Bank:
         with layout.imposed() if layout is not None else nullcontext():
             return self._body(**inputs)
 
+    def moves(self, point: Sequence[float]) -> bool:
+        """Whether the point is another model than the backbone: some adapter with a share changes something."""
+        return any(share and not adapter.still for share, adapter in zip(point, self.adapters, strict=False))
+
     def _per_rank(self, points: Tensor) -> Tensor | None:
         """[rows, 1, 1, R]: c_i * scaling_i for each of adapter i's ranks.
 

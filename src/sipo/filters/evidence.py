@@ -57,11 +57,11 @@ def features_of(task: Task, known: LogprobTable, group: Group, names: Names) -> 
 
 
 def own_accuracy(task: Task, rows: list[Row], known: LogprobTable) -> Array:
-    """[N] how often each policy's own log-ratio agrees with its objective's labels."""
+    """[N] how often each policy's own log-ratio agrees with its objective's labels; an equal one half agrees."""
     pairs = labelled_pairs(task, rows, known, ("logratios",))
     differences = pairs.features_P_2_F[:, 1] - pairs.features_P_2_F[:, 0]
     given = pairs.signs_P_N != 0
-    right = ((differences * pairs.signs_P_N > 0) & given).sum(axis=0)
+    right = ((np.sign(differences * pairs.signs_P_N) + 1) / 2 * given).sum(axis=0)
     return np.asarray(right / np.maximum(given.sum(axis=0), 1))
 
 

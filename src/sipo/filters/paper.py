@@ -3,6 +3,8 @@
 Judges are the implicit rewards of the policies and of the soups at the other weights, as configured.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -24,6 +26,14 @@ def judge_rewards(table: LogprobTable, group: Group, judges: list[str], settings
     if settings.per_token:
         rewards = rewards / np.array([[len(response)] for response in group.responses])
     return np.asarray(rewards)
+
+
+def outspoken(judges: Sequence[str], rewards: Sequence[Array]) -> list[int]:
+    """Which judges, by place, tell anything apart. One whose policy stayed the reference gives every response 0: it has
+    no opinion, and would strike all candidates. All of them where none has one.
+    """
+    heard = [at for at in range(len(judges)) if any(each[:, at].any() for each in rewards)]
+    return heard or list(range(len(judges)))
 
 
 def decide(contest: Contest, judges: list[str], rewards: Array, pool: Pool) -> Decision:

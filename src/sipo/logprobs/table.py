@@ -137,27 +137,35 @@ class LogprobTable:
         """Compute what is missing of every response of `groups` under every model; resumable.
 
         `models` gives each model's point in the span of the bank's mounted adapters. One forward row is a prompt
-        with as many of the responses that a model has yet to score as are worth a row.
+        with as many of the responses that a model has yet to score as are worth a row. A model that is the reference,
+        since no adapter of it changes anything, has the reference's values, to the last bit.
         """
+        groups, still = list(groups), [name for name, point in models.items() if not bank.moves(point)]
+        asked = {name: point for name, point in models.items() if name not in still}
+        if still:
+            asked = {REFERENCE: (0.0,) * len(bank.adapters), **asked}
         by_prompt: dict[Tokens, dict[Tokens, None]] = {}
         for group in groups:
             by_prompt.setdefault(group.prompt, {}).update(dict.fromkeys(group.responses))
         rows = [
             (model, row)
             for prompt, responses in by_prompt.items()
-            for model, missing in self._missing(Group(prompt, tuple(responses)), list(models))
+            for model, missing in self._missing(Group(prompt, tuple(responses)), list(asked))
             for row in worth_sharing(missing, bank.knee)
         ]
         plan = list(batches([group.tokens for _, group in rows], token_budget))
 
         def score(indices: list[int]) -> list[list[float]]:
-            return score_rows(bank, [(rows[i][1], models[rows[i][0]]) for i in indices])
+            return score_rows(bank, [(rows[i][1], asked[rows[i][0]]) for i in indices])
 
         scored = resumable(folder, label, plan, score, progress)
         for indices, values in zip(plan, scored, strict=True):
             for i, row_values in zip(indices, values, strict=True):
                 model, group = rows[i]
                 self.put(model, group, row_values)
+        for model in still:
+            for group in groups if model != REFERENCE else ():
+                self.put(model, group, self.of(group, [REFERENCE])[:, 0])
 
     def write(self, path: Path) -> None:
         """Parquet: a row a response with its prompt, a column a model."""

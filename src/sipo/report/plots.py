@@ -182,7 +182,8 @@ def _curves(losses: Axes, accuracies: Axes, steps: Sequence[Mapping[str, Any]], 
             panel.plot(at, values, color=color, linewidth=0.7, alpha=0.3)
         panel.plot(at, _trailing_mean(values, window), color=color, linestyle=dashes, marker=mark, linewidth=1.8)
     accuracies.set_ylim(-0.03, 1.03)
-    validated = [(step["step"], step["validation_loss"]) for step in steps if "validation_loss" in step]
+    validated = [(0, step["start_validation_loss"]) for step in steps if "start_validation_loss" in step]
+    validated += [(step["step"], step["validation_loss"]) for step in steps if "validation_loss" in step]
     for place, value in validated:
         losses.add_line(_validation(color, [place], [value]))
     losses.autoscale_view()  # a line that is added does not ask for it

@@ -1,10 +1,19 @@
 """How much each stage of the self-improvement let through, and why the rest fell."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+
+from sipo.config import Objective
 from sipo.data import Row
+from sipo.pareto.dominance import truly_better
+from sipo.pareto.indicators import signs
 from sipo.report.inputs import Inputs
 from sipo.report.parts import Cell, Table, share
+from sipo.report.rewards import TrueRewards
+from sipo.rewards import Item
 from sipo.task import Task
 
 REASONS = 10
@@ -53,8 +62,8 @@ def yields(task: Task, inputs: Inputs, rows: list[Row]) -> Table:
     )  # fmt: skip
 
 
-def trust(inputs: Inputs) -> str:
-    """How far to trust the filter's choice, in words; it needs no true rewards."""
+def trust(inputs: Inputs, rows: Sequence[Row], objectives: Sequence[Objective], true: TrueRewards) -> str:
+    """How far to trust the filter's choice, in words: by estimate and, where they are to be had, by true rewards."""
     found = inputs.filter
     parts = [f"The responses were chosen by the rule “{found['rule']}”."]
     if found["accuracy"]:
@@ -63,11 +72,51 @@ def trust(inputs: Inputs) -> str:
     if found["estimated_precision"] is not None:
         chosen, all_of_them = 100 * found["estimated_precision"], 100 * found["estimated_share_of_all"]
         parts.append(
-            f"From that, {chosen:.0f} % of the chosen responses are expected to be better than both originals in every "
-            f"objective, and {all_of_them:.0f} % of all candidates."
+            f"From that, {chosen:.0f} % of the chosen responses are estimated to be better than both originals in "
+            f"every objective, and {all_of_them:.0f} % of all candidates. That is rough: the same judges picked what "
+            "they rank first, which lifts it, the labels were given for other responses than these, and where "
+            "align.checkpoint is best the validation rows have chosen the epoch, too."
         )
-        parts.append("That is a rough estimate: the labels were given for other responses than these.")
+    silent = found.get("no_opinion") or []
+    if silent:
+        parts.append(
+            f"The policy of {' and '.join(silent)} stayed the reference, since no epoch was better on validation: it "
+            "has no opinion, and the chosen responses are not known to be better there."
+        )
+    better = [truth for row in rows if row.id in inputs.chosen for truth in _true_choice(row, inputs, objectives, true)]
+    if better:
+        parts.append(
+            f"By the true rewards {sum(better)} of {len(better)} chosen responses are at least as good as both "
+            "originals in every objective, and better than each in one."
+        )
     return " ".join(parts)
+
+
+def _true_choice(row: Row, inputs: Inputs, objectives: Sequence[Objective], true: TrueRewards) -> list[bool]:
+    """Whether the response chosen for a row truly is better; nothing where a reward is not known."""
+    texts = [Item(row.prompt, text) for text in (*row.responses, inputs.chosen[row.id].response)]
+    rewards = [[true[text].get(each.name) for each in objectives] for text in texts]
+    if any(value is None for each in rewards for value in each):
+        return []
+    signed = np.array(rewards, dtype=float) * signs([each.maximise for each in objectives])
+    return truly_better(signed[2:], signed[:2]).tolist()
+
+
+def stayed(training: Mapping[str, Sequence[Mapping[str, Any]]], best: bool) -> str:
+    """Which trainings of align, lw and modpo no epoch improved, in words; empty where all did."""
+    told = []
+    for stage in ("align", "lw", "modpo"):
+        steps = training.get(stage, ())
+        for name in dict.fromkeys(each["objective"] for each in steps):
+            mine = [each for each in steps if each["objective"] == name]
+            start = mine[0].get("start_validation_loss")
+            losses = [each["validation_loss"] for each in mine if "validation_loss" in each]
+            if start is not None and losses and min(losses) >= start:
+                told.append(f"{name} ({stage}): {min(losses):.4f} at best, {start:.4f} before")
+    if not told:
+        return ""
+    what = "The start was kept: there the model is the reference" if best else "The last epoch was kept all the same"
+    return f"No epoch was better on validation than the start of {'; '.join(told)}. {what}."
 
 
 def why_fallen(inputs: Inputs) -> Table:

@@ -76,7 +76,8 @@ def train_fresh(
     `order` seeds the order of the rows; `about` goes into the metrics of every step.
     """
     config = task.config
-    return train(
+    best = config.align.checkpoint == "best"
+    result = train(
         task.bank,
         new_adapter(task.backbone.model, config.lora, seed_of(config.seed, "adapter")),
         training,
@@ -85,7 +86,7 @@ def train_fresh(
         lr=lr,
         seed=seed_of(config.seed, *order),
         weighting=weighting,
-        keep_best=config.align.checkpoint == "best",
+        keep_best=best,
         token_budget=config.execution.train_tokens,
         checkpoint=checkpoint,
         checkpoint_seconds=config.execution.checkpoint_seconds,
@@ -93,6 +94,14 @@ def train_fresh(
         name=" ".join(["training", *(f"{what} {which}" for what, which in about.items())]),
         rate="align.lr",
     )
+    if best and result.stayed:
+        start, lowest = result.stayed
+        named = ", ".join(f"{name} {value}" for name, value in about.items())
+        task.progress.say(
+            f"warning: {named}: no epoch is better on validation than the start ({lowest:.4f} at best, {start:.4f} "
+            "before), so it stays the reference; give more rows, change align.lr, or take align.checkpoint: last"
+        )
+    return result
 
 
 def labelled(task: Task, rows: Sequence[Row], objective: str, table: LogprobTable) -> list[Example]:
@@ -113,11 +122,11 @@ def reference_of(table: LogprobTable, group: Group) -> tuple[float, ...]:
 
 def training_table(histories: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows for people: where each objective's training began and ended."""
-    columns = ["objective", "steps", "first loss", "last loss", "last accuracy", "best validation loss"]
+    columns = ["objective", "steps", "first loss", "last loss", "last accuracy", "validation loss before", "at best"]
     rows = []
     for history in histories:
         validation = [record["validation_loss"] for record in history if "validation_loss" in record]
         first, last = history[0], history[-1]
-        best = min(validation) if validation else "-"
-        rows.append([last["objective"], len(history), first["loss"], last["loss"], last["accuracy"], best])
+        before, best = (first.get("start_validation_loss", "-"), min(validation)) if validation else ("-", "-")
+        rows.append([last["objective"], len(history), first["loss"], last["loss"], last["accuracy"], before, best])
     return columns, rows

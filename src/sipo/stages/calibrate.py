@@ -60,6 +60,8 @@ def _held_out_logprobs(
     save_adapter(result.adapter, folder / "adapters" / f"{fold}-{objective}", task.backbone.source)
     rows = [row for row in task.splits.train if folds[row.key] == fold]
     table = LogprobTable()
+    for row in rows:
+        table.put(REFERENCE, task.group(row), known.of(task.group(row), [REFERENCE])[:, 0])
     with task.bank.mounted([result.adapter]):
         table.fill(
             task.bank,

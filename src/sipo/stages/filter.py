@@ -19,9 +19,9 @@ from sipo.filters.chance import decide_by_chance
 from sipo.filters.contest import CHOSEN, ORIGINALS, Array, Contest, Decision, contests
 from sipo.filters.evidence import by_objective, features_of, fit_on_held_out, labelled_pairs, own_accuracy
 from sipo.filters.judge import Judge, fit_own_scale
-from sipo.filters.paper import decide, judge_rewards
+from sipo.filters.paper import decide, judge_rewards, outspoken
 from sipo.filters.true import decide_by_rewards
-from sipo.logprobs.table import LogprobTable
+from sipo.logprobs.table import LogprobTable, policy
 from sipo.records import Candidate, Refinement, Sample
 from sipo.records import known as or_none
 from sipo.rewards import Item, signed_rewards
@@ -50,6 +50,10 @@ def filter(
     ]
     write_records(folder / "candidates.jsonl", candidates)
     summary = _summary(task, known, candidates, calibration)
+    summary["no_opinion"] = _no_opinion(task, found, known)
+    if summary["no_opinion"]:
+        names = " and ".join(summary["no_opinion"])
+        task.progress.say(f"warning: the policy of {names} stayed the reference and has no opinion; the others judge")
     write_json(folder / "filter.json", {"rows": len(rows), **summary})
     sources = Counter(each.source for each in candidates if each.fate == CHOSEN)
     expected = summary["estimated_precision"]
@@ -85,6 +89,8 @@ def _decide(
         utilities = _utilities(task, found, known, judge)
         return decide_calibrated(found, utilities, task.objectives, settings.pool, settings.keep)
     rewards = [judge_rewards(known, each.group, judges, settings) for each in found]
+    heard = outspoken(judges, rewards)
+    judges, rewards = [judges[at] for at in heard], [each[:, heard] for each in rewards]
     if settings.rule == "random":
         kept = [decide(contest, judges, mine, "all") for contest, mine in zip(found, rewards, strict=True)]
         decisions = decide_by_chance(found, kept, settings.pool, seed_of(task.config.seed, "filter"))
@@ -162,6 +168,12 @@ def _summary(
         "estimated_share_of_all": _mean_estimate(candidates),
         "judge": calibration,
     }
+
+
+def _no_opinion(task: Task, found: list[Contest], known: LogprobTable) -> list[str]:
+    """The objectives whose policy says of every response what the reference says."""
+    ratios = [known.logratios(each.group, [policy(name) for name in task.objectives]) for each in found]
+    return [name for i, name in enumerate(task.objectives) if not any(each[:, i].any() for each in ratios)]
 
 
 def _mean_estimate(candidates: list[Candidate]) -> float | None:

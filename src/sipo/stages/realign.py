@@ -38,8 +38,9 @@ def realign(
     rows = [row for row in task.splits.train if row.id in taken]
     if not rows:
         raise SipoError(
-            "realign: the filter found no Pareto-optimal response, so there is nothing to learn from; "
-            "sample more (sample.per_weight, sample.prompts), align longer, or compare the rest (methods without sipo)"
+            "realign: the filter found no Pareto-optimal response, so there is nothing to learn from; sample more "
+            "(sample.per_weight, sample.prompts), align longer, take align.checkpoint: last where all policies stayed "
+            "the reference, or compare the rest (methods without sipo)"
         )
 
     def one_policy(i: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from sipo.report.looks import looks
 from sipo.report.page import Picture, render
 from sipo.report.plots import front_png, training_png
 from sipo.report.verdict import lift, verdict
-from sipo.report.yields import trust, why_fallen, yields
+from sipo.report.yields import stayed, trust, why_fallen, yields
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
 
@@ -56,7 +56,8 @@ def report(run: Path, task: Task, folder: Path) -> Path:
         conflicts=conflicts(task),
         yields=yields(task, inputs, rows) if has_sipo else None,
         why_fallen=why_fallen(inputs),
-        trust=trust(inputs) if has_sipo else "",
+        trust=trust(inputs, rows, config.objectives, true) if has_sipo else "",
+        stayed=stayed(inputs.training, config.align.checkpoint == "best"),
         by_kind=rewards.by_kind(rows, inputs, config.objectives, true) if has_sipo else [],
         cases=cases(rows, inputs, true, config.report.cases),
         rows_worked_on=len(rows),

@@ -52,7 +52,16 @@ DPO = Weighting()
 class Trained:
     adapter: Adapter
     history: list[dict[str, float]]
-    """One record an optimizer step: step, epoch, loss, accuracy, nll; and validation_loss where it was taken."""
+    """One record an optimizer step: step, epoch, loss, accuracy, nll; and validation_loss where it was taken; the first
+    also has start_validation_loss, that of the start.
+    """
+
+    @property
+    def stayed(self) -> tuple[float, float] | None:
+        """The validation loss of the start and of the best epoch, where no epoch is better; None where one is."""
+        losses = [record["validation_loss"] for record in self.history if "validation_loss" in record]
+        start = self.history[0].get("start_validation_loss")
+        return (start, min(losses)) if start is not None and losses and min(losses) >= start else None
 
 
 def train(
@@ -79,8 +88,8 @@ def train(
 
     AdamW with linear warm-up and cosine decay; `start` is copied, never changed. Adapters `beneath` it belong to
     the frozen model that it is trained on. With `keep_best` the result is the epoch with the lowest validation
-    loss. With `checkpoint`, the state is saved there every `checkpoint_seconds` and found again after a crash: the
-    result is the same, bit by bit.
+    loss, or the start where none is lower. With `checkpoint`, the state is saved there every `checkpoint_seconds` and
+    found again after a crash: the result is the same, bit by bit.
 
     Raises SipoError for the first number that is not finite; `name` is what is trained, `rate` the key of `lr`.
     """

@@ -76,9 +76,11 @@ def optimise(
     """Train the parameters in place by AdamW with linear warm-up and cosine decay; returns a record for each step.
 
     `backward` adds the gradients of the mean loss of these examples, given by index, and returns numbers for the
-    record; it must be the same function of the parameters in every try. `validate` is asked after each epoch, the
-    smaller the better; with `keep_best` the parameters end as they were after the best one. With `checkpoint`, a
-    killed training that is called again ends as if nothing had happened, bit by bit.
+    record; it must be the same function of the parameters in every try. `validate` is asked before the first step
+    (`start_validation_loss` in its record) and after each epoch, the smaller the better; with `keep_best` the
+    parameters end as they were after the best epoch, or as they began where none is better. Warm-up takes the share
+    `warmup` of the steps, rounded up as in transformers, but never all. With `checkpoint`, a killed training that is
+    called again ends as if nothing had happened, bit by bit.
 
     Raises SipoError, with `name`, the step and `way_out`, for the first loss, gradient norm or parameter that is not
     finite: nothing is learned from it, and nothing kept.
@@ -88,8 +90,14 @@ def optimise(
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay)
     steps = steps_of(examples, settings)
     steps_an_epoch = steps // settings.epochs
-    schedule = get_cosine_schedule_with_warmup(optimizer, round(settings.warmup * steps), steps)
-    state: dict[str, Any] = {"step": 0, "history": [], "best_loss": math.inf, "best": None}
+    warmup = min(math.ceil(settings.warmup * steps), steps - 1)  # the first of its steps has a rate of 0
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    state: dict[str, Any] = {"step": 0, "history": [], "start": None, "best_loss": math.inf, "best": None}
+
+    def keep(loss: float) -> None:
+        if keep_best and loss < state["best_loss"]:
+            state["best_loss"], state["best"] = loss, [p.detach().clone() for p in parameters]
+
     if checkpoint and (found := _restore(checkpoint.path, parameters, optimizer, schedule)):
         state = found
         for record in state["history"] if watch else ():
@@ -99,6 +107,10 @@ def optimise(
     def order(epoch: int) -> list[int]:
         return torch.randperm(examples, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
 
+    if state["step"] == 0 and validate:
+        state["start"] = validate()
+        finite(state["start"], f"{name}: validation loss before the first step", way_out)
+        keep(state["start"])
     saved = time.monotonic()
     for step in range(state["step"], steps):
         epoch, place = divmod(step, steps_an_epoch)
@@ -109,11 +121,12 @@ def optimise(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
+        if step == 0 and state["start"] is not None:
+            record["start_validation_loss"] = state["start"]
         if place + 1 == steps_an_epoch and validate:
             record["validation_loss"] = loss = validate()
             finite(loss, f"{name}, step {step + 1} of {steps}: validation loss", way_out)
-            if keep_best and loss < state["best_loss"]:
-                state["best_loss"], state["best"] = loss, [p.detach().clone() for p in parameters]
+            keep(loss)
         state["history"].append(record)
         state["step"] = step + 1
         if watch:
