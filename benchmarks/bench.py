@@ -17,6 +17,7 @@ from benchmarks.model import random_adapter
 from benchmarks.records import OURS, Agreement, Record, floor_records, time_record
 from benchmarks.settings import Settings
 from sipo.bank import Adapter, Bank
+from sipo.bank.adapter import target_layers
 from sipo.logprobs.packing import Group
 from sipo.models.load import Backbone
 from sipo.weights import Weight
@@ -31,7 +32,7 @@ class Bench:
 
     def __init__(self, settings: Settings, backbone: Backbone, hardware: Hardware) -> None:
         self.settings, self.backbone, self.hardware = settings, backbone, hardware
-        self.bank = Bank(backbone)
+        self.bank = Bank(backbone).proven(target_layers(backbone.model, None))  # before anything is counted
         self.model.generation_config.eos_token_id = None  # lengths are set by the benchmark
 
     @property

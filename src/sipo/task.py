@@ -10,6 +10,7 @@ import torch
 
 from sipo import weights
 from sipo.bank import Bank
+from sipo.bank.adapter import target_layers
 from sipo.config import Config, Model
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
@@ -102,7 +103,7 @@ class Task:
 
     @cached_property
     def bank(self) -> Bank:
-        return Bank(self.backbone)
+        return Bank(self.backbone).proven(target_layers(self.backbone.model, self.config.lora.target_modules))
 
     @cached_property
     def codec(self) -> Codec:
