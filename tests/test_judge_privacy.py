@@ -124,7 +124,8 @@ def test_harmless_parameters_are_sent_and_not_shown(server: Server) -> None:
     check_rewards(asked)
     assert score_responses(asked, items("a")) == {"long": [1]}
     assert server.paths == [
-        f"/v1/{path}?api-version=2024-12-01-preview-of-tomorrow&region=eu" for path in ("models", "chat/completions")
+        f"/v1/{path}?api-version=2024-12-01-preview-of-tomorrow&region=eu"
+        for path in ("models", "chat/completions", "chat/completions")
     ]
     assert str(asked[0].reward) == f"judge tiny at {server.url}/"
 

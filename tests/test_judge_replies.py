@@ -412,7 +412,10 @@ def test_refusals_end_it_where_that_is_asked_for(server: Server) -> None:
         match=r"'bad' to 'why\?': refused \(against our content policy, content_filter\); set on_refusal: skip",
     ):
         score_responses(objectives(server, on_refusal="stop"), items("bad"))
-    assert math.isnan(score_responses(objectives(server), items("bad"))["long"][0])
+    server.behave = lambda request, before: (
+        REFUSALS["the provider"] if response_of(request) == "bad" else by_length(request, before)
+    )
+    assert math.isnan(score_responses(objectives(server), items("bad", "good"))["long"][0])
     with pytest.raises(
         SipoError, match="refused 1 of 1, the first the response 'bad' .* set on_refusal: skip to go on"
     ):

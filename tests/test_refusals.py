@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,9 @@ def test_a_run_goes_on_without_what_its_judge_refuses(
     assert f"{fronts['left_out']} of {fronts['left_out'] + fronts['prompts']} held-out prompts are left out" in page
     assert ">nan<" not in page.lower()
 
-    asked = len(server.requests)
+    asked = server.seen()
     run(config, start="report")
-    assert len(server.requests) == asked, "a refusal is kept as a score is"
+    assert server.seen() - asked == Counter(["Blue."]), "a refusal is kept as a score is"
 
 
 def test_a_label_that_was_refused_is_null(server: Server, model_folder: Path, tmp_path: Path) -> None:

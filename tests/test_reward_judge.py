@@ -194,7 +194,7 @@ def test_the_key_comes_from_the_named_variable_and_no_other(server: Server, monk
 
 def test_a_judge_is_checked_before_the_run(server: Server) -> None:
     check_rewards(objectives(server))
-    assert not server.requests
+    assert list(server.seen().values()) == [1]
     gone = Objective(name="long", better="b", reward={"judge": "http://127.0.0.1:1/v1", "model": "tiny"})
     with pytest.raises(SipoError, match=r"reward `judge tiny at http://127.0.0.1:1/v1`: cannot be reached .*running\?"):
         check_rewards([gone])

@@ -52,7 +52,7 @@ def make_rows(
 
 def _objective(name: str, reward: str, direction: str) -> Objective:
     """`reward` as a configuration has it: module:function, or a mapping such as {preset: beaver-7b-cost}."""
-    place = f"--objective {name}={reward}"
+    place = f"--objective {name}"  # without the reward, which may hold what is secret
     values = {"name": name, "better": name, "reward": parse_yaml(reward, place), "direction": direction}
     try:
         return Objective.model_validate(values)

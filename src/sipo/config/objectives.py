@@ -56,6 +56,25 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 """What in a URL's query may be a key."""
+KEY = re.compile(r"(?<![\w-])(sk-|sk_|hf_|gsk_|xai-|nvapi-|AIza|ghp_|github_pat_|r8_|AKIA|eyJ)[\w-]{16,}")
+"""A key by how it begins, wherever it stands."""
+KEY_FIELD = re.compile(r'"([\w-]*api[_-]?key|authorization|access[_-]?token|password|secret)"\s*:', re.IGNORECASE)
+OWN_FIELDS = {
+    "model": "name it as `model` of the judge",
+    "messages": "what is judged is put there",
+    "stream": "answers are read whole",
+    **dict.fromkeys(
+        ("extra_body", "extra_headers", "extra_query"),
+        "it belongs to a Python client; write its fields beside the others",
+    ),
+}
+OWN_HEADERS = (
+    "host|content-.*|transfer-encoding|connection|user-agent|accept.*|te|trailer|upgrade|expect|keep-alive|proxy-.*"
+)
+ELSEWHERE = (
+    "since it is written and shown; put the key in an environment variable and name that as key_variable "
+    "(with key_header: if it is no bearer token)"
+)
 
 
 class Judge(Section):
@@ -93,21 +112,40 @@ class Judge(Section):
         if not fits or not url.isprintable() or " " in url:
             raise ValueError("judge must be a URL, such as http://localhost:8000/v1")
         if parts.username is not None or parts.fragment or SECRET.search(unquote_plus(parts.query)):
-            raise ValueError(
-                "judge must be a URL without user, password or key, since it is written and shown; put the key in an "
-                "environment variable and name that as key_variable (with key_header: if it is no bearer token)"
-            )
+            raise ValueError(f"judge must be a URL without user, password or key, {ELSEWHERE}")
+        if KEY.search(unquote_plus(parts.path)):
+            raise ValueError(f"judge must be a URL without a key in its path, {ELSEWHERE}")
+        if parts.path.rstrip("/").endswith("/chat/completions"):
+            raise ValueError("judge must be the URL without /chat/completions, which is added")
         return url
+
+    @field_validator("key_variable")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and (KEY.search(name) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)):
+            raise ValueError("must be the name of an environment variable, such as JUDGE_KEY, and not the key itself")
+        return name
+
+    @field_validator("key_header")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if re.fullmatch(OWN_HEADERS, name, re.IGNORECASE):
+            raise ValueError("must be a header for keys, such as api-key; HTTP itself sets this one")
+        return name
 
     @field_validator("options")
     @classmethod
     def _can_be_sent(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if options.get("stream"):
-            raise ValueError("stream must be left out; answers are read whole")
+        for name, why in OWN_FIELDS.items():
+            if options.get(name, False) is not False:
+                raise ValueError(f"{name} must be left out; {why}")
         try:
-            json.dumps(options, allow_nan=False)
+            text = json.dumps(options, allow_nan=False, ensure_ascii=False)
+            text.encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"must be plain JSON ({error})") from None
+        if KEY.search(text) or KEY_FIELD.search(text):
+            raise ValueError(f"must hold no key, {ELSEWHERE}")
         return options
 
     @model_validator(mode="after")
@@ -129,7 +167,7 @@ def address_of(url: str) -> str:
     """A URL without user, password, query and fragment."""
     try:
         parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
     except ValueError:
         return "an address that is no URL"
 

@@ -21,6 +21,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 """Seconds before a request is repeated, which double each time, where the endpoint does not say how many."""
 PATIENCE = 600.0
 """Seconds that the endpoint may ask to wait; where it asks for more, that is told instead."""
+SECRET = 6
+"""Characters of a key that is one: `none` and `EMPTY` are written for servers that want any."""
 LOOKING = 10.0
 """Seconds for the answer to a look."""
 
@@ -55,7 +57,9 @@ class Endpoint:
             yield client
 
     async def ask(self, client: Any, pace: "Pace", messages: Sequence[Mapping[str, str]], **fields: Any) -> Answer:
-        """The first choice. Raises RefusalError, or SipoError for what more tries would not mend."""
+        """The first choice. Raises RefusalError, PassingError where the last try failed as one that may pass, or
+        SipoError for what more tries would not mend.
+        """
         from anyio import sleep
 
         body = {"model": self.settings.model, "messages": messages, **fields, **self.settings.options}
@@ -63,9 +67,10 @@ class Endpoint:
         for repeated in range(self.settings.retries + 1):
             await pace.wait()
             try:
-                return read_answer(await self._reply(client, "POST", "chat/completions", content.encode()))
+                answer = read_answer(await self._reply(client, "POST", "chat/completions", content.encode()))
+                return Answer(*map(self._without_key, answer))
             except PassingError as trouble:
-                what, way_out, after = trouble.what, trouble.way_out, trouble.after
+                what, way_out, after, busy = trouble.what, trouble.way_out, trouble.after, trouble.busy
             except SipoError as error:
                 raise type(error)(self._without_key(str(error))) from None
             if after is not None and after > PATIENCE:
@@ -75,7 +80,7 @@ class Endpoint:
                 wait = min(FIRST_WAIT * 2**repeated, LONGEST_WAIT) * random.uniform(0.75, 1.25)
                 await sleep(wait if after is None else after)
         times = f", {repeated + 1} times" if repeated else ""
-        raise SipoError(self._without_key(f"{what}{times}; {way_out}"))
+        raise PassingError(self._without_key(f"{what}{times}"), way_out, busy=busy)
 
     async def look(self) -> None:
         """One small request that costs nothing: is anybody there, and does the key fit? Raises SipoError if not."""
@@ -86,7 +91,7 @@ class Endpoint:
                 if page or 300 <= reply.status < 400 or reply.status in (401, 403):  # not all servers list their models
                     read_answer(reply)
             except SipoError as error:
-                if not isinstance(error.__cause__, TimeoutError):  # then somebody is there, and busy
+                if not (isinstance(error, PassingError) and error.busy):
                     raise SipoError(self._without_key(str(error))) from None
 
     async def _reply(
@@ -109,7 +114,7 @@ class Endpoint:
                             return Reply(response.status_code, response.headers, None)
                     return Reply(response.status_code, response.headers, bytes(body))
         except TimeoutError as error:
-            raise PassingError(f"no answer within {seconds:g} s", "raise timeout") from error
+            raise PassingError(f"no answer within {seconds:g} s", "raise timeout", busy=True) from error
         except _httpx().DecodingError as error:
             raise PassingError(f"answered what cannot be unpacked ({_said(error)})", "see the server's log") from error
         except _httpx().TransportError as error:
@@ -118,7 +123,8 @@ class Endpoint:
             raise PassingError(f"cannot be asked ({_said(error)})", "is it an OpenAI-compatible endpoint?") from error
 
     def _without_key(self, line: str) -> str:
-        return line.replace(self._key, "***") if self._key else line
+        secret = self._key.rpartition(" ")[2]
+        return line.replace(secret, "***") if len(secret) >= SECRET else line
 
 
 class Pace:

@@ -1,10 +1,15 @@
 """Rewards that are Python functions, named in a configuration as `module:function`."""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import islice
 from traceback import extract_tb
 from typing import TypeAlias, cast
+
+import torch
 
 from sipo.data.prompts import text_of
 from sipo.errors import SipoError
@@ -27,9 +32,14 @@ class FunctionScorer:
         """Nothing more than loading it."""
 
     def score(self, items: Sequence[Item]) -> Iterator[tuple[int, list[float]]]:
+        if not items:
+            return
         prompts, responses = [text_of(item.prompt) for item in items], [item.response for item in items]
         try:
-            numbers = list(self.function(prompts, responses))
+            with undisturbed():
+                given = self.function(prompts, responses)
+                shapeless = isinstance(given, str | bytes | Mapping | Set)
+                numbers = [] if shapeless else list(islice(given, len(items) + 1))  # a generator may not end
         except SipoError:
             raise
         except KeyboardInterrupt:
@@ -39,8 +49,11 @@ class FunctionScorer:
             where = f" at {frames[-1].filename} line {frames[-1].lineno}" if frames else ""
             problem = f"failed with {type(error).__name__}: {_text(error)}{where}"
             raise SipoError(f"{problem}; it must take (prompts, responses) and return one number for each") from error
+        if shapeless:
+            raise SipoError(f"gave a {type(given).__name__}; return a list of numbers, one for each response, in order")
         if len(numbers) != len(items):
-            problem = f"gave {len(numbers)} numbers for {len(items)} responses"
+            count = f"more than {len(items)}" if len(numbers) > len(items) else f"{len(numbers)}"
+            problem = f"gave {count} numbers for {len(items)} responses"
             raise SipoError(f"{problem}; return one for each, in order")
         for index, number in enumerate(numbers):
             yield index, [number]
@@ -64,7 +77,8 @@ def load_function(spec: str) -> RewardFunction:
 
 def _import(module_name: str) -> object:
     try:
-        return import_module(module_name)
+        with undisturbed():
+            return import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         if f"{module_name}.".startswith(f"{missing}."):
@@ -77,6 +91,20 @@ def _import(module_name: str) -> object:
     except BaseException as error:  # a module may be a script, and exit
         problem = f"importing {module_name} failed with {type(error).__name__}: {_text(error)}"
         raise SipoError(f"{problem}; mend the module") from error
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Code of users may set for all what it wants for itself; here what torch is set to and the folder come back."""
+    folder, dtype, device = os.getcwd(), torch.get_default_dtype(), torch.get_default_device()
+    try:
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            yield
+    finally:
+        os.chdir(folder)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
 
 
 def _text(error: BaseException) -> str:

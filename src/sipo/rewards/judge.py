@@ -9,12 +9,15 @@ from itertools import islice
 from typing import Any
 
 from sipo.config import Judge
+from sipo.data import Message
 from sipo.errors import SipoError
 from sipo.plain import opening
 from sipo.rewards.endpoint import Endpoint, Pace
 from sipo.rewards.interface import Item, Refused, Scored, named
-from sipo.rewards.reply import RefusalError
+from sipo.rewards.reply import PassingError, RefusalError
 
+TRIAL = Item((Message("user", "Name a colour."),), "Blue.")
+"""Nobody's text, and nothing to refuse."""
 REASKED = 2
 """How often an answer that cannot be read is asked for again."""
 QUOTED = 2000
@@ -47,10 +50,28 @@ class JudgeScorer:
         self.identity = hashlib.sha256(content.encode()).hexdigest()
 
     def check(self) -> None:
+        """Looks at the endpoint, and has it judge a harmless item once: a model's name, an option or a form that does
+        not work is found here. One that is busy is taken on trust.
+        """
         from anyio.from_thread import start_blocking_portal
 
+        once = self.settings.model_copy(update={"retries": 0, "on_refusal": "skip"})
         with start_blocking_portal() as portal:
             portal.call(self._endpoint.look)
+            portal.call(JudgeScorer(once, self.criteria)._try)
+
+    async def _try(self) -> None:
+        async with self._endpoint.opened() as client:
+            try:
+                scored = await self._ask(client, Pace(None), TRIAL)
+            except PassingError as error:
+                if error.busy:
+                    return
+                raise SipoError(f"{named(TRIAL)}: {error}") from None
+            except SipoError as error:
+                raise SipoError(f"{named(TRIAL)}: {error}") from None
+        if isinstance(scored, Refused):
+            raise SipoError(f"refuses even {named(TRIAL)}: {scored.reason}; see the account, the model and options")
 
     def score(self, items: Sequence[Item]) -> Iterator[tuple[int, Scored]]:
         from anyio.from_thread import start_blocking_portal

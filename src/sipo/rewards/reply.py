@@ -15,12 +15,16 @@ LARGEST = 4 << 20
 """Bytes of a reply that are read."""
 TRANSIENT = (408, 409, 425, 429)
 """Statuses that are worth another try, as all from 500 on are."""
+FORM = "change options, or set json_schema: false, where it is one of these that the server does not take"
 HINTS = {
+    400: FORM,
     401: "does the key fit?",
     402: "see the account there",
     403: "does the key fit?",
     404: "check the URL and the model's name",
-    429: "set requests_per_minute, or lower concurrency",
+    413: "lower data.max_prompt_tokens or data.max_response_tokens, or take a judge with a longer context",
+    422: FORM,
+    429: "set requests_per_minute, lower concurrency, or see the account there",
 }
 REFUSED = re.compile(
     r"content[ _-]?(filter|policy|management|moderation|safety|block)|moderation|flagged|responsible.?ai|inspection|"
@@ -28,8 +32,10 @@ REFUSED = re.compile(
     re.IGNORECASE,
 )
 """How providers say that they will not have an item judged."""
-STOPPED = ("content_filter", "refusal", "safety", "prohibited_content", "sensitive")
-"""How they say so where the answer should end."""
+STOPPED = re.compile(
+    "content_filter|refusal|safety|prohibited_content|sensitive|blocklist|recitation|spii", re.IGNORECASE
+)
+"""How they say so where the answer should end; some add the reason behind a colon."""
 
 
 class RefusalError(SipoError):
@@ -39,9 +45,11 @@ class RefusalError(SipoError):
 class PassingError(SipoError):
     """What may go better another time, after so many seconds if the endpoint says so."""
 
-    def __init__(self, what: str, way_out: str, after: float | None = None) -> None:
+    def __init__(self, what: str, way_out: str, after: float | None = None, busy: bool = False) -> None:
         super().__init__(f"{what}; {way_out}")
         self.what, self.way_out, self.after = what, way_out, after
+        self.busy = busy
+        """Is somebody there, only not now?"""
 
 
 class Reply(NamedTuple):
@@ -80,6 +88,8 @@ def read_answer(reply: Reply) -> Answer:
     choice = choices[0] if isinstance(choices, list) and choices else None
     error = error or _error_in(choice)
     message = choice.get("message") if isinstance(choice, dict) else None
+    if isinstance(choice, dict) and message is None and _is_stopped(choice):
+        message = {}
     if error and not (isinstance(message, dict) and _joined(message.get("content"))):
         raise _failure(_code_of(payload) or _code_of(choice), error, after)
     if not (isinstance(choice, dict) and isinstance(message, dict)):
@@ -91,7 +101,7 @@ def _answer(choice: Mapping[str, Any], message: Mapping[str, Any]) -> Answer:
     text, refusal, finish = _joined(message.get("content")), message.get("refusal"), choice.get("finish_reason")
     if isinstance(refusal, str) and refusal.strip():
         return Answer(text, refusal)
-    if isinstance(finish, str) and finish.lower() in STOPPED:
+    if _is_stopped(choice):
         return Answer(text, f"it was stopped by {finish}")
     if finish == "length":
         what = "it was cut at the limit of its tokens" if text.strip() else "all of its tokens went into reasoning"
@@ -99,6 +109,11 @@ def _answer(choice: Mapping[str, Any], message: Mapping[str, Any]) -> Answer:
     if not text.strip() and message.get("tool_calls"):
         return Answer(text, flaw="it calls a tool")
     return Answer(text)
+
+
+def _is_stopped(choice: Mapping[str, Any]) -> bool:
+    finish = choice.get("finish_reason")
+    return isinstance(finish, str) and bool(STOPPED.fullmatch(finish.partition(":")[0].strip()))
 
 
 def _joined(content: Any) -> str:
@@ -139,7 +154,7 @@ def _failure(status: int | None, said: str, after: float | None) -> SipoError:
     what = f"the server answered {'an error' if status is None else status} ({said})"
     way_out = HINTS.get(status or 0, "see the server's log")
     if status is None or status in TRANSIENT or status >= 500:
-        return PassingError(what, way_out, after)
+        return PassingError(what, way_out, after, busy=status is not None)
     return SipoError(f"{what}; {way_out}")
 
 

@@ -28,6 +28,10 @@ KEPT_EVERY = 1.0
 """Seconds between transactions of the cache: what a killed process loses at most, and the score under way."""
 
 
+REFUSING = 16
+"""Items of which a judge refuses every one: then it is not the items that it refuses."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """What an objective takes of a scorer: scale * (its column) + shift."""
@@ -153,29 +157,47 @@ def _scored(scorer: Scorer, items: Sequence[Item], cache: Path | None, progress:
         return [found[index] for index in range(len(items))]
     store = ScoreCache(cache or cache_folder() / "rewards.sqlite")
     try:
+        unkept: dict[Item, Scored] = {}
         for _ in range(2):  # a file that turns out to be damaged halfway takes what was found in it along
-            missing = [item for item in dict.fromkeys(items) if store.get(scorer.identity, item) is None]
+            known = {item: unkept.get(item) or store.get(scorer.identity, item) for item in dict.fromkeys(items)}
+            missing = [item for item, found in known.items() if found is None]
             if missing:
-                _fill(store, scorer.identity, scorer, missing, progress)
+                heard = any(isinstance(found, list) for found in known.values())
+                unkept.update(_fill(store, scorer.identity, scorer, missing, progress, heard))
         # What another process put there meanwhile counts: one value for an item, whoever asks.
-        return [store.get(scorer.identity, item) or [] for item in items]
+        return [store.get(scorer.identity, item) or unkept.get(item) or [] for item in items]
     finally:
         store.close()
 
 
-def _fill(store: ScoreCache, identity: str, scorer: Scorer, items: Sequence[Item], progress: Progress) -> None:
+def _fill(
+    store: ScoreCache, identity: str, scorer: Scorer, items: Sequence[Item], progress: Progress, heard: bool
+) -> dict[Item, Scored]:
+    """Ask about the items and keep what is said. Refusals are kept once the judge was `heard`, that is, gave a score:
+    an account or a setting that has it refuse everything is no matter of the items. Returns what was not kept.
+    """
     ready: list[tuple[Item, Scored]] = []
     kept = time.monotonic()
     with progress.track(scorer.name, len(items)) as advance:
         try:
             for index, numbers in _checked(scorer, items):
                 ready.append((items[index], numbers))
-                if time.monotonic() - kept >= KEPT_EVERY:
+                heard = heard or not isinstance(numbers, Refused)
+                if heard and time.monotonic() - kept >= KEPT_EVERY:
                     store.put(identity, ready)
                     ready, kept = [], time.monotonic()
                 advance(1)
         finally:
-            store.put(identity, ready)
+            if heard:
+                store.put(identity, ready)
+    if not heard and len(ready) >= REFUSING:
+        item, refused = ready[0]
+        reason = refused.reason if isinstance(refused, Refused) else ""
+        raise SipoError(
+            f"reward `{scorer.name}`: refused all {len(ready)}, the first {named(item)}: {reason}; see the account, "
+            "the model and options there, or ask another judge; nothing of it is kept"
+        )
+    return {} if heard else dict(ready)
 
 
 def _checked(scorer: Scorer, items: Sequence[Item]) -> Iterator[tuple[int, Scored]]:
