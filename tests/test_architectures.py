@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import FAMILIES, LLAMA, tiny
+from architectures import FAMILIES, LATENT, LLAMA, tiny
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -182,6 +182,7 @@ def test_the_verdict_is_the_same_in_16_bits(family: str, widened: bool, monkeypa
         ("mamba", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, "in_proj"),
         ("bert", {**LLAMA, "is_decoder": True}, "between"),
         ("bert-generation", LLAMA, "later ones"),
+        ("deepseek_v32", {**LLAMA, **LATENT, "index_n_heads": 2, "index_head_dim": 8}, "not supported"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_a_line(model_type: str, settings: dict[str, object], named: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from sipo.bank.adapter import Adapter, widths
 from sipo.bank.bank import Bank
@@ -41,7 +42,7 @@ def find_routes(bank: Bank, layers: Sequence[str]) -> Routes:
     computed, before = bank.computed, bank.routes
     try:
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.no_grad(), _widened(bank), _narrowed(bank.model.config), exact:
+        with torch.no_grad(), _widened(bank), _narrowed(bank.model), exact:
             return _Probe(bank, layers).routes()
     finally:
         bank.computed, bank.routes = computed, before
@@ -216,15 +217,16 @@ def _widened(bank: Bank) -> Iterator[None]:
 
 
 @contextmanager
-def _narrowed(config: Any) -> Iterator[None]:
-    """Windows and chunks of attention so narrow that short rows go beyond them."""
-    text = config.get_text_config()
-    names = [name for name in ("sliding_window", "attention_chunk_size") if getattr(text, name, None)]
-    before = {name: getattr(text, name) for name in names}
+def _narrowed(model: PreTrainedModel) -> Iterator[None]:
+    """Windows, chunks and choices of attention so narrow that short rows go beyond them."""
+    holders = [model.config.get_text_config(), *model.modules()]
+    names = ("sliding_window", "attention_chunk_size", "index_topk")
+    wide = [(each, name, getattr(each, name, None)) for each in holders for name in names]
+    before = [(each, name, value) for each, name, value in wide if type(value) is int and value > WINDOW]
     try:
-        for name in names:
-            setattr(text, name, min(WINDOW, before[name]))
+        for each, name, _ in before:
+            setattr(each, name, WINDOW)
         yield
     finally:
-        for name, value in before.items():
-            setattr(text, name, value)
+        for each, name, value in before:
+            setattr(each, name, value)
