@@ -1,11 +1,14 @@
 """MOD's divergences against brute force: a vocabulary of three tokens, whole responses, exact arithmetic."""
 
+import math
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from torch import Tensor
 
 from sipo.bank import Adapter, Bank
@@ -91,6 +94,42 @@ def test_scores_are_the_definition_on_whole_responses(kind: Divergence, weights:
         actual = mix(torch.stack(rows)[None], torch.tensor([shares]).double(), kind)[0]
         expected = torch.stack([brute_force(models, reference, weights, kind, (*prefix, v)) for v in range(VOCABULARY)])
         torch.testing.assert_close(actual.softmax(0), expected / expected.sum(), rtol=1e-6, atol=1e-9)
+
+
+def one_step_optimum(policies: list[Tensor], reference: Tensor, weights: Sequence[float], kind: Divergence) -> Tensor:
+    """argmax of sum_i w_i E[r_i] - D_f(pi | pi_ref) over one token, where each policy is that of its own reward r_i.
+
+    There f'(pi / pi_ref) = sum_i w_i f'(pi_i / pi_ref) + c, and c is what makes pi sum to one.
+    """
+    total = sum(w * f_prime(kind, each / reference) for w, each in zip(weights, policies, strict=True))
+
+    def excess(c: float) -> float:
+        return float((reference * inverse(kind, total + c)).sum()) - 1
+
+    # f' rises from its value at 0 to that at infinity; stay inside.
+    low, high = -float(total.max()) - 30.0, -float(total.max()) + 30.0
+    if kind.kind != "reverse-kl":
+        high = {"jensen-shannon": math.log(2)}.get(kind.kind, 0.0) - float(total.max()) - 1e-12
+    return reference * inverse(kind, total + brentq(excess, low, high, xtol=1e-14))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", DIVERGENCES, ids=lambda d: f"{d.kind}-{d.alpha}")
+def test_the_rule_is_the_optimum_of_one_step_for_reverse_kl_alone(kind: Divergence, seed: int) -> None:
+    """For the others it drops c, the optimum's normaliser, and is off by some total variation."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(3, 6, generator=generator, dtype=torch.float64).mul(1.5).log_softmax(-1)
+    weights = (0.3, 0.7)
+    *policies, reference = rows.exp()
+    best = one_step_optimum(policies, reference, weights, kind)
+    assert float(best.sum()) == pytest.approx(1)
+    used = rows if kind == JENSEN_SHANNON else rows[:2]
+    shares = torch.tensor([[*weights, 0.0][: len(used)]], dtype=torch.float64)
+    variation = float((mix(used[None], shares, kind).softmax(-1)[0] - best).abs().sum()) / 2
+    if kind == REVERSE_KL:
+        assert variation < 1e-9
+    else:
+        assert variation > 1e-3
 
 
 def test_the_response_so_far_counts_for_all_but_reverse_kl() -> None:

@@ -1,8 +1,11 @@
 """The mathematics of MOD: several policies' log-probabilities into one score a token (Shi et al. 2024).
 
-pi(y) is proportional to pi_ref(y) (f')^-1( sum_i w_i f'(pi_i(y) / pi_ref(y)) ). But for reverse KL that depends on
-the probability of the whole response so far, not of the token alone: l_i below is
-log pi_i(y_<t | x) + log pi_i(y_t | x, y_<t).
+The authors' rule is pi(y) proportional to pi_ref(y) (f')^-1( sum_i w_i f'(pi_i(y) / pi_ref(y)) ). It maximises the
+weighted rewards less the divergence for reverse KL alone. For the others the optimum has its normaliser inside (f')^-1,
+which the rule drops: over one token of random policies it is .05 to .14 of total variation from the optimum.
+
+But for reverse KL the rule depends on the probability of the whole response so far, not of the token alone: l_i below
+is log pi_i(y_<t | x) + log pi_i(y_t | x, y_<t).
 
 Shapes: B requests of K points each over a vocabulary of V tokens. A request with fewer points names its last one again,
 with weight 0.

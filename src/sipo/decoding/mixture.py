@@ -17,7 +17,9 @@ from torch import Tensor
 
 
 class Divergence(NamedTuple):
-    """The f-divergence to the reference that a mixture optimises for (Shi et al. 2024)."""
+    """The f-divergence to the reference by whose rule a mixture is made (Shi et al. 2024): its optimum for reverse KL,
+    near it for the others (`sipo.decoding.mixing`).
+    """
 
     kind: Literal["reverse-kl", "forward-kl", "alpha", "jensen-shannon"]
     alpha: float = 1.0
