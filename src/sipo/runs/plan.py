@@ -22,6 +22,8 @@ class Stage:
     """Stages whose output it reads."""
     reads: tuple[str, ...]
     """What it reads of the configuration: sections, or a field of every objective."""
+    form: int = 1
+    """Raised when the stage writes something else than before: what an earlier version wrote is then made anew."""
 
 
 SFT = Stage("sft", (), ("seed", "subject", "data", "sft"))
@@ -34,7 +36,7 @@ REFINE = Stage("refine", ("sample",), ("refine", "templates", "objectives.better
 SCORE = Stage("score", ("sample",), ("judges",))
 FILTER = Stage("filter", ("score",), ("filter",))
 REALIGN = Stage("realign", ("filter",), ("realign",))
-EVALUATE = Stage("evaluate", (), ("methods", "weights", "decoding", "mod", "evaluate", "rewards"))
+EVALUATE = Stage("evaluate", (), ("methods", "weights", "decoding", "mod", "evaluate", "rewards"), form=2)
 REPORT = Stage("report", ("evaluate",), ("report", "objectives.better"))
 
 
@@ -84,7 +86,9 @@ def fingerprints(config: Config, about: dict[str, Any]) -> dict[str, str]:
     for stage in stages_of(config):
         read = {name: _read(config, name, about) for name in stage.reads}
         upstream = [result[name] for name in stage.needs]
-        content = json.dumps([stage.name, read, upstream], sort_keys=True, default=str)
+        content = json.dumps(
+            [stage.name, read, upstream, *([stage.form] if stage.form > 1 else [])], sort_keys=True, default=str
+        )
         result[stage.name] = hashlib.sha256(content.encode()).hexdigest()[:16]
     return result
 

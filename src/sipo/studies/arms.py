@@ -24,6 +24,7 @@ from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.records import Response
 from sipo.runs.pipeline import run
+from sipo.runs.plan import EVALUATE
 from sipo.studies.ground import Settings
 
 Array = NDArray[np.float64]
@@ -128,7 +129,7 @@ def _place(each: Response) -> str:
 
 def digest(settings: Settings, arm: Arm) -> str:
     """Names what an arm comes to with these settings, whatever it is called and wherever it runs."""
-    content = {**turned(settings, arm.changes), "methods": [arm.method]}
+    content = {**turned(settings, arm.changes), "methods": [arm.method], "evaluate form": EVALUATE.form}
     for key in ("run_dir", "execution", "report"):
         content.pop(key, None)
     return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
