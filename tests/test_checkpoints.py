@@ -27,6 +27,7 @@ from transformers import (
 )
 
 import sipo
+from sipo.bank import Bank
 from sipo.config import Model, RewardModel
 from sipo.errors import SipoError
 from sipo.estimate.table import _judge_bytes
@@ -324,3 +325,26 @@ def test_infinite_numbers_are_found_wherever_they_are() -> None:
                 broken[place] = value
                 assert infinite_tensor([("a", whole), ("b", broken), ("c", broken)]) == "b"
     assert infinite_tensor([("numbers", torch.arange(3))]) is None
+
+
+@pytest.mark.parametrize("text", ['{"eos_token_id": [', "", "[]", "null", "\x00" * 40])
+def test_a_torn_generation_configuration_is_refused(text: str, model_folder: Path, tmp_path: Path) -> None:
+    """Loading passes it over, and with it the tokens at which answers end."""
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    (folder / "generation_config.json").write_text(text)
+    with pytest.raises(SipoError, match="generation_config.json cannot be read"):
+        load_backbone(Model(path=str(folder)), "cpu")
+
+
+@pytest.mark.parametrize("left", [0.5, 0.75, 0.9])
+def test_a_file_that_ends_in_zeros_is_told(
+    left: float, model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    whole = (folder / "model.safetensors").read_bytes()
+    kept = whole[: int(left * len(whole))]
+    (folder / "model.safetensors").write_bytes(kept + bytes(len(whole) - len(kept)))
+    backbone = load_backbone(Model(path=str(folder), dtype="float32"), "cpu")
+    assert any("nothing but zeros" in record.message for record in caplog.records)
+    with pytest.raises(SipoError, match="last hidden state is nothing but zeros"):
+        Bank(backbone)

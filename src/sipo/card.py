@@ -9,6 +9,8 @@ from sipo import __version__
 from sipo.config import Config
 from sipo.disk.tables import read_json
 from sipo.methods.names import STAGE_OF
+from sipo.models.chat import Codec
+from sipo.models.plain import frame
 from sipo.plain import Markdown, code, escape, markdown_table
 from sipo.report.fronts import left_out
 from sipo.runs.folder import RunFolder
@@ -16,8 +18,13 @@ from sipo.runs.status import read_subject
 from sipo.weights import Weight
 
 
-def model_card(run: Path, config: Config, weight: Weight, *, method: str, base: str, rank: int | None) -> str:
-    """A README.md in Markdown with the hub's header. `rank` is the adapter's, None for a merged model."""
+def model_card(
+    run: Path, config: Config, weight: Weight, *, method: str, base: str, rank: int | None, codec: Codec | None = None
+) -> str:
+    """A README.md in Markdown with the hub's header.
+
+    `rank` is the adapter's, None for a merged model; `codec` tells how the model is asked.
+    """
     shares = ", ".join(f"{name} {share:g}" for name, share in zip(config.names, weight, strict=True))
     kind = "merged model" if rank is None else "LoRA adapter"
     parts = [
@@ -29,8 +36,8 @@ def model_card(run: Path, config: Config, weight: Weight, *, method: str, base: 
         _recipe(run, config, shares, method, base, rank),
         "## Numbers",
         _numbers(run, config, weight, method),
-        "## How to load it",
-        _loading(base, None if config.fine_tunes else config.model.revision, merged=rank is None),
+        "## How to use it",
+        _use(base, None if config.fine_tunes else config.model.revision, rank is None, codec),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -88,7 +95,7 @@ def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
     return "\n\n".join(filter(None, [what, markdown_table(columns, lines), left_out(fronts), about]))
 
 
-def _loading(base: str, revision: str | None, merged: bool) -> str:
+def _use(base: str, revision: str | None, merged: bool, codec: Codec | None) -> str:
     if merged:
         code = [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -106,7 +113,33 @@ def _loading(base: str, revision: str | None, merged: bool) -> str:
             'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
             f"tokenizer = AutoTokenizer.from_pretrained({_quoted(base)}{at})",
         ]
-    return "\n".join(["```python", *code, "```"])
+    return "\n".join(["```python", *code, *(_asking(codec) if codec else []), "```"])
+
+
+def _asking(codec: Codec) -> list[str]:
+    """A prompt as the policies were trained on, and an answer that ends where they end it."""
+    if codec.template is not None:
+        begun = codec.beginning
+        instead = f".removesuffix({_quoted(begun.goes)})" if begun.goes else ""
+        lead = f" + {_quoted(begun.comes)}" if begun.comes else ""
+        asked = [
+            'chat = [{"role": "user", "content": question}]',
+            "prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)",
+            *([f"prompt = prompt{instead}{lead}"] if begun.changes else []),
+        ]
+    else:
+        before, _, after = str(codec.prompt_template).replace("{turns}", "").partition("{prompt}")
+        first = "".join(codec.tokenizer.convert_ids_to_tokens(frame(codec.tokenizer)[0]))
+        opening = before if before.startswith(first) else first + before
+        asked = [f"prompt = {_quoted(opening)} + question + {_quoted(after)}"]
+    return [
+        "",
+        'question = "How do I ...?"',
+        *asked,
+        'inputs = tokenizer(prompt, add_special_tokens=False, return_token_type_ids=False, return_tensors="pt")',
+        f"output = model.generate(**inputs, eos_token_id={sorted(codec.stops)}, max_new_tokens=256)",
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]
 
 
 def _quoted(text: str) -> str:

@@ -79,12 +79,19 @@ def _say_subject(task: Task, absent: Absent) -> None:
 
 
 def about_chats(codec: Codec) -> list[str]:
-    """How answers end, and what is unusual about the chat template."""
+    """How answers begin and end, and what is unusual about the chat template."""
 
     def named(ids: Iterable[int]) -> str:
         return " ".join(repr(codec.tokenizer.decode([id])) for id in ids)
 
     lines = [f"a given response is closed with {named(codec.closing)}; decoding stops at {named(sorted(codec.stops))}"]
+    if codec.beginning.changes:
+        goes, comes = codec.beginning.goes, codec.beginning.comes
+        end = f"with {comes!r}" + f" in place of {goes!r}" * bool(goes) if comes else f"without {goes!r}"
+        lines.append(
+            f"prompts end {end}, as before the template's own answers; with model.thinking: true the model "
+            "thinks first, and responses hold their thoughts"
+        )
     return lines + [f"the chat template {finding}" for finding in (codec.template.findings if codec.template else [])]
 
 

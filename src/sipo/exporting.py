@@ -16,7 +16,10 @@ from sipo.errors import SipoError
 from sipo.finite import infinite_tensor
 from sipo.methods.names import stages_needed
 from sipo.models.chat import Codec
-from sipo.models.load import load_backbone
+from sipo.models.ends import stated
+from sipo.models.load import UNLIMITED, load_backbone
+from sipo.models.locate import origin_of
+from sipo.models.pretrained import read_config, read_generation, read_tokenizer
 from sipo.runs.finished import aligned_at, check_model
 from sipo.runs.outputs import backbone_of
 from sipo.runs.status import read_run
@@ -50,7 +53,9 @@ def export(
             _save_merged(backbone_of(Path(run), config), config.execution.device, mixed, folder)
         else:
             save_adapter(mixed, folder, base)
-        card = model_card(Path(run), config, weight, method=method, base=base, rank=None if merged else mixed.rank)
+        rank = None if merged else mixed.rank
+        codec = _codec(backbone_of(Path(run), config))
+        card = model_card(Path(run), config, weight, method=method, base=base, rank=rank, codec=codec)
         write_text(folder / "README.md", card)
     return to
 
@@ -58,6 +63,18 @@ def export(
 def _base(adapter: Path) -> str:
     """Where the policies' base is found: a hub id or an absolute path."""
     return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def _codec(model: Model) -> Codec | None:
+    """How the model is asked, read without its weights; None where it is not on this machine."""
+    try:
+        origin = origin_of(model)
+        ends, tokenizer = stated(read_config(origin), read_generation(origin)), read_tokenizer(origin)
+    except SipoError:
+        return None
+    return Codec(
+        tokenizer, UNLIMITED, UNLIMITED, model.prompt_template, ends, model.end_tokens, thinking=model.thinking
+    )
 
 
 @torch.no_grad()

@@ -82,6 +82,8 @@ def find_head(model: PreTrainedModel, body: nn.Module) -> Head:
     if not bool(read[0].isfinite().all()):
         dtype = str(model.dtype).removeprefix("torch.")
         raise SipoError(f"the model's hidden states are not finite in {dtype}; set model.dtype to float32")
+    if not given[0].any():
+        raise _refused(model, "its last hidden state is nothing but zeros; is the checkpoint whole?")
     before = float((given[0] * read[0]).sum() / (given[0] * given[0]).sum())
     if not _close(read[0], before * given[0]) or (layer.bias is not None and abs(before - 1) > 1e-3):
         raise _refused(model, "something stands between its last hidden state and its output head")

@@ -24,6 +24,8 @@ class Model(Section):
     """For models without a chat template; `{prompt}` is the user's text; what follows `{turns}` recurs each turn."""
     end_tokens: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """At which an answer ends; null takes those of the tokenizer, the model's configurations and the chat template."""
+    thinking: bool = False
+    """Does the model think before it answers? Then responses hold their thoughts, as the chat template has them."""
 
     @field_validator("prompt_template")
     @classmethod

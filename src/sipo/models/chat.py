@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -12,10 +13,14 @@ from transformers import PreTrainedTokenizerBase
 from sipo.config import Model
 from sipo.data import Message, Row
 from sipo.errors import SipoError
-from sipo.models.ends import Ends, added, find_ends, framing, stated
+from sipo.models.ends import ASKED, SAID, Beginning, Ends, added, find_beginning, find_ends, framing, stated
 from sipo.models.load import Backbone
 from sipo.models.plain import Plain, frame, within
 from sipo.models.template import ChatTemplate
+
+
+class TooLongError(SipoError):
+    """A prompt has more tokens than there is room for."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Codec:
     """What a chat template with a date is told."""
     rows: int = sys.maxsize
     """Of the model's embedding, which every token must have one of."""
+    thinking: bool = False
+    """Do answers begin where the template's header ends, with a thought, as `model.thinking` has it?"""
 
     @classmethod
     def of(
@@ -51,9 +58,10 @@ class Codec:
     ) -> "Codec":
         """`moment` None is now. Raises SipoError where the end of a response has no row in the model's embedding."""
         embedding: Any = backbone.model.get_input_embeddings()
+        ends = stated(backbone.model.config, backbone.model.generation_config)
         codec = cls(
             backbone.tokenizer, max_prompt_tokens, max_response_tokens, settings.prompt_template,
-            stated(backbone.model), settings.end_tokens, moment or datetime.now(), len(embedding.weight),
+            ends, settings.end_tokens, moment or datetime.now(), len(embedding.weight), settings.thinking,
         )  # fmt: skip
         within(codec.closing, codec.rows, codec.tokenizer)
         return codec
@@ -80,17 +88,46 @@ class Codec:
         return self._ends.closing
 
     @cached_property
+    def beginning(self) -> Beginning:
+        """What leads to an answer beside the template's own header."""
+        found = find_beginning(self.template) if self.template else Beginning()
+        return Beginning() if self.thinking and found.changes else found
+
+    @cached_property
     def plain(self) -> Plain:
-        return Plain(self.tokenizer, framing(self.tokenizer, self.template) | added(self.tokenizer, self.stops))
+        marks = framing(self.tokenizer, self.template)
+        if self.thinking and self.template:
+            found = find_beginning(self.template)
+            marks -= added(self.tokenizer, Plain(self.tokenizer).usual(found.goes + found.comes))
+        return Plain(self.tokenizer, marks | added(self.tokenizer, self.stops))
+
+    @cached_property
+    def _start(self) -> tuple[str, bool]:
+        """White space that a response begins with, and whether it is encoded as a text behind another.
+
+        As the tokenizer reads prompt and response together. In a plain format, a line break or space before is a text.
+        """
+        if self.template is None:
+            return "", (self.prompt_template or "")[-1:].isspace()
+        try:
+            before = self.beginning.lead(self.template.render([Message("user", ASKED)], opening=True))
+        except SipoError:  # told with the first prompt
+            return "", False
+        known, read = (self.plain.usual(before + more) for more in ("", self.beginning.space + SAID))
+        for space, behind in product(("", self.beginning.space), (False, True)):
+            if read == [*known, *self.plain.encode(space + SAID, behind=behind)]:
+                return space, behind
+        return "", False
 
     def encode_prompt(self, prompt: Sequence[Message], limit: int | None = None) -> list[int]:
-        """Token ids up to where the response begins. Raises SipoError beyond `limit` (default max_prompt_tokens)."""
+        """Token ids up to where the response begins. Raises TooLongError beyond `limit` (default max_prompt_tokens)."""
+        start = prompt[-1].content[:60]
         contents, marks = self.plain.marked([message.content for message in prompt])
         chat = [Message(role, content) for (role, _), content in zip(prompt, contents, strict=True)]
-        start = prompt[-1].content[:60]
         if self.template is not None:
             try:
-                ids = self.plain.encode_marked(self.template.render(chat, opening=True), marks)
+                opened = self.template.render(chat, opening=True)
+                ids = self.plain.encode_marked(self.beginning.lead(opened), marks)
             except SipoError as problem:
                 raise SipoError(
                     f"the prompt {start!r}... {problem}; change its messages, or set model.prompt_template"
@@ -99,9 +136,9 @@ class Codec:
             ids = self._fill(self.prompt_template, chat, marks)
         else:
             raise SipoError("the model's tokenizer has no chat template; set model.prompt_template, with {prompt}")
-        limit = limit or self.max_prompt_tokens
+        limit = self.max_prompt_tokens if limit is None else limit
         if len(ids) > limit:
-            raise SipoError(
+            raise TooLongError(
                 f"the prompt {start!r}... has {len(ids)} tokens, over the limit of {limit}; "
                 "raise data.max_prompt_tokens or leave the row out"
             )
@@ -126,13 +163,14 @@ class Codec:
                 ids += written[1:] if ids and written[:1] == [self.tokenizer.bos_token_id] else written
                 text, waiting = "", []
             if message.role == "assistant":
-                ids += [*self.plain.encode_marked(message.content, marks), *self.closing]
+                ids += [*self.plain.encode_marked(message.content, marks, behind=self._start[1]), *self.closing]
         first, _ = frame(self.tokenizer)
         return ids if ids[: len(first)] == first else [*first, *ids]
 
     def encode_text(self, text: str) -> list[int]:
-        """A piece of text without any frame."""
-        return self.plain.encode(text)
+        """What a response, or its beginning, is without an end."""
+        space, behind = self._start
+        return self.plain.encode(space + text, behind=behind)
 
     def encode_response(self, response: str, limit: int | None = None) -> list[int]:
         """Token ids with what closes a response, cut at `limit` (default max_response_tokens)."""

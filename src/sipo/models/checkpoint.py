@@ -1,5 +1,6 @@
 """What is wrong with a checkpoint: weights that it lacks or has too many, another kind of model, a damaged number."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -71,6 +72,22 @@ def stored_integers(folder: Path) -> str | None:
                 if key.endswith(".weight") and kind in INTEGERS:
                     return f"is quantised ({key} is stored as {kind}); {UNQUANTISED}"
     return None
+
+
+def torn_settings(folder: Path) -> str | None:
+    """A generation configuration that loading passes over in silence, and with it the tokens at which answers end."""
+    file = folder / "generation_config.json"
+    try:
+        told = json.loads(file.read_bytes()) if file.is_file() else {}
+    except ValueError:
+        told = None
+    return None if isinstance(told, dict) else f"its {file.name} cannot be read; mend it, or take it away"
+
+
+def zeros(model: PreTrainedModel) -> list[str]:
+    """Matrices of zeros alone, as a file that was never written to its end may hold."""
+    matrices = ((name, tensor) for name, tensor in _stored(model) if tensor.dim() > 1)
+    return [name for name, tensor in matrices if not tensor[0].any() and not tensor.any()]  # most have a first row
 
 
 def some(keys: Sequence[str], most: int = 3) -> str:

@@ -1,10 +1,10 @@
-"""Where an answer ends: the tokens at which decoding stops, and those that close a given response."""
+"""Where an answer begins and ends: what leads to it, the tokens at which decoding stops, and those that close it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from sipo.data import Message
 from sipo.errors import SipoError
@@ -21,10 +21,52 @@ class Ends:
     """What stands behind a response that was given whole; the last one is a stop."""
 
 
-def stated(model: PreTrainedModel) -> frozenset[int]:
+@dataclass(frozen=True)
+class Beginning:
+    """How a prompt leads to an answer, where the template writes answers otherwise than its header for the next turn.
+
+    A model that thinks first is led into a thought (`<think>`), and one with channels into none; but the answers that a
+    template writes, as those in the data, stand behind an empty thought or none, and in the last channel.
+    """
+
+    goes: str = ""
+    """With which the header ends, and which is not before an answer."""
+    comes: str = ""
+    """What stands there instead."""
+    space: str = ""
+    """The white space with which an answer begins."""
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.goes or self.comes)
+
+    def lead(self, opened: str) -> str:
+        """The prompt, of what the template opened."""
+        return opened.removesuffix(self.goes) + self.comes if opened.endswith(self.goes) else opened
+
+
+def find_beginning(template: ChatTemplate) -> Beginning:
+    asked, said = Message("user", ASKED), Message("assistant", SAID)
+    try:
+        bare, opened = (template.render([asked], opening=opening) for opening in (False, True))
+        head, found, _ = template.render([asked, said], opening=False).rpartition(SAID)
+    except SipoError:  # told with the first prompt
+        return Beginning()
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(opened, head, strict=False)))
+    goes, comes = opened[common:], head[common:]
+    if not found or ASKED in goes + comes:
+        return Beginning()
+    if not (goes + comes).strip():
+        return Beginning(space="" if goes else comes)
+    if opened == bare:  # the template has no header that could be another
+        return Beginning()
+    kept = comes.rstrip(" ")
+    return Beginning(goes, kept, comes[len(kept) :])
+
+
+def stated(config: PretrainedConfig, generation: GenerationConfig | None) -> frozenset[int]:
     """The end tokens that a model's configuration and generation configuration name."""
-    configs = (model.config, model.config.get_text_config(), model.generation_config)
-    named = [getattr(config, "eos_token_id", None) for config in configs]
+    named = [getattr(each, "eos_token_id", None) for each in (config, config.get_text_config(), generation)]
     ids = [id for each in named for id in (each if isinstance(each, list | tuple) else [each])]
     return frozenset(id for id in ids if isinstance(id, int) and id >= 0)
 
@@ -43,8 +85,9 @@ def find_ends(
     stops = frozenset(own) if asked else stated.union(own)
     alone, followed = (_behind(tokenizer, template, more) for more in (False, True)) if template else ([], [])
     for written in (alone, followed):
-        if any(id in stops for id in written):
-            before = list(takewhile(lambda id: id not in stops, written))
+        before = list(takewhile(lambda id: id not in stops, written))
+        # Behind another mark it would be the next turn's.
+        if len(before) < len(written) and (written is alone or not added(tokenizer, before)):
             return Ends(stops, tuple(written[: len(before) + 1]))
     special = added(tokenizer, alone) - {tokenizer.bos_token_id}
     if len(special) == 1 and not asked:

@@ -107,7 +107,8 @@ def identify(settings: Model) -> str:
     source, local = locate(settings.path)
     code = "with its own code " if settings.trust_remote_code else ""
     ends = f"{settings.end_tokens} " if settings.end_tokens else ""
-    digest = hashlib.sha256(f"{settings.dtype} {settings.prompt_template} {code}{ends}".encode())
+    thinks = "thinking " if settings.thinking else ""
+    digest = hashlib.sha256(f"{settings.dtype} {settings.prompt_template} {code}{ends}{thinks}".encode())
     if not local:
         digest.update(f"{source}@{settings.revision}".encode())
         return digest.hexdigest()[:16]

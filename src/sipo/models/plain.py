@@ -45,15 +45,16 @@ class Plain:
         found = self._pattern.search(text)
         return found[0] if found else None
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, behind: bool = False) -> list[int]:
+        """`behind` is for a text that stands behind another, white space or a mark, and so is given no space before."""
         if not self.found(text):
-            return self._usual(text)
-        ids = self._spelled(text)
-        return ids if self.never.isdisjoint(ids) else self._apart(text)
+            return self._within(text, self.usual) if behind else self.usual(text)
+        ids = self._within(text, self._spelled) if behind else self._spelled(text)
+        return ids if self.never.isdisjoint(ids) else self._apart(text, behind)
 
-    def _apart(self, text: str) -> list[int]:
+    def _apart(self, text: str, behind: bool) -> list[int]:
         (marked,), marks = self.marked([text])
-        return self.encode_marked(marked, marks)
+        return self.encode_marked(marked, marks, behind=behind)
 
     def marked(self, texts: Sequence[str]) -> tuple[list[str], tuple[str, str]]:
         """The texts with each special token between two marks, which stay there while a template puts them together.
@@ -62,23 +63,26 @@ class Plain:
         """
         if not any(map(self.found, texts)):
             return list(texts), ("", "")
-        first, last = next(pair for pair in pairwise(MARKS) if not any(mark in text for mark in pair for text in texts))
+        unused = (pair for pair in pairwise(MARKS) if not any(mark in text for mark in pair for text in texts))
+        first, last = next(unused, ("", ""))
+        if not first:
+            raise SipoError("its text holds special tokens, and all characters for private use that could mark them")
         return [self._pattern.sub(lambda token: first + token[0] + last, text) for text in texts], (first, last)
 
-    def encode_marked(self, text: str, marks: tuple[str, str]) -> list[int]:
+    def encode_marked(self, text: str, marks: tuple[str, str], *, behind: bool = False) -> list[int]:
         """The ids of what was made of `marked` texts: special tokens between marks are text, others special."""
         first, last = marks
         if not first:
-            return self._usual(text)
+            return self._within(text, self.usual) if behind else self.usual(text)
         # text, what was marked, text, ...; a template may have torn marks off their token
         pieces = re.split(f"{first}({self._pattern.pattern}){last}|[{first}{last}]", text, flags=self._pattern.flags)
-        ids = self._usual(pieces[0])
+        ids = self._within(pieces[0], self.usual) if behind else self.usual(pieces[0])
         for number, piece in enumerate(pieces[1:], start=1):
             if piece:
-                ids += self._written(piece) if number % 2 else self._within(piece, self._usual)
+                ids += self._written(piece) if number % 2 else self._within(piece, self.usual)
         return ids
 
-    def _usual(self, text: str) -> list[int]:
+    def usual(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _spelled(self, text: str) -> list[int]:

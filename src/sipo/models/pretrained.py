@@ -15,13 +15,14 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from sipo.errors import SipoError
-from sipo.models.checkpoint import problem_of, quantised, some, stored_integers, wrong_kind
+from sipo.models.checkpoint import problem_of, quantised, some, stored_integers, torn_settings, wrong_kind, zeros
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ class Origin:
 
 def read_config(origin: Origin) -> PretrainedConfig:
     return _read(origin, AutoConfig)  # type: ignore[no-any-return]
+
+
+def read_generation(origin: Origin) -> GenerationConfig | None:
+    """None where the checkpoint has none, for then all is in its configuration."""
+    try:
+        return GenerationConfig.from_pretrained(origin.source, revision=origin.revision or "main")
+    except OSError:
+        return None
 
 
 def read_tokenizer(origin: Origin) -> PreTrainedTokenizerBase:
@@ -72,7 +81,7 @@ def read_weights(
         problem = (
             quantised(config)
             or (wrong_kind(config) if kind is AutoModelForCausalLM and not origin.trusted else None)
-            or (stored_integers(folder) if folder else None)
+            or (stored_integers(folder) or torn_settings(folder) if folder else None)
         )
         if problem:
             raise origin.error(problem)
@@ -83,9 +92,11 @@ def read_weights(
     problem = problem_of(model, missing - new, {k: v for k, v in misshapen.items() if k not in new}, unread)
     if problem:
         raise origin.error(problem)
+    doubtful = [f"{some(names)} hold nothing but zeros; is the checkpoint whole?"] if (names := zeros(model)) else []
     if unread and not new_head:
-        told = origin.error(f"is loaded without {some(sorted(unread))}, which is not its own")
-        getLogger(__name__).warning("%s", told)
+        doubtful.append(f"is loaded without {some(sorted(unread))}, which is not its own")
+    for doubt in doubtful:
+        getLogger(__name__).warning("%s", origin.error(doubt))
     return model, sorted(new)
 
 

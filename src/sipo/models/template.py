@@ -1,9 +1,11 @@
 """The chat template of a tokenizer: one place where chats become text, for policies and for reward models."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property
+from itertools import product
 from typing import Any
 
 from jinja2 import Template, nodes
@@ -51,16 +53,18 @@ class ChatTemplate:
         """The chat as text; `opening` puts the header of the assistant's next turn at its end.
 
         Where the template refuses a system turn, or drops its text, the text is put before that of the next message;
-        where it insists that turns alternate, messages of one role in a row are made one. Raises SipoError, with
-        whatever else the template raises as its reason.
+        where it insists that turns alternate, messages of one role in a row are made one; where it reads contents as
+        lists of parts, as templates for pictures do, they are such. Raises SipoError where it leaves a user's text out,
+        and for whatever else it raises, with that as the reason.
         """
         failure: Exception | None = None
-        for form in _forms(chat):
+        for parts, form in product((False, True), _forms(chat)):
             try:
-                text = self._fill(form, opening)
-                if not self._drops(form, text, opening):
+                text = self._fill(form, opening, parts)
+                dropped = self._dropped(form, text, opening, parts)
+                if dropped is None:
                     return text
-                failure = failure or SipoError("it leaves the system text out")
+                failure = failure or SipoError(f"it leaves the {dropped}'s text out")
             except Exception as error:  # a template may raise anything
                 failure = failure or error
         raise SipoError(f"does not fit the chat template ({_reason(failure)})")
@@ -70,18 +74,19 @@ class ChatTemplate:
         """What a user should know of the template, one line each."""
         user = Message("user", "a question")
         found = []
+        chat = [Message("system", "a rule"), user]
         try:
-            self._fill([Message("system", "a rule"), user], opening=True)
+            dropped = self._dropped(chat, self._fill(chat, True), True)
         except Exception:
             found.append("has no system turn: the system text is put before the user's")
         else:
-            if self._drops(chat := [Message("system", "a rule"), user], self._fill(chat, True), True):
+            if dropped == "system":
                 found.append("leaves the system text out: it is put before the user's")
         try:
-            if self._fill([user], opening=True) == self._fill([user], opening=False):
+            if self.render([user], opening=True) == self.render([user], opening=False):
                 found.append("writes no header for the assistant's turn: the prompt ends with the user's")
-        except Exception as error:
-            found.append(f"does not fit a plain question ({_reason(error)})")
+        except SipoError as error:
+            found.append(str(error).replace("the chat template", "a plain question"))
         return found
 
     @property
@@ -102,19 +107,27 @@ class ChatTemplate:
         clock = self.moment.strftime
         return {**self.tokenizer.special_tokens_map, "strftime_now": clock, "tools": None, "documents": None}
 
-    def _fill(self, chat: Sequence[Message], opening: bool) -> str:
+    def _fill(self, chat: Sequence[Message], opening: bool, parts: bool = False) -> str:
+        """`parts` makes each content a list of one text."""
         messages = [message._asdict() for message in chat]
+        if parts:
+            messages = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in messages]
         return _environment.fill(self._template, **self._values, messages=messages, add_generation_prompt=opening)
 
-    def _drops(self, chat: Sequence[Message], text: str, opening: bool) -> bool:
-        """Does the text lack the system's, and read as if there were none?"""
+    def _dropped(self, chat: Sequence[Message], text: str, opening: bool, parts: bool = False) -> str | None:
+        """The role, system or user, whose words the text lacks, and reads as if there were none or others."""
         systems = [stripped for role, content in chat if role == "system" and (stripped := content.strip())]
-        if not systems or any(each in text for each in systems):
-            return False
-        try:
-            return self._fill([message for message in chat if message.role != "system"], opening) == text
-        except Exception:
-            return False
+        others = [[message for message in chat if message.role != "system"]] if systems else []
+        if any(each in text for each in systems):
+            others = []
+        for number, (role, content) in enumerate(chat):
+            if role == "user" and content.strip() not in text:
+                others.append([*chat[:number], Message(role, "another text"), *chat[number + 1 :]])
+        for other in others:
+            with suppress(Exception):  # that it does not fit tells nothing of the chat that does
+                if self._fill(other, opening, parts) == text:
+                    return "user" if len(other) == len(chat) else "system"
+        return None
 
 
 def _forms(chat: Sequence[Message]) -> Iterator[list[Message]]:

@@ -6,6 +6,7 @@ from sipo.engines import check_engine
 from sipo.errors import SipoError
 from sipo.estimate.absent import NOTHING, Absent
 from sipo.methods.names import stages_needed
+from sipo.models.chat import TooLongError
 from sipo.models.load import context_of
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
@@ -117,7 +118,7 @@ def _fits(task: Task, template: PromptTemplate, room: int) -> None:
     longest = max(worked_rows(task), key=lambda row: len(task.prompt_tokens(row)))
     try:
         encode(task, template, room, chat=longest.prompt, response="", review="")
-    except SipoError:
+    except TooLongError:
         raise SipoError(
             f"{template.name} template: with the longest prompt, an answer and a review it exceeds the model's context "
             f"of {task.backbone.context} tokens; shorten it, data.max_response_tokens or refine.review_tokens"

@@ -106,7 +106,7 @@ def encode(
     try:
         return (*task.codec.encode_prompt(rendered, limit=room), *lead_in)
     except SipoError as error:
-        raise SipoError(
+        raise type(error)(
             f"{template.name} template: {error}".replace("data.max_prompt_tokens", "the model's context")
         ) from None
 
