@@ -140,7 +140,7 @@ def test_why_a_review_does_not_fit_is_said(settings: dict, tmp_path: Path) -> No
     """Its examples are turns, which a template for a single question leaves out; its length is not the reason."""
     single = "<|im_start|>user\n{{ messages[-1].content }}<|im_end|>\n"
     settings["model"]["path"] = str(save_model(tmp_path / "single", tokenizer_of("byte", single)))
-    with pytest.raises(SipoError, match="review template: .*it leaves the user's text out"):
+    with pytest.raises(SipoError, match="review template: .*it leaves the system's text out"):
         check(parse_config(settings, "settings"))
 
 

@@ -40,6 +40,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "model.prompt_template": ("Q: {prompt} A:", SFT),
     "model.trust_remote_code": (True, SFT),
     "model.end_tokens": (["<|im_end|>"], SFT),
+    "model.thinking": (True, SFT),
     "data.path": ("copy/rows.jsonl", NONE),  # the rows count, not where they are
     "data.source.name": ("owner/other", NONE),  # nor what they were made from
     "data.source.format": ("trl", NONE),
@@ -84,7 +85,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "align.warmup": (0.2, ALL),
     "align.weight_decay": (0.0, ALL),
     "align.max_grad_norm": (2.0, ALL),
-    "align.checkpoint": ("last", ALL),
+    "align.checkpoint": ("best", ALL),
     "sample.prompts": (3, SAMPLE),
     "sample.per_weight": (3, SAMPLE),
     "refine.reviewer": ({"detail": 1.0}, REFINE),
