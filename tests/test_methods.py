@@ -237,7 +237,7 @@ def test_at_the_corners_methods_are_the_policies_themselves(everything: tuple[di
             same(method.at(corner).adapters[0], policy)
     points = read_json(folder / "evaluate" / "fronts.json")["methods"]
     for i, name in enumerate(config.names):
-        policy = points[f"policy:{name}"]["points"][0]["rewards"]
+        policy = points[f"policy:{name}"]["points"][-i]["rewards"]  # its draw at that weight
         for method in ("soups", "mod", "mod-forward-kl", "mod-alpha", "mod-jensen-shannon", "lw", "modpo"):
             assert points[method]["points"][-i]["rewards"] == policy, (method, name)
 
