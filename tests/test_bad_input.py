@@ -427,7 +427,7 @@ def test_a_folder_that_may_not_be_written(world: World, capsys: pytest.CaptureFi
     argv = ["run", world.write(), "--run-dir", str(world.folder / "file" / "run")]
     message = refused(argv, capsys)
     assert str(world.folder / "file") in message
-    assert "not a directory" in message
+    assert "nothing can be written in" in message
 
 
 @pytest.mark.parametrize(

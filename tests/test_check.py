@@ -230,7 +230,11 @@ def test_rows_are_shown_where_only_the_model_is_not_here(
     assert main(["check", str(tmp_path / "run.yaml"), "--gpu", "80"]) == 0
     text = capsys.readouterr().out
     assert "40 rows of" in text and "for sipo: counted" in text
-    assert "model meta-llama/Llama-2-7b-hf: not on this machine" in text and "what is here is well" in text
+    assert (
+        "model meta-llama/Llama-2-7b-hf: not on this machine" in text
+        and "look at this:" in text
+        and "nothing stops it" in text
+    )
 
 
 def test_a_local_plan_says_what_fits_and_how_long(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
@@ -239,6 +243,6 @@ def test_a_local_plan_says_what_fits_and_how_long(settings: dict[str, Any], tmp_
     text = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     assert rows["align"][6] == "no" and float(rows["align"][7]) > 0
-    assert "all is well" in text and "not looked at" not in text
+    assert "nothing stops it" in text and "not looked at" not in text
     hours = sum(float(rows[stage][7]) for stage in ("align", "sample", "refine", "score", "realign", "evaluate"))
     assert f"{hours:.2g}"[:3] in text.split(" hours at 10")[0].splitlines()[-1]

@@ -65,6 +65,12 @@ def test_init_then_check(
     assert load_config(config).data.path == rows_file
     before = sorted(tmp_path.rglob("*"))
     options = ["--set", f"model.path={model_folder}", "--set", "data.max_response_tokens=3", "--set", "data.test=0.3"]
+    assert main(["check", str(config), *options]) == 2
+    assert "the `better` of `detail` is still what `sipo init` wrote" in capsys.readouterr().err
+    config.write_text(config.read_text().replace("Say here in one sentence", "This is"))
+    assert main(["check", str(config), *options]) == 2
+    assert "the `reward` of `detail` is still `module:function`" in capsys.readouterr().err
+    config.write_text(config.read_text().replace("module:function", "sipo.rewards.text:words", 3))
     assert main(["check", str(config), *options]) == 0
     text = said(capsys)
     rows = {row[0]: row for row in table(text) if row}

@@ -1,12 +1,15 @@
 """Looking before leaping: validate a run, show what it would read and learn from, and estimate its work."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from sipo.bank.adapter import target_layers
 from sipo.config import Config
 from sipo.data import Row
 from sipo.data.consistency import doubts, written_mark
+from sipo.errors import SipoError
 from sipo.estimate.absent import Absent, find_absent
 from sipo.estimate.sizes import stated
 from sipo.estimate.table import say_plan
@@ -15,11 +18,21 @@ from sipo.models.chat import Codec
 from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
+from sipo.remarks import about_lengths, about_rewards, about_rows
 from sipo.runs.folder import RunFolder
 from sipo.runs.plan import stages_of, subject
 from sipo.runs.validate import validate
 from sipo.stages.refine import encode
 from sipo.task import Task
+
+
+@dataclass(frozen=True)
+class Checked:
+    absent: Absent
+    """What was taken on trust."""
+    remarks: tuple[str, ...]
+    """Lines on what does not stop the run and is worth a look."""
+
 
 TRAINED, CONTEXT = "green", "dim"
 
@@ -30,27 +43,32 @@ def check(
     *,
     gpu: float | None = None,
     tokens_per_second: float | None = None,
-) -> Absent:
+) -> Checked:
     """Print what a run of this configuration would do; trains nothing, writes nothing but rows of a `data.source` on
     this machine, downloads no rows and no known model.
 
     `gpu` (GiB) says which stages fit a device, `tokens_per_second` (through the backbone) how long they take. Raises
-    SipoError, one line, for whatever would stop the run; returns what could not be looked at.
+    SipoError, one line, for whatever would stop the run; returns what could not be looked at, and what is worth a look.
     """
+    for option, value in (("--gpu", gpu), ("--tokens-per-second", tokens_per_second)):
+        if value is not None and not 0 < value < math.inf:
+            raise SipoError(f"{option} {value:g}: give a number above 0")
     task, absent = Task(config, progress), find_absent(config)
     if not absent.rows:
         RunFolder(config.run_dir).check(subject(task))
     validate(task, absent=absent)
     _say_subject(task, absent)
     if not absent.rows:
-        _say_rows(task, written_mark if absent.model else task.codec.plain.found)
+        _say_rows(task)
     if not (absent.rows or absent.model):
         _say_lengths(task)
         _show_example(task)
     if not absent.rows or stated(config):
         say_plan(task, absent, gpu, tokens_per_second)
     _say_absent(task, absent)
-    return absent
+    remarks = _remarks(task, absent)
+    _say_remarks(task, remarks)
+    return Checked(absent, tuple(remarks))
 
 
 def _say_subject(task: Task, absent: Absent) -> None:
@@ -95,7 +113,7 @@ def about_chats(codec: Codec) -> list[str]:
     return lines + [f"the chat template {finding}" for finding in (codec.template.findings if codec.template else [])]
 
 
-def _say_rows(task: Task, mark: Callable[[str], str | None]) -> None:
+def _say_rows(task: Task) -> None:
     names, table = task.objectives, task.progress.table
     parts = [(name, getattr(task.splits, name)) for name in ("train", "validation", "test")]
     table(
@@ -112,8 +130,6 @@ def _say_rows(task: Task, mark: Callable[[str], str | None]) -> None:
             for name, rows in [*parts, ("total", task.rows)]
         ],
     )
-    for line in doubts(sorted(task.rows, key=lambda row: row.key), names, mark):
-        task.progress.say(line)
     task.progress.say()
 
 
@@ -196,6 +212,23 @@ def _show_example(task: Task) -> None:
 def _text(task: Task, tokens: Sequence[int]) -> str:
     """With special tokens."""
     return str(task.backbone.tokenizer.decode(list(tokens)))
+
+
+def _remarks(task: Task, absent: Absent) -> list[str]:
+    lines = about_rewards(task)
+    if not absent.rows:
+        mark = written_mark if absent.model else task.codec.plain.found
+        lines += about_rows(task) + doubts(sorted(task.rows, key=lambda row: row.key), task.objectives, mark)
+        lines += [] if absent.model else about_lengths(task)
+    return lines
+
+
+def _say_remarks(task: Task, remarks: Sequence[str]) -> None:
+    if remarks:
+        task.progress.say()
+        task.progress.say("look at this:")
+    for line in remarks:
+        task.progress.say(f"  {line}")
 
 
 def _say_absent(task: Task, absent: Absent) -> None:

@@ -74,11 +74,12 @@ def check(
     hush()
     from sipo.check import check
 
-    absent = check(settings, gpu=gpu, tokens_per_second=tokens_per_second)
-    if absent.rows:
-        say(f"what is here is well; `sipo check {config}` again once the rows are there")
+    found = check(settings, gpu=gpu, tokens_per_second=tokens_per_second)
+    if found.absent.rows:
+        say(f"what is here can be read; `sipo check {config}` again once the rows are there")
     else:
-        say(f"{'what is here' if absent else 'all'} is well; `sipo run {config}` starts it")
+        what = "what is here" if found.absent else "all"
+        say(f"{'nothing stops it' if found.remarks else f'{what} is well'}; `sipo run {config}` starts it")
 
 
 @app.command()

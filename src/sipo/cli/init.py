@@ -1,12 +1,15 @@
 """`sipo init`: a short commented configuration to start from."""
 
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 
 import yaml
 from jinja2 import Environment
 
+from sipo.config.objectives import UNNAMED, UNSAID
+from sipo.config.section import NAME
 from sipo.data import objectives_of, read_rows
 from sipo.disk.locking import alone
 from sipo.disk.tables import write_text
@@ -41,6 +44,12 @@ def write_config(path: Path, data: Path | None = None) -> None:
 
 def _text(path: Path, data: Path | None) -> str:
     objectives = EXAMPLES if data is None else [_objective(name) for name in objectives_of(read_rows(data))]
+    unfit = [each["name"] for each in objectives if not re.match(NAME, each["name"])]
+    if unfit:
+        raise SipoError(
+            f"{data}: the objective {unfit[0]!r} cannot be named in a configuration; rename it in the rows to a letter "
+            "and then letters, digits, _ and - alone"
+        )
     if len(objectives) < 2:
         raise SipoError(f"{data}: has labels for one objective, `{objectives[0]['name']}`; sipo needs two or more")
     where = "rows.jsonl" if data is None else os.path.relpath(data, path.parent)
@@ -53,9 +62,9 @@ def _text(path: Path, data: Path | None) -> str:
 def _objective(name: str) -> dict[str, str]:
     return {
         "name": name,
-        "better": f"Say here in one sentence what is better about a response that {name} prefers.",
-        "reward": "sipo.rewards.text:words",
-        "remark": "counts words: put module:function here that judges held-out responses",
+        "better": UNSAID.format(name=name),
+        "reward": UNNAMED,
+        "remark": "what judges held-out responses, such as sipo.rewards.text:words; a model and a judge are others",
     }
 
 

@@ -11,6 +11,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from sipo.config.explain import explain
 from sipo.config.section import Dtype, Name, Natural, Number, Positive, Rate, Section
 
+UNSAID = "Say here in one sentence what is better about a response that {name} prefers."
+UNNAMED = "module:function"
+"""What `sipo init` writes as `better` and `reward` where the user alone knows; no run starts from them."""
+
 
 class RewardModel(Section):
     """One head of a sequence-classification model; the reward is scale * logit + shift."""

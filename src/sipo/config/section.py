@@ -36,7 +36,8 @@ Rate = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Shares = dict[str, Number]
 """By objective."""
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 

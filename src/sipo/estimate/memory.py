@@ -140,7 +140,7 @@ def peak_memory(
 
 def _sft(config: Config, model: PreTrainedModel, of: Shape) -> int:
     """Layers' inputs are kept and one layer is computed again; all parameters have float32 copies where all learn."""
-    if config.sft is None:
+    if config.sft is None or not config.sft.enabled:
         return 0
     sft = config.sft
     tokens = sft.batch_size * sft.max_tokens

@@ -67,11 +67,10 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, tokens_per_se
 def _lengths(task: Task, absent: Absent) -> tuple[Lengths, Lengths]:
     """The mean lengths that tokens are counted with, and the longest, which memory is."""
     config = task.config
-    templates = [
-        load_template(config.refine.review_template, "review"),
-        load_template(config.refine.rewrite_template, "rewrite"),
-    ]
-    frames = [_frame(task, template, absent) for template in templates]
+    frames: list[float] = []
+    if any(stage.name == "refine" for stage in stages_of(config)):
+        paths = {"review": config.refine.review_template, "rewrite": config.refine.rewrite_template}
+        frames = [_frame(task, load_template(path, name), absent) for name, path in paths.items()]
     limit = Lengths(config.data.max_prompt_tokens, config.data.max_response_tokens, *frames)
     if absent.rows or absent.model:
         return limit, limit

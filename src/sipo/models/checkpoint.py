@@ -90,6 +90,15 @@ def zeros(model: PreTrainedModel) -> list[str]:
     return [name for name, tensor in matrices if not tensor[0].any() and not tensor.any()]  # most have a first row
 
 
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """By name, of all weights in safetensors files; none of other formats, nor of a torn file."""
+    shapes = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        with suppress(SafetensorError), safe_open(file, "pt") as tensors:
+            shapes.update({key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()})  # noqa: SIM118
+    return shapes
+
+
 def some(keys: Sequence[str], most: int = 3) -> str:
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return ", ".join(keys[:most]) + more

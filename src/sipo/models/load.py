@@ -80,7 +80,7 @@ def find_device(name: str) -> torch.device:
     """The device of that name, or with `auto` the best there is. Raises SipoError where it cannot be used."""
     try:
         device = torch.device(pick_device() if name == "auto" else name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise SipoError(f"execution.device: `{name}` cannot be used ({reason}); `auto` takes what there is") from None

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from sipo.config import Model, RewardModel
 from sipo.errors import SipoError
 from sipo.models import pretrained
+from sipo.models.checkpoint import stored_shapes
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin
 
@@ -62,6 +63,31 @@ def load_classifier(settings: RewardModel, device: torch.device, dtype: torch.dt
     if isinstance(head, nn.Linear) and dtype != torch.float32:  # in bf16 a score of 70 has steps of a half
         head.float().register_forward_pre_hook(lambda _, inputs: tuple(each.float() for each in inputs))
     return Classifier(model, *_normaliser(config, device))
+
+
+def check_head(settings: RewardModel) -> None:
+    """Raise SipoError where the checkpoint on this machine lacks its head, by the names of its weights alone."""
+    config, folder = read_config(settings), pretrained.folder_of(_origin(settings))
+    stored = stored_shapes(folder) if folder else {}
+    if not stored:
+        return
+    try:
+        with torch.device("meta"):
+            kind: Any = _with_score_head(config) if _is_score_model(config) else AutoModelForSequenceClassification
+            make = kind._from_config if _is_score_model(config) else kind.from_config
+            model: PreTrainedModel = make(config)
+    except ValueError:
+        raise SipoError(f"model type `{config.model_type}` has no sequence classifier in transformers") from None
+    inside = f"{model.base_model_prefix}."
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and not name.startswith(inside):
+            endings = (f"{name}.weight", f"{name}_head.weight")  # safe-rlhf's score is score_head
+            found = [shape for key, shape in stored.items() if key.endswith(endings)]
+            if not found:
+                raise SipoError(f"its files have no {name}.weight, the head that scores; take a model trained to score")
+            if tuple(layer.weight.shape) not in found:
+                told = f"{name}.weight is {found[0]}, its config.json makes it {tuple(layer.weight.shape)}"
+                raise SipoError(f"{told}; mend num_labels there, or take a whole copy")
 
 
 def _origin(settings: RewardModel) -> Origin:

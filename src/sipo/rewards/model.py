@@ -18,7 +18,7 @@ from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import batches
 from sipo.models.load import find_device, identify, pick_dtype
-from sipo.rewards.classifier import labels_of, load_classifier, read_config, read_tokenizer
+from sipo.rewards.classifier import check_head, labels_of, load_classifier, read_config, read_tokenizer
 from sipo.rewards.encoding import READS, Encoded, ItemEncoder
 from sipo.rewards.interface import Item, named
 
@@ -56,6 +56,7 @@ class ModelScorer:
 
     def check(self) -> None:
         _ = self._encoder
+        check_head(self.settings)
 
     @torch.no_grad()
     def score(self, items: Sequence[Item]) -> Iterator[tuple[int, list[float]]]:

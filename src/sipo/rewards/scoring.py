@@ -62,6 +62,15 @@ def check_rewards(
             source.scorer.check()
 
 
+def try_functions(objectives: Sequence[Objective], items: Sequence[Item]) -> None:
+    """Raise SipoError where a reward that is a Python function does not give a finite number for each of these."""
+    for each in objectives:
+        if isinstance(each.reward, str):
+            with _naming(each.reward):
+                scorer = FunctionScorer(each.reward)
+            list(_checked(scorer, items))
+
+
 def score_responses(
     objectives: Sequence[Objective],
     items: Sequence[Item],

@@ -65,6 +65,9 @@ class RunFolder:
             not self.path.is_dir() or any(not file.name.startswith(".") for file in self.path.iterdir())
         ):
             raise SipoError(f"{self.path}: exists and is not a sipo run; choose another folder with --run-dir")
+        above = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise SipoError(f"{self.path}: nothing can be written in {above}; choose another folder with --run-dir")
 
     def claim(self, subject: dict[str, Any], config: str, moment: datetime | None = None) -> None:
         """Make the folder this run's, with its configuration. Raises SipoError as `check` does."""

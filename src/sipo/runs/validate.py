@@ -1,7 +1,8 @@
 """Everything that would stop a run later on, found before it starts: the cheap things first, the model last."""
 
 from sipo.bank.adapter import target_layers
-from sipo.data import Message
+from sipo.config.objectives import UNNAMED, UNSAID
+from sipo.data import Message, folds_of
 from sipo.engines import check_engine
 from sipo.errors import SipoError
 from sipo.estimate.absent import NOTHING, Absent
@@ -10,7 +11,7 @@ from sipo.models.chat import TooLongError
 from sipo.models.load import context_of
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
-from sipo.rewards import check_rewards
+from sipo.rewards import Item, check_rewards, try_functions
 from sipo.stages.refine import encode, reviewer
 from sipo.stages.sample import worked_rows
 from sipo.stages.sft import check_trl
@@ -42,10 +43,15 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
         _by_its_shape(task)
         return
     _ = task.bank  # whose routes are proven
+    if task.config.fine_tunes and task.config.sft and task.config.sft.lora:
+        target_layers(task.bank.model, task.config.sft.lora.target_modules)
     if absent.rows:
         _ = task.codec
         return
     task.group(task.splits.train[0])  # encodes all
+    if evaluated:
+        rows = [*task.splits.test, *task.splits.train][:2]
+        try_functions(task.config.objectives, [Item(row.prompt, text) for row in rows for text in task.texts(row)])
     data, review_tokens = task.config.data, task.config.refine.review_tokens
     # A review is written after a response; a rewrite after a response and a review.
     for template, responses in zip(templates, (1, 2), strict=False):
@@ -62,6 +68,16 @@ def _by_its_shape(task: Task) -> None:
 
 def _rewards(task: Task, evaluated: bool, absent: Absent) -> None:
     for objective in task.config.objectives:
+        if objective.better.startswith(UNSAID.partition("{")[0]):
+            raise SipoError(
+                f"objectives: the `better` of `{objective.name}` is still what `sipo init` wrote; say in one sentence "
+                "what a better response is: reviews, rewrites and judges quote it"
+            )
+        if objective.reward == UNNAMED and evaluated:
+            raise SipoError(
+                f"objectives: the `reward` of `{objective.name}` is still `{UNNAMED}`; name what scores held-out "
+                "responses, such as sipo.rewards.text:words; docs/rewards.md has the kinds"
+            )
         if objective.reward is None and evaluated:
             raise SipoError(
                 f"objectives: `{objective.name}` has no reward, which evaluate needs; "
@@ -69,9 +85,6 @@ def _rewards(task: Task, evaluated: bool, absent: Absent) -> None:
             )
     here = [objective for objective in task.config.objectives if objective.name not in absent.judges]
     check_rewards(here, task.config.execution, task.moment)
-    point = task.config.evaluate.reference_point
-    if evaluated and point is not None and set(point) != set(task.objectives):
-        raise SipoError(f"evaluate.reference_point: give a number for each of {', '.join(task.objectives)}")
 
 
 def _templates(task: Task) -> list[PromptTemplate]:
@@ -102,6 +115,7 @@ def _rows(task: Task, evaluated: bool) -> None:
 
 
 def _worked_on(task: Task) -> None:
+    _folds(task)
     if not worked_rows(task):
         what = {"conflicting": "no two objectives conflict", "non-conflicting": "the objectives conflict"}
         rows = task.config.sample.rows
@@ -111,6 +125,24 @@ def _worked_on(task: Task) -> None:
         )
     if task.config.refine.enabled is False and task.config.filter.pool == "rewrites":
         raise SipoError("filter.pool: rewrites, but refine.enabled is false, so there are none; set the pool to all")
+
+
+def _folds(task: Task) -> None:
+    """Are there labels left to train on outside of each fold, for each objective?"""
+    count, rows = task.config.filter.folds, task.splits.train
+    if task.config.filter.rule != "calibrated":
+        return
+    prompts = len({row.key for row in rows})
+    if count > prompts:
+        raise SipoError(f"filter.folds: {count}, but there are {prompts} training prompts; lower it")
+    folds = folds_of(rows, count, task.config.seed)
+    for name in task.objectives:
+        labelled = {folds[row.key] for row in rows if row.preferred[name] is not None}
+        if len(labelled) < 2:
+            raise SipoError(
+                f"filter.folds: all training rows with a label of `{name}` fall into one of {count} folds, so "
+                "there is none to train on outside of it; raise it, or label more rows"
+            )
 
 
 def _fits(task: Task, template: PromptTemplate, room: int) -> None:

@@ -1,0 +1,77 @@
+"""What does not stop a run and yet is worth a look before it: little to measure on, little to learn from, one measure
+for two goals.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sipo.config import Judge, Section
+from sipo.data import Row
+from sipo.methods.names import stages_needed
+from sipo.stages.evaluate import test_rows
+from sipo.stages.sample import worked_rows
+from sipo.task import Task
+
+FEW_TEST_PROMPTS = 30
+"""Below, no interval over prompts means much, and a report gives no verdict."""
+FEW_WORKED = 30
+"""Rows that SIPO works on; it keeps a response for a part of them."""
+FEW_LABELS = 20
+MANY_CUT = 0.1
+
+
+def about_rewards(task: Task) -> list[str]:
+    named = defaultdict[tuple[str, ...], list[str]](list)
+    for each in task.config.objectives:
+        if each.reward is not None:
+            settings = each.reward.model_dump_json() if isinstance(each.reward, Section) else each.reward
+            # A judge is asked for each objective by its own words.
+            words = each.better if isinstance(each.reward, Judge) else ""
+            named[settings, words, each.direction].append(each.name)
+    return [
+        f"{' and '.join(names)} have one and the same reward: what is measured of them is one thing, not several"
+        for names in named.values()
+        if len(names) > 1
+    ]
+
+
+def about_rows(task: Task) -> list[str]:
+    """Raises SipoError where the rows cannot be split."""
+    splits, names, data = task.splits, task.objectives, task.config.data
+    prompts, lines = len(test_rows(task)), []
+    if prompts < FEW_TEST_PROMPTS:
+        lines.append(
+            f"{prompts} test prompts: too few for a verdict; raise data.test, evaluate.prompts or bring more rows"
+        )
+    for kind, rows in (("training", splits.train), ("test", splits.test)):
+        if rows and not _conflicts(rows, names):
+            lines.append(f"no {kind} row is in conflict: on these, one model may well serve all objectives")
+    if "realign" in stages_needed(task.config.methods):
+        worked = len(worked_rows(task))
+        if worked < FEW_WORKED:
+            lines.append(f"sipo works on {worked} rows and keeps a part of them: few to learn from; see sample.rows")
+    if not splits.validation:
+        lines.append("no validation rows: nothing tells which epoch is best, or how far the filter is to be trusted")
+    for name in names:
+        for kind, rows in (("training", splits.train), ("validation", splits.validation)):
+            labelled = sum(row.preferred[name] is not None for row in rows)
+            if rows and labelled < FEW_LABELS:
+                lines.append(f"`{name}` has labels in {labelled} {kind} rows: few to {_use(kind)}")
+    if data.validation and data.test and len(splits.train) < len(splits.test):
+        lines.append(f"{len(splits.test)} rows to test on and {len(splits.train)} to train on; is data.test meant so?")
+    return lines
+
+
+def about_lengths(task: Task) -> list[str]:
+    rows = [row for part in vars(task.splits).values() for row in part]
+    cut = sum(not task.codec.ends(response) for row in rows for response in row.responses)
+    share = cut / (2 * len(rows))
+    return [f"{share:.0%} of the responses are cut at data.max_response_tokens"] if share > MANY_CUT else []
+
+
+def _conflicts(rows: Sequence[Row], names: Sequence[str]) -> int:
+    return sum(row.conflicting(names) for row in rows)
+
+
+def _use(kind: str) -> str:
+    return "learn from" if kind == "training" else "tell the best epoch by"
