@@ -94,7 +94,7 @@ def trust(inputs: Inputs, rows: Sequence[Row], objectives: Sequence[Objective], 
 
 def _true_choice(row: Row, inputs: Inputs, objectives: Sequence[Objective], true: TrueRewards) -> list[bool]:
     """Whether the response chosen for a row truly is better; nothing where a reward is not known."""
-    texts = [Item(row.prompt, text) for text in (*row.responses, inputs.chosen[row.id].response)]
+    texts = [Item(row.prompt, text) for text in (*inputs.originals[row.id], inputs.chosen[row.id].response)]
     rewards = [[true[text].get(each.name) for each in objectives] for text in texts]
     if any(value is None for each in rewards for value in each):
         return []
