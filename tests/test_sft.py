@@ -1,6 +1,7 @@
 """Supervised fine-tuning as a stage: the codec's tokens, an ordinary model, crashes, and what stands on it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sipo.stages.sft
+from sipo.cli.main import main
 from sipo.configfile import parse_config
+from sipo.disk.tables import read_checked, write_checked
 from sipo.errors import SipoError
 from sipo.exporting import export
 from sipo.models.load import load_backbone
@@ -141,6 +144,21 @@ def finished(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: 
     settings = {**settings, "methods": ["base", "soups"], "sft": {**SMALL, "lora": {"r": 2, "alpha": 4}}}
     config = parse_config(settings, "here")
     return config, run(config, quiet=True)
+
+
+def test_policies_are_not_put_on_a_base_of_other_settings(
+    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where it was made anew alone, with settings that have been given up since: the policies hold."""
+    folder = shutil.copytree(finished[1], tmp_path / "run")
+    record = read_checked(folder / "sft" / "stage.json")
+    write_checked(folder / "sft" / "stage.json", {**record, "fingerprint": "another"})
+    shares = ["--weights", "detail=0.5,brevity=0.5"]
+    ask = ["generate", str(folder), *shares, "--prompt", "tell me", "--max-tokens", "2"]
+    merged = ["export", str(folder), *shares, "--merged", "--to", str(tmp_path / "merged")]
+    for command in (ask, [*ask, "--method", "base"], [*ask, "--method", "policy:detail"], merged):
+        assert main(command) == 2
+        assert "stage `sft` is stale" in capsys.readouterr().err
 
 
 def test_everything_stands_on_the_fine_tuned_model(finished: Any, model_folder: Path, tmp_path: Path) -> None:

@@ -3,18 +3,15 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from sipo import __version__
 from sipo.config import Config
-from sipo.disk.tables import read_json
 from sipo.methods.names import STAGE_OF
 from sipo.models.chat import Codec
 from sipo.models.plain import frame
 from sipo.plain import Markdown, code, escape, markdown_table
 from sipo.report.fronts import left_out
-from sipo.runs.folder import RunFolder
-from sipo.runs.status import read_subject
+from sipo.runs.status import fronts_of, read_subject
 from sipo.weights import Weight
 
 
@@ -72,8 +69,8 @@ def _recipe(run: Path, config: Config, shares: str, method: str, base: str, rank
 
 def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
     """What the run measured closest to this model."""
-    path = RunFolder(run).verify("evaluate") / "fronts.json"
-    fronts: dict[str, Any] = read_json(path) if path.is_file() else {"methods": {}}
+    if (fronts := fronts_of(run, config)) is None:
+        return "The run was not evaluated."
     shown = dict.fromkeys(("base", "soups", "sipo", method))
     lines: list[list[str]] = []
     for name in (name for name in shown if name in fronts["methods"]):
@@ -82,8 +79,6 @@ def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
         at = "any" if point["weights"] is None else ", ".join(f"{n} {s:g}" for n, s in point["weights"].items())
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(point["rewards"][o], *point["interval"][o]) for o in config.names]
         lines.append([name, at, *cells, f"{point['length']:.0f}"])
-    if not lines:
-        return "The run was not evaluated."
     names = [f"{o.name} ({'higher' if o.maximise else 'lower'} is better)" for o in config.objectives]
     columns = ["method", "weights", *names, "tokens"]
     about = (
@@ -91,6 +86,8 @@ def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
         if method in fronts["methods"]
         else f"This model is {code(method)}, which the run did not measure itself."
     )
+    if not lines:
+        return about
     what = "Mean reward on held-out prompts with its 95 % bootstrap interval, at the nearest weights measured:"
     return "\n\n".join(filter(None, [what, markdown_table(columns, lines), left_out(fronts), about]))
 

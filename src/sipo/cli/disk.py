@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 WORDS = ("No space left on device", "Disk quota exceeded")  # what safetensors raises has no errno
 
 
@@ -29,5 +30,9 @@ def describe(error: OSError) -> str:
         place = f": {error.filename}" if error.filename else ""
         return f"the disk is full{place}; free some space and run the same command again"
     reason = (error.strerror or str(error)).lower()
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{reason}; check the path and its permissions"
+    named = error.filename2 or error.filename  # of a renaming, what the user knows of: the other is our scratch file
+    place = f"{named}: " if named else ""
+    way_out = (
+        "move it away, or name another place" if error.errno in IN_THE_WAY else "check the path and its permissions"
+    )
+    return f"{place}{reason}; {way_out}"

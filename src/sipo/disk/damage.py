@@ -55,8 +55,10 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except SipoError:
         raise
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DamageError(path, "it is missing") from None
+    except IsADirectoryError:
+        raise DamageError(path, "it is a folder") from None
     except OSError as error:
         if error.errno is not None:  # the disk's own refusal, not a decoder's
             raise

@@ -35,7 +35,8 @@ def aligned_at(run: Path, config: Config, method: str, weight: Weight) -> Aligne
     if name not in STAGE_OF:
         names = [known for known in STAGE_OF if known != "policies"]
         raise SipoError(f"`{method}` is no method; they are {', '.join(names)}, and policy:NAME of an objective")
-    require(run, config, STAGE_OF[name])
+    for stage in (*(["sft"] if config.fine_tunes else []), STAGE_OF[name]):
+        require(run, config, stage)
     found = {each.name: each for each in methods_of(name, Outputs(Path(run), config.names), config)}
     if method not in found:
         raise SipoError(f"`{method}` is no single policy; they are {', '.join(found)}")

@@ -84,6 +84,8 @@ class RunFolder:
             for ours in (PARTIAL, SUPERSEDED):
                 if (self.path / ours).is_symlink():
                     check_no_links(self.path / ours)
+                if (self.path / ours).exists() and not (self.path / ours).is_dir():
+                    raise SipoError(f"{self.path / ours}: is no folder; move it away")
             yield
 
     def stage(self, name: str) -> Path:

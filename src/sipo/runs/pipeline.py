@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,10 @@ def _look_at(task: Task, folder: RunFolder, asked: list[Stage], wanted: dict[str
 
 def _check_inputs(folder: RunFolder, stages: list[Stage], only: str, wanted: dict[str, str]) -> None:
     """Raise SipoError where a stage that is to be made alone lacks something that it reads."""
-    if folder.holds(only, wanted[only]) or folder.kept(only, wanted[only]):
+    with suppress(DamageError):  # then it is to be made
+        if folder.holds(only, wanted[only], every_byte=True):
+            return
+    if folder.kept(only, wanted[only]):
         return
     known = {stage.name: stage for stage in stages}
     inputs = list(known[only].needs)

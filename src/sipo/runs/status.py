@@ -8,7 +8,7 @@ from sipo.config import Config
 from sipo.configfile import load_config
 from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
-from sipo.disk.tables import read_checked
+from sipo.disk.tables import read_checked, read_json
 from sipo.errors import SipoError
 from sipo.runs.folder import MOMENT, PARTIAL, RunFolder, digest_of
 from sipo.runs.plan import fingerprints, stages_of
@@ -78,6 +78,17 @@ def require(run: Path, config: Config, stage: str) -> None:
     if found[stage].state != "done":
         command = f"sipo run {Path(run) / CONFIG} --run-dir {run}"
         raise SipoError(f"{run}: stage `{stage}` is {found[stage].state}, not done; `{command}` finishes it")
+
+
+def fronts_of(run: Path, config: Config) -> dict[str, Any] | None:
+    """What the run measured; None where that is yet to be done, or was done with other settings or policies."""
+    found = next(each for each in stage_statuses(run, config) if each.name == "evaluate")
+    if found.problem:
+        raise SipoError(found.problem)
+    if found.state != "done":
+        return None
+    measured: dict[str, Any] = read_json(RunFolder(Path(run)).verify("evaluate") / "fronts.json")
+    return measured
 
 
 def _status(folder: RunFolder, name: str, wanted: str) -> StageStatus:
