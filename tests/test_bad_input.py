@@ -188,6 +188,10 @@ CASES: dict[str, tuple[Change, list[str]]] = {
         template("- {role: user, content: '{{ answer }}'}"),
         ["template.yaml", "'answer' is undefined", "it may use"],
     ),
+    "template that shows no answer": (
+        template("- {role: user, content: 'Review this: {{ prompt }}'}"),
+        ["template.yaml", "no message shows the answer", "{{ response }}"],
+    ),
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,14 +14,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from sipo import export
 from sipo.cli.main import main
 from sipo.errors import SipoError
-from sipo.plain import code, escape, markdown_table, opening, plain
+from sipo.plain import code, command, escape, markdown_table, opening, plain
 from sipo.progress import Progress
 
 HOSTILE = {
@@ -65,6 +66,13 @@ def test_plain_text_holds_no_command_and_all_else(text: str) -> None:
     assert not COMMANDS.search(str(SipoError(text)))
 
 
+@given(st.lists(TEXTS.filter(lambda text: "\x00" not in text), min_size=1))
+def test_a_command_to_be_copied_has_the_words_it_was_made_of(words: list[str]) -> None:
+    assert shlex.split(command(*words)) == words
+    assert command("sipo", "run", Path("a/b.yaml")) == "sipo run a/b.yaml"
+
+
+@example("__0__", "a__b__c _d_e_ f_g")
 @given(TEXTS, TEXTS)
 def test_markdown_shows_a_text_as_it_is(first: str, second: str) -> None:
     page = MarkdownIt("gfm-like", {"linkify": False, "html": True}).enable("table").render(
@@ -120,12 +128,12 @@ def test_names_that_look_like_markup_are_only_names(
     rows.write_bytes(Path(settings["data"]["path"]).read_bytes())
     settings["data"]["path"], settings["run_dir"] = str(rows), str(folder / "run")
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
-    for command in (
+    for words in (
         ["data", "inspect", str(rows)],
         ["check", str(folder / "run.yaml")],
         ["init", str(folder / "new.yaml")],
     ):
-        assert main(command) == 0
+        assert main(words) == 0
         told = capsys.readouterr()
         assert "[/b] [red] :smile: \ufffd[31m\ufffd" in told.out and not COMMANDS.search(told.out + told.err)
 
@@ -185,15 +193,15 @@ def test_a_run_over_hostile_text_ends_in_a_page_and_a_card_of_text(
         record["prompt"] += " " + texts[number % len(texts)]
         record["response_0"] += texts[(number + 1) % len(texts)]
     rows.write_text("".join(json.dumps(record) + "\n" for record in records))
-    everything = " ".join(texts)
+    everything = " ".join(texts).replace("\x00", "")  # a configuration takes none
     settings["objectives"][0]["better"] = everything
     settings["data"]["max_prompt_tokens"] = 400
     settings["run_dir"] = str(tmp_path / "a|b <script> `run` [x](y)")
     settings |= {"methods": ["base", "soups"], "report": {"title": everything}}
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(settings))
-    for command in ("check", "run"):
-        assert main([command, str(config)]) == 0
+    for words in ("check", "run"):
+        assert main([words, str(config)]) == 0
         told = capsys.readouterr()
         assert not COMMANDS.search(told.out + told.err)
 

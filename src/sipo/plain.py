@@ -1,6 +1,7 @@
 """Text from elsewhere (files, people, models, servers) made fit to be shown: on terminals, on pages, in Markdown."""
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 # Not among them are tab and line feed, nor the marks that right-to-left text needs and that turn nothing around.
@@ -19,6 +20,11 @@ def opening(text: str, length: int = 80) -> str:
     return f"'{line[:length]}{'...' if len(line) > length or len(text) > 10 * length else ''}'"
 
 
+def command(*words: object) -> str:
+    """A command line to be copied: words in quotes where a shell would read something else into them."""
+    return shlex.join(map(str, words))
+
+
 class Markdown(str):
     """Text that is Markdown already: what `escape` has been over, or our own."""
 
@@ -28,7 +34,7 @@ def escape(text: object) -> Markdown:
     if isinstance(text, Markdown):
         return text
     line = plain(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = re.sub(r"[\\`*~]|(?<!\w)_|_(?!\w)", lambda found: f"\\{found[0]}", line)
+    line = re.sub(r"[\\`*~]|(?<![^\W_])_|_(?![^\W_])", lambda found: f"\\{found[0]}", line)
     return Markdown(re.sub(r"\](?=[(\[:])", "&#93;", line).replace("|", "&#124;"))
 
 

@@ -15,7 +15,7 @@ from sipo.cli.reward import reward
 from sipo.config import Config
 from sipo.configfile import load_config
 from sipo.errors import SipoError
-from sipo.plain import plain
+from sipo.plain import command, plain
 from sipo.progress import say
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def init(
 
     with writing(path):
         write_config(path, data)
-    say(f"{path}: written; `sipo check {path}` is next")
+    say(f"{path}: written; `{command('sipo', 'check', path)}` is next")
 
 
 @app.command()
@@ -76,10 +76,10 @@ def check(
 
     found = check(settings, gpu=gpu, tokens_per_second=tokens_per_second)
     if found.absent.rows:
-        say(f"what is here can be read; `sipo check {config}` again once the rows are there")
+        say(f"what is here can be read; `{command('sipo', 'check', config)}` again once the rows are there")
     else:
-        what = "what is here" if found.absent else "all"
-        say(f"{'nothing stops it' if found.remarks else f'{what} is well'}; `sipo run {config}` starts it")
+        what = "nothing stops it" if found.remarks else f"{'what is here' if found.absent else 'all'} is well"
+        say(f"{what}; `{command('sipo', 'run', config)}` starts it")
 
 
 @app.command()
@@ -117,7 +117,7 @@ def try_it(
 
     with writing(to):
         config = make_testbed(environment, seed, to)
-    say(f"{config}: ready; `sipo run {config}` runs it")
+    say(f"{config}: ready; `{command('sipo', 'run', config)}` runs it")
     if not only_prepare:
         run(config)
 

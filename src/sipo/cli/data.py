@@ -8,6 +8,7 @@ import typer
 from sipo.cli.arguments import parse_pairs
 from sipo.cli.disk import writing
 from sipo.cli.hush import hush
+from sipo.plain import command
 from sipo.progress import say
 
 data = typer.Typer(help="Look at preference rows, or make them.", no_args_is_help=True, rich_markup_mode=None)
@@ -64,7 +65,7 @@ def label(
             seed=seed,
             device=device,
         )
-    say(f"{to}: {rows} rows; `sipo data inspect {to}` shows them")
+    say(f"{to}: {rows} rows; `{command('sipo', 'data', 'inspect', to)}` shows them")
 
 
 @data.command()

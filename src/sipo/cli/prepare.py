@@ -9,6 +9,7 @@ from sipo.data.columns import about_unread
 from sipo.data.convert import convert
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
+from sipo.plain import command
 from sipo.progress import say
 
 
@@ -51,7 +52,8 @@ def prepare_source(
     for line in (*made.doubts, *about_unread(made.unread)):
         say(line)
     rows_file = to / made.file
-    say(f"{rows_file}: written; {to / 'README.md'} is its card; `sipo init run.yaml --data {rows_file}` is next")
+    following = command("sipo", "init", "run.yaml", "--data", rows_file)
+    say(f"{rows_file}: written; {to / 'README.md'} is its card; `{following}` is next")
 
 
 def convert_rows(file: Path, to: Path, format: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sipo.disk.tables import read_json
+from sipo.plain import command
 from sipo.progress import Progress
 from sipo.report.fronts import in_short
 from sipo.runs.folder import RunFolder
@@ -26,7 +27,7 @@ def show_status(run: Path) -> None:
             progress.say(stage.problem)
     if not all(stage.state == "done" for stage in stages):
         progress.say()
-        progress.say(f"`sipo run {run / 'config.yaml'} --run-dir {run}` goes on")
+        progress.say(f"`{command('sipo', 'run', run / 'config.yaml', '--run-dir', run)}` goes on")
 
 
 def _row(stage: StageStatus) -> list[str]:

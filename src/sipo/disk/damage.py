@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sipo.errors import SipoError
-from sipo.plain import plain
+from sipo.plain import command, plain
 
 SUBJECT, CONFIG = "subject.json", "config.yaml"
 """Stand in every run's folder, beside the folders of its stages."""
@@ -40,8 +40,9 @@ def way_out(path: Path, sealed: bool = False) -> str:
         if is_run(run):
             stage = path.relative_to(run).parts[0]
             if stage == CONFIG:
-                return f"`sipo run CONFIG --run-dir {run}` writes it anew; CONFIG is your own file, or an edited copy"
-            again = f"sipo run {run / CONFIG} --run-dir {run}"
+                anew = command("sipo", "run", "CONFIG", "--run-dir", run)
+                return f"`{anew}` writes it anew; CONFIG is your own file, or an edited copy"
+            again = command("sipo", "run", run / CONFIG, "--run-dir", run)
             if not sealed and (run / stage).is_dir() and not stage.startswith("."):
                 return f"`{again} --from {stage}` makes it anew"
             return f"`{again}` makes it anew"

@@ -13,9 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import StrictUndefined
+from jinja2.meta import find_undeclared_variables
 
+from sipo.configfile import parse_yaml
 from sipo.data import Message
 from sipo.data.chats import ROLES
 from sipo.errors import SipoError
@@ -30,6 +31,11 @@ class PromptTemplate:
     name: str
     messages: tuple[Message, ...]
     lead_in: str
+
+    @property
+    def variables(self) -> set[str]:
+        """What its messages say something of."""
+        return set[str]().union(*(find_undeclared_variables(_environment.parse(m.content)) for m in self.messages))
 
     def render(self, *, chat: Sequence[Message], **values: Any) -> tuple[Message, ...]:
         """The messages with everything filled in, without the lead-in."""
@@ -54,7 +60,12 @@ def load_template(path: Path | None, default: str) -> PromptTemplate:
     name = str(path) if path else default
     try:
         text = path.read_text("utf-8") if path else (files("sipo.prompts") / f"{default}.yaml").read_text("utf-8")
-        messages = tuple(Message(m["role"], m["content"]) for m in yaml.safe_load(text))
+        listed = parse_yaml(text, "the file")
+        if not (
+            isinstance(listed, list) and all(isinstance(m, dict) and set(m) == {"role", "content"} for m in listed)
+        ):
+            raise TypeError("it must be a list, and each message a mapping with role and content alone")
+        messages = tuple(Message(m["role"], m["content"]) for m in listed)
         for message in messages:
             if message.role not in ROLES or not isinstance(message.content, str):
                 raise TypeError(f"a message's role is one of {', '.join(ROLES)}, its content a string; not {message}")

@@ -17,6 +17,7 @@ from sipo.methods.lw import train_lw
 from sipo.methods.modpo import train_modpo
 from sipo.methods.registry import methods_of
 from sipo.models.load import find_device
+from sipo.plain import command
 from sipo.progress import Progress
 from sipo.runs.folder import RunFolder
 from sipo.runs.outputs import Outputs, backbone_of
@@ -242,6 +243,7 @@ def _conclude(task: Task, folder: RunFolder) -> None:
     say()
     say(f"report   {run / 'report' / 'report.html'}")
     say(f"fronts   {run / 'evaluate' / 'fronts.json'}")
-    say(f"ask it   sipo generate {run} --weights {weights} --prompt 'Why is the sky blue?'")
-    say(f"take it  sipo export {run} --weights {weights} --to soup")
+    ask = command("sipo", "generate", run, "--weights", weights, "--prompt", "Why is the sky blue?")
+    say(f"ask it   {ask}")
+    say(f"take it  {command('sipo', 'export', run, '--weights', weights, '--to', 'soup')}")
     say("         then PeftModel.from_pretrained(base, 'soup'), or vllm serve BASE --lora-modules soup=soup")

@@ -10,6 +10,7 @@ from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.tables import read_checked, read_json
 from sipo.errors import SipoError
+from sipo.plain import command
 from sipo.runs.folder import MOMENT, PARTIAL, RunFolder, digest_of
 from sipo.runs.plan import fingerprints, stages_of
 
@@ -76,8 +77,8 @@ def require(run: Path, config: Config, stage: str) -> None:
     if found[stage].problem:
         raise SipoError(found[stage].problem)
     if found[stage].state != "done":
-        command = f"sipo run {Path(run) / CONFIG} --run-dir {run}"
-        raise SipoError(f"{run}: stage `{stage}` is {found[stage].state}, not done; `{command}` finishes it")
+        finish = command("sipo", "run", Path(run) / CONFIG, "--run-dir", run)
+        raise SipoError(f"{run}: stage `{stage}` is {found[stage].state}, not done; `{finish}` finishes it")
 
 
 def fronts_of(run: Path, config: Config) -> dict[str, Any] | None:

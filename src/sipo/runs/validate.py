@@ -34,6 +34,10 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
     for template in templates:
         sample = {"response": "", "review": ""}
         template.render(chat=[Message("user", "")], objectives=task.config.objectives, **sample)
+        if "response" not in template.variables:
+            raise SipoError(
+                f"{template.name} template: no message shows the answer it is about; put {{{{ response }}}} into one"
+            )
     _weights(task, improves)
     if not absent.rows:
         _rows(task, evaluated)

@@ -15,7 +15,7 @@ import torch
 from sipo.disk.locking import alone
 from sipo.disk.tables import read_checked, write_bytes, write_checked, write_text
 from sipo.errors import SipoError
-from sipo.plain import code, escape, markdown_table
+from sipo.plain import code, command, escape, markdown_table
 from sipo.progress import Progress
 from sipo.studies.ground import Ground
 
@@ -150,11 +150,11 @@ def _measure(study: Study, ground: Ground, seed: int, progress: Progress | None 
 
 def page(study: Study, ground: Ground, seeds: Sequence[int], conclusion: Conclusion) -> str:
     """Markdown: the question, the verdict, findings, tables and pictures."""
-    command = f"sipo study {study.name} --on {ground.where} --seeds {','.join(map(str, seeds))}"
+    again = command("sipo", "study", study.name, "--on", ground.where, "--seeds", ",".join(map(str, seeds)))
     parts = [
         f"# {study.name} on {escape(ground.name)}",
         study.question,
-        code(command),
+        code(again),
         f"**{conclusion.verdict}**",
     ]
     if conclusion.findings:
