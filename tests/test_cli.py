@@ -266,3 +266,48 @@ def test_weights_that_cannot_be_parsed(text: str, message: str) -> None:
     with pytest.raises(SipoError, match="--weights") as caught:
         parse_weights(text)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "verb"),
+    [
+        (["data", "label", "--nonsense"], "data label "),
+        (["data", "prepare"], "data prepare "),
+        (["data", "nonsense"], "data "),
+        (["reward", "train", "--nonsense"], "reward train "),
+        (["check"], "check "),
+        (["nonsense"], ""),
+        (["check", "run.yaml", "--gpu", "large"], "check "),
+    ],
+)
+def test_the_hint_names_the_command_that_was_given(
+    argv: list[str], verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err.endswith(f"; `sipo {verb}--help` shows how\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--temperature=nan", "`temperature` is nan; write a finite number"),
+        ("--temperature=1e-9", "`temperature`: 1e-09 is too near 0"),
+        ("--top-p=2", "`top_p` is 2.0; write a number of at most 1"),
+        ("--top-k=-1", "`top_k` is -1; write a number of at least 0"),
+    ],
+)
+def test_a_way_to_draw_that_there_is_not(
+    option: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--prompts", "p", "--model", "m", "--objective", "a=m:f", "--to", str(tmp_path / "rows.jsonl"), option]
+    assert main(["data", "label", *given]) == 2
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lr", ["inf", "nan", "0", "-1"])
+def test_a_learning_rate_of_a_reward_model_is_finite(
+    lr: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", str(tmp_path / "d"), "--model", "m", "--to", str(tmp_path / "x"), f"--lr={lr}"]
+    assert main(["reward", "train", *given]) == 2
+    assert "--lr" in (line := capsys.readouterr().err) and "above 0" in line

@@ -7,6 +7,7 @@ a bug in sipo.
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from sipo.cli.signals import Stops
 
@@ -58,7 +59,8 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message)
             return 0
-        return _fail(f"{message.rstrip('.')}; `sipo {_verb(arguments)}--help` shows how")
+        message = message.replace("Input should be", "it should be").rstrip(".")
+        return _fail(f"{message}; `sipo {_verb(arguments)}--help` shows how")
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         raise error.__cause__  # a file that ended early, and nobody who wanted to stop
     if isinstance(error, KeyboardInterrupt | typer.Abort):
@@ -68,10 +70,18 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> int:
 
 def _verb(arguments: Sequence[str]) -> str:
     """The verb that help is asked for, with a space, or nothing where there is none such."""
+    import typer
+
     from sipo.cli.app import app
 
-    known = ["data", *(each.name or each.callback.__name__ for each in app.registered_commands if each.callback)]
-    return f"{arguments[0]} " if arguments and arguments[0] in known else ""
+    verbs: Any = typer.main.get_command(app)
+    found = ""
+    for argument in arguments:
+        verbs = getattr(verbs, "commands", {}).get(argument)
+        if verbs is None:
+            break
+        found += f"{argument} "
+    return found
 
 
 def _fail(message: str) -> int:

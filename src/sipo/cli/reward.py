@@ -1,6 +1,7 @@
 """`sipo reward train`: preference data in, a reward model out, with what it is worth."""
 
 import json
+import math
 from dataclasses import asdict
 from glob import escape
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from sipo.cli.arguments import parse_pairs
 from sipo.cli.disk import writing
 from sipo.cli.hush import hush
+from sipo.errors import SipoError
 
 if TYPE_CHECKING:
     from sipo.progress import Progress
@@ -35,7 +37,7 @@ def train(
     ] = None,
     held_out: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the prompts to measure on.")] = 0.1,
     r: Annotated[int, typer.Option("--rank", min=0, help="Of LoRA on every linear layer; 0 trains all weights.")] = 16,
-    lr: Annotated[float, typer.Option(min=0.0)] = 2e-4,
+    lr: float = 2e-4,
     epochs: Annotated[int, typer.Option(min=1)] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs, or scored responses, an optimizer step.")] = 16,
     layout: Annotated[str, typer.Option("--format", help="As a reward's format.")] = "chat",
@@ -61,6 +63,8 @@ def train(
     from sipo.rewards.training import RewardTraining, plan_of, rewards_of, train_reward_model
     from sipo.training.optimise import Checkpoint
 
+    if not 0 < lr < math.inf:
+        raise SipoError(f"--lr {lr:g}: give a number above 0")
     hush()
     names = tuple(filter(None, (name.strip() for name in objectives.split(","))))
     settings = RewardTraining(r=r, lr=lr, epochs=epochs, batch_size=batch_size, format=layout, max_tokens=max_tokens)
