@@ -35,7 +35,6 @@ def ground(make_settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration that a study can be done on."""
     folder = tmp_path_factory.mktemp("ground")
     settings = make_settings(folder)
-    settings["align"]["epochs"] = 1
     settings["filter"] = {"rule": "paper", "judges": ["policies"]}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(settings))
