@@ -299,9 +299,8 @@ def test_evaluate_warns_in_one_line() -> None:
     task.config = config(None)
     fronts_of(task, responses)
     assert len(said) == 1, "nothing to warn of"
-    task.config = config({"detail": 1.0})
-    with pytest.raises(SipoError, match=r"evaluate.reference_point: give a number for each of detail, words"):
-        fronts_of(task, responses)
+    with pytest.raises(ValueError, match=r"evaluate.reference_point: leaves out `words`; give a number for each of"):
+        config({"detail": 1.0})
 
 
 # Seeds

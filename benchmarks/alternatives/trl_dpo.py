@@ -1,6 +1,7 @@
 """TRL's DPOTrainer: one training an objective, the reference from the model without its adapter."""
 
 import copy
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def trainer(
         output_dir=scratch.name, beta=settings.beta, max_length=None, learning_rate=lr,
         num_train_epochs=settings.epochs, per_device_train_batch_size=pairs_a_step,
         train_sampling_strategy="sequential", lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup * -(-len(pairs.rows) // pairs_a_step) * settings.epochs),
+        warmup_steps=math.ceil(settings.warmup * -(-len(pairs.rows) // pairs_a_step) * settings.epochs),
         weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, optim="adamw_torch",
         use_cpu=backbone.device.type == "cpu", bf16=mixed, report_to="none", gradient_checkpointing=False,
         disable_tqdm=True, save_strategy="no", logging_steps=1, precompute_ref_log_probs=precompute,
