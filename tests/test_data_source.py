@@ -268,7 +268,7 @@ def test_relative_sources_are_the_file_s(
 FAILURES: dict[str, tuple[Any, str]] = {
     "no such file": ("nowhere.jsonl", "nowhere.jsonl: no such file or folder"),
     "no such name": ("beavertials", "data.source: beavertials: no such file or folder; did you mean `beavertails`?"),
-    "an empty folder": ("empty", "empty: no .jsonl, .json, .csv, .parquet file in it"),
+    "an empty folder": ("empty", "empty: no .jsonl, .json, .csv, .tsv, .parquet file in it"),
     "no such objective": ({"name": "FILE", "objectives": ["x"]}, "has no objective `x`; it has helpful, harmless"),
     "no such column": ({"name": "FILE", "map": {"prompt": "x"}}, "; map names columns among prompt"),
     "late in the file": ("LATE", "late.jsonl line 41: not JSON"),

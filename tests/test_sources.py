@@ -309,21 +309,21 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("a,b\n1\n")
     (tmp_path / "c.csv").write_bytes(b"a,b\n\xe9,1\n")
     for name, problem in {
-        "a.jsonl.gz": "cannot be read",
+        "a.jsonl.gz": "not a readable gzip file",
         "b.csv": "line 2: has not as many",
         "c.csv": "not UTF-8",
     }.items():
         with pytest.raises(SipoError, match=problem):
             list(read_file(tmp_path / name))
     (tmp_path / "d").mkdir()
-    with pytest.raises(SipoError, match="no .jsonl, .json, .csv, .parquet file in it"):
+    with pytest.raises(SipoError, match="no .jsonl, .json, .csv, .tsv, .parquet file in it"):
         list(read_path(tmp_path / "d"))
 
 
 def test_names_tell_split_and_part(tmp_path: Path) -> None:
     names = {
         "helpful/train.jsonl": ("helpful", "train"),
-        "harmless-test-00000-of-00002.jsonl": ("harmless", "test"),
+        "harmless-test-00000-of-00001.jsonl": ("harmless", "test"),
         "brief.jsonl": ("brief", None),
         "gpt-4.jsonl": ("gpt-4", None),
         "validation/polite/0000.jsonl": ("polite", "validation"),

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sipo.cli.arguments import parse_weights
 from sipo.configfile import parse_config
 from sipo.errors import SipoError
-from sipo.weights import as_weight, corners, grid, is_corner, simplex_lattice
+from sipo.weights import as_weight, corners, evenly, grid, is_corner, simplex_lattice
 
 NAMES = ("helpful", "harmless", "honest")
 
@@ -69,3 +70,9 @@ def test_a_run_s_grid_is_a_lattice_or_a_list(settings: dict) -> None:
     settings["weights"] = {"grid": [{"detail": 1.0}, {"detail": 0.75}]}
     with pytest.raises(SipoError, match=r"weights\.grid\[1\]: the shares sum to 0\.75"):
         grid(parse_config(settings, "s"))
+
+
+@pytest.mark.parametrize("n", range(2, 13))
+def test_even_shares_can_be_read_back(n: int) -> None:
+    names = [f"o{i}" for i in range(n)]
+    assert as_weight(parse_weights(evenly(names)), names, "here") == pytest.approx([1 / n] * n)

@@ -77,7 +77,13 @@ class Task:
             splits = replace(splits, train=train)
         for name, part, asked in (("training", splits.train, True), ("test", splits.test, data.test > 0)):
             if asked and not part:
-                raise SipoError(f"{data.path}: no row fell into the {name} split; give more rows or change data.test")
+                stated = all(row.split for row in self.rows)
+                way_out = (
+                    "all rows state another one; leave `split` out of some"
+                    if stated
+                    else "give more rows or change data.test"
+                )
+                raise SipoError(f"{data.path}: no row fell into the {name} split; {way_out}")
         return splits
 
     @cached_property

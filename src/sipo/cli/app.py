@@ -75,11 +75,12 @@ def check(
     from sipo.check import check
 
     found = check(settings, gpu=gpu, tokens_per_second=tokens_per_second)
+    laid_over = [word for override in overrides or () for word in ("--set", override)]
     if found.absent.rows:
-        say(f"what is here can be read; `{command('sipo', 'check', config)}` again once the rows are there")
+        say(f"what is here can be read; `{command('sipo', 'check', config, *laid_over)}` again once the rows are there")
     else:
         what = "nothing stops it" if found.remarks else f"{'what is here' if found.absent else 'all'} is well"
-        say(f"{what}; `{command('sipo', 'run', config)}` starts it")
+        say(f"{what}; `{command('sipo', 'run', config, *laid_over)}` starts it")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from sipo.cli.arguments import parse_pairs
 from sipo.data.cleaning import Choice
 from sipo.data.columns import about_unread
 from sipo.data.convert import convert
+from sipo.data.datacard import GIVEN_UP
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
 from sipo.plain import command
@@ -42,6 +43,8 @@ def prepare_source(
     say(f"{made.name} read as {made.found.source.name}: {count.rows} rows, {count.prompts} prompts")
     for name, part in made.splits.items():
         say(f"  {name}: {part.rows} rows, {part.prompts} prompts")
+    if made.given_up:
+        say(f"  {GIVEN_UP.format(', '.join(made.given_up))}")
     for name in count.objectives:
         say(f"  {name}: {count.ties[name]} ties or no label")
     say(f"conflict ratio {count.conflict_ratio:.1%}")
@@ -52,8 +55,10 @@ def prepare_source(
     for line in (*made.doubts, *about_unread(made.unread)):
         say(line)
     rows_file = to / made.file
-    following = command("sipo", "init", "run.yaml", "--data", rows_file)
-    say(f"{rows_file}: written; {to / 'README.md'} is its card; `{following}` is next")
+    following = f"`{command('sipo', 'init', 'run.yaml', '--data', rows_file)}` is next"
+    if len(count.objectives) < 2:
+        following = "a run needs two objectives or more"
+    say(f"{rows_file}: written; {to / 'README.md'} is its card; {following}")
 
 
 def convert_rows(file: Path, to: Path, format: str) -> None:

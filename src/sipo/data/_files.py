@@ -12,6 +12,7 @@ from sipo.errors import SipoError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 BATCH = 4096
+OTHERS = "; `sipo data prepare` makes rows of CSV, of gzipped files, folders and data sets"
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -21,7 +22,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """
     if not path.is_file():
         raise SipoError(f"{path}: {_what_is_there(path)}")
-    _check_suffix(path)
+    _check_suffix(path, OTHERS)
     try:
         if path.suffix.lower() == ".parquet":
             yield from parquet_records(path)
@@ -58,15 +59,15 @@ def write_records(path: Path, records: Iterable[dict[str, Any]], objectives: Seq
         ) from None
 
 
-def _check_suffix(path: Path) -> None:
+def _check_suffix(path: Path, others: str = "") -> None:
     if path.suffix.lower() not in SUFFIXES:
         kind = f"a file ending in {path.suffix}" if path.suffix else "a name without an ending"
-        raise SipoError(f"{path}: {kind} is no file of rows; use {' or '.join(SUFFIXES)}")
+        raise SipoError(f"{path}: {kind} is no file of rows; use {' or '.join(SUFFIXES)}{others}")
 
 
 def _what_is_there(path: Path) -> str:
     if path.is_dir():
-        return f"is a folder; name a {' or '.join(SUFFIXES)} file in it"
+        return f"is a folder; name a {' or '.join(SUFFIXES)} file in it{OTHERS}"
     if not path.parent.is_dir():
         return f"no such file, and no folder {path.parent}; check the path"
     names = sorted(other.name for other in path.parent.iterdir() if other.suffix.lower() in SUFFIXES)

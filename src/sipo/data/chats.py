@@ -1,4 +1,5 @@
-"""Chats in whatever form a file has them: messages, ShareGPT's turns, or either as JSON or Python text, as CSV has it.
+"""Chats in whatever form a file has them: messages, ShareGPT's turns, either as JSON or Python text, as CSV has it, or
+Anthropic's transcripts.
 
 A text that is a serialised chat is never taken for what somebody said.
 """
@@ -21,6 +22,9 @@ CALLS = ("tool_calls", "function_call")
 OPENING = re.compile(r'\s*(?:array\(|")?\s*[\[({]')
 TURN = r"""\\?["'](?:role|content|from|value|messages|conversations?)\\?["']\s*:"""
 LIKE_A_CHAT = re.compile(rf'\s*(?:array\(|")?\s*[\[(]?\s*\{{\s*{TURN}|.*{TURN}.*{TURN}', re.DOTALL)
+TRANSCRIPT = re.compile(r"\s*(?:Human|Assistant):.*\n\n(?:Human|Assistant):", re.DOTALL)
+SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 PRINTED = re.compile(r"\}\s*\n\s*\{")
 """Between the members of an array as numpy prints it, and so pandas writes it to CSV: without commas."""
 
@@ -43,6 +47,8 @@ def said(value: object, name: str) -> str | tuple[Message, ...]:
         return ""
     found = value
     if isinstance(value, str):
+        if TRANSCRIPT.match(value):
+            return transcript(value)
         found = deserialised(value)
         if not _is_chat(found):
             if found is None and OPENING.match(value) and LIKE_A_CHAT.match(value):
@@ -52,6 +58,29 @@ def said(value: object, name: str) -> str | tuple[Message, ...]:
     if not isinstance(found, list | tuple):
         raise SipoError(f"{name} is {kind_of(value)}; make it a string or a list of {{role, content}}")
     return tuple(_message(each, name) for each in found)
+
+
+def asked(value: object, name: str) -> tuple[Message, ...]:
+    """A prompt: a text, which is the user's, or the messages of a chat. Raises as `said`, and UnusableError for a text
+    that is a list of texts: so Chatbot Arena writes the user's turns.
+    """
+    found = said(value, name)
+    if not isinstance(found, str):
+        open_ended = found[-1:] and found[-1].role == "assistant" and not found[-1].content.strip()
+        return found[:-1] if open_ended else found  # an empty answer is the place for one
+    listed = deserialised(found)
+    if isinstance(listed, list) and listed and all(isinstance(each, str | None) for each in listed):
+        raise UnusableError("a prompt that is a list of texts")
+    return (Message("user", found),)
+
+
+def transcript(text: str) -> tuple[Message, ...]:
+    r"""The turns of `\n\nHuman: ...\n\nAssistant: ...`, as Anthropic writes chats."""
+    start, *turns = SPEAKER.split(text.lstrip())
+    if start.strip() or not turns:
+        raise UnusableError("a transcript that does not begin with Human: or Assistant:")
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    return tuple(Message(SPEAKERS[speaker], words.removeprefix(" ")) for speaker, words in pairs)
 
 
 def answered(value: object, name: str, prompt: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:

@@ -121,6 +121,8 @@ def objectives_among(
     place: str, known: tuple[str, ...], asked: tuple[str, ...], minimize: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """The objectives asked for, or all. Raises SipoError for one that is not known, or cannot be called so."""
+    if twice := next((name for name in asked if asked.count(name) > 1), None):
+        raise SipoError(f"--objectives: `{twice}` is there twice; name it once")
     for name in (*asked, *minimize):
         if name not in known:
             near = get_close_matches(name, known, n=1)
@@ -131,7 +133,8 @@ def objectives_among(
         if not NAME.fullmatch(name):
             raise SipoError(
                 f"{place}: `{name}` is no name for an objective (letters, digits, _ and -, a letter first); "
-                f"give another, such as --map helpful={name!r}, or --objectives helpful for a file of one label"
+                f"give another: rename it in `preferred`, or a column by --map helpful={name!r}, or say what a file of "
+                "one label holds by --objectives helpful"
             )
     return names
 

@@ -13,6 +13,7 @@ from sipo.data.sources.finding import Found
 from sipo.plain import Markdown, code, escape, markdown_table
 
 YAML_LICENCES = {"CC-BY-4.0": "cc-by-4.0", "CC-BY-NC-4.0": "cc-by-nc-4.0", "MIT": "mit"}
+GIVEN_UP = "the source states splits ({}), but rows are left in one alone"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Prepared:
     statistics: ConflictStatistics
     splits: Mapping[Split, ConflictStatistics]
     """Empty where the source states no splits."""
+    given_up: Sequence[Split]
+    """Splits that the source names and that are left to the run, because its rows stand in one alone."""
     dropped: dict[str, int]
     """How many rows, or records that make none, were left out for which reason."""
     contradictions: int
@@ -108,7 +111,8 @@ def _rows(made: Prepared) -> str:
     )
     if made.splits:
         return f"{table}\n\nThe column `split` says which; a run keeps to it. No prompt is in two."
-    return f"{table}\n\nThe source states no splits; a run makes them by a seeded hash of the prompt."
+    stated = GIVEN_UP.format(", ".join(made.given_up)) if made.given_up else "the source states no splits"
+    return f"{table}\n\n{stated[0].upper()}{stated[1:]}; a run makes them by a seeded hash of the prompt."
 
 
 def _labels(count: ConflictStatistics) -> str:

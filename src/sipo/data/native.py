@@ -23,11 +23,13 @@ class Native:
         self.seed = seed
         self.test_prompts = test_prompts
         self.positions: dict[Split, array[float]] = {split: array("d") for split in SPLITS}
+        self.named: set[Split] = set()
 
     def of_one_prompt(self, rows: list[Row], dropped: Counter[str]) -> list[Row]:
         """Those of the rows that are in the earliest split that any of them is in: training comes first."""
         if not rows:
             return rows
+        self.named.update(row.split for row in rows if row.split)
         split = min((row.split or "train" for row in rows), key=SPLITS.index)
         kept = [row for row in rows if (row.split or "train") == split]
         if len(kept) < len(rows):
@@ -39,6 +41,11 @@ class Native:
     def stated(self) -> bool:
         """Whether there is more than one split; one alone says nothing."""
         return sum(map(bool, self.positions.values())) > 1
+
+    @property
+    def given_up(self) -> tuple[Split, ...]:
+        """The splits that the source names in vain, training not alone: rows are left in one of them."""
+        return tuple(split for split in SPLITS if split in self.named and not self.stated and self.named != {"train"})
 
     def split(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The rows in their splits, without those of test prompts beyond the number asked for."""

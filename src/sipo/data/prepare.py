@@ -4,7 +4,7 @@ Three passes, each holding one prompt's rows at a time: the source into a tempor
 `rows`, with splits; and the statistics for the card. A few bytes a prompt are kept besides.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,12 @@ def prepare(name: str, to: Path, choice: Choice | None = None) -> Prepared:
     with appearing(to) as folder, Spool() as spool:
         for rows in cleaning.prompts():
             spool.extend(map(pack, native.of_one_prompt(rows, cleaning.dropped)))
+        if not len(spool):
+            why = ", ".join(f"{count} with {reason}" for reason, count in cleaning.dropped.items())
+            raise SipoError(f"{name}: no rows are left; left out: {why or 'none'}")
         objectives = cleaning.objectives(name)
+        if not objectives:
+            raise SipoError(f'{name}: no row names an objective; label them, such as "preferred": {{"helpful": 0}}')
 
         def prepared(part: Split | None = None) -> Iterator[Row]:
             for row in native.split(map(unpack, spool)):
@@ -48,15 +53,15 @@ def prepare(name: str, to: Path, choice: Choice | None = None) -> Prepared:
         statistics = conflict_statistics(prepared(), objectives)
         if beyond := len(spool) - statistics.rows:
             cleaning.dropped[f"a test prompt beyond {native.test_prompts}"] += beyond
-        _check(name, statistics, cleaning.dropped)
+        _check(name, statistics)
         splits = {part: conflict_statistics(prepared(part), objectives) for part in SPLITS if native.stated}
         file = f"rows.{'parquet' if choice.parquet else 'jsonl'}"
         write_records(folder / file, _Again(prepared), objectives)
         found_doubts = doubts(prepared(), objectives)
         called = Path(name).resolve().name if Path(name).exists() else name  # a card is for others' machines
         result = Prepared(
-            called, choice, found, statistics, splits, dict(cleaning.dropped), cleaning.contradictions, cleaning.unread,
-            found_doubts, file, digest,
+            called, choice, found, statistics, splits, native.given_up, dict(cleaning.dropped), cleaning.contradictions,
+            cleaning.unread, found_doubts, file, digest,
         )  # fmt: skip
         (folder / "README.md").write_text(data_card(result), encoding="utf-8")
     return result
@@ -72,10 +77,7 @@ class _Again:
         return (row.as_record() for row in self.rows())
 
 
-def _check(place: str, statistics: ConflictStatistics, dropped: Mapping[str, int]) -> None:
-    why = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
-    if not statistics.rows:
-        raise SipoError(f"{place}: no rows are left; left out: {why or 'none'}")
+def _check(place: str, statistics: ConflictStatistics) -> None:
     for name in statistics.objectives:
         if statistics.ties[name] == statistics.rows:
             others = ",".join(other for other in statistics.objectives if other != name) or "..."

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sipo.data._files import read_records
-from sipo.data.chats import Message, kind_of, said
+from sipo.data.chats import Message, asked, kind_of
 from sipo.data.context import in_context
 from sipo.errors import SipoError
 
@@ -33,8 +33,7 @@ def parse_prompt(value: object, beside: Mapping[str, Any] | None = None) -> tupl
 
     `beside` is the record that it stands in, whose other columns may belong to it (`sipo.data.context`).
     """
-    found = said(value, "prompt")
-    prompt = (Message("user", found),) if isinstance(found, str) else found
+    prompt = asked(value, "prompt")
     if not prompt:
         raise SipoError("prompt is empty; fill it in or leave the row out")
     prompt = in_context(beside or {}, prompt, own=("prompt",))

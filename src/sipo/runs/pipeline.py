@@ -35,6 +35,7 @@ from sipo.stages.sample import sample
 from sipo.stages.score import score
 from sipo.stages.sft import sft
 from sipo.task import Task
+from sipo.weights import evenly
 
 
 def run(
@@ -237,8 +238,7 @@ def _introduce(task: Task) -> None:
 
 def _conclude(task: Task, folder: RunFolder) -> None:
     run = folder.path
-    share = 1 / len(task.objectives)
-    weights = ",".join(f"{name}={share:.6g}" for name in task.objectives)
+    weights = evenly(task.objectives)
     say: Any = task.progress.say
     say()
     say(f"report   {run / 'report' / 'report.html'}")

@@ -11,6 +11,7 @@ MODULES = (
     "helpsteer2_preference",
     "helpsteer3",
     "ultrafeedback",
+    "shp",
     "hh_rlhf",
     "llama_factory",
     "trl",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from sipo.data.chats import Message, UnusableError, answered, said
+from sipo.data.chats import Message, UnusableError, answered, asked, said
 from sipo.data.context import in_context
 from sipo.data.labels import as_label, as_number
 from sipo.data.sources.interface import Record
@@ -31,8 +31,7 @@ def text(value: Mapping[str, Any], column: str) -> str:
 
 def chat(value: Mapping[str, Any], column: str) -> tuple[Message, ...]:
     """A text, which is the user's, or a chat."""
-    found = said(take(value, column), f"column `{column}`")
-    return (Message("user", found),) if isinstance(found, str) else found
+    return asked(take(value, column), f"column `{column}`")
 
 
 def prompt(value: Mapping[str, Any], column: str) -> tuple[Message, ...]:

@@ -3,17 +3,15 @@ r"""HH-RLHF: `chosen` and `rejected` as whole transcripts, `\n\nHuman: ...\n\nAs
 Its parts were labelled for different goals: a pair of helpful-base says nothing of harmlessness.
 """
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from sipo.data.chats import Message, UnusableError
+from sipo.data.chats import Message, UnusableError, transcript
 from sipo.data.context import in_context
 from sipo.data.rows import Row
-from sipo.data.sources.fields import objective, text
+from sipo.data.sources.fields import chat, objective, take
 from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, each
 
-TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-ROLES = {"Human": "user", "Assistant": "assistant"}
 PARTS = {
     "helpful-base": "helpful",
     "helpful-online": "helpful",
@@ -25,7 +23,7 @@ PARTS = {
 def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dropped]:
     def read(record: Record) -> Iterator[Row]:
         name = objective(record._replace(part=PARTS.get(record.part, record.part)), asked)
-        chosen, rejected = transcript(text(record.value, "chosen")), transcript(text(record.value, "rejected"))
+        chosen, rejected = (_turns(record.value, column) for column in ("chosen", "rejected"))
         if chosen[:-1] != rejected[:-1]:
             raise UnusableError("the two transcripts differ before the last turn")
         if {chosen[-1].role, rejected[-1].role} != {"assistant"}:
@@ -36,12 +34,9 @@ def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dr
     return each(records, read)
 
 
-def transcript(said: str) -> tuple[Message, ...]:
-    start, *turns = TURN.split(said)
-    if start.strip() or not turns:
-        raise UnusableError("a transcript that does not begin with Human: or Assistant:")
-    pairs = zip(turns[::2], turns[1::2], strict=True)
-    return tuple(Message(ROLES[role], content.removeprefix(" ")) for role, content in pairs)
+def _turns(value: Mapping[str, Any], column: str) -> tuple[Message, ...]:
+    found = take(value, column)
+    return transcript(found) if isinstance(found, str) else chat(value, column)
 
 
 def _is_transcript(value: object) -> bool:

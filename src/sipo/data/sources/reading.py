@@ -1,4 +1,7 @@
-"""Records from local files and folders of shards: JSON lines, JSON arrays, CSV (each also gzipped) and Parquet."""
+"""Records from local files and folders of shards: JSON lines, JSON arrays, CSV (each also gzipped) and Parquet.
+
+The header of a CSV file tells what divides its fields: commas, semicolons (a spreadsheet in much of Europe) or tabs.
+"""
 
 import csv
 import gzip
@@ -6,8 +9,10 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +22,10 @@ from sipo.data.labels import SPLIT_NAMES, Split
 from sipo.data.sources.interface import Record
 from sipo.errors import SipoError
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+DELIMITERS = (",", ";", "\t")
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-SHARD = re.compile(r"(?:^|[-_.])\d+-of-\d+$|^\d+$")
+SHARD = re.compile(r"(?:^|[-_.])(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]{16})?$|^\d+$")
 SPLIT = re.compile(rf"(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?=[-_.]|$)", re.IGNORECASE)
 CHUNK = 1 << 16
 
@@ -45,7 +51,22 @@ def shards(path: Path) -> list[Path]:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if _is_shard(file, path))
     if not files:
         raise SipoError(f"{path}: no {', '.join(SUFFIXES)} file in it; name the file or the folder that has them")
+    if path.is_dir():
+        _check_complete(files)
     return files
+
+
+def _check_complete(files: Sequence[Path]) -> None:
+    """Raise SipoError where shards that say how many there are (`train-00000-of-00002`) are not all there."""
+    found: dict[tuple[Path, str, str], set[int]] = defaultdict(set)
+    for file in files:
+        name = file.name.partition(".")[0]
+        if (shard := SHARD.search(name)) and shard["count"]:
+            found[file.parent, name[: shard.start()], shard["count"]].add(int(shard["index"]))
+    for (folder, name, count), indices in found.items():
+        if len(indices) < int(count):
+            shards_of = f"shards of {name}" if name else "shards"
+            raise SipoError(f"{folder}: has {len(indices)} of {int(count)} {shards_of}; download it again")
 
 
 def split_named(text: str) -> Split | None:
@@ -57,12 +78,12 @@ def read_file(path: Path) -> Iterator[tuple[str, Any]]:
     """Every record of a file with its place. Raises SipoError for a file of another kind, or a corrupt one."""
     suffix = _suffix(path)
     if suffix not in SUFFIXES:
-        raise SipoError(f"{path}: is no data file; use {', '.join(SUFFIXES)}, or .gz after any of the first three")
+        raise SipoError(f"{path}: is no data file; use {', '.join(SUFFIXES)}, or .gz after any but the last")
     if suffix == ".parquet":
         yield from parquet_records(path)
         return
     with _opened(path) as file:
-        if suffix == ".csv":
+        if suffix in (".csv", ".tsv"):
             with _as_text(file) as stream:
                 yield from _csv_records(path, stream)
         elif suffix == ".json" and _first(file) == b"[":
@@ -77,7 +98,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield io.BufferedReader(file)  # type: ignore[arg-type]
-    except (OSError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SipoError(f"{path}: not a readable gzip file ({error}); write or download it again") from None
+    except OSError as error:
         raise unreadable(path, error) from None
 
 
@@ -92,19 +115,23 @@ def _as_text(file: BinaryIO) -> Iterator[io.TextIOWrapper]:
 
 def _csv_records(path: Path, file: io.TextIOWrapper) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(1 << 30)
-    rows = csv.DictReader(file, strict=True)
-    place = "line 1"
+    place, above, way_out = "line 1", 0, "quote fields that hold quotes, line ends or what divides them"
     try:
+        header = file.readline()
+        if header.casefold().startswith("sep="):  # for the spreadsheet alone
+            header, above = file.readline(), 1
+        delimiter = max(DELIMITERS, key=lambda each: len(next(csv.reader([header], delimiter=each), ())))
+        rows = csv.DictReader(chain([header], file), delimiter=delimiter, strict=True)
         check_names(path, rows.fieldnames or ())
         for row in rows:
-            place = f"line {rows.line_num}"
+            place = f"line {rows.line_num + above}"
             if None in row or None in row.values():
-                raise SipoError(f"{path} {place}: has not as many fields as the header; quote fields with commas")
+                raise SipoError(f"{path} {place}: has not as many fields as the header; {way_out}")
             yield place, row
     except UnicodeDecodeError:
         raise SipoError(f"{path} after {place}: not UTF-8; save the file again in that encoding") from None
     except csv.Error as error:
-        raise SipoError(f"{path} after {place}: not CSV ({error}); quote fields with commas or line ends") from None
+        raise SipoError(f"{path} after {place}: not CSV ({error}); {way_out}") from None
 
 
 def _array(path: Path, stream: io.TextIOWrapper) -> Iterator[tuple[str, Any]]:

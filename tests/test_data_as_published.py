@@ -1,0 +1,176 @@
+"""Preference data as hubs and spreadsheets have it: transcripts, shards, dividers, splits that say nothing."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sipo.cli.main import main
+from sipo.data import Message, read_prompts, read_rows
+from sipo.data.cleaning import Choice
+from sipo.data.prepare import Prepared, prepare
+from sipo.data.sources.reading import read_file, shards
+from sipo.errors import SipoError
+
+PAIR = {"response_0": "Water them.", "response_1": "No idea.", "preferred": {"good": 0, "safe": 1}}
+TURNS = (Message("user", "hi"), Message("assistant", "hello"), Message("user", "how?"))
+
+
+def lines(file: Path, *records: dict[str, Any]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return file
+
+
+def made(source: Path, choice: Choice | None = None) -> tuple[Prepared, list[Any]]:
+    to = source.parent / f"{source.stem}-made"
+    return prepare(str(source), to, choice), read_rows(to / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: how?\n\nAssistant:",
+        "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: how?\n\nAssistant: ",
+        "Human: hi\n\nAssistant: hello\n\nHuman: how?",
+        [*(turn._asdict() for turn in TURNS), {"role": "assistant", "content": ""}],
+    ],
+)
+def test_a_transcript_is_a_chat_wherever_a_text_can_stand(prompt: Any, tmp_path: Path) -> None:
+    rows = lines(tmp_path / "rows.jsonl", {"prompt": prompt, **PAIR})
+    assert read_rows(rows)[0].prompt == read_prompts(rows)[0] == TURNS
+    pairs = lines(tmp_path / "pairs.jsonl", {"prompt": prompt, "chosen": "Water them.", "rejected": "No."})
+    scored = [{"prompt": prompt, "response": text, "good": len(text)} for text in ("a", "bb")]
+    assert made(pairs, Choice(objectives=("good",)))[1][0].prompt == TURNS
+    assert made(lines(tmp_path / "scored.jsonl", *scored), Choice(objectives=("good",)))[1][0].prompt == TURNS
+
+
+def test_an_answer_may_be_a_transcript_and_speak_of_one(tmp_path: Path) -> None:
+    whole = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: how?\n\nAssistant: Water them."
+    spoken = "Write `Human:` before what a person says, and `Assistant:` before what it answers."
+    row = {"prompt": "how?", "response_0": whole, "response_1": spoken, "preferred": {"good": 0}}
+    found = read_rows(lines(tmp_path / "rows.jsonl", row))[0]
+    assert (found.prompt, found.responses) == (TURNS, ("Water them.", spoken))
+
+
+@pytest.mark.parametrize("prompt", ['["how?"]', '["how?", "and then?"]', "['how?']", '["how?", null]'])
+def test_a_list_of_texts_is_no_prompt_and_may_be_an_answer(prompt: str, tmp_path: Path) -> None:
+    bad = {"prompt": prompt, **PAIR}
+    with pytest.raises(SipoError, match="row|line 1: a prompt that is a list of texts"):
+        read_rows(lines(tmp_path / "rows.jsonl", bad))
+    good = {"prompt": "Name two colours in JSON.", **PAIR, "response_0": '["red", "blue"]'}
+    result, rows = made(lines(tmp_path / "pairs.jsonl", bad, good))
+    assert result.dropped == {"a prompt that is a list of texts": 1}
+    assert [row.responses[0] for row in rows] == ['["red", "blue"]']
+
+
+@pytest.mark.parametrize("label", [1, 0])
+def test_a_label_of_shp_is_one_where_a_is_better(label: int, tmp_path: Path) -> None:
+    record = {"history": "how?", "human_ref_A": "a", "human_ref_B": "b", "labels": label, "score_A": 3}
+    result, (row,) = made(lines(tmp_path / "train.json", record))
+    assert (row.text, row.responses, row.preferred) == ("how?", ("a", "b"), {"helpful": 1 - label})
+    assert list(result.unread) == ["score_A"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "above", ["", "\ufeff", "sep={}\r\n", "\ufeffsep={}\n"], ids=["plain", "bom", "sep", "bom, sep"]
+)
+def test_the_header_tells_what_divides_fields(delimiter: str, above: str, tmp_path: Path) -> None:
+    words = ["a, b; c\td", 'says "no"', "two\r\nlines"]
+    cells = [f'"{word.replace(chr(34), 2 * chr(34))}"' for word in words]
+    text = above.format(delimiter) + "\r\n".join(map(delimiter.join, (["x", "y", "z"], cells, ["1", "2"])))
+    for name, opened in {"a.csv": Path.write_bytes, "a.tsv": Path.write_bytes, "a.csv.gz": _packed}.items():
+        opened(tmp_path / name, text.encode())
+        found = read_file(tmp_path / name)
+        assert next(found)[1] == dict(zip("xyz", words, strict=True))
+        with pytest.raises(SipoError, match=rf"line {4 + ('sep' in above)}: has not as many fields"):
+            next(found)
+
+
+def _packed(file: Path, content: bytes) -> None:
+    file.write_bytes(gzip.compress(content))
+
+
+@pytest.mark.parametrize(
+    ("names", "absent", "problem"),
+    [
+        (["train-00000-of-00003", "train-00002-of-00003"], "train-00001-of-00003", "has 2 of 3 shards of train"),
+        (["train-00000-of-00001", "test-00001-of-00002"], "test-00000-of-00002", "has 1 of 2 shards of test"),
+        (["data/part-1-of-3", "data/part-2-of-3"], "data/part-3-of-3", "data: has 2 of 3 shards of part"),
+        (["0000-of-0002"], "0001-of-0002", "has 1 of 2 shards;"),
+        (
+            ["train-00000-of-00002-a09b74b3ef9c3b56"],
+            "train-00001-of-00002-b09b74b3ef9c3b57",
+            "has 1 of 2 shards of train",
+        ),
+    ],
+)
+def test_shards_that_are_not_all_there_are_named(names: list[str], absent: str, problem: str, tmp_path: Path) -> None:
+    for name in names:
+        lines(tmp_path / f"{name}.jsonl", {"prompt": "how?", **PAIR})
+    with pytest.raises(SipoError, match=problem):
+        shards(tmp_path)
+    assert len(shards(tmp_path / f"{names[0]}.jsonl")) == 1, "whoever names a file wants that one"
+    lines(tmp_path / f"{absent}.jsonl", {"prompt": "how?", **PAIR})
+    assert len(shards(tmp_path)) == len(names) + 1
+
+
+@pytest.mark.parametrize(
+    ("splits", "given_up"),
+    [
+        (["test", "test"], ("test",)),
+        (["train", "test"], ("train", "test")),  # of one prompt
+        (["train", "train"], ()),
+        ([None, None], ()),
+    ],
+)
+def test_splits_that_say_nothing_are_named(splits: list[str | None], given_up: tuple[str, ...], tmp_path: Path) -> None:
+    records = [{"prompt": "how?", **PAIR, "response_0": f"{i}", "split": split} for i, split in enumerate(splits)]
+    result, rows = made(lines(tmp_path / "rows.jsonl", *records))
+    assert result.given_up == given_up and {row.split for row in rows} == {None}
+    card = (tmp_path / "rows-made" / "README.md").read_text(encoding="utf-8")
+    assert (f"({', '.join(given_up)})" in card) == bool(given_up)
+
+
+NOTHING: dict[str, tuple[list[dict[str, Any]], list[str], str]] = {
+    "no objective": ([{"prompt": "how?", **PAIR, "preferred": {}}], [], "no row names an objective"),
+    "an objective twice": ([{"prompt": "how?", **PAIR}], ["good", "good"], "`good` is there twice"),
+    "no prompt": ([{"prompt": " ", **PAIR}], ["good"], "no rows are left; left out: 1 with an empty prompt"),
+}
+
+
+@pytest.mark.parametrize(("records", "objectives", "problem"), NOTHING.values(), ids=NOTHING.keys())
+def test_what_makes_no_rows_is_one_line(
+    records: list[Any], objectives: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = lines(tmp_path / "a.jsonl", *records)
+    asked = ["--objectives", ",".join(objectives)] if objectives else []
+    assert main(["data", "prepare", str(file), "--to", str(tmp_path / "out"), *asked]) == 2
+    said = capsys.readouterr().err
+    assert problem in said and len(said.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_what_is_next_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pasted: Callable[[str], list[str]]
+) -> None:
+    rows = lines(tmp_path / "my rows" / "it's.jsonl", {"prompt": "how?", **PAIR})
+    out, config = tmp_path / "my rows" / "out", tmp_path / "my rows" / "a run.yaml"
+    assert main(["data", "prepare", str(rows), "--to", str(out)]) == 0
+    assert pasted(capsys.readouterr().out) == ["sipo", "init", "run.yaml", "--data", str(out / "rows.jsonl")]
+    assert main(["init", str(config), "--data", str(out / "rows.jsonl")]) == 0
+    assert pasted(capsys.readouterr().out) == ["sipo", "check", str(config)]
+    assert main(["data", "prepare", str(rows), "--to", str(tmp_path / "one"), "--objectives", "good"]) == 0
+    assert "`sipo init" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def pasted() -> Callable[[str], list[str]]:
+    """The words of the one command that a text holds in backticks, as a shell has them."""
+    import re
+    import shlex
+
+    return lambda text: shlex.split(re.findall(r"`(sipo [^`]*)`", text)[-1])
