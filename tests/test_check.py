@@ -1,6 +1,7 @@
 """The plan that `sipo check` prints: rows, work, memory and hours, held against what is counted."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,14 @@ def test_a_local_plan_says_what_fits_and_how_long(settings: dict[str, Any], tmp_
     assert "nothing stops it" in text and "not looked at" not in text
     hours = sum(float(rows[stage][7]) for stage in ("align", "sample", "refine", "score", "realign", "evaluate"))
     assert f"{hours:.2g}"[:3] in text.split(" hours at 10")[0].splitlines()[-1]
+
+
+def test_the_command_that_starts_it_lays_over_the_same(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a run.yaml"
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    laid_over = ["--set", "methods=[base, soups]", "--set", "align.lr=1e-4"]
+    assert main(["check", str(file), *laid_over]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].split("`")[1]
+    assert shlex.split(command) == ["sipo", "run", str(file), *laid_over]
