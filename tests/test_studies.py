@@ -35,6 +35,7 @@ def ground(make_settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration that a study can be done on."""
     folder = tmp_path_factory.mktemp("ground")
     settings = make_settings(folder)
+    settings["sample"]["prompts"] = 14  # so many that a filter seldom finds nothing, however a processor rounds
     settings["filter"] = {"rule": "paper", "judges": ["policies"]}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(settings))
