@@ -17,6 +17,7 @@ from sipo.bank import Bank
 from sipo.disk.journal import resumable
 from sipo.disk.tables import read_parquet, write_parquet
 from sipo.errors import SipoError
+from sipo.finite import finite
 from sipo.logprobs.packing import Group, batches, worth_sharing
 from sipo.logprobs.score import Point, score_rows
 from sipo.progress import Progress
@@ -29,6 +30,8 @@ SEQUENCES = ("prompt_tokens", "response_tokens")
 """The first columns on disk; every other is a model's, in float64, null where it was not asked."""
 BATCH = 2048
 """Rows that are written and read at one time."""
+LOWER = "lower align.lr and make it anew, or take another model.dtype"
+"""The way out where a policy's numbers overflow."""
 
 
 def policy(objective: str) -> str:
@@ -114,14 +117,11 @@ class LogprobTable:
 
     def put(self, model: str, group: Group, values: Sequence[float] | Array) -> None:
         """Enter a model's log-probability of each response. Raises SipoError for one that is not finite."""
-        for response, value in zip(group.responses, values, strict=True):
-            if not np.isfinite(value):
-                raise SipoError(
-                    f"log pi of a response of {len(response)} tokens under `{model}` is {value}; its weights are not "
-                    "finite or its training diverged: lower align.lr and make it anew, or take another model.dtype"
-                )
+        finite(
+            values, lambda place: f"log pi of a response of {len(group.responses[place])} tokens under `{model}`", LOWER
+        )
         rows, column = self._rows(group), self._column(model)
-        self._values[rows, column] = values
+        self._values[rows, column] = np.reshape(values, len(rows))  # one for each, or an error
 
     def fill(
         self,
