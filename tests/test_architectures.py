@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from sipo.bank import Adapter, Bank, new_adapter, probe
+from sipo.bank import Adapter, Bank, new_adapter, probe, routes
 from sipo.bank.adapter import attention_modules
 from sipo.check import check
 from sipo.config import Decoding, Lora
@@ -37,6 +37,12 @@ GROUPS = [
 NEW = 7
 LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def _no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a proof is made depends on no other test."""
+    monkeypatch.setattr(routes, "_remembered", {})
 
 
 def backbone_of(model: PreTrainedModel) -> Backbone:
@@ -192,16 +198,51 @@ def test_what_cannot_be_served_is_refused_in_a_line(model_type: str, settings: d
     assert "\n" not in str(refusal.value)
 
 
-def test_a_bank_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, asked = Bank(backbone_of(tiny("llama"))), []
-    find = probe.find_routes
-    monkeypatch.setattr(probe, "find_routes", lambda *given: asked.append(given) or find(*given))
+@pytest.fixture
+def proofs(monkeypatch: pytest.MonkeyPatch) -> list[Bank]:
+    """The banks that a proof is made for."""
+    made, find = [], probe.find_routes
+    monkeypatch.setattr(probe, "find_routes", lambda bank, layers: made.append(bank) or find(bank, layers))
+    return made
+
+
+def changed(model: PreTrainedModel) -> PreTrainedModel:
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1.0
+    return model
+
+
+def configured(model: PreTrainedModel) -> PreTrainedModel:
+    model.config.sliding_window = 4
+    return model
+
+
+@pytest.mark.parametrize("other", [changed, configured, lambda model: model.bfloat16()], ids=["weight", "key", "dtype"])
+def test_the_same_model_is_proven_once_and_another_one_anew(proofs: list[Bank], other: Any) -> None:
+    layers = list(adapters_of("llama")[0].factors)
+    found = [Bank(backbone_of(deepcopy(tiny("llama")))).proven(layers).routes for _ in range(3)]
+    assert len(proofs) == 1 and len(set(found)) == 1
+    Bank(backbone_of(deepcopy(tiny("llama")))).proven(layers[:1])
+    assert len(proofs) == 2, "other layers"
+    Bank(backbone_of(other(deepcopy(tiny("llama"))))).proven(layers)
+    assert len(proofs) == 3
+
+
+def test_a_refusal_is_not_remembered(proofs: list[Bank], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as closer, pytest.raises(SipoError, match="not supported"):
+        closer.setattr(probe, "TOLERANCES", {True: (-1.0, -1.0)})
+        Bank(backbone_of(tiny("llama"))).proven([])
+    assert Bank(backbone_of(tiny("llama"))).proven([]).routes.packs and len(proofs) == 2
+
+
+def test_a_bank_is_proven_once(proofs: list[Bank]) -> None:
+    bank = Bank(backbone_of(tiny("llama")))
     for _ in range(2):
         with bank.mounted(adapters_of("llama")), torch.no_grad():
             assert base(2).points == ((0.0, 0.0),)
         with bank.mounted([]):
             pass
-    assert len(asked) == 1
+    assert len(proofs) == 1
     assert bank.computed == 0, "the proof is not counted as work"
 
 

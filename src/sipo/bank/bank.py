@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from sipo.bank.adapter import ADAPTABLE, Adapter, widths
 from sipo.bank.head import Head, find_head
 from sipo.bank.layout import Layout
-from sipo.bank.routes import Routes
+from sipo.bank.routes import Routes, once
 from sipo.bank.update import Place, StackedUpdate, readers
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
@@ -65,7 +65,8 @@ class Bank:
         return max(1, self.model.num_parameters() // (4 * config.num_hidden_layers * config.hidden_size))
 
     def proven(self, layers: Collection[str]) -> "Bank":
-        """The bank, with `routes` such as give what the plain model gives, those layers adapted; found once.
+        """The bank, with `routes` such as give what the plain model gives, those layers adapted; found once a
+        process for the same model.
 
         Raises SipoError where there are none.
         """
@@ -74,7 +75,8 @@ class Bank:
 
             self._proven = frozenset(layers).union(self._proven or ())
             try:
-                self.routes = find_routes(self, sorted(self._proven))
+                adapted = sorted(self._proven)
+                self.routes = once(self.model, adapted, lambda: find_routes(self, adapted))
             except BaseException:
                 self._proven = None
                 raise

@@ -1,6 +1,12 @@
 """Which of the fast ways a model is computed by: those that give what the plain model gives."""
 
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -21,3 +27,35 @@ class Routes:
         if not self.mixes:
             slower.append("padding would change what it writes, so only prompts of one length are decoded together")
         return slower
+
+
+_remembered: dict[str, Routes] = {}
+
+
+def once(model: PreTrainedModel, layers: Sequence[str], find: Callable[[], Routes]) -> Routes:
+    """What `find` finds for the model with these layers adapted: once a process, however often the same model is
+    loaded. Another weight, dtype, device, configuration or layer is another model; a refusal is not remembered.
+    """
+    key = _digest(model, layers)
+    if key not in _remembered:
+        _remembered[key] = find()
+    return _remembered[key]
+
+
+def _digest(model: PreTrainedModel, layers: Sequence[str]) -> str:
+    kind, config = type(model), model.config
+    about = (kind.__module__, kind.__qualname__, config._attn_implementation, sorted(config.to_dict().items(), key=str))
+    digest = hashlib.sha256(repr((about, list(layers))).encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(repr((name, tuple(tensor.shape), tensor.dtype, tensor.device)).encode())
+        digest.update(_row_sums(tensor.detach()).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _row_sums(tensor: Tensor) -> Tensor:
+    """Of the numbers' bits read as whole numbers, modulo 2^64: exact in any order, where the weights already are."""
+    if not tensor.numel():
+        return torch.zeros(0, dtype=torch.int64)
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    rows = tensor.reshape(len(tensor) if tensor.dim() else 1, -1).contiguous()
+    return rows.view(whole).sum(-1, dtype=torch.int64)
