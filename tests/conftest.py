@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import CHATML, TEXT, byte_level, save_model
 from peft import PeftModel
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sipo.bank import Adapter, Bank, new_adapter, save_adapter
 from sipo.config import Lora, Model
@@ -24,37 +24,14 @@ from sipo.rewards.examples import Example
 # The models are so small that threads only wait for each other; OMP_NUM_THREADS=2 tries more all the same.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
-TEXT = "how do I keep my plants alive? water them once a week. give them light. the sun is warm and the soil is dark"
-CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole checkpoint folder, as a hub would have it."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<|im_start|>", "<|im_end|>"]
-    tokenizer.train_from_iterator(
-        [TEXT],
-        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", bos_token="<|im_start|>")
-    fast.chat_template = CHAT
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.3,
-        eos_token_id=fast.eos_token_id, bos_token_id=fast.bos_token_id, pad_token_id=fast.eos_token_id,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    start, end = "<|im_start|>", "<|im_end|>"
+    made = byte_level([start, end], 320)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=start, eos_token=end)
+    tokenizer.chat_template = CHATML
+    return save_model(tmp_path_factory.mktemp("model"), tokenizer)
 
 
 @pytest.fixture(scope="session")

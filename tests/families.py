@@ -63,19 +63,25 @@ VOCABULARY = "<tool>"
 KINDS = ("byte", "prefix", "first", "word", "unigram")
 
 
+def byte_level(special: list[str], vocabulary: int) -> Tokenizer:
+    """BPE of bytes, learned from TEXT."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator([TEXT], trainer)
+    return made
+
+
 def tokenizer_of(kind: str, template: str | None, eos: str = "</s>", *, adds: str = "") -> PreTrainedTokenizerFast:
     """`kind`: byte-level BPE; BPE whose normaliser prepends a space (Llama 2), or whose pre-tokeniser does at a text's
     beginning; whole words, lower case; unigram with the marks as pieces. `adds`: "bos", "eos", "both" by itself."""
     alphabet = sorted({*TEXT, *"".join(map(chr, range(32, 127))), "▁"})
+    trainer: object
     if kind == "byte":
-        made = Tokenizer(models.BPE())
-        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        trainer: object = trainers.BpeTrainer(
-            vocab_size=330,
-            special_tokens=MARKS,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
+        made, trainer = byte_level(MARKS, 330), None
     elif kind in ("prefix", "first"):
         made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
         if kind == "prefix":
@@ -112,12 +118,13 @@ def tokenizer_of(kind: str, template: str | None, eos: str = "</s>", *, adds: st
 
 
 def save_model(folder: Path, tokenizer: PreTrainedTokenizerFast, generation_ends: list[int] | None = None) -> Path:
-    """A tiny random Llama that reads the tokenizer's ids, in a folder."""
+    """A tiny random Llama that reads the tokenizer's ids, in a folder, as a hub would have it."""
     torch.manual_seed(0)
+    pad = tokenizer.eos_token_id if tokenizer.unk_token is None else tokenizer.unk_token_id
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.3,
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.unk_token_id,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=pad,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

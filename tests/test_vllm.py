@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEXT, random_adapter
+from conftest import random_adapter
+from families import TEXT
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import sipo
