@@ -5,7 +5,7 @@ Every rule gives a combination sum_i a_i g_i whose a depends on the inner produc
 any size become an N x N problem.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,13 +20,34 @@ NO_LENGTH = 1e-4
 """A vector shorter than this share of the gradients' root mean square is rounding, and has no direction."""
 
 
-def gram(gradients: Sequence[Sequence[Tensor]]) -> Array:
-    """g_i . g_j [N, N] in double precision, from N gradients, each a tensor for every parameter."""
+Gradient = Sequence[Tensor | None]
+"""A tensor for every parameter; None, as torch has it, where a loss does not depend on the parameter."""
+
+
+def direction(gradients: Sequence[Gradient], weights: Sequence[float], rule: Rule, c: float) -> list[Tensor | None]:
+    """sum_i a_i g_i of N gradients, with the coefficients of `combine`."""
+    a = combine(gram(gradients), np.asarray(weights, dtype=float), rule, c).tolist()
+    return [torch.tensordot(g.new_tensor(a), g, 1) if g is not None else None for g in _stacked(gradients)]
+
+
+def gram(gradients: Sequence[Gradient]) -> Array:
+    """g_i . g_j [N, N] of N gradients, in double precision."""
     total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
-    for parts in zip(*gradients, strict=True):
-        flat = torch.stack([part.flatten() for part in parts]).double()
-        total += (flat @ flat.T).cpu()
+    for parts in _stacked(gradients):
+        if parts is not None:
+            flat = parts.flatten(1).double()
+            total += (flat @ flat.T).cpu()
     return np.asarray(total.numpy())
+
+
+def _stacked(gradients: Sequence[Gradient]) -> Iterator[Tensor | None]:
+    """All gradients' parts [N, ...] of each parameter in turn."""
+    for parts in zip(*gradients, strict=True):
+        given = next((part for part in parts if part is not None), None)
+        if given is None:
+            yield None
+        else:
+            yield torch.stack([torch.zeros_like(given) if part is None else part for part in parts])
 
 
 def combine(gram_N_N: Array, weights_N: Array, rule: Rule, c: float = 0.4) -> Array:

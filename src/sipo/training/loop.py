@@ -18,6 +18,7 @@ from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import response_logprobs
+from sipo.training.conflict import Rule, direction
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
 from sipo.training.optimise import Checkpoint, optimise
 
@@ -39,10 +40,22 @@ class Example:
 
 @dataclass(frozen=True)
 class Weighting:
-    """How a pair's losses add up: w_i of each objective, and the scale s (see `preference_loss`)."""
+    """How a pair's losses add up: w_i of each objective, and the scale s (see `preference_loss`).
+
+    Under another `rule` than sum it is the gradients of the objectives' mean losses over a batch that are combined (see
+    `combine`); the loss that is told, and that validation looks at, stays the weighted sum.
+    """
 
     weights: tuple[float, ...] = (1.0,)
     scale: float = 1.0
+    rule: Rule = "sum"
+    c: float = 0.0
+
+    def terms(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The losses with a gradient of their own: the objectives' weights in each [K, N], and its share of all [K]."""
+        weights = torch.tensor(self.weights, device=device)
+        one = torch.ones(1, device=device)
+        return (weights[None], one) if self.rule == "sum" else (torch.eye(len(weights), device=device), weights)
 
 
 DPO = Weighting()
@@ -130,7 +143,8 @@ def validate(
     """Mean preference loss a pair; the smaller the better."""
     total = pairs = 0.0
     for indices in batches([e.group.columns(bank.routes.packs) for e in examples], token_budget):
-        loss, _, numbers = _losses(bank, [examples[i] for i in indices], beta, weighting)
+        weights = torch.tensor([weighting.weights], device=bank.device)
+        loss, _, numbers = _losses(bank, [examples[i] for i in indices], beta, weights, weighting.scale)
         total += float(loss.sum())
         pairs += numbers["pairs"]
     return total / pairs
@@ -139,23 +153,42 @@ def validate(
 def _backward(
     bank: Bank, batch: list[Example], beta: float, weighting: Weighting, alpha: float, budget: int
 ) -> dict[str, float]:
-    """Accumulate the gradient of the batch's mean loss, piece by piece; returns the batch's numbers."""
+    """Accumulate the gradient of the batch's mean loss, piece by piece; returns the batch's numbers.
+
+    Where objectives' gradients are combined, there is one backward for each over the graph of one forward, and each
+    accumulates over all pieces first: pieces change nothing.
+    """
     pairs = sum(len(example.pairs) for example in batch)
     sums = {"loss": 0.0, "accuracy": 0.0, "nll": 0.0}
+    weights, shares = weighting.terms(bank.device)
+    parameters = bank.adapters[-1].parameters
+    gradients: list[list[Tensor | None]] = [[parameter.grad for parameter in parameters] for _ in shares]
     for indices in batches([e.group.columns(bank.routes.packs) for e in batch], budget):
-        losses, nll, numbers = _losses(bank, [batch[i] for i in indices], beta, weighting)
-        total = losses.sum() + alpha * nll.sum()
-        (total / pairs).backward()  # type: ignore[no-untyped-call]
-        sums["loss"] += float(total.detach()) / pairs
+        losses, nll, numbers = _losses(bank, [batch[i] for i in indices], beta, weights, weighting.scale)
+        totals = losses.sum(-1) + alpha * nll.sum()
+        for k, total in enumerate(totals):
+            _give(parameters, gradients[k])
+            (total / pairs).backward(retain_graph=k + 1 < len(totals))  # type: ignore[no-untyped-call]
+            gradients[k] = [parameter.grad for parameter in parameters]
+        sums["loss"] += float(shares @ totals.detach()) / pairs
         sums["nll"] += float(nll.detach().sum()) / pairs
         sums["accuracy"] += numbers["accuracy"] * numbers["pairs"] / pairs
+    if weighting.rule != "sum":
+        _give(parameters, direction(gradients, weighting.weights, weighting.rule, weighting.c))
     return sums
 
 
+def _give(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+
+
 def _losses(
-    bank: Bank, examples: list[Example], beta: float, weighting: Weighting
+    bank: Bank, examples: list[Example], beta: float, weights: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Preference loss a pair [P], NLL a pair [P] (empty where none is asked for), and numbers for people."""
+    """Preference losses [K, P] of each pair by weights [K, N], its NLL [P] (empty where none is asked for), and numbers
+    for people.
+    """
     packed = pack([example.group for example in examples], bank.device, bank.routes.packs)
     logprobs = response_logprobs(bank, packed, torch.ones(len(examples), len(bank.adapters)))
     reference = torch.tensor([value for example in examples for value in example.reference], device=bank.device)
@@ -167,10 +200,9 @@ def _losses(
     first, second, signs = (list(column) for column in zip(*pairs, strict=True))
     difference = logratios[first] - logratios[second]
     p = torch.tensor(signs, device=bank.device)
-    w = torch.tensor(weighting.weights, device=bank.device)
     margins = [margin for e in examples for margin in e.margins or [0.0] * len(e.pairs)]
     m = torch.tensor(margins, device=bank.device)
-    losses = preference_loss(difference, p, w, beta, m, weighting.scale)
+    losses = preference_loss(difference, p, weights[:, None], beta, m, scale)
     chosen = [at + i for at, e in zip(offsets, examples, strict=False) if e.nll for i, *_ in e.pairs]
     nll = normalised_nll(logprobs[chosen], packed.lengths[chosen])
     return losses, nll, {"pairs": len(pairs), "accuracy": float(accuracy(beta * difference.detach() - m, p))}

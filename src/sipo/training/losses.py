@@ -19,7 +19,7 @@ def preference_loss(
     """sum_i w_i * -log sigmoid(p_i * (beta * D - m) / s), one value a pair [P]; smaller is better.
 
     logratio_difference: D [P]. signs: p [P, N], +1 where objective i prefers y_1, -1 where y_0, 0 where it has
-    no preference (its term is then left out). weights: w [N] or [P, N].
+    no preference (its term is then left out). weights: w [N] or [P, N], or several [K, 1, N] for losses [K, P].
 
     DPO is one objective with weight 1 (SIPO, Eq. 2); DPO LW has all objectives with the preference weight;
     MODPO has margin m = sum_{j != k} w_j (r_j(y_1) - r_j(y_0)) and scale s = w_k (Zhou et al. 2024).
