@@ -159,6 +159,7 @@ def _backward(
     accumulates over all pieces first: pieces change nothing.
     """
     pairs = sum(len(example.pairs) for example in batch)
+    given = sum(sign != 0 for example in batch for _, _, *signs in example.pairs for sign in signs)
     sums = {"loss": 0.0, "accuracy": 0.0, "nll": 0.0}
     weights, shares = weighting.terms(bank.device)
     parameters = bank.adapters[-1].parameters
@@ -172,7 +173,7 @@ def _backward(
             gradients[k] = [parameter.grad for parameter in parameters]
         sums["loss"] += float(shares @ totals.detach()) / pairs
         sums["nll"] += float(nll.detach().sum()) / pairs
-        sums["accuracy"] += numbers["accuracy"] * numbers["pairs"] / pairs
+        sums["accuracy"] += numbers["accuracy"] * numbers["given"] / max(given, 1)
     if weighting.rule != "sum":
         _give(parameters, direction(gradients, weighting.weights, weighting.rule, weighting.c))
     return sums
@@ -205,4 +206,5 @@ def _losses(
     losses = preference_loss(difference, p, weights[:, None], beta, m, scale)
     chosen = [at + i for at, e in zip(offsets, examples, strict=False) if e.nll for i, *_ in e.pairs]
     nll = normalised_nll(logprobs[chosen], packed.lengths[chosen])
-    return losses, nll, {"pairs": len(pairs), "accuracy": float(accuracy(beta * difference.detach() - m, p))}
+    told = {"pairs": len(pairs), "given": int((p != 0).sum())}
+    return losses, nll, {**told, "accuracy": float(accuracy(beta * difference.detach() - m, p))}
