@@ -1,7 +1,9 @@
 """Preference data as hubs and spreadsheets have it: transcripts, shards, dividers, splits that say nothing."""
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,53 @@ def pasted() -> Callable[[str], list[str]]:
     import shlex
 
     return lambda text: shlex.split(re.findall(r"`(sipo [^`]*)`", text)[-1])
+
+
+TEXT = json.dumps({"prompt": "how?", **PAIR}) + "\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [TEXT.encode(), b"\xef\xbb\xbf" + TEXT.encode(), gzip.compress(TEXT.encode()), gzip.compress(TEXT.encode("utf-8-sig"))],
+    ids=["plain", "mark", "gzip", "gzip and mark"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz"])
+def test_bytes_and_not_names_tell_what_is_packed(content: bytes, name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    assert [value["prompt"] for _, value in read_file(file)] == ["how?"]
+    if not name.endswith(".gz"):
+        assert [row.responses for row in read_rows(file)] == [("Water them.", "No idea.")]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"\x28\xb5\x2f\xfd\x04\x00", "begins as a .zst file; unpack it first"),
+        (bz2.compress(TEXT.encode()), "begins as a .bz2 file"),
+        (lzma.compress(TEXT.encode()), "begins as a .xz file"),
+        (gzip.compress(gzip.compress(TEXT.encode())), "begins as a .gz file"),
+        (b"PK\x03\x04\x14", "begins as a .zip file"),
+        (b"PAR1\x15\x04", "begins as a .parquet file; give it that ending"),
+        (gzip.compress(TEXT.encode())[:-9], "not a readable gzip file"),
+        *((TEXT.encode(each), "save it again as UTF-8") for each in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")),
+        (TEXT.replace("how", "c\xf3mo").encode("latin-1"), "not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv.gz"])
+def test_what_is_no_text_is_one_line(content: bytes, named: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(SipoError, match=f"^{file}") as refusal:
+        list(read_file(file))
+    assert named in str(refusal.value) and "\n" not in str(refusal.value)
+    if name == "rows.jsonl":
+        with pytest.raises(SipoError, match=f"^{file}"):
+            read_rows(file)
+
+
+def test_a_packed_shard_is_not_passed_over(tmp_path: Path) -> None:
+    lines(tmp_path / "data/train.jsonl", {"prompt": "how?", **PAIR})
+    (tmp_path / "data/more.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd")
+    with pytest.raises(SipoError, match=r"more.jsonl.zst: .zst files are not read; unpack it"):
+        shards(tmp_path / "data")

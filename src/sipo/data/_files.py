@@ -1,7 +1,12 @@
 """Records in files, as JSON lines or Parquet: how they are found, read and written, not what they mean."""
 
+import gzip
+import io
 import json
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -12,6 +17,12 @@ from sipo.errors import SipoError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 BATCH = 4096
+GZIP = b"\x1f\x8b"
+FOREIGN = {
+    ".gz": GZIP, ".zst": rb"\x28\xb5\x2f\xfd", ".bz2": rb"BZh\d1AY", ".xz": rb"\xfd7zXZ", ".zip": rb"PK\x03\x04",
+    ".parquet": rb"PAR1[\x00-\x1f]",
+}  # fmt: skip
+"""How files begin that hold no text, whatever their names end in."""
 OTHERS = "; `sipo data prepare` makes rows of CSV, of gzipped files, folders and data sets"
 
 
@@ -27,10 +38,35 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
         if path.suffix.lower() == ".parquet":
             yield from parquet_records(path)
         else:
-            with path.open("rb") as file:
+            with opened(path) as file:
                 yield from json_lines(path, file)
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """The bytes of a text file, unpacked where it is gzipped, whatever its name ends in.
+
+    Raises SipoError for what is packed in another way, damaged, or no UTF-8.
+    """
+    try:
+        with path.open("rb") as plain, gzip.open(plain) if plain.peek(2).startswith(GZIP) else plain as file:
+            reader = io.BufferedReader(file)  # type: ignore[arg-type]
+            _check_text(path, reader.peek(8)[:8])
+            yield reader
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SipoError(f"{path}: not a readable gzip file ({error}); write or download it again") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _check_text(path: Path, head: bytes) -> None:
+    if kind := next((name for name, start in FOREIGN.items() if re.match(start, head)), None):
+        way_out = "give it that ending" if kind == ".parquet" else "unpack it first"
+        raise SipoError(f"{path}: begins as a {kind} file; {way_out}")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
+        raise SipoError(f"{path}: is UTF-16, UTF-32 or no text; save it again as UTF-8")
 
 
 def unreadable(path: Path, error: Exception) -> SipoError:

@@ -13,7 +13,7 @@ from sipo.data.sources import SOURCES
 from sipo.data.sources.fields import take
 from sipo.data.sources.hub import read_hub
 from sipo.data.sources.interface import SPLIT_COLUMNS, Answer, Dropped, Hub, Known, Record, Source
-from sipo.data.sources.reading import SUFFIXES, read_path
+from sipo.data.sources.reading import PACKED, SUFFIXES, read_path
 from sipo.errors import SipoError
 
 KNOWN: dict[str, tuple[Source, Known]] = {known.name: (source, known) for source in SOURCES for known in source.known}
@@ -79,7 +79,7 @@ def find(
 
 def is_path(name: str) -> bool:
     """Whether the name can only be that of a file or folder, there or not."""
-    return name.startswith((".", "/", "~")) or name.endswith((*SUFFIXES, ".gz"))
+    return name.startswith((".", "/", "~")) or name.endswith((*SUFFIXES, ".gz", *PACKED))
 
 
 def on_hub(name: str) -> bool:

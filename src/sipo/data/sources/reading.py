@@ -1,14 +1,13 @@
-"""Records from local files and folders of shards: JSON lines, JSON arrays, CSV (each also gzipped) and Parquet.
+"""Records from local files and folders of shards: JSON lines, JSON arrays, CSV (each also gzipped, as its bytes and not
+its name tell) and Parquet.
 
 The header of a CSV file tells what divides its fields: commas, semicolons (a spreadsheet in much of Europe) or tabs.
 """
 
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sipo.data._files import check_names, json_lines, parquet_records, unreadable, without_duplicates
+from sipo.data._files import check_names, json_lines, opened, parquet_records, without_duplicates
 from sipo.data.chats import kind_of
 from sipo.data.labels import SPLIT_NAMES, Split
 from sipo.data.sources.interface import Record
 from sipo.errors import SipoError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+PACKED = (".zst", ".bz2", ".xz", ".zip")
+"""Endings after these that only other programs unpack."""
 DELIMITERS = (",", ";", "\t")
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 SHARD = re.compile(r"(?:^|[-_.])(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]{16})?$|^\d+$")
@@ -49,6 +50,8 @@ def read_path(path: Path, name: str | None = None) -> Iterator[Record]:
 def shards(path: Path) -> list[Path]:
     """The file, or the folder's, in the order of their names. Raises SipoError for a folder without any."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if _is_shard(file, path))
+    if packed := next((file for file in files if file.suffix.lower() in PACKED), None):
+        raise SipoError(f"{packed}: {packed.suffix} files are not read; unpack it first, or move it elsewhere")
     if not files:
         raise SipoError(f"{path}: no {', '.join(SUFFIXES)} file in it; name the file or the folder that has them")
     if path.is_dir():
@@ -82,7 +85,7 @@ def read_file(path: Path) -> Iterator[tuple[str, Any]]:
     if suffix == ".parquet":
         yield from parquet_records(path)
         return
-    with _opened(path) as file:
+    with opened(path) as file:
         if suffix in (".csv", ".tsv"):
             with _as_text(file) as stream:
                 yield from _csv_records(path, stream)
@@ -91,17 +94,6 @@ def read_file(path: Path) -> Iterator[tuple[str, Any]]:
                 yield from _array(path, stream)
         else:
             yield from json_lines(path, file)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            yield io.BufferedReader(file)  # type: ignore[arg-type]
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SipoError(f"{path}: not a readable gzip file ({error}); write or download it again") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
 
 
 @contextmanager
@@ -175,7 +167,7 @@ def _first(file: BinaryIO) -> bytes:
 
 
 def _suffix(path: Path) -> str:
-    packed = path.suffix.lower() == ".gz"
+    packed = path.suffix.lower() in (".gz", *PACKED)
     return (path.with_suffix("") if packed else path).suffix.lower()
 
 
