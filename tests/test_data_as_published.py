@@ -226,3 +226,99 @@ def test_a_packed_shard_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "data/more.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd")
     with pytest.raises(SipoError, match=r"more.jsonl.zst: .zst files are not read; unpack it"):
         shards(tmp_path / "data")
+
+
+CHOSEN = {"prompt": "how?", "chosen": "Water them.", "rejected": "No idea."}
+OPPOSITE = "chosen and rejected whose scores say the opposite"
+
+
+@pytest.mark.parametrize(
+    ("columns", "label"),
+    [
+        ({"score_chosen": 8, "score_rejected": 7.5}, 0),
+        ({"score_chosen": "8", "score_rejected": "8.0"}, None),
+        ({"chosen-rating": 1, "rejected-rating": 2}, OPPOSITE),
+        ({"Chosen_Avg_Rating": 3.0, "Rejected_Avg_Rating": 3.5}, OPPOSITE),
+        ({"score_chosen": 8, "score_rejected": 8, "rating_chosen": 2, "rating_rejected": 1}, 0),
+        ({"score_chosen": 8, "score_rejected": 7, "rating_chosen": 1, "rating_rejected": 2}, OPPOSITE),
+        ({"status": "tie"}, None),
+        ({"status": " Tie", "score_chosen": 8, "score_rejected": 7}, None),
+    ],
+)
+@pytest.mark.parametrize(
+    "record",
+    [
+        CHOSEN,
+        {**CHOSEN, "chosen": [{"role": "assistant", "content": "Water them."}]},
+        {"instruction": "how?", "chosen": "Water them.", "rejected": "No idea."},
+        {name: f"\n\nHuman: how?\n\nAssistant: {CHOSEN[name]}" for name in ("chosen", "rejected")},
+    ],
+    ids=["trl", "messages", "llama-factory", "hh-rlhf"],
+)
+def test_what_a_pair_says_of_itself_counts(
+    record: dict[str, Any], columns: dict[str, Any], label: int | str | None, tmp_path: Path
+) -> None:
+    plain = {name: value.replace("how", "why") if isinstance(value, str) else value for name, value in record.items()}
+    prepared, rows = made(lines(tmp_path / "good.jsonl", {**record, "prompt_id": 1, **columns}, plain, plain))
+    if isinstance(label, str):
+        assert prepared.dropped.get(label) == 1 and all(row.preferred == {"good": 0} for row in rows)
+    else:
+        assert rows[0].preferred == {"good": label} and label not in prepared.dropped
+    assert set(prepared.unread) == ({"prompt_id"} if not isinstance(label, str) else set()), "they have been read"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"toxicity_chosen": 0.9, "toxicity_rejected": 0.1},
+        {"score_chosen": "good", "score_rejected": "bad"},
+        {"score_chosen": 2, "score_rejected": None},
+        {"score_chosen": 2},
+        {"status": "swapped"},
+    ],
+)
+def test_what_says_nothing_of_which_is_better_is_named(columns: dict[str, Any], tmp_path: Path) -> None:
+    prepared, rows = made(lines(tmp_path / "good.jsonl", {**CHOSEN, **columns}))
+    assert rows[0].preferred == {"good": 0}
+    assert set(prepared.unread) == {name for name, value in columns.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("record", "column"),
+    [
+        ({"history": "how?", "human_ref_A": "a", "human_ref_B": "b", "labels": 1}, "labels"),
+        ({"prompt": "how?", "response_1": "a", "response_2": "b", "preference_strength": 1}, "preference_strength"),
+        ({"context": "how?", "response1": "a", "response2": "b", "overall_preference": 1}, "overall_preference"),
+    ],
+)
+def test_labels_that_mean_something_else_are_not_taken_for_ours(
+    record: dict[str, Any], column: str, tmp_path: Path
+) -> None:
+    file = lines(tmp_path / "good.jsonl", record)
+    prompt, first, second, _ = record
+    columns = {"prompt": prompt, "response_0": first, "response_1": second, "good": column}
+    with pytest.raises(SipoError, match=f"`{column}` mean other responses than in rows; leave --map out"):
+        prepare(str(file), tmp_path / "out", Choice(columns=columns))
+    other = lines(tmp_path / "mine.jsonl", {**{k: v for k, v in record.items() if k != column}, "best": 1})
+    assert made(other, Choice(columns={**columns, "good": "best"}))[1][0].preferred == {"good": 1}
+
+
+VICUNA = "A chat between a curious user and an assistant. USER: how? ASSISTANT:"
+ALPACA = "Below is an instruction.\n\n### Instruction:\nhow?\n\n### Response:"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [(VICUNA, "'USER:'"), (ALPACA, "'### Instruction'"), ("Human: how?\nAssistant:", "'Human:'"), ("User: how? AI: ", "'User:'")],
+)  # fmt: skip
+def test_turns_in_a_text_are_counted_and_shown(
+    prompt: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = "What does `USER:` mean in a log, and is an ASSISTANT a user? ### Response time"
+    records = [{"prompt": prompt, **PAIR}, {"prompt": plain, **PAIR}, {"prompt": "why?", **PAIR, "response_1": prompt}]
+    prepared, rows = made(lines(tmp_path / "rows.jsonl", *records))
+    assert rows[0].prompt == (Message("user", prompt),)
+    (line,) = prepared.doubts
+    assert line.startswith(f"turns are written into the text of 2 rows, the first {named} in")
+    assert main(["data", "inspect", str(tmp_path / "rows.jsonl")]) == 0
+    assert "turns are written into the text of 2 rows" in " ".join(capsys.readouterr().out.split())

@@ -45,7 +45,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.BufferedReader]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a text file, unpacked where it is gzipped, whatever its name ends in.
 
     Raises SipoError for what is packed in another way, damaged, or no UTF-8.

@@ -21,6 +21,11 @@ MARK = re.compile(
     r"<[|\uff5c][^|\uff5c<>\s]{1,40}[|\uff5c]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
 )
 """How the special tokens of chat formats are written."""
+WRITTEN_TURNS = (
+    (r"^### ?(?:Instruction|Human|User|Question)\b", r"^### ?(?:Response|Assistant|Answer)\b"),
+    (r"(?:^|\s)(?:USER|User|Human):", r"(?:^|\s)(?:ASSISTANT|Assistant|AI|Bot):"),
+)
+"""How Alpaca and Vicuna, and who came after them, open the user's turn and the assistant's."""
 FEW = 10
 """Rows below which an objective that always prefers the same response may do so by chance."""
 
@@ -50,6 +55,15 @@ def written_mark(text: str) -> str | None:
     return found[0] if found else None
 
 
+def written_turns(text: str) -> str | None:
+    """How a text opens the user's turn, where it has the assistant's after it, as a template writes them."""
+    for user, assistant in WRITTEN_TURNS:
+        found = re.search(user, text, re.MULTILINE)
+        if found and re.search(assistant, text[found.end() :], re.MULTILINE):
+            return found[0].strip()
+    return None
+
+
 def doubts(
     rows: "Iterable[Row]", objectives: Sequence[str], mark: Callable[[str], str | None] = written_mark
 ) -> list[str]:
@@ -57,6 +71,7 @@ def doubts(
     prompt stand together. `mark`: the first special token that is written in a text, by a model's tokenizer.
     """
     marked: list[str] = []
+    written: list[str] = []
     labels = {name: Counter[int | None]() for name in objectives}
     circles: Counter[str] = Counter()
     for _, of_prompt in groupby(rows, key=lambda row: row.key):
@@ -65,6 +80,8 @@ def doubts(
             texts = (*(message.content for message in row.prompt), *row.responses)
             if found := next(filter(None, map(mark, texts)), None):
                 marked.append(f"{found} with the prompt {row.prompt[-1].content[:40]!r}" if not marked else "")
+            if found := next(filter(None, map(written_turns, texts)), None):
+                written.append(f"{found!r} in {row.prompt[-1].content[:40]!r}" if not written else "")
             for name in objectives:
                 label = row.preferred.get(name)
                 labels[name][label] += 1
@@ -76,6 +93,11 @@ def doubts(
         lines.append(
             f"special tokens are written in {len(marked)} rows, the first {marked[0]}; they are read as text. "
             "Where the rows were rendered with a chat template, give the messages themselves"
+        )
+    if written:
+        lines.append(
+            f"turns are written into the text of {len(written)} rows, the first {written[0]}; they are read as one "
+            "turn's words, and the model's own chat format goes round them. Give the messages, or the question alone"
         )
     for name in objectives:
         if circles[name]:

@@ -10,7 +10,8 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 MISSING = ("", "n/a", "na", "<na>", "nan", "nat", "null", "none")
-TIES = (*MISSING, "tie", "draw", "equal", "both", "neither")
+EVEN = ("tie", "draw", "equal", "both", "neither")
+TIES = (*MISSING, *EVEN)
 NAMES: dict[str, int] = {
     **dict.fromkeys(("a", "response_0", "response_a", "model_a", "answer_a"), 0),
     **dict.fromkeys(("b", "response_1", "response_b", "model_b", "answer_b"), 1),

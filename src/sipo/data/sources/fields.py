@@ -1,14 +1,18 @@
 """Reading one field of a record: the types that sources need, with the column in every message."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from sipo.data.chats import Message, UnusableError, answered, asked, said
 from sipo.data.context import in_context
-from sipo.data.labels import as_label, as_number
+from sipo.data.labels import EVEN, as_label, as_number
 from sipo.data.sources.interface import Record
 from sipo.errors import SipoError
+
+SCORES = frozenset(("score", "rating", "reward"))
+SAID_OF_SCORES = SCORES.union(("chosen", "avg", "average", "mean", "overall", "total"))
 
 
 def take(value: Mapping[str, Any], column: str) -> Any:
@@ -73,8 +77,39 @@ def better(first: float | None, second: float | None) -> int | None:
     return None if first is None or second is None or first == second else int(second > first)
 
 
-def objective(record: Record, asked: Iterable[str]) -> str:
-    """The objective of a pair that is only chosen and rejected: what its file is called."""
+def chosen_first(record: Record, asked: Iterable[str]) -> dict[str, int | None]:
+    """The label of a pair of chosen and rejected, by the objective that its file is called after.
+
+    It is a tie where the pair's status says so, or its scores (larger is better) are equal. Raises UnusableError where
+    they prefer the rejected response, and for an objective that was not asked for.
+    """
     if asked and record.part not in asked:
         raise UnusableError("an objective that was not asked for")
-    return record.part
+    said = [better(rejected, chosen) for chosen, rejected in _scores(record.value)]
+    if 0 in said:
+        raise UnusableError("chosen and rejected whose scores say the opposite")
+    tied = _is_tie(record.value) or (bool(said) and not any(said))
+    return {record.part: None if tied else 0}
+
+
+def _scores(value: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
+    """Of chosen and rejected, in columns such as `score_chosen` and `chosen-rating`, where both are numbers."""
+    columns = {name.casefold(): name for name in value}
+    for name, column in columns.items():
+        words, other = re.split(r"[-_. ]+", name), columns.get(name.replace("chosen", "rejected"))
+        if other and "chosen" in words and SCORES.intersection(words) and SAID_OF_SCORES.issuperset(words):
+            try:
+                found = [as_number(each, name) for name, each in value.items() if name in (column, other)]
+            except SipoError:
+                continue  # no scores, whatever they are called: nobody reads them
+            if None not in found:
+                yield number(value, column), number(value, other)  # type: ignore[misc]
+
+
+def _is_tie(value: Mapping[str, Any]) -> bool:
+    """Whether the column `status` calls the pair a tie; it is left unread where it says something else."""
+    stated = dict(value.items()).get("status")
+    if not (isinstance(stated, str) and stated.strip().casefold() in EVEN):
+        return False
+    _ = value["status"]
+    return True

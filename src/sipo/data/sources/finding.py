@@ -69,7 +69,7 @@ def find(
         identity, _, config = name.partition(":")
         known = known or next((each for _, each in KNOWN.values() if each.parts == (Hub(identity),)), None)
         records = read_hub([Hub(identity, config=config or None)], called)
-    records = _renamed(records, columns)
+    records = _renamed(_unmistaken(records, columns), columns)
     first = next(records, None)
     if first is None:
         raise SipoError(f"{name}: no records in it")
@@ -99,6 +99,18 @@ def told(format: str | None) -> tuple[Source | None, Known | None]:
         hint = f"did you mean `{near[0]}`?" if near else f"they are {', '.join(dict.fromkeys([*names, *KNOWN]))}"
         raise SipoError(f"--format {format}: no such format; {hint}")
     return SOURCES[names.index(format)], None
+
+
+def _unmistaken(records: Iterable[Record], columns: Mapping[str, str]) -> Iterator[Record]:
+    """The records. Raises SipoError where labels that one source alone can read are taken for another's."""
+    for number, record in enumerate(records):
+        source = next((each for each in SOURCES if each.recognises(record.value)), None) if not number else None
+        if source and (column := next((each for each in source.own if each in columns.values()), None)):
+            raise SipoError(
+                f"{record.place}: is of {source.name}, whose numbers in `{column}` mean other responses than in rows; "
+                "leave --map out, so that they are read as its own, or rename the column where they are not"
+            )
+        yield record
 
 
 def _renamed(records: Iterable[Record], columns: Mapping[str, str]) -> Iterator[Record]:

@@ -25,4 +25,5 @@ SOURCE = Source(
     lambda value: value.keys() >= {"prompt", "response_1", "response_2", "preference_strength"},
     rows,
     (Known("helpsteer2-preference", (Hub("nvidia/HelpSteer2", folder="preference"),), LICENCE),),
+    own=("preference_strength",),
 )

@@ -25,4 +25,5 @@ SOURCE = Source(
     lambda value: value.keys() >= {"context", "response1", "response2", "overall_preference"},
     rows,
     (Known("helpsteer3", (Hub("nvidia/HelpSteer3", config="preference"),), LICENCE),),
+    own=("overall_preference",),
 )

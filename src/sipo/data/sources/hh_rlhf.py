@@ -9,7 +9,7 @@ from typing import Any
 from sipo.data.chats import Message, UnusableError, transcript
 from sipo.data.context import in_context
 from sipo.data.rows import Row
-from sipo.data.sources.fields import chat, objective, take
+from sipo.data.sources.fields import chat, chosen_first, take
 from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, each
 
 PARTS = {
@@ -22,14 +22,14 @@ PARTS = {
 
 def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dropped]:
     def read(record: Record) -> Iterator[Row]:
-        name = objective(record._replace(part=PARTS.get(record.part, record.part)), asked)
+        label = chosen_first(record._replace(part=PARTS.get(record.part, record.part)), asked)
         chosen, rejected = (_turns(record.value, column) for column in ("chosen", "rejected"))
         if chosen[:-1] != rejected[:-1]:
             raise UnusableError("the two transcripts differ before the last turn")
         if {chosen[-1].role, rejected[-1].role} != {"assistant"}:
             raise UnusableError("a transcript that does not end with the assistant's turn")
         prompt = in_context(record.value, chosen[:-1], whole=True)
-        yield Row(prompt, (chosen[-1].content, rejected[-1].content), {name: 0}, record.split)
+        yield Row(prompt, (chosen[-1].content, rejected[-1].content), label, record.split)
 
     return each(records, read)
 

@@ -77,6 +77,8 @@ class Source:
     known: tuple[Known, ...] = ()
     answers: Callable[[Iterable[Record], tuple[str, ...]], Iterator[Answer | Dropped]] | None = None
     """The single responses with the scores that the rows are made of; None where the records are pairs already."""
+    own: tuple[str, ...] = ()
+    """Columns of labels in which a number does not mean what it means elsewhere: this source alone can read them."""
 
 
 def each(records: Iterable[Record], read: Callable[[Record], Iterable[Row | Answer | Dropped]]) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sipo.data.chats import SHAREGPT, Message
 from sipo.data.rows import Row
-from sipo.data.sources.fields import objective, pair, prompt
+from sipo.data.sources.fields import chosen_first, pair, prompt
 from sipo.data.sources.interface import Dropped, Record, Source, each
 from sipo.errors import SipoError
 
@@ -20,7 +20,7 @@ def rows(records: Iterable[Record], asked_for: tuple[str, ...]) -> Iterator[Row 
         value = record.value
         asked = prompt(value, "conversations" if "conversations" in value else "instruction")
         asked, responses = pair(value, asked, "chosen", "rejected")
-        yield Row(asked, responses, {objective(record, asked_for): 0}, record.split)
+        yield Row(asked, responses, chosen_first(record, asked_for), record.split)
 
     return each(records, read)
 

@@ -23,4 +23,5 @@ SOURCE = Source(
     "history, human_ref_A, human_ref_B, labels",
     lambda value: value.keys() >= {"history", "human_ref_A", "human_ref_B", "labels"},
     rows,
+    own=("labels",),
 )

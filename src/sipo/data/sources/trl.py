@@ -9,7 +9,7 @@ from typing import Any
 from sipo.data.chats import Message, UnusableError, agreed, said
 from sipo.data.context import in_context, is_empty
 from sipo.data.rows import Row
-from sipo.data.sources.fields import chat, objective, pair, prompt, take
+from sipo.data.sources.fields import chat, chosen_first, pair, prompt, take
 from sipo.data.sources.interface import Dropped, Record, Source, each
 from sipo.errors import SipoError
 
@@ -19,7 +19,7 @@ QUESTIONS = ("question", "query", "instruction", "user_prompt", "problem", "inpu
 def rows(records: Iterable[Record], asked: tuple[str, ...]) -> Iterator[Row | Dropped]:
     def read(record: Record) -> Iterator[Row]:
         said, responses = _parts(record.value)
-        yield Row(said, responses, {objective(record, asked): 0}, record.split)
+        yield Row(said, responses, chosen_first(record, asked), record.split)
 
     return each(records, read)
 
