@@ -214,6 +214,36 @@ def test_answers_of_one_prompt_that_differ_in_what_is_not_read(tmp_path: Path) -
     assert made.unread == {"mood": 1}
 
 
+MESSAGE = {"role": "user", "content": "hello", "name": "Ann", "tool_calls": [], "weight": None}
+SHAREGPT = {"conversations": [{"from": "human", "value": "hello", "weight": 0}], "id": "x", "system": ""}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unread"),
+    [
+        ([MESSAGE], {"prompt[].name"}),
+        (json.dumps([MESSAGE]), {"prompt[].name"}),
+        (MESSAGE, {"prompt[].name"}),
+        ({"messages": [{**MESSAGE, "name": ""}]}, set()),
+        (SHAREGPT, {"prompt[].weight", "prompt.id"}),
+        ([{"role": "user", "content": [{"type": "text", "text": "hello"}]}], set()),
+        ("hello", set()),
+    ],
+)
+@pytest.mark.parametrize("record", [TRL, SOURCES["pairs"][0]], ids=["trl", "pairs"])
+def test_keys_of_messages_that_nobody_reads_are_named(
+    record: dict[str, Any], prompt: Any, unread: set[str], tmp_path: Path
+) -> None:
+    answer = [{"role": "assistant", "content": "A", "reasoning_content": "hm"}]
+    first = next(name for name in ("chosen", "response_0") if name in record)
+    made, rows = prepared(tmp_path, {**record, "prompt": prompt, first: answer}, objectives=("good",))
+    assert set(made.unread) == {*unread, f"{first}[].reasoning_content"}
+    assert (rows[0].prompt, rows[0].responses) == ((USER,), ("A", "B"))
+    if first == "response_0":
+        own = lines(tmp_path / "rows.jsonl", {**record, "prompt": prompt, "preferred": {"good": 0}, "good": None})
+        assert set(read_rows(own)[0].unread) == unread
+
+
 def test_a_record_without_such_columns_is_left_as_it_is() -> None:
     chat = (Message("system", "S"), *TURNS, USER)
     assert in_context({"prompt": "x", "score": 3, "my_input": "y"}, chat) == chat

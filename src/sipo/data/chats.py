@@ -127,6 +127,27 @@ def deserialised(text: str) -> Any:
     return list(found) if isinstance(found, tuple) else found if isinstance(found, list | dict) else None
 
 
+def unread_keys(value: object) -> dict[str, list[object]]:
+    """What a chat's messages, and the mapping round them, say that `said` does not read: `[].name`, `.id` and so on,
+    with the values. Empty for what is no chat.
+    """
+    found = deserialised(value) if isinstance(value, str) else value
+    unread: dict[str, list[object]] = {}
+    if not _is_chat(found):
+        return unread
+    if isinstance(found, Mapping) and (wrapper := next((key for key in WRAPPERS if key in found), None)):
+        for key in found.keys() - {wrapper, "system"}:
+            unread[f".{key}"] = [found[key]]
+        found = found[wrapper]
+    turns: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
+    for turn in turns:
+        read = next((keys for keys in KEYS if isinstance(turn, Mapping) and keys[0] in turn), ())
+        for key, said_ in turn.items() if read else ():
+            if key not in read:
+                unread.setdefault(f"[].{key}", []).append(said_)
+    return unread
+
+
 def kind_of(value: object) -> str:
     names = {
         "NoneType": "null",

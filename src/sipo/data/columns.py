@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from sipo.data.chats import unread_keys
 from sipo.data.context import is_empty
 
 if TYPE_CHECKING:  # rows are read with this
@@ -28,9 +29,14 @@ class Columns(dict[str, Any]):
 
     @property
     def unread(self) -> dict[str, int]:
-        """The columns that say something and have not been read, with a digest of what they say."""
-        items = [(name, value) for name, value in self.items() if name not in self._read and not is_empty(value)]
-        return {name: crc32(repr(value).encode("utf-8", "surrogatepass")) for name, value in items}
+        """The columns, and the keys of chats in the others, that say something and have not been read, with a digest of
+        what they say.
+        """
+        items: dict[str, object] = {}
+        for name, value in self.items():
+            inside = unread_keys(value) if name in self._read else {"": value}
+            items |= {f"{name}{key}": said for key, said in inside.items() if not is_empty(said)}
+        return {name: crc32(repr(value).encode("utf-8", "surrogatepass")) for name, value in items.items()}
 
 
 def unread_by_prompt(unread: dict[str, int], of_one_prompt: Iterable[Mapping[str, int]]) -> None:
@@ -61,7 +67,7 @@ def about_unread(unread: Mapping[str, int]) -> list[str]:
     if differing := {name: count for name, count in unread.items() if count}:
         counts = ", ".join(f"`{name}` in {count}" for name, count in differing.items())
         lines.append(
-            f"rows of one prompt differ there: {counts} prompts; where one belongs to the prompt, --map system=COLUMN "
-            "(or history, context, input) puts it there"
+            f"rows of one prompt differ there: {counts} prompts; where a column belongs to the prompt, "
+            "--map system=COLUMN (or history, context, input) puts it there"
         )
     return lines
