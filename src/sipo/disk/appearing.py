@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sipo.disk.locking import LOCK, alone, place_beside
-from sipo.disk.publishing import remove, sync, sync_entries
+from sipo.disk.publishing import open_as_folder, remove, sync, sync_entries
 from sipo.errors import SipoError
 
 MEMBERS = ".members"
@@ -38,6 +38,7 @@ def appearing(to: Path) -> Iterator[Path]:
         try:
             _try_renaming(scratch)
             yield scratch
+            open_as_folder(scratch)
             sync(scratch)
             if within:
                 _move_members(scratch, to)

@@ -2,6 +2,7 @@
 through a symbolic link into what is not ours.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -43,16 +44,54 @@ def replacing(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+def open_as_folder(folder: Path) -> None:
+    """Open every file to those whom its folder is open to: some libraries write what only its owner can read."""
+    for each in folder.iterdir():
+        if each.is_symlink():
+            continue
+        if each.is_dir():
+            open_as_folder(each)
+            continue
+        mode = each.stat().st_mode
+        if mode != (wanted := mode | folder.stat().st_mode & 0o666):
+            each.chmod(wanted)
+
+
 def move(path: Path, to: Path) -> None:
-    """Rename a file or folder. A symbolic link goes on leading where it led, from its new place too."""
+    """Rename a file or folder. A symbolic link goes on leading where it led, from its new place too.
+
+    Where it cannot be renamed, since `to` is on another disk or `path` in the image of a container, it is copied, and
+    goes when the copy is whole.
+    """
     to.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():
         to.symlink_to(path.resolve())
         path.unlink()
     else:
-        path.rename(to)
+        try:
+            path.rename(to)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(path, to)
+            remove(path)
     sync_entries(to.parent)
     sync_entries(path.parent)
+
+
+def _copy(path: Path, to: Path) -> None:
+    scratch = to.with_name(f".{to.name}.tmp")
+    remove(scratch)
+    try:
+        if path.is_dir():
+            shutil.copytree(path, scratch, symlinks=True)
+        else:
+            shutil.copy2(path, scratch)
+        sync(scratch)
+        scratch.rename(to)
+        sync_entries(to.parent)
+    finally:
+        remove(scratch)
 
 
 def remove(path: Path) -> None:

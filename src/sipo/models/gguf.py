@@ -2,14 +2,14 @@
 
 import hashlib
 import importlib.util
-import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sipo.disk.appearing import appearing
 from sipo.disk.cache import cache_folder
-from sipo.disk.publishing import remove, sync
+from sipo.disk.locking import alone
 from sipo.errors import SipoError
 from sipo.models.pretrained import Origin, read_tokenizer, read_weights
 
@@ -35,18 +35,10 @@ def converted(file: Path, cache: Path | None = None) -> Path:
     target = cache / "gguf" / f"{file.stem}-{digest}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
-    try:
-        _convert(file, scratch)
-        try:
-            sync(scratch)
-            scratch.rename(target)
-        except OSError:
-            if not target.is_dir():  # else: another process was first, with the same bytes
-                raise
-    finally:
-        remove(scratch)
+    with alone(target, wait=True):
+        if not target.is_dir():  # by now another process may have made it
+            with appearing(target) as scratch:
+                _convert(file, scratch)
     return target
 
 

@@ -17,7 +17,7 @@ from sipo.disk.content import Seal, flaw_in, foreign_to, is_seal, seal_of
 from sipo.disk.damage import CONFIG, STAGE, SUBJECT, DamageError, is_run, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.locking import alone
-from sipo.disk.publishing import check_no_links, move, remove, sync
+from sipo.disk.publishing import check_no_links, move, open_as_folder, remove, sync
 from sipo.disk.tables import read_checked, write_checked, write_text
 from sipo.errors import SipoError
 
@@ -141,6 +141,8 @@ class RunFolder:
             check_no_links(partial)
         marker = partial / PLAN
         if partial.exists() and not (marker.exists() and marker.read_bytes() == plan.encode()):
+            if any(each.is_file() and each != marker for each in partial.rglob("*")):
+                note(f"{partial}: was begun with other settings, or its {PLAN} is damaged; {name} is begun again")
             remove(partial)
         write_text(marker, plan)
         return partial
@@ -148,6 +150,7 @@ class RunFolder:
     def finish(self, name: str, fingerprint: str, record: dict[str, Any]) -> None:
         """Publish the work in progress as the stage's output."""
         partial = self.path / PARTIAL / name
+        open_as_folder(partial)
         files = seal_of(partial, without=(STAGE,))
         write_checked(partial / STAGE, {"fingerprint": fingerprint, **record, "files": files})
         self._publish(name, fingerprint, partial)

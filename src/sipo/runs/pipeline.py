@@ -15,6 +15,7 @@ from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.errors import SipoError
 from sipo.methods.lw import train_lw
 from sipo.methods.modpo import train_modpo
+from sipo.methods.names import stages_needed
 from sipo.methods.registry import methods_of
 from sipo.models.load import find_device
 from sipo.plain import command
@@ -243,7 +244,7 @@ def _conclude(task: Task, folder: RunFolder) -> None:
     say()
     say(f"report   {run / 'report' / 'report.html'}")
     say(f"fronts   {run / 'evaluate' / 'fronts.json'}")
-    ask = command("sipo", "generate", run, "--weights", weights, "--prompt", "Why is the sky blue?")
-    say(f"ask it   {ask}")
+    by = [] if "realign" in stages_needed(task.config.methods) else ["--method", "mod"]
+    say(f"ask it   {command('sipo', 'generate', run, *by, '--weights', weights, '--prompt', 'Why is the sky blue?')}")
     say(f"take it  {command('sipo', 'export', run, '--weights', weights, '--to', 'soup')}")
     say("         then PeftModel.from_pretrained(base, 'soup'), or vllm serve BASE --lora-modules soup=soup")

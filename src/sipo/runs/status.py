@@ -1,5 +1,6 @@
 """What a run's folder holds, told at once: nothing here loads torch or the model."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -93,6 +94,15 @@ def fronts_of(run: Path, config: Config) -> dict[str, Any] | None:
 
 
 def _status(folder: RunFolder, name: str, wanted: str) -> StageStatus:
+    """Where something is amiss, a second look: a run beside us may have moved the stage under our eyes."""
+    with suppress(FileNotFoundError):
+        found = _look_at(folder, name, wanted)
+        if found.state != "damaged":
+            return found
+    return _look_at(folder, name, wanted)
+
+
+def _look_at(folder: RunFolder, name: str, wanted: str) -> StageStatus:
     partial = folder.path / PARTIAL / name
     try:
         finished = folder.record(name)
