@@ -199,3 +199,19 @@ def test_status_beside_a_run_that_moves_a_stage(
     assert main(["status", str(finished)]) == 0
     said = capsys.readouterr().out
     assert "evaluate" in said and "absent" in said and "damaged" not in said
+
+
+@pytest.mark.parametrize("name", ["run", "export", "reward"])
+def test_a_place_whose_name_is_not_utf_8_is_refused_before_the_work(
+    pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """The libraries that write there could not, after it."""
+    place, model = tmp_path / os.fsdecode(b"\xe9t\xe9"), yaml.safe_load((pristine / "run.yaml").read_text())["model"]
+    command = {
+        "run": ["run", str(pristine / "run.yaml"), "--run-dir"],
+        "export": ["export", str(pristine / "run"), "--weights", "detail=0.5,brevity=0.5", "--to"],
+        "reward": ["reward", "train", "--data", str(pristine / "rows.jsonl"), "--model", model["path"], "--to"],
+    }[name]
+    assert main([*command, str(place / "out")]) == 2
+    assert "its name is not UTF-8" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

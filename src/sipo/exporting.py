@@ -11,6 +11,7 @@ from sipo.bank import Adapter, save_adapter, soup
 from sipo.card import model_card
 from sipo.config import Model
 from sipo.disk.appearing import appearing
+from sipo.disk.publishing import check_name
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
 from sipo.finite import infinite_tensor
@@ -37,6 +38,7 @@ def export(
     Raises SipoError for MOD and sipo, which mix several models token by token.
     """
     config, to = read_run(run), Path(to)
+    check_name(to)
     method = method or ("sipo-soups" if "realign" in stages_needed(config.methods) else "soups")
     weight = as_weight(weights, config.names, "weights")
     aligned = aligned_at(run, config, method, weight)

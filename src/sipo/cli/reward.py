@@ -55,6 +55,7 @@ def train(
     from sipo.config import Model
     from sipo.disk.appearing import STATE, appearing
     from sipo.disk.locking import place_beside
+    from sipo.disk.publishing import check_name
     from sipo.disk.tables import write_json
     from sipo.progress import Progress
     from sipo.rewards.accuracy import held_out_accuracy, score_errors
@@ -65,6 +66,7 @@ def train(
 
     if not 0 < lr < math.inf:
         raise SipoError(f"--lr {lr:g}: give a number above 0")
+    check_name(to)
     hush()
     names = tuple(filter(None, (name.strip() for name in objectives.split(","))))
     settings = RewardTraining(r=r, lr=lr, epochs=epochs, batch_size=batch_size, format=layout, max_tokens=max_tokens)

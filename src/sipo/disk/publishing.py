@@ -107,3 +107,11 @@ def check_no_links(folder: Path) -> None:
     for each in (folder, *folder.rglob("*")):
         if each.is_symlink():
             raise SipoError(f"{each}: is a symbolic link, which sipo did not make there; remove the link")
+
+
+def check_name(path: Path) -> None:
+    """Raise SipoError where no model or Parquet file could be written: their libraries take UTF-8 names alone."""
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        raise SipoError(f"{path}: its name is not UTF-8, which models cannot be written under; name another") from None

@@ -17,7 +17,7 @@ from sipo.disk.content import Seal, flaw_in, foreign_to, is_seal, seal_of
 from sipo.disk.damage import CONFIG, STAGE, SUBJECT, DamageError, is_run, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.locking import alone
-from sipo.disk.publishing import check_no_links, move, open_as_folder, remove, sync
+from sipo.disk.publishing import check_name, check_no_links, move, open_as_folder, remove, sync
 from sipo.disk.tables import read_checked, write_checked, write_text
 from sipo.errors import SipoError
 
@@ -47,6 +47,7 @@ class RunFolder:
 
     def check(self, subject: dict[str, Any]) -> None:
         """Raises SipoError where the folder holds another run, or something else."""
+        check_name(self.path)
         if is_run(self.path):
             try:
                 before = read_checked(self.path / SUBJECT, known_by=CONFIG)
