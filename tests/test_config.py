@@ -16,16 +16,32 @@ from sipo.errors import SipoError
 from sipo.runs.plan import fingerprints, stages_of, subject
 from sipo.task import Task
 
-ALL = ["align", "lw", "modpo", "calibrate", "sample", "refine", "score", "filter", "realign", "evaluate", "report"]
+ALL = [
+    "align",
+    "lw",
+    "modpo",
+    "raco",
+    "consensus",
+    "calibrate",
+    "sample",
+    "refine",
+    "score",
+    "filter",
+    "realign",
+    "evaluate",
+    "report",
+]
 SFT = ["sft", *ALL]
-SAMPLE = ALL[4:]
-REFINE = ALL[5:]
-SCORE = ALL[6:]
-FILTER = ALL[7:]
-REALIGN = ALL[8:]
+SAMPLE = ALL[6:]
+REFINE = ALL[7:]
+SCORE = ALL[8:]
+FILTER = ALL[9:]
+REALIGN = ALL[10:]
 CALIBRATE = ["calibrate", *FILTER]
-WEIGHTS = ["lw", "modpo", *SAMPLE]
+BY_WEIGHT = ["lw", "modpo", "raco", "consensus"]
+WEIGHTS = [*BY_WEIGHT, *SAMPLE]
 MODPO = ["modpo", "evaluate", "report"]
+RACO = ["raco", "evaluate", "report"]
 EVALUATE = ["evaluate", "report"]
 REPORT = ["report"]
 NONE: list[str] = []
@@ -101,9 +117,11 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "realign.weight_decay": (0.0, REALIGN),
     "realign.max_grad_norm": (2.0, REALIGN),
     "realign.alpha": (0.2, REALIGN),
-    "methods": (["mod", "sipo"], ["lw", "modpo", *EVALUATE]),
+    "methods": (["mod", "sipo"], [*BY_WEIGHT, *EVALUATE]),
     "mod.alpha": (0.3, EVALUATE),
     "modpo.objective": ("brevity", MODPO),
+    "raco.rule": ("mgda", RACO),
+    "raco.c": (0.2, RACO),
     "sample.rows": ("all", SAMPLE),
     "refine.enabled": (False, REFINE),
     "filter.rule": ("rewards", CALIBRATE),
@@ -158,7 +176,7 @@ def values(settings: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         **settings,
         "data": {**settings["data"], "source": {"name": "owner/rows", "tokenizer": "owner/name"}},
         "model": {"path": "owner/name", "dtype": "float32"},
-        "methods": ["base", "mod", "lw", "modpo", "sipo"],
+        "methods": ["base", "mod", *BY_WEIGHT, "sipo"],
         "filter": {"rule": "calibrated"},
         "sft": {"lora": {"r": 4}},
     }

@@ -1,6 +1,7 @@
-"""LW, MODPO, soups and realignment against what they are by definition."""
+"""LW, MODPO, RACO, soups and realignment against what they are by definition."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,25 @@ from conftest import random_adapter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipo.bank import Adapter, Bank, factor_soup, new_adapter, soup
+from sipo.bank import Adapter, Bank, factor_soup, load_adapter, new_adapter, soup
 from sipo.config import Lora, Training
 from sipo.configfile import parse_config
+from sipo.data import Row
 from sipo.decoding import at_soup
 from sipo.disk.tables import read_json
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.methods.by_weight import by_weight, folder_of
+from sipo.methods.consensus import check_consensus, train_consensus
+from sipo.methods.lw import train_lw
 from sipo.methods.modpo import trained_objective
 from sipo.methods.names import STAGE_OF
+from sipo.methods.raco import train_raco
 from sipo.methods.registry import methods_of
 from sipo.methods.soups import factor_soups
 from sipo.models.load import Backbone
+from sipo.progress import Progress
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.task import Task
@@ -231,23 +237,81 @@ def test_at_the_corners_methods_are_the_policies_themselves(everything: tuple[di
     config = parse_config(settings, "x")
     assert not (folder / "lw" / "adapters" / folder_of((1.0, 0.0))).exists(), "not another training"
     outputs = Outputs(folder, config.names)
-    for name in ("lw", "modpo", "factor-soups"):
+    for name in ("lw", "modpo", "raco", "consensus", "factor-soups"):
         (method,) = methods_of(name, outputs, config)
         for policy, corner in zip(outputs.policies("align"), corners(2), strict=True):
             same(method.at(corner).adapters[0], policy)
     points = read_json(folder / "evaluate" / "fronts.json")["methods"]
     for i, name in enumerate(config.names):
         policy = points[f"policy:{name}"]["points"][-i]["rewards"]  # its draw at that weight
-        for method in ("soups", "mod", "mod-forward-kl", "mod-alpha", "mod-jensen-shannon", "lw", "modpo"):
+        for method in (
+            "soups",
+            "mod",
+            "mod-forward-kl",
+            "mod-alpha",
+            "mod-jensen-shannon",
+            "lw",
+            "modpo",
+            "raco",
+            "consensus",
+        ):
             assert points[method]["points"][-i]["rewards"] == policy, (method, name)
 
 
 def test_another_method_leaves_what_the_others_share(copied: tuple[dict[str, Any], Path]) -> None:
     settings, folder = copied
-    shared = ("align", "lw", "modpo", "realign")
+    shared = ("align", "lw", "raco", "realign")
     before = {name: (folder / name / "stage.json").stat().st_mtime_ns for name in shared}
-    run(parse_config({**settings, "methods": ["base", "lw", "modpo", "sipo"]}, "x"), quiet=True)
+    run(parse_config({**settings, "methods": ["base", "lw", "raco", "sipo"]}, "x"), quiet=True)
     assert before == {name: (folder / name / "stage.json").stat().st_mtime_ns for name in shared}
+
+
+def middle(folder: Path) -> Adapter:
+    return load_adapter(folder / "adapters" / folder_of((0.5, 0.5)))
+
+
+def test_consensus_is_lw_where_the_conflicts_were_never_there(
+    everything: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    settings, folder = everything
+    task = Task(parse_config(settings, "x"), Progress(quiet=True))
+    known = Outputs(folder, task.objectives).logprobs("align")
+    train_consensus(task, known, tmp_path / "consensus")
+
+    def agreed(rows: list[Row]) -> list[Row]:
+        return [row for row in rows if not row.conflicting(task.objectives)]
+
+    splits = task.splits
+    assert 0 < len(agreed(splits.train)) < len(splits.train)
+    task.splits = replace(splits, train=agreed(splits.train), validation=agreed(splits.validation))
+    train_lw(task, known, tmp_path / "lw")
+    assert middle(tmp_path / "consensus").identity == middle(tmp_path / "lw").identity
+    assert middle(tmp_path / "consensus").identity != middle(folder / "lw").identity
+    check_consensus(task)
+    task.splits = replace(splits, train=[row for row in splits.train if row not in agreed(splits.train)])
+    with pytest.raises(SipoError, match="conflict in every training row, so `consensus` has none to learn from"):
+        check_consensus(task)
+
+
+def test_raco_is_lw_without_a_correction_and_each_rule_a_model_of_its_own(
+    everything: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    settings, folder = everything
+    known = Outputs(folder, ("detail", "brevity")).logprobs("align")
+    models = {"lw": middle(folder / "lw")}
+    for name, raco in {"none": {"c": 0.0}, "raco": {}, "cagrad": {"rule": "cagrad"}, "mgda": {"rule": "mgda"}}.items():
+        task = Task(parse_config({**settings, "raco": raco}, "x"), Progress(quiet=True))
+        train_raco(task, known, tmp_path / name)
+        models[name] = middle(tmp_path / name)
+    moved = {name: torch.cat([p.flatten() for p in model.parameters]) for name, model in models.items()}
+
+    def apart(one: str, other: str) -> float:
+        return float((moved[one] - moved[other]).norm() / moved[one].norm())
+
+    nearest = min(apart("lw", name) for name in ("raco", "cagrad", "mgda"))
+    assert apart("lw", "none") < 0.1 * nearest
+    assert min(apart("raco", "cagrad"), apart("raco", "mgda"), apart("cagrad", "mgda")) > 0
+    assert models["raco"].identity == middle(folder / "raco").identity, "what a run makes of the defaults"
 
 
 SWITCHES: dict[str, dict[str, Any]] = {
@@ -300,7 +364,7 @@ def test_three_objectives_with_missing_labels(make_settings, tmp_path: Path) -> 
     config = parse_config({**settings, "methods": list(STAGE_OF), "filter": "calibrated"}, "x")
     folder = run(config, until="evaluate", quiet=True)
     fronts = read_json(folder / "evaluate" / "fronts.json")["methods"]
-    assert {len(fronts[name]["points"]) for name in ("lw", "modpo", "mod-jensen-shannon", "sipo")} == {6}
+    assert {len(fronts[name]["points"]) for name in ("lw", "modpo", "raco", "consensus", "sipo")} == {6}
     judge = read_json(folder / "filter" / "filter.json")["judge"]
     assert judge["pairs"]["tone"] < judge["pairs"]["detail"]
     assert np.array(judge["weights"]).shape == (3, 3 + 3 + 1 + 1)

@@ -12,7 +12,7 @@ from sipo.config.improvement import Filter, Realign, Refine, Sample
 from sipo.config.inputs import Data, Model
 from sipo.config.objectives import Objective
 from sipo.config.section import Natural, NotNegative, Number, Positive, Section, Seed, Shares, Whole
-from sipo.config.training import Align, Lora, Modpo, Sft
+from sipo.config.training import Align, Lora, Modpo, Raco, Sft
 from sipo.methods.names import check_name
 
 MOST_WEIGHTS = 10_000
@@ -89,6 +89,7 @@ class Config(Section):
     align: Align = Align()
     mod: Mod = Mod()
     modpo: Modpo = Modpo()
+    raco: Raco = Raco()
     sample: Sample = Sample()
     refine: Refine = Refine()
     filter: Filter = Filter()

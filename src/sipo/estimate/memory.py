@@ -129,6 +129,8 @@ def peak_memory(
         "align": align,
         "lw": align,
         "modpo": align,
+        "raco": align + n * adapter * 4,  # each objective's gradient
+        "consensus": align,
         "calibrate": align,
         "sample": decoding(lengths.prompt, longest),
         "refine": max(decoding(reviewing, review), decoding(rewriting, longest)),

@@ -49,8 +49,8 @@ def work(config: Config, sizes: Sizes, weights: Sequence[Weight], lengths: Lengt
     seen = sizes.train + sizes.validation
     align, epochs = config.align, config.align.epochs
 
-    def trained(rows: int, models: int = 1) -> float:
-        return epochs * both * (TRAINED * rows + models * sizes.validation)
+    def trained(rows: int, models: int = 1, step: int = TRAINED) -> float:
+        return epochs * both * (step * rows + models * sizes.validation)
 
     labelled = sum(sizes.labelled)
     align_steps = sum(_steps(rows, align) for rows in sizes.labelled)
@@ -67,6 +67,8 @@ def work(config: Config, sizes: Sizes, weights: Sequence[Weight], lengths: Lengt
         "sft": _sft(config, sizes, lengths),
         "align": Work(align_steps, 0, 2 * seen, seen * both + trained(labelled, n)),
         "lw": Work(between * lw_steps, 0, 0, between * trained(sizes.train)),
+        "raco": Work(between * lw_steps, 0, 0, between * trained(sizes.train, step=1 + n)),  # a way back for each
+        "consensus": Work(between * lw_steps, 0, 0, between * trained(sizes.train)),
         "modpo": Work(
             between * _steps(modpo_rows, align), 0, 2 * n * seen, n * seen * both + between * trained(modpo_rows)
         ),

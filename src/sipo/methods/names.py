@@ -14,6 +14,8 @@ STAGE_OF = {
     "mod-jensen-shannon": "align",
     "lw": "lw",
     "modpo": "modpo",
+    "raco": "raco",
+    "consensus": "consensus",
     "sipo": "realign",
     "sipo-soups": "realign",
 }

@@ -33,7 +33,7 @@ def methods_of(name: str, outputs: Outputs, config: Config) -> list[Method]:
             return [mod(align, Divergence("alpha", config.mod.alpha))]
         case "mod-jensen-shannon":
             return [mod(align, JENSEN_SHANNON)]
-        case "lw" | "modpo":
+        case "lw" | "modpo" | "raco" | "consensus":
             return [by_weight(name, read_by_weight(outputs.folder(name), grid(config), align))]
         case "sipo":
             return [sipo(outputs.policies("realign"))]

@@ -12,7 +12,7 @@ from sipo.records import Candidate, Refinement, Response, Sample
 from sipo.runs.folder import RunFolder
 from sipo.runs.plan import stages_of
 
-TRAINING = ("align", "lw", "modpo", "realign")
+TRAINING = ("align", "lw", "modpo", "raco", "consensus", "realign")
 
 
 @dataclass(frozen=True)

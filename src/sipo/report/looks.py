@@ -34,6 +34,8 @@ METHODS = {
     "mod-jensen-shannon": Look("#0072B2", "h", "\N{BLACK HEXAGON}", ":"),
     "lw": Look("#56B4E9", "v", "\N{BLACK DOWN-POINTING TRIANGLE}"),
     "modpo": Look("#E69F00", "^", "\N{BLACK UP-POINTING TRIANGLE}"),
+    "raco": Look("#999933", "H", "\N{HORIZONTAL BLACK HEXAGON}"),
+    "consensus": Look("#56B4E9", "X", "\N{HEAVY MULTIPLICATION X}", "--"),
     "sipo": Look("#D55E00", "D", "\N{BLACK DIAMOND}"),
     "sipo-soups": Look("#CC79A7", "P", "\N{HEAVY GREEK CROSS}"),
 }

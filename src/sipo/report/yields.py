@@ -103,9 +103,9 @@ def _true_choice(row: Row, inputs: Inputs, objectives: Sequence[Objective], true
 
 
 def stayed(training: Mapping[str, Sequence[Mapping[str, Any]]], best: bool) -> str:
-    """Which trainings of align, lw and modpo no epoch improved, in words; empty where all did."""
+    """Which trainings of align and of the methods by weight no epoch improved, in words; empty where all did."""
     told = []
-    for stage in ("align", "lw", "modpo"):
+    for stage in ("align", "lw", "modpo", "raco", "consensus"):
         steps = training.get(stage, ())
         for name in dict.fromkeys(each["objective"] for each in steps):
             mine = [each for each in steps if each["objective"] == name]

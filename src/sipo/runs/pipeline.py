@@ -13,9 +13,11 @@ from sipo.configfile import dump_config
 from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.errors import SipoError
+from sipo.methods.consensus import train_consensus
 from sipo.methods.lw import train_lw
 from sipo.methods.modpo import train_modpo
 from sipo.methods.names import stages_needed
+from sipo.methods.raco import train_raco
 from sipo.methods.registry import methods_of
 from sipo.models.load import find_device
 from sipo.plain import command
@@ -194,6 +196,10 @@ def _execute(task: Task, folder: RunFolder, name: str, work: Path) -> int | None
             train_lw(task, run.logprobs("align"), work)
         case "modpo":
             train_modpo(task, run.policies("align"), run.logprobs("align"), work)
+        case "raco":
+            train_raco(task, run.logprobs("align"), work)
+        case "consensus":
+            train_consensus(task, run.logprobs("align"), work)
         case "calibrate":
             calibrate(task, run.logprobs("align"), work)
         case "refine":

@@ -30,6 +30,8 @@ SFT = Stage("sft", (), ("seed", "subject", "data", "sft"))
 ALIGN = Stage("align", (), ("seed", "subject", "data", "lora", "align"))
 LW = Stage("lw", ("align",), ("weights",))
 MODPO = Stage("modpo", ("align",), ("weights", "modpo"))
+RACO = Stage("raco", ("align",), ("weights", "raco"))
+CONSENSUS = Stage("consensus", ("align",), ("weights",))
 CALIBRATE = Stage("calibrate", ("align",), ("calibration",))
 SAMPLE = Stage("sample", ("align",), ("weights", "decoding", "sample"))
 REFINE = Stage("refine", ("sample",), ("refine", "templates", "objectives.better", "gains"))
@@ -44,7 +46,7 @@ def stages_of(config: Config) -> list[Stage]:
     """The stages in order, as the run's methods and SIPO's switches ask for them."""
     needed = stages_needed(config.methods)
     first = [SFT, replace(ALIGN, needs=("sft",))] if config.fine_tunes else [ALIGN]
-    stages = [*first, *(stage for stage in (LW, MODPO) if stage.name in needed)]
+    stages = [*first, *(stage for stage in (LW, MODPO, RACO, CONSENSUS) if stage.name in needed)]
     if "realign" in needed:
         stages += _self_improvement(config)
     evaluate = replace(EVALUATE, needs=tuple(stage.name for stage in stages if stage.name in needed))

@@ -6,6 +6,7 @@ from sipo.data import Message, folds_of
 from sipo.engines import check_engine
 from sipo.errors import SipoError
 from sipo.estimate.absent import NOTHING, Absent
+from sipo.methods.consensus import check_consensus
 from sipo.methods.names import stages_needed
 from sipo.models.chat import TooLongError
 from sipo.models.load import context_of
@@ -41,6 +42,8 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
     _weights(task, improves)
     if not absent.rows:
         _rows(task, evaluated)
+        if "consensus" in task.config.methods:
+            check_consensus(task)
         if improves:
             _worked_on(task)
     if absent.model:

@@ -1,0 +1,27 @@
+"""Dropping conflicts: LW on the rows alone on which no two objectives prefer different responses.
+
+What every method that resolves conflicts is to be held against. Rows that all objectives have a preference for do not
+tell weights apart there: between the corners the models then differ by their learning rates alone.
+"""
+
+from pathlib import Path
+
+from sipo.errors import SipoError
+from sipo.logprobs.table import LogprobTable
+from sipo.methods.lw import train_lw
+from sipo.task import Task
+
+
+def train_consensus(task: Task, known: LogprobTable, folder: Path) -> None:
+    """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
+    train_lw(task, known, folder, keep=lambda row: not row.conflicting(task.objectives))
+
+
+def check_consensus(task: Task) -> None:
+    """Raise SipoError where no training row is left."""
+    names = task.objectives
+    if all(row.conflicting(names) or not any(row.sign(name) for name in names) for row in task.splits.train):
+        raise SipoError(
+            f"{task.config.data.path}: the objectives conflict in every training row, so `consensus` has none to "
+            "learn from; leave it out of methods"
+        )
