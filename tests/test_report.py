@@ -42,7 +42,7 @@ def fronts(lifts: Mapping[str, float], reference: dict[str, float] | None = None
 def test_many_rivals_are_grouped_by_outcome() -> None:
     text = verdict(fronts({"base": -1.0, "soups": 0.0, "mod": 0.0, "lw": -0.5, "modpo": 1.5, "sipo": 0.0}))
     assert "sipo is above base and lw." in text and "sipo is below modpo." in text
-    assert "No difference from soups and mod is shown: its interval holds 0; a difference of 0." in text
+    assert "No difference from soups and mod is shown: its interval holds 0; the tests find one of 0." in text
     even = verdict(fronts(dict.fromkeys(["soups", "mod", "lw", "modpo", "sipo-soups", "sipo"], 0.0)))
     assert "No difference from soups, mod, lw, modpo and sipo-soups is shown:" in even
 
@@ -52,9 +52,9 @@ def test_the_verdict_sets_sipo_against_each_other_method() -> None:
     assert "Measured by mean utility on 80 held-out prompts, by paired t tests" in text
     assert "sipo is above soups (difference " in text and "p below .001)" in text
     assert "No difference of sipo and mod is shown: its interval holds 0 (difference " in text
-    assert "would have been seen in four of five such runs)" in text
+    assert "; the test finds one of 0." in text and " in four of five such runs)" in text
     assert "sipo is below sipo-soups (difference \N{MINUS SIGN}" in text
-    assert "Its weights move detail by " in text and "(mod's by " in text
+    assert "From one weight to another it moves detail by " in text and "(mod's by " in text and "noise" not in text
     assert ". mod is" not in text and "another seed" in text
 
 
@@ -64,9 +64,20 @@ def test_without_sipo_it_states_every_pair_that_differs() -> None:
     assert "lw is above base, soups and mod." in text
     assert "mod is above base." in text and "sipo" not in text
     same = verdict(fronts({"soups": 0.0, "mod": 0.0, "lw": 0.0}))
-    assert "None of the 3 pairs of methods differs as far as is shown." in same and "Of the others, one of 0." in same
+    assert "None of the 3 pairs of methods differs as far as is shown." in same and "the tests find one of 0." in same
     assert "No difference of mod and soups is shown" in verdict(fronts({"soups": 0.0, "mod": 0.0}))
     assert "This run has one method, mod, on 80 held-out prompts." in verdict(fronts({"mod": 0.0}))
+
+
+def test_what_noise_spreads_is_not_said_to_be_moved() -> None:
+    """The range of points that are equal in truth is not 0; and no more is taken off than noise has added."""
+    generator = np.random.default_rng(0)
+    rewards = {name: generator.normal(size=(3, 60, 2)) + 4 * WEIGHTS[:, None] * [1, 0] for name in ("mod", "sipo")}
+    text = verdict(compare(rewards, WEIGHTS, {"tone": True, "words": True}, times=50))
+    assert text.count("both no more than noise") == 1 and "both no more than noise)." in text
+    one = compare({"mod": rewards["mod"][:, :1], "sipo": rewards["sipo"][:, :1]}, WEIGHTS, {"a": True, "b": True})
+    assert "on 1 held-out prompt, " in verdict(one).replace(";", ",") and "1 prompt is fewer than 30" in verdict(one)
+    assert "\N{MINUS SIGN}" not in lift(one)
 
 
 def test_findings_follow_the_differences() -> None:

@@ -1,6 +1,7 @@
 """Studies at tiny sizes: each runs, resumes, and says of the paper's statements what the numbers say."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.cli.main import main
+from sipo.configfile import parse_config
 from sipo.disk.tables import read_json
 from sipo.errors import SipoError
 from sipo.pareto.bootstrap import percentile_interval
+from sipo.pareto.compare import compare
 from sipo.pareto.seeds import t_interval
+from sipo.pareto.verdicts import Difference
 from sipo.plain import escape
 from sipo.progress import Progress
+from sipo.runs.outputs import Outputs
 from sipo.studies import arms as arms_module
+from sipo.studies import responses
 from sipo.studies.arms import Arm, run_arms, turned
 from sipo.studies.catalogue import RATIOS, conflict_arms
-from sipo.studies.fronts import Claim, findings_of
+from sipo.studies.fronts import Claim, findings_of, within_seed
 from sipo.studies.ground import find_ground
 from sipo.studies.intervals import mean_over_seeds, over_seeds
 from sipo.studies.registry import STUDIES
 from sipo.studies.study import Conclusion, Finding, Table, markdown, run_study
 from sipo.task import Task
+from sipo.weights import grid
 
 QUIET = Progress(quiet=True)
 
@@ -67,8 +74,6 @@ def test_conflicts_on_subsets_of_one_size(ground: Path, studies: Path) -> None:
     sizes = set()
     for ratio in RATIOS:
         (arm,) = (each for each in arms if each.label == f"soups {ratio:.0%}")
-        from sipo.configfile import parse_config
-
         task = Task(parse_config(turned(settings, arm.changes), "x"))
         train = task.splits.train
         sizes.add(len(train))
@@ -135,7 +140,9 @@ def seeds(*differences: float, hypervolume: float = 1.0, range: float = 2.0) -> 
         "objectives": [{"name": name, "direction": "maximize"} for name in "xy"],
         "weights": [{"x": 1.0, "y": 0.0}, {"x": 0.0, "y": 1.0}],
         "prompts": 60,
-        "moving": [[range > 0, True]],
+        "claims": [
+            {"utility": asdict(Difference(differences[0], 0.14, 59)), "still": ["x"] * (range <= 0), "rare": []}
+        ],
     }
     return [
         {**about, "arms": {"a": arm(1 + each, i / 100), "b": arm(1.0, i / 50)}} for i, each in enumerate(differences)
@@ -210,6 +217,29 @@ def test_the_interval_of_one_seed_is_of_its_draws_and_of_several_student_s(value
 def test_measures_that_contradict_each_other_are_said_to() -> None:
     found = finding(Claim("a", "b"), seeds(1.0, 1.1, 0.9, hypervolume=-1.0))
     assert found.outcome == "depends on the measure" and found.because == "hypervolume says the opposite"
+    assert finding(Claim("a", "b", none=True), seeds(1.0, 1.1, 0.9, hypervolume=-1.0)).outcome == found.outcome
+
+
+def test_one_seed_is_tested_as_a_run_is(make_settings: Any, tmp_path: Path) -> None:
+    """The same difference, p-value and reasons as in the report of a run, over the prompts."""
+    config = parse_config(make_settings(tmp_path), "x")
+    weights, generator = np.array(grid(config)), np.random.default_rng(0)
+    worse = generator.normal(size=(len(weights), 60, len(config.names))) * generator.exponential(size=(1, 60, 1))
+    for lift in (0.0, 3.0):
+        better = worse + lift * weights[:, None] + 0.1 * generator.exponential(size=worse.shape)
+        reported = compare({"b": worse, "a": better}, weights, dict(zip(config.names, config.maximise, strict=True)))
+        found, each = within_seed(better, worse, config), reported["differences"]["a - b"]
+        assert Difference(**found["utility"]).p == pytest.approx(each["p"])
+        assert (found["utility"]["value"], found["still"]) == (pytest.approx(each["utility"]), each["still"])
+
+
+def test_a_seed_in_which_nothing_was_chosen_is_refused(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "run", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(Outputs, "candidates", lambda _: [])
+    with pytest.raises(SipoError, match="seed 7: of the 0 rows that the filter chose a response for none has a label"):
+        STUDIES["responses"].measure(find_ground(str(ground), tmp_path), 7, tmp_path, QUIET)
 
 
 def test_the_verdict_is_one_line_that_counts() -> None:

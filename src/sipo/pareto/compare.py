@@ -15,7 +15,7 @@ import numpy as np
 
 from sipo.pareto import indicators
 from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
-from sipo.pareto.verdicts import decide, holm, mean_difference, moving
+from sipo.pareto.verdicts import decide, holm, mean_difference, moving, undecided
 
 Fronts = Mapping[str, Array]
 """[T, M, N] by method: T versions of its front."""
@@ -57,7 +57,7 @@ def compare(
     fronts = {method: each.mean(axis=1)[None] for method, each in stacked.items()}
     every = np.concatenate([front[0] for front in fronts.values()])
     corner = indicators.reference_below(every, larger) if reference is None else np.array([reference[n] for n in names])
-    scale = unit_ranges(every)
+    scale = indicators.unit_ranges(every)
 
     draws = resamples(next(iter(stacked.values())).shape[1], times, seed)
     sampled_fronts = {method: resampled_means(each, draws) for method, each in stacked.items()}
@@ -120,11 +120,14 @@ def _differences(
         found = utilities[name]
         moved = moving(rewards[a], rewards[b], weights_M_N)
         still = [each for each, moves in zip(maximise, moved, strict=True) if not moves]
+        few = undecided(rewards[a], rewards[b], weights_M_N, found.value)
+        rare = [each for each, open_ in zip(maximise, few, strict=True) if open_]
         said, because = decide(
             found,
             adjusted[name],
             hypervolumes[name]["hypervolume_interval"],
             still,
+            rare,
             prompts=len(by_prompt[a]),
             family=len(paired),
         )
@@ -132,9 +135,10 @@ def _differences(
             "utility": found.value,
             "utility_interval": found.interval(),
             "p": adjusted[name],
-            "detectable": found.detectable,
+            "detectable": found.detectable(len(paired)),
             **hypervolumes[name],
             "still": still,
+            "rare": rare,
             "is": said,
             "because": because,
         }
@@ -145,12 +149,6 @@ def pairs(methods: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Every two methods, as minuend and subtrahend: sipo less the other, else the later listed less the earlier."""
     for earlier, later in combinations(methods, 2):
         yield (earlier, later) if earlier == "sipo" else (later, earlier)
-
-
-def unit_ranges(points_M_N: Array) -> Array:
-    """[N]: the objectives' ranges, as units; 1 for an objective that never moves."""
-    ranges = indicators.objective_ranges(points_M_N)
-    return np.where(ranges == 0, 1.0, ranges)
 
 
 def dominated_shares(fronts: Mapping[str, Array], maximise: Sequence[bool]) -> dict[str, float]:

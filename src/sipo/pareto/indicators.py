@@ -26,8 +26,7 @@ def reference_below(points_M_N: Array, maximise: Sequence[bool], slack: float = 
     """A reference point a little (`slack` of the range) worse than the worst of the points in each objective."""
     sign = signs(maximise)
     values = points_M_N * sign
-    low, high = values.min(axis=0), values.max(axis=0)
-    return np.asarray((low - slack * np.maximum(high - low, 1e-9)) * sign)
+    return np.asarray((values.min(axis=0) - slack * unit_ranges(values)) * sign)
 
 
 def beyond(points_M_N: Array, reference_N: Array, maximise: Sequence[bool]) -> NDArray[np.bool_]:
@@ -74,6 +73,12 @@ def dominated_share(points_M_N: Array, others_K_N: Array, maximise: Sequence[boo
 def objective_ranges(points_M_N: Array) -> Array:
     """[..., N]: largest less smallest value of each objective; how far the weights steer, larger being further."""
     return np.asarray(points_M_N.max(axis=-2) - points_M_N.min(axis=-2))
+
+
+def unit_ranges(points_M_N: Array) -> Array:
+    """[N]: the objectives' ranges, as units; 1 for an objective that never moves, or by its rounding alone."""
+    ranges = objective_ranges(points_M_N)
+    return np.where(ranges <= 1e-12 * np.abs(points_M_N).max(axis=0), 1.0, ranges)
 
 
 def spacing(points_M_N: Array) -> float:

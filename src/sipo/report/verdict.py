@@ -26,7 +26,7 @@ class Finding:
     p: float
     """After Holm's correction for all pairs of the run."""
     detectable: float | None
-    """The difference that four of five such runs would have shown."""
+    """The difference that the test finds among all pairs in four of five such runs."""
     hypervolume: float
     """Without what noise adds."""
     hypervolume_low: float
@@ -41,7 +41,7 @@ class Finding:
         numbers = f"difference {difference}, 95 % interval {low} to {high}"
         if self.word != "not shown":
             return f"{self.method} is {self.word} {self.other} ({numbers}, p {_p(self.p)})."
-        size = f"; one of {seen} would have been seen in four of five such runs" if self.detectable else ""
+        size = f"; the test finds one of {seen} in four of five such runs" if self.detectable else ""
         return f"No difference of {self.method} and {self.other} is shown: {self.because} ({numbers}{size})."
 
 
@@ -75,9 +75,9 @@ def verdict(fronts: Mapping[str, Any]) -> str:
     """One paragraph: sipo against each other method or, without it, all pairs that differ; and what weights move."""
     found = findings(fronts)
     if not found:
-        return f"This run has one method, {', '.join(fronts['methods'])}, on {fronts['prompts']} held-out prompts."
+        return f"This run has one method, {', '.join(fronts['methods'])}, on {_prompts(fronts)}."
     family = f", by paired t tests with Holm's correction for {len(found)} pairs" if len(found) > 1 else ""
-    measure = f"Measured by mean utility on {fronts['prompts']} held-out prompts{family}; larger is better."
+    measure = f"Measured by mean utility on {_prompts(fronts)}{family}; larger is better."
     caveat = "The intervals are over prompts; they do not say how another seed of training would have ended."
     against_sipo = [each for each in found if each.method == "sipo"]
     if not against_sipo:
@@ -91,7 +91,7 @@ def lift(fronts: Mapping[str, Any]) -> str:
     """How much noise adds to the hypervolumes, in words."""
     lifted = {name: each["hypervolume"] - each["hypervolume_corrected"] for name, each in fronts["methods"].items()}
     most = max(lifted, key=lambda name: lifted[name])
-    taken, of_it = alike(lifted[most], fronts["methods"][most]["hypervolume"])
+    taken, of_it = alike(max(lifted[most], 0.0), fronts["methods"][most]["hypervolume"])
     single = [name for name, each in fronts["methods"].items() if len(each["points"]) == 1]
     said = (
         "Noise in the points of a front lifts its hypervolume, the more the closer they are to each other, and more "
@@ -109,8 +109,12 @@ def _kept(fronts: Mapping[str, Any]) -> list[str]:
     if "sipo" not in fronts["methods"] or known is None:
         return []
     mine, theirs = (fronts["methods"][name]["ranges"] for name in ("sipo", known))
-    parts = [f"{name} by {number(value)} ({known}'s by {number(theirs[name])})" for name, value in mine.items()]
-    return [f"Its weights move {_listed(parts)}."]
+    still = fronts["differences"].get(f"sipo - {known}", {}).get("still", ())
+    noise = {name: ", both no more than noise" if name in still else "" for name in mine}
+    parts = [
+        f"{name} by {number(each)} ({known}'s by {number(theirs[name])}{noise[name]})" for name, each in mine.items()
+    ]
+    return [f"From one weight to another it moves {_listed(parts)}."]
 
 
 def _grouped(found: list[Finding]) -> list[str]:
@@ -123,7 +127,7 @@ def _grouped(found: list[Finding]) -> list[str]:
     if even:
         reasons = dict.fromkeys(each.because for each in even)
         seen = [each.detectable for each in even if each.detectable]
-        size = f"; a difference of {number(max(seen))} would have been seen in four of five such runs" if seen else ""
+        size = f"; the tests find one of {number(max(seen))} in four of five such runs" if seen else ""
         said.append(f"No difference from {_listed(by_word['not shown'])} is shown: {'; '.join(reasons)}{size}.")
     return said
 
@@ -144,8 +148,12 @@ def _apart(found: list[Finding]) -> list[str]:
     said = [f"{count} of methods {'differs' if apart < 2 else 'differ'} as far as is shown."]
     said += [f"{better} is above {_listed(worse)}." for better, worse in beats.items()]
     if seen:
-        said.append(f"Of the others, one of {number(max(seen))} would have been seen in four of five such runs.")
+        said.append(f"Between the others the tests find one of {number(max(seen))} in four of five such runs.")
     return said
+
+
+def _prompts(fronts: Mapping[str, Any]) -> str:
+    return f"{fronts['prompts']} held-out prompt{'s' * (fronts['prompts'] != 1)}"
 
 
 def _p(value: float) -> str:

@@ -26,7 +26,7 @@ def yields(task: Task, inputs: Inputs, rows: list[Row]) -> Table:
     sources = Counter(each.source for each in chosen.values())
     train = task.splits.train
     conflicting = sum(row.conflicting(task.objectives) for row in train)
-    trained = sum(row.id in chosen for row in train)
+    trained = min(sum(row.id in chosen for row in train), task.config.realign.rows or len(train))
 
     def line(stage: str, what: str, part: int, whole: int | None = None, of: str = "") -> list[Cell]:
         return [stage, what, part, None if whole is None else f"{share(part, whole)} of {of}"]

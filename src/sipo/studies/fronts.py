@@ -1,7 +1,7 @@
 """Studies that compare fronts: arms over seeds, indicators with intervals, and the paper's comparisons."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import numpy as np
 from sipo.config import Config
 from sipo.configfile import parse_config
 from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
-from sipo.pareto.compare import MEASURES, dominated_shares, front_indicators, unit_ranges
-from sipo.pareto.indicators import beyond, objective_ranges
-from sipo.pareto.verdicts import Difference, decide, holm, mean_difference, moving
+from sipo.pareto.compare import MEASURES, dominated_shares, front_indicators
+from sipo.pareto.indicators import beyond, mean_utility, objective_ranges, unit_ranges
+from sipo.pareto.verdicts import OPPOSED, Difference, decide, holm, mean_difference, moving, undecided
 from sipo.progress import Progress
 from sipo.report.plots import attainment_png, front_png
 from sipo.studies.arms import Arm, Front, run_arms
@@ -48,8 +48,8 @@ class FrontStudy:
     """A picture for each of these words, of the arms whose labels begin with it; without any, one of all arms."""
 
     def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
-        """Points, lengths and indicators of every arm, with bootstrap draws over prompts; and of every claim, which
-        objectives move, for a seed alone.
+        """Points, lengths and indicators of every arm, with bootstrap draws over prompts; and what a seed alone says
+        of every claim.
         """
         settings = ground.settings(seed, progress)
         fronts = run_arms(self.arms(settings), settings, ground.folder / "fronts", progress)
@@ -61,8 +61,8 @@ class FrontStudy:
             "weights": [dict(zip(config.names, weight, strict=True)) for weight in grid(config)],
             "prompts": next(iter(fronts.values())).rewards_M_P_N.shape[1],
             "arms": indicators_of(fronts, config, np.array([reference[name] for name in config.names])),
-            "moving": [
-                moving(fronts[claim.better].rewards_M_P_N, fronts[claim.worse].rewards_M_P_N, np.array(grid(config)))
+            "claims": [
+                within_seed(fronts[claim.better].rewards_M_P_N, fronts[claim.worse].rewards_M_P_N, config)
                 for claim in self.claims
             ],
         }
@@ -140,51 +140,63 @@ def indicators_of(fronts: Mapping[str, Front], config: Config, corner_N: Array) 
     }
 
 
+def within_seed(better_M_P_N: Array, worse_M_P_N: Array, config: Config) -> dict[str, Any]:
+    """The difference in utility over one seed's prompts, and the objectives that forbid to say more of it."""
+    weights = np.array(grid(config))
+    utilities = [mean_utility(each.swapaxes(0, 1), weights, config.maximise) for each in (better_M_P_N, worse_M_P_N)]
+    found = mean_difference(utilities[0] - utilities[1], float(np.abs(utilities).max()))
+    moved = moving(better_M_P_N, worse_M_P_N, weights)
+    few = undecided(better_M_P_N, worse_M_P_N, weights, found.value)
+    return {
+        "utility": asdict(found),
+        "still": [name for name, moves in zip(config.names, moved, strict=True) if not moves],
+        "rare": [name for name, open_ in zip(config.names, few, strict=True) if open_],
+    }
+
+
 def findings_of(claims: Sequence[Claim], seeds: Sequence[dict[str, Any]]) -> list[Finding]:
     """Paired differences by seed, or by prompt for one seed. Utility decides, by t tests with Holm's correction over
     all claims, unless hypervolume says the opposite.
     """
-    utilities = [_utility(claim, seeds) for claim in claims]
+    alone = len(seeds) == 1
+    within = seeds[0]["claims"] if alone else [_over_seeds(claim, seeds) for claim in claims]
+    utilities = [Difference(**each["utility"]) for each in within]
     adjusted = holm([each.p for each in utilities])
     findings = []
-    for at, (claim, utility, p) in enumerate(zip(claims, utilities, adjusted, strict=True)):
+    for claim, utility, p, mine in zip(claims, utilities, adjusted, within, strict=True):
         hypervolume = _hypervolume([(seed["arms"][claim.better], seed["arms"][claim.worse]) for seed in seeds])
         word, because = decide(
             utility,
             p,
             hypervolume[1:],
-            _still(claim, at, seeds),
-            prompts=inf if len(seeds) > 1 else seeds[0]["prompts"],
+            mine["still"],
+            mine["rare"],
+            prompts=seeds[0]["prompts"] if alone else inf,
             family=len(claims),
         )
         found = outcome(word, because)
-        if claim.none:
+        if claim.none and because != OPPOSED:
             found = "the reverse holds" if found == "holds" else "is not contradicted"
-        measured = f"utility {tested(utility, p)}; hypervolume {shown(hypervolume, '+.3f')}"
+        measured = f"utility {tested(utility, p, len(claims))}; hypervolume {shown(hypervolume, '+.3f')}"
         findings.append(Finding(claim.words, measured, found, claim.ours, because))
     return findings
 
 
-def _utility(claim: Claim, seeds: Sequence[dict[str, Any]]) -> Difference:
-    """Paired by seed, or by resample of one seed's prompts."""
-    pairs = [(seed["arms"][claim.better], seed["arms"][claim.worse]) for seed in seeds]
-    differences = np.array([better["utility"] - worse["utility"] for better, worse in pairs])
-    if len(seeds) > 1:
-        return mean_difference(differences)
-    better, worse = (np.array(each["draws"]["utility"]) for each in pairs[0])
-    return Difference(float(differences[0]), float((better - worse).std()), seeds[0]["prompts"] - 1)
-
-
-def _still(claim: Claim, at: int, seeds: Sequence[dict[str, Any]]) -> list[str]:
-    """The objectives that neither the weights nor the change from one arm to the other move."""
-    if len(seeds) > 1:
-        better, worse = (
-            np.stack([seed["arms"][label]["points"] for seed in seeds], axis=1) for label in (claim.better, claim.worse)
-        )
-        moved = moving(better, worse, np.array([list(each.values()) for each in seeds[0]["weights"]]))
-    else:
-        moved = seeds[0]["moving"][at]
-    return [each["name"] for each, moves in zip(seeds[0]["objectives"], moved, strict=True) if not moves]
+def _over_seeds(claim: Claim, seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `within_seed` says, paired by seed."""
+    better, worse = (
+        {key: np.array([seed["arms"][label][key] for seed in seeds]) for key in ("utility", "points")}
+        for label in (claim.better, claim.worse)
+    )
+    largest = float(np.abs([better["utility"], worse["utility"]]).max())
+    weights = np.array([list(each.values()) for each in seeds[0]["weights"]])
+    moved = moving(better["points"].swapaxes(0, 1), worse["points"].swapaxes(0, 1), weights)
+    names = [each["name"] for each in seeds[0]["objectives"]]
+    return {
+        "utility": asdict(mean_difference(better["utility"] - worse["utility"], largest)),
+        "still": [name for name, moves in zip(names, moved, strict=True) if not moves],
+        "rare": [],
+    }
 
 
 def _hypervolume(pairs: Sequence[tuple[dict[str, Any], ...]]) -> Interval:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from sipo.pareto.bootstrap import Array, percentile_interval, resamples
 from sipo.pareto.seeds import t_interval
-from sipo.pareto.verdicts import OPPOSED, Difference, Word, mean_difference
+from sipo.pareto.verdicts import LEVEL, OPPOSED, Difference, Word, mean_difference
 from sipo.studies.study import Outcome
 
 BOOTSTRAP = 1000
@@ -48,7 +48,8 @@ def shown(interval: Interval, form: str = ".3f") -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def tested(difference: Difference, p: float) -> str:
-    """A difference with its interval, its p-value among all statements, and what could have been seen."""
-    least = f", could be seen from {difference.detectable:.2g}" if difference.detectable and p >= 0.05 else ""
+def tested(difference: Difference, p: float, family: int) -> str:
+    """A difference with its interval, its p-value among all statements, and what could have been seen among them."""
+    seen = difference.detectable(family)
+    least = f", could be seen from {seen:.2g}" if seen and p >= LEVEL else ""
     return f"{shown((difference.value, *difference.interval()), '+.3f')}, p {p:.2g}{least}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sipo.configfile import parse_config
+from sipo.errors import SipoError
 from sipo.filters.contest import CHOSEN
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.indicators import signs
@@ -44,6 +45,11 @@ class ResponseStudy:
             row for row in task.splits.train
             if row.id in chosen and all(row.preferred[name] is not None for name in config.names)
         ]  # fmt: skip
+        if not rows:
+            raise SipoError(
+                f"seed {seed}: of the {len(chosen)} rows that the filter chose a response for none has a label for "
+                "every objective, so there is nothing to compare; sample more (sample.per_weight, sample.prompts)"
+            )
         kinds = {
             f"preferred by {name}": [task.texts(row)[row.preferred[name] or 0] for row in rows] for name in config.names
         }
@@ -54,6 +60,8 @@ class ResponseStudy:
             columns = score_responses(config.objectives, items, config.execution, moment=task.moment)
             rewards[kind] = np.stack([columns[name] for name in config.names], axis=1)
         whole = np.isfinite(np.stack(list(rewards.values()))).all(axis=(0, 2))  # a judge may refuse some
+        if not whole.any():
+            raise SipoError(f"seed {seed}: a judge refused a response to each of these rows; ask another judge")
         kept = {kind: each[whole].tolist() for kind, each in rewards.items()}
         return {"objectives": list(config.names), "maximise": list(config.maximise), "rewards": kept}
 
@@ -74,7 +82,7 @@ class ResponseStudy:
         findings = []
         for (statement, gain), p in zip(stated.items(), holm([each.p for each in stated.values()]), strict=True):
             word, because = decide(gain, p, prompts=rows, family=len(stated))
-            findings.append(Finding(statement, tested(gain, p), outcome(word), because=because))
+            findings.append(Finding(statement, tested(gain, p, len(stated)), outcome(word), because=because))
         size = sum(map(len, rewards[chosen]))
         title = f"Mean true rewards over {size} rows of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
         table = Table(title, ["response", *names], [[kind, *map(shown, each)] for kind, each in means.items()])
