@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sipo.report.looks import looks
 from sipo.report.parts import NOTHING
 from sipo.report.plots import _curves, attainment_png, front_png
 from sipo.report.verdict import findings, lift, verdict
+from sipo.report.yields import yields
 
 WEIGHTS = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
 FRONT = np.array([[3.0, 9.0], [2.5, 7.0], [1.0, 6.0]])
@@ -78,6 +80,21 @@ def test_what_noise_spreads_is_not_said_to_be_moved() -> None:
     one = compare({"mod": rewards["mod"][:, :1], "sipo": rewards["sipo"][:, :1]}, WEIGHTS, {"a": True, "b": True})
     assert "on 1 held-out prompt, " in verdict(one).replace(";", ",") and "1 prompt is fewer than 30" in verdict(one)
     assert "\N{MINUS SIGN}" not in lift(one)
+
+
+@pytest.mark.parametrize(("limit", "learned"), [(None, 3), (2, 2), (9, 3)])
+def test_rows_learned_from_are_no_more_than_realign_takes(limit: int | None, learned: int) -> None:
+    rows = [SimpleNamespace(id=str(i), conflicting=lambda _: True) for i in range(5)]
+    task = SimpleNamespace(
+        splits=SimpleNamespace(train=rows),
+        objectives=("a", "b"),
+        config=SimpleNamespace(realign=SimpleNamespace(rows=limit)),
+    )
+    chosen = {str(i): SimpleNamespace(source="sample") for i in range(3)}
+    inputs = SimpleNamespace(samples=[], refinements=[], candidates=[], chosen=chosen, filter={"rule": "random"})
+    counts = {row[1]: row[2] for row in yields(task, inputs, rows).rows}
+    assert counts["rows learned from, for each objective at most"] == learned
+    assert counts["rows with a chosen response"] == 3
 
 
 def test_findings_follow_the_differences() -> None:
