@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import CHATML, TEXT, byte_level, save_model
+from hypothesis import settings
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -23,6 +24,9 @@ from sipo.rewards.examples import Example
 
 # The models are so small that threads only wait for each other; OMP_NUM_THREADS=2 tries more all the same.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's load
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
