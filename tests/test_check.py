@@ -141,6 +141,7 @@ def test_memory_follows_what_drives_it(settings: dict[str, Any]) -> None:
         return peak_memory(config_of(settings, **more), model, of, lengths, 4096, list(judges))
 
     plain = peaks()
+    assert plain["raco"] - plain["lw"] == 2 * 4 * adapter_parameters(model, config_of(settings).lora), "two gradients"
     execution = settings["execution"]
     more_rows = peaks(execution={**execution, "decode_rows": 16})
     more_tokens = peaks(execution={**execution, "train_tokens": 8192})
@@ -188,6 +189,7 @@ def test_steps_and_responses_are_those_of_a_run(finished: Any) -> None:
     assert found["sample"].written == len(lines(folder / "sample" / "samples.jsonl"))
     assert found["refine"].written == 2 * len(lines(folder / "refine" / "refinements.jsonl"))
     assert found["evaluate"].written == len(lines(folder / "evaluate" / "responses.jsonl"))
+    assert found["raco"].steps == found["lw"].steps and found["raco"].tokens > found["lw"].tokens
     twice = work(config, sizes, task.weights, Lengths(20, 20))
     assert twice["align"].tokens == 2 * found["align"].tokens
     assert all(each.tokens > 0 for each in found.values())
