@@ -15,7 +15,7 @@ from sipo.logprobs.score import Point
 from sipo.logprobs.table import LogprobTable
 from sipo.training.loop import Example, Trained
 
-WRITERS, TRAINERS = ("sample", "refine", "evaluate"), ("align", "realign")
+WRITERS, TRAINERS = ("sample", "refine", "answer"), ("align", "realign")
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def small_task(bench: Bench, rows: int, **changed: object) -> Iterator[tuple[Tas
         if bench.settings.random_weights:
             settings["data"]["max_prompt_tokens"] = 128
         task = Task(Config.model_validate(settings), Progress(quiet=True))
-        task.backbone, task.bank = bench.backbone, bench.bank
+        task.site.backbone, task.site.bank = bench.backbone, bench.bank
         yield task, folder
 
 

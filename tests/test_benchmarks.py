@@ -86,7 +86,7 @@ def test_every_work_gives_records_of_the_schema(records: list[dict[str, Any]]) -
         ("dpo", ["trl", "trl-precomputed"]),
         ("by-weight", ["scored-in-every-run"]),
         ("memory", ["score-all-logits"]),
-        ("pipeline", [f"sequential:{stage}" for stage in ("align", "sample", "refine", "score", "evaluate")]),
+        ("pipeline", [f"sequential:{stage}" for stage in ("align", "sample", "refine", "score", "answers")]),
     ],
 )
 def test_what_is_compared_is_equal(records: list[dict[str, Any]], work: str, alternatives: list[str]) -> None:
@@ -132,7 +132,17 @@ def test_the_pipeline_is_broken_down_by_stage(records: list[dict[str, Any]]) -> 
     mine = of(records, "pipeline")
     whole = mine.pop("sequential")
     breakdown = whole["settings"]["breakdown"]
-    assert list(breakdown) == ["align", "sample", "refine", "score", "filter", "realign", "evaluate"]
+    assert list(breakdown) == [
+        "align",
+        "sample",
+        "refine",
+        "score",
+        "filter",
+        "realign",
+        "answers",
+        "judged",
+        "compare",
+    ]
     assert set(mine) == {f"sequential:{stage}" for stage in breakdown if stage != "filter"}
     for route in PAIR:  # of one round
         assert whole["seconds"][route] == pytest.approx(sum(seconds[route] for seconds in breakdown.values()))

@@ -19,9 +19,10 @@ from sipo.config import Lora
 from sipo.configfile import parse_config
 from sipo.decoding import Request, decode
 from sipo.decoding.mixture import at_mod
-from sipo.estimate.memory import Shape, adapter_parameters, peak_memory, shape
+from sipo.estimate.memory import Peaks, Shape, adapter_parameters, shape
 from sipo.estimate.sizes import PAPER, counted, planned, stated
-from sipo.estimate.work import Lengths, work
+from sipo.estimate.work import Lengths, Plan
+from sipo.graph.build import Graph
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import response_logprobs
 from sipo.models.load import Backbone
@@ -129,6 +130,9 @@ def test_activations_are_counted(dtype: torch.dtype) -> None:
     assert kept[3] - kept[2] == pytest.approx(tokens * of.activations(LORA.r, 4, row) + copies, rel=0.02)
 
 
+ANSWERS = [f"answers/{name}" for name in ("base", "soups", "mod", "sipo")]
+
+
 def config_of(settings: dict[str, Any], **more: Any) -> Any:
     return parse_config({**settings, "methods": ["base", "soups", "mod", "lw", "modpo", "sipo"], **more}, "here")
 
@@ -137,8 +141,10 @@ def test_memory_follows_what_drives_it(settings: dict[str, Any]) -> None:
     model = outline(KNOWN["meta-llama/Llama-2-7b-hf"])
     of, lengths = shape(model), Lengths(512, 512, 300, 300)
 
-    def peaks(judges: tuple[int, ...] = (), **more: Any) -> dict[str, int]:
-        return peak_memory(config_of(settings, **more), model, of, lengths, 4096, list(judges))
+    def peaks(judges: tuple[int, ...] = (), **more: Any) -> dict[str, float]:
+        config = config_of(settings, **more)
+        found = Peaks(config, model, of, lengths, 4096, judges)
+        return {stage.name: stage.peak(found) for stage in Graph(config) if stage.peak}
 
     plain = peaks()
     assert plain["raco"] - plain["lw"] == 2 * 4 * adapter_parameters(model, config_of(settings).lora), "two gradients"
@@ -147,8 +153,8 @@ def test_memory_follows_what_drives_it(settings: dict[str, Any]) -> None:
     more_tokens = peaks(execution={**execution, "train_tokens": 8192})
     assert more_rows["sample"] > plain["sample"] and more_rows["align"] == plain["align"]
     assert more_tokens["align"] > plain["align"] and more_tokens["sample"] == plain["sample"]
-    assert all(peak > of.weights for name, peak in plain.items() if name != "sft")
-    assert peaks((of.weights,))["evaluate"] >= 2 * of.weights > plain["evaluate"]
+    assert all(peak > of.weights for name, peak in plain.items() if not name.startswith("judged"))
+    assert peaks((of.weights,))["judged/sipo"] >= 2 * of.weights > plain["judged/sipo"]
     full = peaks(sft={"max_tokens": 2048})["sft"]
     light = peaks(sft={"max_tokens": 2048, "lora": {"r": 64, "alpha": 64}})["sft"]
     assert full > 18 * of.parameters > 2 * light
@@ -182,17 +188,19 @@ def test_steps_and_responses_are_those_of_a_run(finished: Any) -> None:
     config, folder = finished
     task = Task(config)
     sizes = counted(task)
-    found = work(config, sizes, task.weights, Lengths(10, 10))
+    found = {stage.name: stage.work(Plan(config, sizes, task.weights, Lengths(10, 10))) for stage in Graph(config)}
     for stage in ("sft", "align", "lw", "modpo"):
         assert found[stage].steps == len(lines(folder / stage / "training.jsonl")), stage
     assert found["realign"].steps >= len(lines(folder / "realign" / "training.jsonl")) > 0
     assert found["sample"].written == len(lines(folder / "sample" / "samples.jsonl"))
     assert found["refine"].written == 2 * len(lines(folder / "refine" / "refinements.jsonl"))
-    assert found["evaluate"].written == len(lines(folder / "evaluate" / "responses.jsonl"))
     assert found["raco"].steps == found["lw"].steps and found["raco"].tokens > found["lw"].tokens
-    twice = work(config, sizes, task.weights, Lengths(20, 20))
-    assert twice["align"].tokens == 2 * found["align"].tokens
-    assert all(each.tokens > 0 for each in found.values())
+    for name in config.methods:
+        assert found[f"answers/{name}"].written == len(lines(folder / "answers" / name / "responses.jsonl"))
+    twice = Graph(config)["align"].work(Plan(config, sizes, task.weights, Lengths(20, 20)))
+    assert twice.tokens == 2 * found["align"].tokens
+    asking = [stage.name for stage in Graph(config) if stage.peak and not stage.name.startswith("judged")]
+    assert all(found[name].tokens > 0 for name in asking)
 
 
 # Rows that are not there
@@ -247,7 +255,7 @@ def test_a_local_plan_says_what_fits_and_how_long(settings: dict[str, Any], tmp_
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     assert rows["align"][6] == "no" and float(rows["align"][7]) > 0
     assert "nothing stops it" in text and "not looked at" not in text
-    hours = sum(float(rows[stage][7]) for stage in ("align", "sample", "refine", "score", "realign", "evaluate"))
+    hours = sum(float(rows[stage][7]) for stage in ("align", "sample", "refine", "score", "realign", *ANSWERS))
     assert f"{hours:.2g}"[:3] in text.split(" hours at 10")[0].splitlines()[-1]
 
 

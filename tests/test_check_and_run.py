@@ -47,7 +47,7 @@ def verdicts(
     def started(*_: Any) -> None:
         raise StartedError
 
-    monkeypatch.setattr(sipo.runs.pipeline, "_execute", started)
+    monkeypatch.setattr(sipo.runs.pipeline.Work, "_make", started)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "tried_functions.py").write_text(FUNCTIONS)
     sys.modules.pop("tried_functions", None)

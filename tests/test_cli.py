@@ -22,7 +22,13 @@ from sipo.data import conflict_statistics, read_rows
 from sipo.errors import SipoError
 from sipo.runs.pipeline import run as run_stages
 
-STAGES = ["align", "sample", "refine", "score", "filter", "realign", "evaluate", "report"]
+METHODS = ["base", "soups", "mod", "sipo"]
+STAGES = [
+    *("align", "sample", "refine", "score", "filter", "realign"),
+    *(f"answers/{name}" for name in METHODS),
+    *(f"judged/{name}" for name in METHODS),
+    *("compare", "report"),
+]
 WEIGHTS = "detail=0.25,brevity=0.75"
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -86,7 +92,7 @@ def test_init_then_check(
     assert re.search(r"^\[.+<\|im_end\|>\]$", text, re.MULTILINE)  # a whole response, its end trained on
     assert "The answer can be improved by:" in text
     assert int(rows["align"][1]) > 0
-    assert int(rows["evaluate"][2]) > 0
+    assert int(rows["answers/sipo"][2]) > 0
     assert sorted(tmp_path.rglob("*")) == before  # no run folder, nothing
 
 
@@ -115,7 +121,7 @@ def test_status_tells_stages_and_measures(finished: Finished, capsys: pytest.Cap
     assert main(["status", str(finished.run)]) == 0
     rows = {row[0]: row for row in table(said(capsys)) if row}
     assert [rows[stage][1] for stage in STAGES] == ["done"] * len(STAGES)
-    fronts = json.loads((finished.run / "evaluate" / "fronts.json").read_text())
+    fronts = json.loads((finished.run / "compare" / "fronts.json").read_text())
     for name, front in fronts["methods"].items():
         assert float(rows[name][1]) == pytest.approx(front["utility"], abs=1e-3)
         assert float(rows[name][4]) == pytest.approx(front["hypervolume_corrected"], abs=1e-3)
@@ -128,7 +134,7 @@ def test_status_of_a_run_that_was_stopped_and_changed(
     settings = {**make_settings(tmp_path), "sample": {"prompts": 3}}
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(settings))
-    monkeypatch.setattr("sipo.runs.pipeline.refine", stop_after_two_units)
+    monkeypatch.setattr(sys.modules["sipo.stages.refine"], "refine", stop_after_two_units)
     assert main(["run", str(config)]) == 130
     assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
     assert main(["status", settings["run_dir"]]) == 0
@@ -139,7 +145,7 @@ def test_status_of_a_run_that_was_stopped_and_changed(
     assert main(["run", str(config), "--set", "align.beta=0.3", "--only", "sample"]) == 2  # its policies do not hold
     assert main(["status", settings["run_dir"]]) == 0
     assert {row[0]: row for row in table(said(capsys)) if row}["sample"][1] == "done", "a refusal changes nothing"
-    monkeypatch.setattr("sipo.runs.pipeline.align", stop_after_two_units)
+    monkeypatch.setattr(sys.modules["sipo.stages.align"], "align", stop_after_two_units)
     assert main(["run", str(config), "--set", "align.beta=0.3"]) == 130
     capsys.readouterr()
     assert main(["status", settings["run_dir"]]) == 0
@@ -147,8 +153,7 @@ def test_status_of_a_run_that_was_stopped_and_changed(
     assert [rows[stage][1] for stage in STAGES[:3]] == ["partial", "stale", "partial"]
 
 
-def stop_after_two_units(task: Any, *inputs: Any) -> None:
-    folder = inputs[-1]
+def stop_after_two_units(folder: Path, **_: Any) -> None:
     (folder / ".journal").mkdir()
     (folder / ".journal" / "review.jsonl").write_text("[]\n[]\n")
     raise KeyboardInterrupt

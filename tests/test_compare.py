@@ -254,9 +254,9 @@ def test_one_method_and_an_objective_that_never_moves() -> None:
     assert front["ranges"]["words"] == 0 and result["scale"]["words"] == 1
 
 
-def test_evaluate_warns_in_one_line() -> None:
+def test_comparing_warns_in_one_line() -> None:
     from sipo.records import Response
-    from sipo.stages.evaluate import fronts_of
+    from sipo.stages.compare import fronts_of
 
     said: list[str] = []
 

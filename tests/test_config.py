@@ -9,54 +9,43 @@ from typing import Any, get_args
 import pytest
 import yaml
 from pydantic import BaseModel
+from stage_keys import stage_keys, stage_names
 
 from sipo.config import Config
 from sipo.configfile import dump_config, load_config, parse_config
 from sipo.errors import SipoError
-from sipo.runs.plan import fingerprints, stages_of, subject
+from sipo.graph.build import Graph
+from sipo.runs.subject import subject
 from sipo.task import Task
 
-ALL = [
-    "align",
-    "lw",
-    "modpo",
-    "raco",
-    "consensus",
-    "calibrate",
-    "sample",
-    "refine",
-    "score",
-    "filter",
-    "realign",
-    "evaluate",
-    "report",
-]
-SFT = ["sft", *ALL]
-SAMPLE = ALL[6:]
-REFINE = ALL[7:]
-SCORE = ALL[8:]
-FILTER = ALL[9:]
-REALIGN = ALL[10:]
-CALIBRATE = ["calibrate", *FILTER]
 BY_WEIGHT = ["lw", "modpo", "raco", "consensus"]
-WEIGHTS = [*BY_WEIGHT, *SAMPLE]
-MODPO = ["modpo", "evaluate", "report"]
-RACO = ["raco", "evaluate", "report"]
-EVALUATE = ["evaluate", "report"]
+METHODS = ["base", "mod-alpha", *BY_WEIGHT, "sipo"]
+ANSWERS = [f"answers/{name}" for name in METHODS]
+JUDGED = [f"judged/{name}" for name in METHODS]
+LOOP = ["sample", "refine", "score", "filter", "realign"]
+ALL = ["sft", "align", *BY_WEIGHT, "calibrate", *LOOP, *ANSWERS, *JUDGED, "compare", "report"]
+ROWS = [name for name in ALL if name != "compare"]
+ALIGNED = ["align", *BY_WEIGHT, "calibrate"]
+WEIGHED = [*BY_WEIGHT, "sample", "score", "filter", *ANSWERS, "compare", "report"]
+DRAWN = ["sample", "refine", *ANSWERS, "report"]
+WORKED = ["sample", "score", "filter", "report"]
+REFINE = ["refine"]
+FILTER = ["filter"]
+REALIGN = ["realign"]
 REPORT = ["report"]
 NONE: list[str] = []
 
-# For every key: another value, and the stages that it must make anew, no more and no fewer.
+# For every key: another value, and the stages that read it. These and all that is made from them are made anew.
 TURNED: dict[str, tuple[Any, list[str]]] = {
-    "seed": (77, SFT),
+    "seed": (77, ALL),
     "run_dir": ("elsewhere", NONE),
-    "model.path": ("owner/other", SFT),
-    "model.revision": ("v2", SFT),
-    "model.dtype": ("float16", SFT),
-    "model.prompt_template": ("Q: {prompt} A:", SFT),
-    "model.trust_remote_code": (True, SFT),
-    "model.end_tokens": (["<|im_end|>"], SFT),
-    "model.thinking": (True, SFT),
+    "model.path": ("owner/other", ALL),
+    "model.revision": ("v2", ALL),
+    "model.dtype": ("float16", ALL),
+    "model.prompt_template": ("Q: {prompt} A:", ALL),
+    "model.trust_remote_code": (True, ALL),
+    "model.end_tokens": (["<|im_end|>"], ALL),
+    "model.thinking": (True, ALL),
     "data.path": ("copy/rows.jsonl", NONE),  # the rows count, not where they are
     "data.source.name": ("owner/other", NONE),  # nor what they were made from
     "data.source.format": ("trl", NONE),
@@ -67,48 +56,49 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "data.source.max_tokens": (99, NONE),
     "data.source.tokenizer": ("owner/other", NONE),
     "data.source.seed": (77, NONE),
-    "data.validation": (0.3, SFT),
-    "data.test": (0.3, SFT),
-    "data.max_prompt_tokens": (99, SFT),
-    "data.max_response_tokens": (9, SFT),
-    "objectives.0.name": ("tone", SFT),
-    "objectives.0.better": ("It says much more.", REFINE),
-    "objectives.0.reward": ("sipo.rewards.text:distinct_words", EVALUATE),
-    "objectives.0.direction": ("minimize", EVALUATE),
-    "weights.divisions": (3, WEIGHTS),
-    "weights.grid": ([{"detail": 0.5, "brevity": 0.5}], WEIGHTS),
-    "sft.enabled": (False, SFT),
-    "sft.lora.r": (3, SFT),
-    "sft.lora.alpha": (3.0, SFT),
-    "sft.lora.target_modules": (["q_proj"], SFT),
-    "sft.lr": (1e-3, SFT),
-    "sft.epochs": (5, SFT),
-    "sft.batch_size": (3, SFT),
-    "sft.accumulate": (3, SFT),
-    "sft.max_tokens": (999, SFT),
-    "sft.warmup": (0.2, SFT),
-    "sft.weight_decay": (0.0, SFT),
-    "lora.r": (3, ALL),
-    "lora.alpha": (3.0, ALL),
-    "lora.target_modules": (["q_proj"], ALL),
-    "decoding.temperature": (0.5, SAMPLE),
-    "decoding.top_k": (5, SAMPLE),
-    "decoding.top_p": (0.5, SAMPLE),
-    "align.beta": (0.2, ALL),
-    "align.lr": ({"detail": 1e-3, "brevity": 1e-4}, ALL),
-    "align.epochs": (5, ALL),
-    "align.batch_size": (3, ALL),
-    "align.warmup": (0.2, ALL),
-    "align.weight_decay": (0.0, ALL),
-    "align.max_grad_norm": (2.0, ALL),
-    "align.checkpoint": ("best", ALL),
-    "sample.prompts": (3, SAMPLE),
-    "sample.per_weight": (3, SAMPLE),
+    "data.validation": (0.3, ROWS),
+    "data.test": (0.3, ROWS),
+    "data.max_prompt_tokens": (99, ROWS),
+    "data.max_response_tokens": (9, ROWS),
+    "objectives.0.name": ("tone", ALL),
+    "objectives.0.better": ("It says much more.", ["refine", "report"]),
+    "objectives.0.reward": ("sipo.rewards.text:distinct_words", [*JUDGED, "report"]),
+    "objectives.0.direction": ("minimize", [*JUDGED, "compare", "report"]),
+    "weights.divisions": (3, WEIGHED),
+    "weights.grid": ([{"detail": 0.5, "brevity": 0.5}], WEIGHED),
+    "sft.enabled": (False, ALL),
+    "sft.lora.r": (3, ["sft"]),
+    "sft.lora.alpha": (3.0, ["sft"]),
+    "sft.lora.target_modules": (["q_proj"], ["sft"]),
+    "sft.lr": (1e-3, ["sft"]),
+    "sft.epochs": (5, ["sft"]),
+    "sft.batch_size": (3, ["sft"]),
+    "sft.accumulate": (3, ["sft"]),
+    "sft.max_tokens": (999, ["sft"]),
+    "sft.warmup": (0.2, ["sft"]),
+    "sft.weight_decay": (0.0, ["sft"]),
+    "lora.r": (3, [*ALIGNED, "realign", "report"]),
+    "lora.alpha": (3.0, [*ALIGNED, "realign", "report"]),
+    "lora.target_modules": (["q_proj"], [*ALIGNED, "realign", "report"]),
+    "decoding.temperature": (0.5, DRAWN),
+    "decoding.top_k": (5, DRAWN),
+    "decoding.top_p": (0.5, DRAWN),
+    "align.beta": (0.2, ALIGNED),
+    "align.lr": ({"detail": 1e-3, "brevity": 1e-4}, ALIGNED),
+    "align.epochs": (5, ALIGNED),
+    "align.batch_size": (3, ALIGNED),
+    "align.warmup": (0.2, ALIGNED),
+    "align.weight_decay": (0.0, ALIGNED),
+    "align.max_grad_norm": (2.0, ALIGNED),
+    "align.checkpoint": ("best", ALIGNED),
+    "rounds": (2, ["answers/sipo"]),
+    "sample.prompts": (3, WORKED),
+    "sample.per_weight": (3, ["sample"]),
     "refine.reviewer": ({"detail": 1.0}, REFINE),
     "refine.review_tokens": (3, REFINE),
     "refine.review_template": ("template.yaml", REFINE),
     "refine.rewrite_template": ("template.yaml", REFINE),
-    "filter.beta": (0.2, REFINE),  # refine's gains are rewards too
+    "filter.beta": (0.2, FILTER),
     "realign.beta": (0.2, REALIGN),
     "realign.lr": (1e-5, REALIGN),
     "realign.epochs": (5, REALIGN),
@@ -117,31 +107,31 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "realign.weight_decay": (0.0, REALIGN),
     "realign.max_grad_norm": (2.0, REALIGN),
     "realign.alpha": (0.2, REALIGN),
-    "methods": (["mod", "sipo"], [*BY_WEIGHT, *EVALUATE]),
-    "mod.alpha": (0.3, EVALUATE),
-    "modpo.objective": ("brevity", MODPO),
-    "raco.rule": ("mgda", RACO),
-    "raco.c": (0.2, RACO),
-    "sample.rows": ("all", SAMPLE),
-    "refine.enabled": (False, REFINE),
-    "filter.rule": ("rewards", CALIBRATE),
+    "methods": (["mod-alpha", "sipo"], ["compare"]),
+    "mod.alpha": (0.3, ["answers/mod-alpha"]),
+    "modpo.objective": ("brevity", ["modpo"]),
+    "raco.rule": ("mgda", ["raco"]),
+    "raco.c": (0.2, ["raco"]),
+    "sample.rows": ("all", WORKED),
+    "refine.enabled": (False, ["refine", "score", "filter", "report"]),
+    "filter.rule": ("rewards", ["calibrate", "filter"]),
     "filter.pool": ("kept", FILTER),
-    "filter.judges": (["policies"], SCORE),
+    "filter.judges": (["policies"], ["score", "filter"]),
     "filter.reference": (False, FILTER),
     "filter.per_token": (True, FILTER),
     "filter.features": (["logratios"], FILTER),
     "filter.ridge": (2.0, FILTER),
-    "filter.folds": (3, CALIBRATE),
+    "filter.folds": (3, ["calibrate", "filter"]),
     "filter.keep": (0.5, FILTER),
     "realign.pairs": ("chosen-preferred", REALIGN),
     "realign.start": ("merged", REALIGN),
     "realign.rows": (3, REALIGN),
-    "data.train_rows": (9, SFT),
-    "data.conflict_ratio": (0.5, SFT),
-    "evaluate.prompts": (3, EVALUATE),
-    "evaluate.per_prompt": (3, EVALUATE),
-    "evaluate.reference_point": ({"detail": 0.0, "brevity": 9.0}, EVALUATE),
-    "evaluate.bootstrap": (9, EVALUATE),
+    "data.train_rows": (9, ROWS),
+    "data.conflict_ratio": (0.5, ROWS),
+    "evaluate.prompts": (3, ANSWERS),
+    "evaluate.per_prompt": (3, ANSWERS),
+    "evaluate.reference_point": ({"detail": 0.0, "brevity": 9.0}, ["compare"]),
+    "evaluate.bootstrap": (9, ["compare"]),
     "report.cases": (3, REPORT),
     "report.title": ("A title", REPORT),
     "execution.device": ("cuda", NONE),
@@ -176,7 +166,7 @@ def values(settings: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         **settings,
         "data": {**settings["data"], "source": {"name": "owner/rows", "tokenizer": "owner/name"}},
         "model": {"path": "owner/name", "dtype": "float32"},
-        "methods": ["base", "mod", *BY_WEIGHT, "sipo"],
+        "methods": METHODS,
         "filter": {"rule": "calibrated"},
         "sft": {"lora": {"r": 4}},
     }
@@ -192,8 +182,8 @@ def turn(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     return changed
 
 
-def every_fingerprint(config: Config) -> dict[str, str]:
-    return fingerprints(config, subject(Task(config)))
+def every_key(config: Config) -> dict[str, str]:
+    return stage_keys(config, subject(Task(config)))
 
 
 def test_no_key_is_without_a_test() -> None:
@@ -208,28 +198,39 @@ def test_a_key_changes_the_configuration_and_the_stages_that_depend_on_it(
     value, expected = TURNED[key]
     before, after = parse_config(values, "before"), parse_config(turn(values, key, value), "after")
     assert dump_config(after) != dump_config(before)
-    old, new = every_fingerprint(before), every_fingerprint(after)
-    assert [stage for stage in SFT if old.get(stage) != new.get(stage)] == expected
+    old, new, graph = every_key(before), every_key(after), Graph(before)
+    made = {each for stage in expected for each in graph.after(stage)}
+    changed = {stage for stage in old if stage in new and old[stage] != new[stage]}
+    assert changed == made & new.keys()
 
 
 def test_without_sipo_its_own_stages_are_left_out(values: dict[str, Any]) -> None:
     config = parse_config(turn(values, "methods", ["base", "mod"]), "settings")
-    assert [stage.name for stage in stages_of(config)] == ["sft", "align", "evaluate", "report"]
+    assert stage_names(config) == [
+        "sft",
+        "align",
+        "answers/base",
+        "answers/mod",
+        "judged/base",
+        "judged/mod",
+        "compare",
+        "report",
+    ]
 
 
 def test_a_template_counts_by_its_content(values: dict[str, Any], tmp_path: Path) -> None:
     template = tmp_path / "template.yaml"
     config = parse_config(turn(values, "refine.review_template", str(template)), "settings")
-    before = every_fingerprint(config)
+    before = every_key(config)
     template.write_text(template.read_text() + "\n# another\n")
-    after = every_fingerprint(config)
-    assert [stage for stage in ALL if before[stage] != after[stage]] == REFINE
+    after = every_key(config)
+    assert [stage for stage in ALL if before[stage] != after[stage]] == Graph(config).after("refine")
 
 
 def test_one_template_in_either_place_is_two_runs(values: dict[str, Any], tmp_path: Path) -> None:
     template = str(tmp_path / "template.yaml")
     reviewing, rewriting = (
-        every_fingerprint(parse_config(turn(values, f"refine.{kind}_template", template), "settings"))
+        every_key(parse_config(turn(values, f"refine.{kind}_template", template), "settings"))
         for kind in ("review", "rewrite")
     )
     assert reviewing["refine"] != rewriting["refine"]

@@ -1,6 +1,5 @@
 """Whatever happens to the files of a finished run: it is found before it is used, named in a line, and made anew."""
 
-import json
 import os
 import random
 import shutil
@@ -13,10 +12,10 @@ from damage import DAMAGES, Damage, cut, emptied, files_of, flipped, nulled, rem
 
 from sipo.cli.main import main
 from sipo.configfile import load_config
+from sipo.disk.damage import stages_in as stages_of_run
 from sipo.errors import SipoError
 from sipo.runs import folder as folder_module
 from sipo.runs.folder import RunFolder
-from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 
 NAMES = ("detail", "brevity")
@@ -44,7 +43,7 @@ def again(pristine: Path, finished: Path, *options: str) -> list[str]:
 
 
 def stages_in(finished: Path) -> list[str]:
-    return sorted(file.parent.name for file in finished.glob("*/stage.json"))
+    return sorted(folder.relative_to(finished).as_posix() for folder in stages_of_run(finished))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -62,7 +61,7 @@ def test_damage_of_any_file_is_found_before_it_is_read(
                 RunFolder(finished).holds(
                     stage, RunFolder(pristine / "run").record(stage)["fingerprint"], every_byte=True
                 )
-                Outputs(finished, NAMES).folder(stage)
+                RunFolder(finished).verify(stage)
             assert str(file) in str(found.value) and "`sipo run " in str(found.value)
             assert main(["status", str(finished)]) in (0, 2)
             said = capsys.readouterr()
@@ -107,7 +106,7 @@ SOME: list[tuple[Damage, str]] = [
     (cut, "sample/samples.jsonl"),
     (nulled, "score/logprobs.parquet"),
     (removed, "filter/stage.json"),
-    (emptied, "evaluate/fronts.json"),
+    (emptied, "compare/fronts.json"),
     (flipped, "subject.json"),
 ]
 
@@ -124,7 +123,7 @@ def test_a_run_makes_anew_what_is_damaged(pristine: Path, finished: Path, capsys
     assert "refine: holds" in said.out and "realign: holds" in said.out
     assert results_of(finished) == results_of(pristine / "run")
     aside = sorted(each.name for each in (finished / ".superseded").iterdir())
-    assert aside == [f"{stage}-damaged-1" for stage in ("align", "evaluate", "filter", "sample", "score")]
+    assert aside == [f"{stage}-damaged-1" for stage in ("align", "compare", "filter", "sample", "score")]
     assert main(["generate", str(finished), *ASK]) == 0
 
 
@@ -150,24 +149,6 @@ def test_what_sipo_did_not_write_is_named_and_left(
         assert main(command) == 2
         assert f"{note}: was not written by sipo; move it away" in capsys.readouterr().err
     assert note.read_text() == "mine"
-
-
-def test_a_run_of_before_there_were_digests_is_taken_with_a_line(
-    pristine: Path, finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for file in (*finished.glob("*/stage.json"), finished / "subject.json"):
-        known = json.loads(file.read_text())
-        for name in ("files", "config.yaml", "sha256 of the rest"):
-            known.pop(name, None)
-        file.write_text(json.dumps(known))
-    assert main(["generate", str(finished), *ASK]) == 0
-    capsys.readouterr()
-    assert main(again(pristine, finished)) == 0
-    assert capsys.readouterr().err.count("was made before digests were kept") == len(stages_in(finished))
-    assert main(again(pristine, finished)) == 0
-    assert "digests" not in capsys.readouterr().err
-    flipped(finished / "align" / "logprobs.parquet", random.Random(1))
-    assert main(["generate", str(finished), *ASK]) == 2, "sealed from now on"
 
 
 def test_a_finished_run_that_cannot_be_written_to(

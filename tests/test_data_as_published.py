@@ -21,6 +21,11 @@ PAIR = {"response_0": "Water them.", "response_1": "No idea.", "preferred": {"go
 TURNS = (Message("user", "hi"), Message("assistant", "hello"), Message("user", "how?"))
 
 
+def packed(content: bytes) -> bytes:
+    """Without the time, so that all processes that collect the tests give them the same names."""
+    return gzip.compress(content, mtime=0)
+
+
 def lines(file: Path, *records: dict[str, Any]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
@@ -94,7 +99,7 @@ def test_the_header_tells_what_divides_fields(delimiter: str, above: str, tmp_pa
 
 
 def _packed(file: Path, content: bytes) -> None:
-    file.write_bytes(gzip.compress(content))
+    file.write_bytes(packed(content))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +188,7 @@ TEXT = json.dumps({"prompt": "how?", **PAIR}) + "\n"
 
 @pytest.mark.parametrize(
     "content",
-    [TEXT.encode(), b"\xef\xbb\xbf" + TEXT.encode(), gzip.compress(TEXT.encode()), gzip.compress(TEXT.encode("utf-8-sig"))],
+    [TEXT.encode(), b"\xef\xbb\xbf" + TEXT.encode(), packed(TEXT.encode()), packed(TEXT.encode("utf-8-sig"))],
     ids=["plain", "mark", "gzip", "gzip and mark"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz"])
@@ -201,10 +206,10 @@ def test_bytes_and_not_names_tell_what_is_packed(content: bytes, name: str, tmp_
         (b"\x28\xb5\x2f\xfd\x04\x00", "begins as a .zst file; unpack it first"),
         (bz2.compress(TEXT.encode()), "begins as a .bz2 file"),
         (lzma.compress(TEXT.encode()), "begins as a .xz file"),
-        (gzip.compress(gzip.compress(TEXT.encode())), "begins as a .gz file"),
+        (packed(packed(TEXT.encode())), "begins as a .gz file"),
         (b"PK\x03\x04\x14", "begins as a .zip file"),
         (b"PAR1\x15\x04", "begins as a .parquet file; give it that ending"),
-        (gzip.compress(TEXT.encode())[:-9], "not a readable gzip file"),
+        (packed(TEXT.encode())[:-9], "not a readable gzip file"),
         *((TEXT.encode(each), "save it again as UTF-8") for each in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")),
         (TEXT.replace("how", "c\xf3mo").encode("latin-1"), "not UTF-8"),
     ],

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from stage_keys import stage_keys
 
 import sipo.data.making
 from sipo.cli.main import main
@@ -24,7 +25,7 @@ from sipo.data.digest import digest_of
 from sipo.data.making import make_rows
 from sipo.data.prepare import prepare
 from sipo.runs.pipeline import run
-from sipo.runs.plan import fingerprints, subject
+from sipo.runs.subject import subject
 from sipo.task import Task
 
 
@@ -135,7 +136,7 @@ def test_a_run_makes_its_rows_as_the_command_does_and_only_once(
     assert len(read_rows(config.data.path, NAMES)) == (32 if make is scored else 40)
     run(configured(with_source(source)))
     said = capsys.readouterr().out
-    assert preparations == [source["name"]] and "are made of" not in said and "evaluate: holds" in said
+    assert preparations == [source["name"]] and "are made of" not in said and "compare: holds" in said
 
 
 def test_a_text_is_short_for_a_name(with_source: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_the_same_rows_are_the_same_run_wherever_they_are_from(
     subject_of_made = subject(Task(made))
     given = configured(with_source(None, path=str(made.data.path)))
     assert subject(Task(given)) == subject_of_made
-    assert fingerprints(given, subject_of_made) == fingerprints(made, subject_of_made)
+    assert stage_keys(given, subject_of_made) == stage_keys(made, subject_of_made)
 
 
 def test_a_changed_label_of_the_same_length_makes_other_rows(

@@ -84,6 +84,6 @@ def test_safe_small_from_rows_to_report(
     Path("configs").mkdir()
     Path("configs/safe-small.yaml").write_text(yaml.safe_dump(settings))
     assert main(["run", "configs/safe-small.yaml"]) == 0
-    fronts = json.loads(Path("runs/safe-small/evaluate/fronts.json").read_text())
+    fronts = json.loads(Path("runs/safe-small/compare/fronts.json").read_text())
     assert set(fronts["methods"]) == {"base", "soups", "mod", "sipo"}
     assert "report.html" in capsys.readouterr().out

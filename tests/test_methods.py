@@ -19,15 +19,16 @@ from sipo.data import Row
 from sipo.decoding import at_soup
 from sipo.disk.tables import read_json
 from sipo.errors import SipoError
+from sipo.graph.build import Graph
+from sipo.graph.parts import CANDIDATES, LOGPROBS, POLICIES
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.methods.by_weight import by_weight, folder_of
 from sipo.methods.consensus import check_consensus, train_consensus
 from sipo.methods.lw import train_lw
 from sipo.methods.modpo import trained_objective
-from sipo.methods.names import STAGE_OF
 from sipo.methods.raco import train_raco
-from sipo.methods.registry import methods_of
+from sipo.methods.registry import specs
 from sipo.methods.soups import factor_soups
 from sipo.models.load import Backbone
 from sipo.progress import Progress
@@ -202,13 +203,13 @@ def test_modpo_trains_on_an_objective_that_has_weight(settings: dict[str, Any]) 
         assert trained_objective(fixed, w) == (1 if w[1] else 0)
 
 
-ALL = [name for name in STAGE_OF if name != "policies"]
+ALL = [name for name in specs() if name != "policies"]
 
 
 @pytest.fixture(scope="module")
 def everything(make_settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("everything")
-    settings = {**make_settings(folder), "methods": list(STAGE_OF)}
+    settings = {**make_settings(folder), "methods": list(specs())}
     return settings, run(parse_config(settings, "x"), quiet=True)
 
 
@@ -222,7 +223,7 @@ def copied(everything: tuple[dict[str, Any], Path], tmp_path: Path) -> tuple[dic
 
 def test_every_method_is_measured_at_every_weight(everything: tuple[dict[str, Any], Path]) -> None:
     _, folder = everything
-    fronts = read_json(folder / "evaluate" / "fronts.json")["methods"]
+    fronts = read_json(folder / "compare" / "fronts.json")["methods"]
     assert set(fronts) == {*ALL, "policy:detail", "policy:brevity"}
     for name, front in fronts.items():
         assert len(front["points"]) == 3, "what no weight steers is drawn from as often"
@@ -236,12 +237,12 @@ def test_at_the_corners_methods_are_the_policies_themselves(everything: tuple[di
     settings, folder = everything
     config = parse_config(settings, "x")
     assert not (folder / "lw" / "adapters" / folder_of((1.0, 0.0))).exists(), "not another training"
-    outputs = Outputs(folder, config.names)
+    outputs = Outputs(folder, config)
     for name in ("lw", "modpo", "raco", "consensus", "factor-soups"):
-        (method,) = methods_of(name, outputs, config)
-        for policy, corner in zip(outputs.policies("align"), corners(2), strict=True):
+        (method,) = specs()[name].build(config, **outputs.inputs(Graph(config)[f"answers/{name}"]))
+        for policy, corner in zip(outputs.read("align", POLICIES), corners(2), strict=True):
             same(method.at(corner).adapters[0], policy)
-    points = read_json(folder / "evaluate" / "fronts.json")["methods"]
+    points = read_json(folder / "compare" / "fronts.json")["methods"]
     for i, name in enumerate(config.names):
         policy = points[f"policy:{name}"]["points"][-i]["rewards"]  # its draw at that weight
         for method in (
@@ -275,7 +276,7 @@ def test_consensus_is_lw_where_the_conflicts_were_never_there(
 ) -> None:
     settings, folder = everything
     task = Task(parse_config(settings, "x"), Progress(quiet=True))
-    known = Outputs(folder, task.objectives).logprobs("align")
+    known = Outputs(folder, task.config).read("align", LOGPROBS)
     train_consensus(task, known, tmp_path / "consensus")
 
     def agreed(rows: list[Row]) -> list[Row]:
@@ -297,7 +298,7 @@ def test_raco_is_lw_without_a_correction_and_each_rule_a_model_of_its_own(
     everything: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
     settings, folder = everything
-    known = Outputs(folder, ("detail", "brevity")).logprobs("align")
+    known = Outputs(folder, config).read("align", LOGPROBS)
     models = {"lw": middle(folder / "lw")}
     for name, raco in {"none": {"c": 0.0}, "raco": {}, "cagrad": {"rule": "cagrad"}, "mgda": {"rule": "mgda"}}.items():
         task = Task(parse_config({**settings, "raco": raco}, "x"), Progress(quiet=True))
@@ -335,12 +336,12 @@ def test_every_switch_of_sipo_runs(copied: tuple[dict[str, Any], Path], switch: 
     before = (folder / "align" / "stage.json").stat().st_mtime_ns
     config = parse_config({**settings, "methods": ["sipo"], **SWITCHES[switch]}, "x")
     run(config, until="filter", quiet=True)
-    if any(each.fate == "chosen" for each in Outputs(folder, config.names).candidates()):
+    if any(each.fate == "chosen" for each in Outputs(folder, config).read("filter", CANDIDATES)):
         run(config, until="realign", quiet=True)
     assert (folder / "align" / "stage.json").stat().st_mtime_ns == before, "the alignment is shared"
-    outputs = Outputs(folder, config.names)
+    outputs = Outputs(folder, config)
     summary = read_json(folder / "filter" / "filter.json")
-    candidates, rows = outputs.candidates(), {row.id: row for row in Task(config).splits.train}
+    candidates, rows = outputs.read("filter", CANDIDATES), {row.id: row for row in Task(config).splits.train}
     assert summary["rule"] == config.filter.rule and summary["candidates"] == len(candidates)
     if switch == "no refine":
         assert {each.source for each in candidates} == {"sample"}
@@ -361,12 +362,12 @@ def test_three_objectives_with_missing_labels(make_settings, tmp_path: Path) -> 
     """Every method and the calibrated filter, where `tone` has no label in a fifth of the rows."""
     settings = make_settings(tmp_path)
     settings["objectives"].append({"name": "tone", "better": "It is kind.", "reward": "sipo.rewards.text:words"})
-    config = parse_config({**settings, "methods": list(STAGE_OF), "filter": "calibrated"}, "x")
-    folder = run(config, until="evaluate", quiet=True)
-    fronts = read_json(folder / "evaluate" / "fronts.json")["methods"]
+    config = parse_config({**settings, "methods": list(specs()), "filter": "calibrated"}, "x")
+    folder = run(config, until="compare", quiet=True)
+    fronts = read_json(folder / "compare" / "fronts.json")["methods"]
     assert {len(fronts[name]["points"]) for name in ("lw", "modpo", "raco", "consensus", "sipo")} == {6}
     judge = read_json(folder / "filter" / "filter.json")["judge"]
     assert judge["pairs"]["tone"] < judge["pairs"]["detail"]
     assert np.array(judge["weights"]).shape == (3, 3 + 3 + 1 + 1)
-    pairs = [(r.row, len(r.rewards)) for r in Outputs(folder, config.names).candidates()]
+    pairs = [(r.row, len(r.rewards)) for r in Outputs(folder, config).read("filter", CANDIDATES)]
     assert {count for _, count in pairs} == {3}

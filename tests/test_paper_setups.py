@@ -162,7 +162,7 @@ def test_check_needs_nothing_and_says_so(setup: str, capsys: pytest.CaptureFixtu
     assert text.count("is not on this machine; `sipo run` downloads it") == 2
     table = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     assert ("sft" in table) is ("llama2" in setup)
-    stages = ("align", "lw", "modpo", "sample", "refine", "score", "realign", "evaluate")
+    stages = ("align", "lw", "modpo", "sample", "refine", "score", "realign", "answers/sipo", "judged/sipo")
     assert all(table[stage][6] == "yes" for stage in stages)
     assert main(["check", str(PAPER / f"{setup}.yaml"), "--gpu", "24"]) == 0
     assert " no" in capsys.readouterr().out
@@ -281,14 +281,15 @@ def small(setup: str, stand_ins: Path, to: Path) -> dict[str, Any]:
 def test_it_runs_to_its_end(setup: str, stand_ins: Path, tmp_path: Path) -> None:
     config = parse_config(small(setup, stand_ins, tmp_path / "run"), setup)
     folder = run(config, quiet=True)
-    fronts = json.loads((folder / "evaluate" / "fronts.json").read_text())
+    fronts = json.loads((folder / "compare" / "fronts.json").read_text())
     assert list(fronts["methods"]) == list(config.methods)
     assert all(len(front["points"]) == 6 for front in fronts["methods"].values()), (
         "sampled from, base too, once a weight"
     )
     splits = {row.split for row in read_rows(config.data.path)}
     assert splits == {"train", "validation", "test"}
-    responses = read_records(folder / "evaluate" / "responses.jsonl", Response)
+    judged = [folder / "judged" / name / "responses.jsonl" for name in config.methods]
+    responses = [each for path in judged for each in read_records(path, Response)]
     assert all(set(each.rewards) == set(config.names) for each in responses)
     tuned = folder / "sft" / "model"
     assert tuned.is_dir() is ("llama2" in setup)

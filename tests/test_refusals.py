@@ -54,8 +54,9 @@ def test_a_run_goes_on_without_what_its_judge_refuses(
     told = capsys.readouterr().out
     assert "against our content policy" in told and "they have no score" in told
 
-    fronts = strictly((folder / "evaluate" / "fronts.json").read_text())
-    responses = [strictly(line) for line in (folder / "evaluate" / "responses.jsonl").read_text().splitlines()]
+    fronts = strictly((folder / "compare" / "fronts.json").read_text())
+    texts = [(folder / "judged" / name / "responses.jsonl").read_text() for name in ("base", "mod", "sipo")]
+    responses = [strictly(line) for text in texts for line in text.splitlines()]
     refused = [each for each in responses if each["text"].endswith(UNSPOKEN)]
     assert refused and all(each["rewards"]["long"] is None for each in refused)
     assert all(None not in each["rewards"].values() for each in responses if each not in refused)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sipo.methods.names import STAGE_OF
+from sipo.methods.registry import specs
 from sipo.pareto.compare import compare
 from sipo.report import fronts as tables
 from sipo.report.facts import costs
@@ -150,7 +150,7 @@ def test_the_reference_point_says_where_it_is_from() -> None:
 
 
 def test_looks_are_distinct_and_stay_whatever_is_shown() -> None:
-    names = [*(name for name in STAGE_OF if name != "policies"), "policy:detail", "policy:words"]
+    names = [*(name for name in specs() if name != "policies"), "policy:detail", "policy:words"]
     every = looks(names, ["detail", "words"])
     assert len({(look.color, look.marker) for look in every.values()}) == len(names)
     assert len({(look.color, look.symbol) for look in every.values()}) == len(names)
@@ -166,7 +166,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_fronts_of_many_methods_fit_on_one_picture(dark: bool) -> None:
-    lifts = {name: 0.1 * i for i, name in enumerate(name for name in STAGE_OF if name != "policies")}
+    lifts = {name: 0.1 * i for i, name in enumerate(name for name in specs() if name != "policies")}
     assert front_png(fronts(lifts | {"policy:detail": 0.0}), dark=dark).startswith(SIGNATURE)
 
 

@@ -20,6 +20,7 @@ import pytest
 import torch
 from damage import DAMAGES, Damage
 from safetensors.torch import save_file
+from stage_keys import stage_keys
 
 from sipo.configfile import parse_config
 from sipo.disk import publishing as publishing_module
@@ -33,9 +34,14 @@ from sipo.runs import folder as folder_module
 from sipo.runs import pipeline
 from sipo.runs.folder import RunFolder
 from sipo.runs.pipeline import run
-from sipo.runs.plan import fingerprints
 
-STAGES = ["align", "sample", "refine", "score", "filter", "realign", "evaluate", "report"]
+METHODS = ["base", "soups", "mod", "sipo"]
+STAGES = [
+    *("align", "sample", "refine", "score", "filter", "realign"),
+    *(f"answers/{name}" for name in METHODS),
+    *(f"judged/{name}" for name in METHODS),
+    *("compare", "report"),
+]
 
 DRIVER = '''
 """Runs each order, a line of JSON, in a process of its own: prints its id, then how it ended.
@@ -161,20 +167,21 @@ def outcome(run_folder: Path) -> dict[str, str]:
     }
     assert {"sample/samples.jsonl", "refine/refinements.jsonl", "filter/candidates.jsonl"} <= files.keys()
     assert {f"{s}/adapters/detail/adapter_model.safetensors" for s in ("align", "realign")} <= files.keys()
-    assert {"evaluate/fronts.json", "evaluate/responses.jsonl", "score/logprobs.parquet"} <= files.keys()
+    assert {"compare/fronts.json", "judged/sipo/responses.jsonl", "score/logprobs.parquet"} <= files.keys()
     return files
 
 
 def assert_same_outcome(run_folder: Path, undisturbed: Undisturbed) -> None:
     assert outcome(run_folder) == outcome(undisturbed.path)
     assert (run_folder / "report" / "stage.json").exists()
-    assert list((run_folder / ".partial").iterdir()) == []
+    assert not [each for each in (run_folder / ".partial").rglob("*") if each.is_file()]
 
 
 def reached(run_folder: Path) -> str | None:
     """The stage in the middle of which a run was killed."""
     partial = run_folder / ".partial"
-    return next((folder.name for folder in partial.iterdir()), None) if partial.exists() else None
+    found = (plan.parent.relative_to(partial).as_posix() for plan in partial.rglob(".plan"))
+    return next(found, None) if partial.exists() else None
 
 
 def whole(run_folder: Path) -> list[str]:
@@ -197,7 +204,8 @@ def test_a_chain_of_kills_through_every_stage(undisturbed: Undisturbed, driver: 
         assert whole(path)[: len(published)] == published, "what was finished stays"
         published = whole(path)
     assert life > 10
-    assert hit >= set(STAGES) - {"report"}
+    kinds = {str(each).partition("/")[0] for each in hit}
+    assert kinds >= {*STAGES[:6], "answers", "judged"}
     assert_same_outcome(path, undisturbed)
 
 
@@ -220,7 +228,7 @@ def test_kills_at_any_time(undisturbed: Undisturbed, driver: Driver, tmp_path: P
     assert_same_outcome(path, undisturbed)
 
 
-@pytest.mark.parametrize("stage", ["refine", "evaluate"])
+@pytest.mark.parametrize("stage", ["refine", "judged/soups", "compare"])
 def test_a_stage_whose_record_stands_is_only_published(
     undisturbed: Undisturbed, driver: Driver, tmp_path: Path, stage: str
 ) -> None:
@@ -264,13 +272,13 @@ def inodes(path: Path) -> dict[str, tuple[int, int]]:
 def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stages that were worked on."""
     names: list[str] = []
-    execute = pipeline._execute
+    make = pipeline.Work._make
 
-    def recorded(task: Any, folder: Any, name: str, work: Path) -> None:
-        names.append(name)
-        execute(task, folder, name, work)
+    def recorded(work: Any, stage: Any, *given: Any) -> None:
+        names.append(stage.name)
+        make(work, stage, *given)
 
-    monkeypatch.setattr(pipeline, "_execute", recorded)
+    monkeypatch.setattr(pipeline.Work, "_make", recorded)
     return names
 
 
@@ -291,10 +299,10 @@ def test_a_late_change_re_makes_late_stages_only(undisturbed: Undisturbed, tmp_p
     changed = {**settings, "evaluate": {"bootstrap": 60}}
     again(changed)
     after = inodes(path)
-    assert executed == ["evaluate", "report"]
-    assert [stage for stage in STAGES if after[stage] != before[stage]] == ["evaluate", "report"]
+    assert executed == ["compare", "report"]
+    assert [stage for stage in STAGES if after[stage] != before[stage]] == ["compare", "report"]
     again(settings)
-    assert executed == ["evaluate", "report"], "the earlier outputs come back"
+    assert executed == ["compare", "report"], "the earlier outputs come back"
     assert inodes(path) == before
     assert_same_outcome(path, undisturbed)
 
@@ -307,17 +315,20 @@ def test_an_early_change_re_makes_all_and_back_again_costs_nothing(
     changed = {**settings, "align": {**settings["align"], "lr": 0.011}}
     again(changed)
     between = inodes(path)
-    assert executed == STAGES
-    assert all(between[stage][0] != before[stage][0] for stage in STAGES)
-    assert sorted(f.name.rsplit("-", 1)[0] for f in (path / ".superseded").iterdir()) == sorted(STAGES)
+    changing = [name for name in STAGES if name != "judged/base"]  # the base model answers what it answered
+    assert executed == changing
+    assert [stage for stage in STAGES if between[stage][0] != before[stage][0]] == changing
+    aside = [f.parent.relative_to(path / ".superseded").as_posix() for f in path.glob(".superseded/**/stage.json")]
+    assert sorted(each.rsplit("-", 1)[0] for each in aside) == sorted(changing)
     for these, expected in ((settings, before), (changed, between), (settings, before)):
         again(these)
         assert inodes(path) == expected
-    assert executed == STAGES
+    assert executed == changing
     assert_same_outcome(path, undisturbed)
 
 
-LATE = ["evaluate", "report"]
+SHOWN = ["report"]
+OWN = ["answers/sipo", "judged/sipo", "compare", "report"]
 
 
 @pytest.mark.parametrize(
@@ -329,15 +340,16 @@ LATE = ["evaluate", "report"]
         ("align.beta", 0.2, STAGES),
         ("weights.divisions", 4, STAGES[1:]),
         ("decoding.temperature", 0.5, STAGES[1:]),
-        ("sample.per_weight", 9, STAGES[1:]),
-        ("refine.review_tokens", 9, STAGES[2:]),
-        ("objectives.0.better", "It is longer.", STAGES[2:]),
-        ("filter.beta", 0.2, STAGES[2:]),
-        ("realign.alpha", 0.2, STAGES[5:]),
-        ("evaluate.prompts", 3, LATE),
-        ("objectives.0.reward", "sipo.rewards.text:distinct_words", LATE),
-        ("objectives.0.direction", "minimize", LATE),
-        ("report.cases", 3, LATE[1:]),
+        ("sample.per_weight", 9, [*STAGES[1:6], *OWN]),
+        ("refine.review_tokens", 9, [*STAGES[2:6], *OWN]),
+        ("objectives.0.better", "It is longer.", [*STAGES[2:6], *OWN]),
+        ("filter.beta", 0.2, [*STAGES[4:6], *OWN]),
+        ("realign.alpha", 0.2, ["realign", *OWN]),
+        ("evaluate.prompts", 3, STAGES[6:]),
+        ("evaluate.reference_point", {"detail": 0.0, "brevity": 99.0}, STAGES[14:]),
+        ("objectives.0.reward", "sipo.rewards.text:distinct_words", STAGES[10:]),
+        ("objectives.0.direction", "minimize", STAGES[10:]),
+        ("report.cases", 3, SHOWN),
         ("execution.decode_rows", 9, []),
         ("run_dir", "elsewhere", []),
         ("data.path", "elsewhere.jsonl", []),
@@ -345,13 +357,13 @@ LATE = ["evaluate", "report"]
 )
 def test_what_a_key_invalidates(settings: dict, place: str, value: object, changed: list[str]) -> None:
     about = {"model": "m", "rows": "r", "objectives": ["detail", "brevity"]}
-    before = fingerprints(parse_config(settings, "settings"), about)
+    before = stage_keys(parse_config(settings, "settings"), about)
     *sections, key = place.split(".")
     target: Any = settings
     for section in sections:
         target = target[int(section)] if section.isdigit() else target.setdefault(section, {})
     target[key] = value
-    after = fingerprints(parse_config(settings, "settings"), about)
+    after = stage_keys(parse_config(settings, "settings"), about)
     assert [stage for stage in STAGES if before[stage] != after[stage]] == changed
 
 
@@ -361,7 +373,7 @@ def test_a_template_counts_by_its_content(settings: dict, tmp_path: Path) -> Non
     for name, text in (("a.yaml", "- one"), ("b.yaml", "- one"), ("b.yaml", "- two")):
         (tmp_path / name).write_text(text)
         settings["refine"]["review_template"] = str(tmp_path / name)
-        prints.append(fingerprints(parse_config(settings, "settings"), about)["refine"])
+        prints.append(stage_keys(parse_config(settings, "settings"), about)["refine"])
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -393,13 +405,13 @@ def test_a_folder_of_something_else_is_left_alone(settings: dict) -> None:
 def test_from_a_stage_on_and_only_one(undisturbed: Undisturbed, tmp_path: Path, executed: list[str]) -> None:
     settings, path = undisturbed.copy(tmp_path), tmp_path / "run"
     again(settings, start="realign")
-    assert executed == STAGES[5:]
+    assert executed == ["realign", *OWN]
     assert_same_outcome(path, undisturbed)
     executed.clear()
-    again({**settings, "evaluate": {"bootstrap": 60}}, only="evaluate")
-    assert executed == ["evaluate"]
-    with pytest.raises(SipoError, match="its input `score` does not hold"):
-        again({**settings, "filter": {"beta": 0.2}}, only="filter")
+    again({**settings, "evaluate": {"bootstrap": 60}}, only="compare")
+    assert executed == ["compare"]
+    with pytest.raises(SipoError, match="its input `sample` does not hold"):
+        again({**settings, "decoding": {"temperature": 0.5}}, only="filter")
     with pytest.raises(SipoError, match="`filtre` is no stage"):
         again(settings, start="filtre")
 

@@ -11,6 +11,7 @@ import torch
 from conftest import random_adapter
 from peft import PeftModel
 from safetensors.torch import save_file
+from stage_keys import stage_keys
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -34,7 +35,6 @@ from sipo.models.load import Backbone
 from sipo.records import Response
 from sipo.rewards import Item, check_rewards, score_responses
 from sipo.runs.pipeline import run
-from sipo.runs.plan import fingerprints
 
 CPU = Execution(device="cpu", score_tokens=200)
 CHAT = (Message("system", "be kind"), Message("user", "how are you?"))
@@ -331,7 +331,8 @@ def test_a_run_is_judged_by_a_reward_model(settings: dict[str, Any], three_heads
         objective["reward"] = {"model": str(three_heads), "head": head, "dtype": "float32"}
     config = parse_config({**settings, "methods": ["base", "soups"]}, "here")
     folder = run(config)
-    responses = read_records(Path(folder) / "evaluate" / "responses.jsonl", Response)
+    judged = [folder / "judged" / name / "responses.jsonl" for name in config.methods]
+    responses = [each for path in judged for each in read_records(path, Response)]
     chats = {row.key: row.prompt for row in read_rows(config.data.path)}
     texts = [chat_text(Item(chats[each.prompt], each.response)) for each in responses]
     expected = by_transformers(three_heads, texts)
@@ -349,7 +350,7 @@ def test_a_model_trained_anew_in_the_same_folder_is_another(three_heads: Path, t
     def prints(model: Path) -> dict[str, str]:
         settings["objectives"][0]["reward"] = {**reward, "model": str(model)}
         settings["filter"] = {"rule": "rewards"}
-        return fingerprints(parse_config(settings, "settings"), {"model": "m", "rows": "r", "objectives": []})
+        return stage_keys(parse_config(settings, "settings"), {"model": "m", "rows": "r", "objectives": []})
 
     before, scores = prints(folder), score_responses(objectives(reward), ITEMS, CPU)["o0"]
     model = LlamaForSequenceClassification.from_pretrained(folder)
@@ -357,7 +358,17 @@ def test_a_model_trained_anew_in_the_same_folder_is_another(three_heads: Path, t
         model.score.weight *= 2
     model.save_pretrained(folder)
     after = prints(folder)
-    assert [stage for stage in before if before[stage] != after[stage]] == ["filter", "realign", "evaluate", "report"]
+    assert [stage for stage in before if before[stage] != after[stage]] == [
+        "filter",
+        "realign",
+        "answers/sipo",
+        "judged/base",
+        "judged/soups",
+        "judged/mod",
+        "judged/sipo",
+        "compare",
+        "report",
+    ]
     found = score_responses(objectives(reward), ITEMS, CPU)["o0"]
     assert found == pytest.approx([2 * score for score in scores], **NUMBERS)
 
@@ -370,5 +381,5 @@ def test_an_adapter_trained_anew_in_the_same_folder_is_another(
     for seed in (1, 1, 2):
         save_adapter(random_adapter(backbone, seed), tmp_path / "policy", str(model_folder))
         about = {"model": "m", "rows": "r", "objectives": []}
-        prints.append(fingerprints(parse_config(settings, "settings"), about)["evaluate"])
+        prints.append(stage_keys(parse_config(settings, "settings"), about)["judged/base"])
     assert prints[0] == prints[1] != prints[2]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from stage_keys import stage_keys, stage_names
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sipo.stages.sft
@@ -21,7 +22,6 @@ from sipo.exporting import export
 from sipo.models.load import load_backbone
 from sipo.runs.outputs import backbone_of
 from sipo.runs.pipeline import run
-from sipo.runs.plan import fingerprints, stages_of
 from sipo.stages.sft import _newest, _trainer, demonstrations, sft
 from sipo.task import Task
 from sipo.use import generate
@@ -169,7 +169,7 @@ def test_everything_stands_on_the_fine_tuned_model(finished: Any, model_folder: 
     assert adapter["base_model_name_or_path"] == str(tuned.resolve())
     [base] = generate(folder, {}, ["tell me about light"], method="base", temperature=0.0)
     ids, task = [], Task(config)
-    task.model = backbone_of(folder, config)
+    task.site.model = backbone_of(folder, config)
     ids = torch.tensor([task.codec.encode_prompt(_chat("tell me about light"))])
     for model, same in ((tuned, True), (model_folder, False)):
         made = AutoModelForCausalLM.from_pretrained(model).generate(ids, max_new_tokens=12, do_sample=False)
@@ -192,15 +192,24 @@ def _chat(text: str) -> Any:
 def test_a_change_of_it_makes_all_that_follows_anew(finished: Any) -> None:
     config, _ = finished
     about = {"model": "m", "rows": "r", "objectives": list(config.names)}
-    before = fingerprints(config, about)
+    before = stage_keys(config, about)
     changed = config.model_copy(update={"sft": config.sft.model_copy(update={"lr": 1e-3})})
-    after = fingerprints(changed, about)
-    assert list(before) == ["sft", "align", "evaluate", "report"]
+    after = stage_keys(changed, about)
+    assert list(before) == [
+        "sft",
+        "align",
+        "answers/base",
+        "answers/soups",
+        "judged/base",
+        "judged/soups",
+        "compare",
+        "report",
+    ]
     assert all(before[name] != after[name] for name in before)
     off = config.model_copy(update={"sft": config.sft.model_copy(update={"enabled": False})})
     none = config.model_copy(update={"sft": None})
-    assert fingerprints(off, about) == fingerprints(none, about)
-    assert "sft" not in [stage.name for stage in stages_of(off)]
+    assert stage_keys(off, about) == stage_keys(none, about)
+    assert "sft" not in stage_names(off)
 
 
 def test_a_finished_run_does_nothing_again(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:

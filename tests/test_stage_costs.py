@@ -24,10 +24,10 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """Token ids that an embedding was asked for, by stage: what the models computed, whoever ran them. What a bank
     finds out about a new backbone is no work of the stage that it is first asked in."""
     counts: Counter[str] = Counter()
-    stage, execute = "", pipeline._execute
+    stage, make = "", pipeline.Work._make
 
-    def entered(task: Any, folder: Any, name: str, work: Path) -> Any:
-        return within(name, execute, task, folder, name, work)
+    def entered(work: Any, made: Any, *given: Any) -> Any:
+        return within(made.name, make, work, made, *given)
 
     def within(name: str, what: Any, *given: Any) -> Any:
         nonlocal stage
@@ -41,7 +41,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         if isinstance(module, torch.nn.Embedding):
             counts[stage] += inputs[0].numel()
 
-    monkeypatch.setattr(pipeline, "_execute", entered)
+    monkeypatch.setattr(pipeline.Work, "_make", entered)
     for trial in ("__init__", "proven"):
         monkeypatch.setattr(
             Bank, trial, partialmethod(lambda bank, what, *given: within("", what, bank, *given), getattr(Bank, trial))
@@ -66,7 +66,8 @@ def test_every_stage_counts_its_tokens(settings: dict[str, Any], embedded: Count
     path = run(parse_config({**settings, **more}, "here"), quiet=True)
     found = costs(path)
     assert {name: each["tokens"] for name, each in found.items()} == {name: embedded[name] for name in found}
-    computing = {"sft", "align", "evaluate"} if sft else {"align", "sample", "refine", "score", "realign", "evaluate"}
+    loop = {"sft"} if sft else {"sample", "refine", "score", "realign", "answers/mod", "answers/sipo"}
+    computing = {"align", "answers/base", "answers/soups", *loop}
     assert {name for name, each in found.items() if each["tokens"]} == computing
     for name, each in found.items():
         kept = read_checked(path / name / "stage.json")

@@ -18,12 +18,15 @@ from sipo.configfile import parse_config
 from sipo.decoding import Request, at_mod, decode, seed_of
 from sipo.disk.tables import read_json, read_records, write_records
 from sipo.errors import SipoError
+from sipo.graph.build import Graph
+from sipo.graph.parts import CANDIDATES, LOGPROBS, POLICIES, REFINEMENTS, SAMPLES
 from sipo.logprobs import table as table_module
 from sipo.logprobs.table import REFERENCE
 from sipo.pareto.indicators import hypervolume
 from sipo.progress import Progress
 from sipo.records import Candidate, Refinement, Response, Sample
-from sipo.runs.pipeline import Outputs, run
+from sipo.runs.outputs import Outputs
+from sipo.runs.pipeline import run
 from sipo.stages.filter import CHOSEN
 from sipo.stages.filter import filter as filter_
 from sipo.stages.realign import realign
@@ -35,6 +38,15 @@ from sipo.training.loop import Example, Trained, train
 Tokens = tuple[int, ...]
 
 
+def read_responses(run: Path) -> list[Response]:
+    """Of all methods, in the order of the default ones."""
+    return [
+        each
+        for name in ("base", "soups", "mod", "sipo")
+        for each in read_records(run / "judged" / name / "responses.jsonl", Response)
+    ]
+
+
 class Finished:
     """A finished run, and its models loaded by PEFT alone."""
 
@@ -42,7 +54,7 @@ class Finished:
         self.config = parse_config(settings, "settings")
         self.path = run(self.config, quiet=True)
         self.task = Task(self.config, Progress(quiet=True))
-        self.outputs = Outputs(self.path, self.task.objectives)
+        self.outputs = Outputs(self.path, self.config)
         self._models: dict[Path | None, Any] = {}
 
     def model(self, adapter: Path | None = None) -> Any:
@@ -59,7 +71,7 @@ class Finished:
         if kind == "soup":
             folder = self.path.parent / name
             if not folder.exists():
-                cooked = soup(self.outputs.policies("align"), [float(share) for share in which.split(",")])
+                cooked = soup(self.outputs.read("align", POLICIES), [float(share) for share in which.split(",")])
                 save_adapter(cooked, folder, self.config.model.path)
             return self.model(folder)
         return self.model()
@@ -88,15 +100,19 @@ NUMBERS = {"rel": 1e-3, "abs": 1e-4}
 
 
 def test_every_stage_is_there_and_nothing_else(finished: Finished) -> None:
-    names = ["align", "sample", "refine", "score", "filter", "realign", "evaluate", "report"]
+    names = Graph(finished.config).names
+    loop = ["align", "sample", "refine", "score", "filter", "realign"]
+    answered = [f"{kind}/{name}" for kind in ("answers", "judged") for name in ("base", "soups", "mod", "sipo")]
+    assert names == [*loop, *answered, "compare", "report"]
     assert all((finished.path / name / "stage.json").exists() for name in names)
     assert list((finished.path / ".partial").iterdir()) == []
     assert not list(finished.path.rglob(".journal")) and not list(finished.path.rglob("*.tmp"))
-    assert {f.name for f in finished.path.iterdir() if f.is_dir() and not f.name.startswith(".")} == set(names)
+    kept = {f.name for f in finished.path.iterdir() if f.is_dir() and not f.name.startswith(".")}
+    assert kept == {name.partition("/")[0] for name in names}
 
 
 def test_references_are_the_base_s_log_probabilities(finished: Finished) -> None:
-    task, known = finished.task, finished.outputs.logprobs("align")
+    task, known = finished.task, finished.outputs.read("align", LOGPROBS)
     rows = [*task.splits.train, *task.splits.validation]
     assert len(known) == len({(task.group(r).prompt, y) for r in rows for y in task.group(r).responses})
     for row in rows[:8]:
@@ -106,7 +122,7 @@ def test_references_are_the_base_s_log_probabilities(finished: Finished) -> None
 
 
 def test_samples_cover_conflicting_prompts_at_weights_between_the_objectives(finished: Finished) -> None:
-    task, samples = finished.task, finished.outputs.samples()
+    task, samples = finished.task, finished.outputs.read("sample", SAMPLES)
     conflicts = {row.key for row in task.splits.train if len(set(row.preferred.values()) - {None}) > 1}
     assert len(conflicts) > 8, "the limit on prompts must matter here"
     prompts = {each.prompt for each in samples}
@@ -118,8 +134,8 @@ def test_samples_cover_conflicting_prompts_at_weights_between_the_objectives(fin
 def test_samples_are_mod_s_answers(finished: Finished) -> None:
     task, config = finished.task, finished.config
     rows = {row.key: row for row in task.splits.train}
-    with task.bank.mounted(finished.outputs.policies("align")):
-        for each in finished.outputs.samples()[::5]:
+    with task.bank.mounted(finished.outputs.read("align", POLICIES)):
+        for each in finished.outputs.read("sample", SAMPLES)[::5]:
             weight = tuple(each.weights.values())
             seed = seed_of(config.seed, "sample", each.prompt, weight, each.index)
             request = Request(task.prompt_tokens(rows[each.prompt]), at_mod(weight), seed)
@@ -129,8 +145,8 @@ def test_samples_are_mod_s_answers(finished: Finished) -> None:
 
 
 def test_a_rewrite_stands_where_any_objective_finds_it_better(finished: Finished) -> None:
-    task, refinements = finished.task, finished.outputs.refinements()
-    samples = finished.outputs.samples()
+    task, refinements = finished.task, finished.outputs.read("refine", REFINEMENTS)
+    samples = finished.outputs.read("sample", SAMPLES)
     rows = {row.key: row for row in task.splits.train}
     assert [(r.prompt, r.weights, r.index, r.sample) for r in refinements] == [
         (s.prompt, s.weights, s.index, s.response) for s in samples
@@ -150,14 +166,16 @@ def test_a_rewrite_stands_where_any_objective_finds_it_better(finished: Finished
 
 def test_the_filter_s_table_has_every_candidate(finished: Finished) -> None:
     task = finished.task
-    rows, refinements = worked_rows(task), finished.outputs.refinements()
+    rows, refinements = worked_rows(task), finished.outputs.read("refine", REFINEMENTS)
     expected: dict[str, set[Tokens]] = {}
     for row in rows:
-        drawn = {tuple(s.tokens) for s in finished.outputs.samples() if s.prompt == row.key and s.response}
+        drawn = {
+            tuple(s.tokens) for s in finished.outputs.read("sample", SAMPLES) if s.prompt == row.key and s.response
+        }
         kept = {tuple(r.rewrite_tokens) for r in refinements if r.prompt == row.key and r.rewrite}
         expected[row.id] = drawn | kept
     found: dict[str, list[Tokens]] = {}
-    for each in finished.outputs.candidates():
+    for each in finished.outputs.read("filter", CANDIDATES):
         found.setdefault(each.row, []).append(tuple(each.tokens))
         assert each.length == len(each.tokens)
     assert {row: set(tokens) for row, tokens in found.items()} == expected
@@ -167,7 +185,7 @@ def test_the_filter_s_table_has_every_candidate(finished: Finished) -> None:
 def test_the_filter_s_scores_are_those_of_the_models_alone(finished: Finished) -> None:
     rows = {row.id: row for row in finished.task.splits.train}
     judges = ["policy:detail", "policy:brevity", "soup:0.666667,0.333333", "soup:0.333333,0.666667"]
-    for each in finished.outputs.candidates()[::9]:
+    for each in finished.outputs.read("filter", CANDIDATES)[::9]:
         group = finished.task.group(rows[each.row])
         assert list(each.rewards) == list(each.originals) == judges
         for judge in judges:
@@ -180,7 +198,7 @@ def test_the_filter_s_scores_are_those_of_the_models_alone(finished: Finished) -
 
 def test_what_was_chosen_dominates_and_what_fell_does_not(finished: Finished) -> None:
     by_row: dict[str, list[Candidate]] = {}
-    for each in finished.outputs.candidates():
+    for each in finished.outputs.read("filter", CANDIDATES):
         by_row.setdefault(each.row, []).append(each)
         against = [
             f"no better than response_{o} for {judge}"
@@ -220,9 +238,9 @@ def test_an_original_is_never_chosen(finished: Finished, tmp_path: Path) -> None
         for row in worked_rows(task)
         for i in (0, 1)
     ]
-    known = finished.outputs.logprobs("align")
-    known = score(task, finished.outputs.policies("align"), originals, [], known, tmp_path)
-    candidates = filter_(task, originals, [], known, tmp_path)
+    known = finished.outputs.read("align", LOGPROBS)
+    known = score(task, finished.outputs.read("align", POLICIES), originals, known, tmp_path)
+    candidates = filter_(task, originals, known, tmp_path)
     assert len(candidates) == len(originals)
     assert not any(each.fate == CHOSEN for each in candidates)
     for each in candidates:
@@ -252,9 +270,9 @@ def test_realignment_asks_no_reference_of_any_model(
 
     monkeypatch.setattr(table_module, "score_rows", refuse)
     task, outputs = finished.task, finished.outputs
-    candidates, policies = outputs.candidates(), outputs.policies("align")
-    again = realign(task, policies, candidates, outputs.logprobs("score"), tmp_path)
-    assert [each.identity for each in again] == [each.identity for each in outputs.policies("realign")]
+    candidates, policies = outputs.read("filter", CANDIDATES), outputs.read("align", POLICIES)
+    again = realign(task, policies, candidates, outputs.read("score", LOGPROBS), tmp_path)
+    assert [each.identity for each in again] == [each.identity for each in outputs.read("realign", POLICIES)]
     assert all(a.identity != b.identity for a, b in zip(again, policies, strict=True))
 
     chosen = {each.row: tuple(each.tokens) for each in candidates if each.fate == CHOSEN}
@@ -272,15 +290,15 @@ def test_realignment_asks_no_reference_of_any_model(
 
 def test_without_a_pareto_optimal_response_realignment_says_so(finished: Finished, tmp_path: Path) -> None:
     outputs = finished.outputs
-    fallen = [each for each in outputs.candidates() if each.fate != CHOSEN]
+    fallen = [each for each in outputs.read("filter", CANDIDATES) if each.fate != CHOSEN]
     with pytest.raises(SipoError, match="no Pareto-optimal response"):
-        realign(finished.task, outputs.policies("align"), fallen, outputs.logprobs("score"), tmp_path)
+        realign(finished.task, outputs.read("align", POLICIES), fallen, outputs.read("score", LOGPROBS), tmp_path)
 
 
 def check_fronts(path: Path, objectives: dict[str, str], points: dict[str, int]) -> None:
     """fronts.json as it is promised, and its numbers from the responses."""
-    fronts = read_json(path / "evaluate" / "fronts.json")
-    responses = read_records(path / "evaluate" / "responses.jsonl", Response)
+    fronts = read_json(path / "compare" / "fronts.json")
+    responses = read_responses(path)
     assert fronts["objectives"] == [{"name": n, "direction": d} for n, d in objectives.items()]
     assert list(fronts["reference_point"]) == list(objectives)
     reference = np.array(list(fronts["reference_point"].values()))
@@ -307,14 +325,14 @@ def check_fronts(path: Path, objectives: dict[str, str], points: dict[str, int])
 def test_fronts(finished: Finished) -> None:
     directions = {"detail": "maximize", "brevity": "minimize"}
     check_fronts(finished.path, directions, {"base": 4, "soups": 4, "mod": 4, "sipo": 4})
-    responses = read_records(finished.path / "evaluate" / "responses.jsonl", Response)
+    responses = read_responses(finished.path)
     assert {r.prompt for r in responses} == {row.key for row in finished.task.splits.test}
     assert all(r.rewards == dict.fromkeys(directions, r.rewards["detail"]) for r in responses), "both count words here"
 
 
 def test_at_the_corners_soups_and_mod_are_the_policies(finished: Finished) -> None:
     """One-hot: the same model, the same decoding, the same noise, so the same words."""
-    responses = read_records(finished.path / "evaluate" / "responses.jsonl", Response)
+    responses = read_responses(finished.path)
     corner = {"detail": 1.0, "brevity": 0.0}
     texts = {
         method: [(r.prompt, r.response) for r in responses if r.method == method and r.weights == corner]
@@ -335,8 +353,8 @@ def test_three_objectives_run_end_to_end(make_settings: Callable[[Path], dict], 
     finished = Finished(settings)
     directions = {"detail": "maximize", "brevity": "minimize", "tone": "maximize"}
     check_fronts(finished.path, directions, {"base": 6, "soups": 6, "mod": 6, "sipo": 6})
-    assert len({tuple(s.weights.items()) for s in finished.outputs.samples()}) == 3
-    assert {tuple(c.rewards) for c in finished.outputs.candidates()} == {
+    assert len({tuple(s.weights.items()) for s in finished.outputs.read("sample", SAMPLES)}) == 3
+    assert {tuple(c.rewards) for c in finished.outputs.read("filter", CANDIDATES)} == {
         (
             "policy:detail",
             "policy:brevity",
@@ -361,8 +379,15 @@ def test_without_sipo_only_what_its_rivals_need_is_run(make_settings: Callable[[
     settings = make_settings(tmp_path)
     settings["methods"] = ["base", "mod"]
     path = run(parse_config(settings, "settings"), quiet=True)
-    assert {f.name for f in path.iterdir() if (f / "stage.json").exists()} == {"align", "evaluate", "report"}
-    assert list(read_json(path / "evaluate" / "fronts.json")["methods"]) == ["base", "mod"]
+    assert {f.name for f in path.iterdir() if f.is_dir()} == {
+        ".partial",
+        "align",
+        "answers",
+        "judged",
+        "compare",
+        "report",
+    }
+    assert list(read_json(path / "compare" / "fronts.json")["methods"]) == ["base", "mod"]
 
 
 def test_sampling_without_conflicts_says_so(make_settings: Callable[[Path], dict], tmp_path: Path) -> None:

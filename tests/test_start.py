@@ -167,7 +167,8 @@ def test_it_is_the_reference_to_the_last_bit(stubborn: tuple[Path, list[str]]) -
     assert read_json(folder / "filter" / "filter.json")["no_opinion"] == ["brevity"]
     candidates = read_records(folder / "filter" / "candidates.jsonl", Candidate)
     assert all("policy:brevity" not in each.rewards and "policy:detail" in each.rewards for each in candidates)
-    responses = read_records(folder / "evaluate" / "responses.jsonl", Response)
+    judged = [folder / "judged" / name / "responses.jsonl" for name in ("base", "soups", "mod")]
+    responses = [each for path in judged for each in read_records(path, Response)]
     place = {json.dumps({"detail": d, "brevity": 1 - d}): at for at, d in enumerate((1.0, 0.5, 0.0))}
     base = {(each.prompt, each.draw): each.response for each in responses if each.method == "base"}
     corner = json.dumps({"detail": 0.0, "brevity": 1.0})

@@ -321,7 +321,7 @@ def test_a_small_run(environment, objectives, tmp_path):
     settings["align"] |= {"lr": 1e-2, "epochs": 2}
     settings["evaluate"] |= {"prompts": 20, "bootstrap": 50}
     folder = run(parse_config(settings, "settings"), quiet=True)
-    fronts = json.loads((folder / "evaluate" / "fronts.json").read_text())
+    fronts = json.loads((folder / "compare" / "fronts.json").read_text())
     assert [each["name"] for each in fronts["objectives"]] == objectives
     for method in ("base", "soups", "mod", "sipo"):
         assert set(fronts["methods"][method]["points"][0]["rewards"]) == set(objectives)

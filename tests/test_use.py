@@ -17,10 +17,13 @@ from sipo.decoding import Request, at_mod, decode, mixture_logprobs, scoring, se
 from sipo.decoding.mixture import at_soup
 from sipo.errors import SipoError
 from sipo.exporting import export
+from sipo.graph.parts import POLICIES
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.models.load import load_backbone
-from sipo.runs.pipeline import Outputs, run
+from sipo.runs.outputs import Outputs
+from sipo.runs.pipeline import run
+from sipo.runs.status import read_run
 from sipo.task import Task
 from sipo.use import generate, score
 
@@ -53,7 +56,7 @@ def ids(task: Task) -> Tensor:
 
 
 def logits_of_the_soup(task: Task, run: Path, ids: Tensor) -> Tensor:
-    with task.bank.mounted(Outputs(run, NAMES).policies("align")):
+    with task.bank.mounted(Outputs(run, read_run(run)).read("align", POLICIES)):
         logits: Tensor = task.bank.head(
             task.bank.hidden_states(torch.tensor([WEIGHT]), input_ids=ids).last_hidden_state
         )
@@ -95,7 +98,7 @@ def test_the_card_says_base_recipe_and_use(aligned: Path, task: Task, tmp_path: 
 
 
 def test_a_one_hot_weight_answers_as_that_policy(aligned: Path, task: Task, model_folder: Path) -> None:
-    policies = Outputs(aligned, NAMES).policies("align")
+    policies = Outputs(aligned, read_run(aligned)).read("align", POLICIES)
     bank = Bank(load_backbone(task.config.model, "cpu"))
     prompt = task.rows[0].prompt
     answers = set()
@@ -128,7 +131,7 @@ def test_pieces_make_up_the_answers_whatever_the_batch(aligned: Path) -> None:
 def test_the_base_needs_no_weights(aligned: Path, task: Task) -> None:
     prompt = task.rows[0].prompt
     ids = tuple(task.codec.encode_prompt(prompt))
-    with task.bank.mounted(Outputs(aligned, NAMES).policies("align")):
+    with task.bank.mounted(Outputs(aligned, read_run(aligned)).read("align", POLICIES)):
         request = Request(ids, at_soup((0.0, 0.0, 0.0)), seed_of(0))
         greedy = task.config.decoding.model_copy(update={"temperature": 0})
         expected = task.codec.decode(decode(task.bank, [request], greedy, 8, task.codec.stops)[0].tokens)
@@ -148,7 +151,7 @@ def test_the_score_of_a_single_model_is_the_table_s(
         Group(tuple(task.codec.encode_prompt(parse_prompt(x))), (tuple(task.codec.encode_response(y)),))
         for x, y in zip(PROMPTS, RESPONSES, strict=True)
     ]
-    with task.bank.mounted(Outputs(aligned, NAMES).policies("align")):
+    with task.bank.mounted(Outputs(aligned, read_run(aligned)).read("align", POLICIES)):
         expected = [value for (value,) in score_rows(task.bank, [(group, point) for group in groups])]
     found = score(aligned, SHARES, PROMPTS, RESPONSES, method=method)
     assert found == pytest.approx(expected, abs=1e-3)
@@ -158,7 +161,7 @@ def test_the_score_of_a_single_model_is_the_table_s(
 @torch.no_grad()
 def mixed(task: Task, run: Path, prompt: tuple[int, ...], response: tuple[int, ...]) -> Tensor:
     """[L, V]: MOD's log-probabilities at each token of the response, from an ordinary forward of the policies."""
-    with task.bank.mounted(Outputs(run, NAMES).policies("align")):
+    with task.bank.mounted(Outputs(run, read_run(run)).read("align", POLICIES)):
         ids = torch.tensor([[*prompt, *response]] * 3)
         logits = task.bank.head(task.bank.hidden_states(torch.eye(3), input_ids=ids).last_hidden_state)
     logprobs = logits.log_softmax(-1)[:, len(prompt) - 1 : -1]
@@ -177,7 +180,7 @@ def test_the_score_of_a_mixture_is_the_product_of_its_next_token_probabilities(
     assert len(response) > 4 and found == pytest.approx([float(expected)], abs=1e-3)
 
     greedy = task.config.decoding.model_copy(update={"temperature": 0})
-    with task.bank.mounted(Outputs(aligned, NAMES).policies("align")):
+    with task.bank.mounted(Outputs(aligned, read_run(aligned)).read("align", POLICIES)):
         (answer,) = decode(task.bank, [Request(prompt, at_mod(WEIGHT))], greedy, 8, task.codec.stops)
         ((logprob,),) = mixture_logprobs(task.bank, [Group(prompt, (answer.tokens,))], at_mod(WEIGHT))
     assert logprob == pytest.approx(float(mixed(task, aligned, prompt, answer.tokens).amax(1).sum()), abs=1e-3)
@@ -202,7 +205,7 @@ def test_what_cannot_be_scored_is_said(aligned: Path, asked: dict[str, Any], mes
     ("asked", "message"),
     [
         ({"method": "sipo"}, "has no stage `realign`, because its methods are base, soups, mod"),
-        ({"method": "magic"}, "`magic` is no method; they are base, soups, factor-soups"),
+        ({"method": "magic"}, "`magic` is no method; they are base, lw, mod,"),
         ({"weights": {"detail": 0.5}}, "the shares sum to 0.5, not to 1"),
         ({"weights": {"charm": 1.0}}, "`charm` is no objective; they are detail, brevity, tone"),
         ({"temperature": -1.0}, "`temperature` is -1.0"),

@@ -229,7 +229,8 @@ def test_a_run_is_the_same_by_either_engine(folder: Path, settings: dict, tmp_pa
         run = sipo.run(parse_config(settings, "settings"), quiet=True)
         samples = [json.loads(line) for line in (run / "sample/samples.jsonl").read_text().splitlines()]
         refined = [json.loads(line) for line in (run / "refine/refinements.jsonl").read_text().splitlines()]
-        answers = [json.loads(line) for line in (run / "evaluate/responses.jsonl").read_text().splitlines()]
+        judged = [(run / "judged" / name / "responses.jsonl").read_text() for name in settings["methods"]]
+        answers = [json.loads(line) for text in judged for line in text.splitlines()]
         for each in refined:
             del each["gains"]
         written.append((samples, refined, answers))

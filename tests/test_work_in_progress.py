@@ -7,6 +7,7 @@ import json
 import random
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from damage import DAMAGES, Damage, files_of, results_of
 
 from sipo.cli.main import main
 from sipo.configfile import load_config
+from sipo.disk.damage import stages_in
 from sipo.disk.journal import resumable
 from sipo.progress import Progress
 from sipo.runs import pipeline
@@ -196,14 +198,18 @@ def test_what_a_run_says_at_its_end_can_be_done(pristine: Path, capsys: pytest.C
 @pytest.fixture
 def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
-    execute = pipeline._execute
+    make = pipeline.Work._make
 
-    def recorded(task: Any, folder: Any, name: str, work: Path) -> Any:
-        names.append(name)
-        return execute(task, folder, name, work)
+    def recorded(work: Any, stage: Any, *given: Any) -> Any:
+        names.append(stage.name)
+        return make(work, stage, *given)
 
-    monkeypatch.setattr(pipeline, "_execute", recorded)
+    monkeypatch.setattr(pipeline.Work, "_make", recorded)
     return names
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_from_a_stage_sets_aside_and_never_deletes(
@@ -213,18 +219,27 @@ def test_from_a_stage_sets_aside_and_never_deletes(
     finished = shutil.copytree(pristine / "run", tmp_path / "run")
     command = ["run", str(pristine / "run.yaml"), "--run-dir", str(finished)]
     before = results_of(finished)
-    stages = {file.parent.name: json.loads(file.read_text())["fingerprint"] for file in finished.glob("*/stage.json")}
+    kept = {
+        stage.relative_to(finished).as_posix(): json.loads((stage / "stage.json").read_text())["fingerprint"]
+        for stage in stages_in(finished)
+    }
+    asking = [name for name in kept if name not in ("compare", "report")]
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(
+            sys.modules["sipo.stages.compare"],
+            "compare_rewards",
+            lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()),
+        )
         assert main([*command, "--from", "align"]) == 130
-    assert executed == ["align", "evaluate"]
+    assert sorted(executed) == sorted([*asking, "compare"])
     aside = {each.name for each in (finished / ".superseded").iterdir()}
-    assert aside == {f"{name}-{stages[name]}" for name in ("evaluate", "report")}
+    assert aside >= {f"{name}-{kept[name]}" for name in ("compare", "report")}
+    executed.clear()
     assert main(command) == 0
-    assert executed == ["align", "evaluate"], "what was set aside came back"
-    assert main([*command, "--from", "evaluate"]) == 0
-    assert executed[2:] == ["evaluate", "report"]
-    assert list((finished / ".superseded").iterdir()) == []
+    assert executed == [], "what was set aside came back"
+    assert main([*command, "--from", "compare"]) == 0
+    assert executed == ["compare", "report"]
+    assert not list((finished / ".superseded").rglob("stage.json"))
     assert results_of(finished) == before
 
 
@@ -236,7 +251,7 @@ def test_from_a_stage_sets_aside_and_never_deletes(
         (["--from", "aline"], "`aline` is no stage"),
         (["--from", "align", "--set", "methods=[mod, nothing]"], "nothing"),
         (["--from", "align", "--set", "data.test=0"], "evaluate needs held-out prompts"),
-        (["--only", "report", "--set", "align.beta=0.5"], "its input `evaluate` does not hold"),
+        (["--only", "report", "--set", "align.beta=0.5"], "its input `align` does not hold"),
     ],
 )
 def test_what_is_refused_changes_nothing(
@@ -253,6 +268,6 @@ def test_a_stage_alone_in_a_new_folder_leaves_nothing(
     pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["run", str(pristine / "run.yaml"), "--run-dir", str(tmp_path / "new" / "run")]
-    assert main([*command, "--only", "evaluate"]) == 2
+    assert main([*command, "--only", "compare"]) == 2
     assert "its input `align` does not hold; run without --only" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

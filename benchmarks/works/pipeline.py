@@ -24,7 +24,7 @@ from sipo.filters.contest import CHOSEN
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable
 from sipo.records import Candidate
-from sipo.stages import align, evaluate, filter, realign, refine, sample, score
+from sipo.stages import align, answer_prompts, compare, filter, judge, realign, refine, sample, score
 from sipo.stages.filter import chosen_responses
 from sipo.task import Task
 
@@ -52,7 +52,7 @@ def run(bench: Bench) -> list[Record]:
         _record(bench, f"sequential:{stage}", [o[stage] for o in ours], [t[stage] for t in theirs], judged[stage],
                 written[stage])
         for stage in stages
-        if replays[stage]  # the filter asks no model
+        if replays[stage]  # the filter and what follows the answers ask no model
     ]  # fmt: skip
     unequal = [stage for stage in stages if judged[stage].equal is False]
     whole = Agreement(not unequal, {"unequal_stages": unequal})
@@ -83,15 +83,15 @@ def _stages(task: Task, folder: Path, made: dict[str, Any]) -> list[tuple[str, C
         return LogprobTable().read(folder / "align/logprobs.parquet").read(folder / "refine/logprobs.parquet")
 
     def scored() -> LogprobTable:
-        return score(task, made["align"], made["sample"], made["refine"], known(), folder / "score")
+        return score(task, made["align"], made["sample"], known(), folder / "score", refinements=made["refine"])
 
     def chosen() -> list[Candidate]:
-        return _at_least_one(filter(task, made["sample"], made["refine"], made["score"], folder / "filter"))
+        return _at_least_one(filter(task, made["sample"], made["score"], folder / "filter", refinements=made["refine"]))
 
-    def compare() -> Any:
+    def answered() -> Any:
         policies = made["align"]
         methods = [base_model(policies), soups(policies), mod(policies), sipo(made["realign"])]
-        return evaluate(task, methods, folder / "evaluate")
+        return answer_prompts(task, methods, folder / "answers")
 
     return [
         ("align", lambda: align(task, folder / "align")),
@@ -100,7 +100,9 @@ def _stages(task: Task, folder: Path, made: dict[str, Any]) -> list[tuple[str, C
         ("score", scored),
         ("filter", chosen),
         ("realign", lambda: realign(task, made["align"], made["filter"], made["score"], folder / "realign")),
-        ("evaluate", compare),
+        ("answers", answered),
+        ("judged", lambda: judge(task, made["answers"], folder / "judged")),
+        ("compare", lambda: compare(task, made["judged"], folder / "compare")),
     ]
 
 

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from sipo.errors import SipoError
     from sipo.exporting import export
     from sipo.labelling import label
+    from sipo.methods.base import base_model
     from sipo.methods.interface import Aligned, Method
-    from sipo.methods.mod import mod, sipo
+    from sipo.methods.mod import mod
+    from sipo.methods.policies import single_policies
+    from sipo.methods.sipo import sipo
     from sipo.methods.soups import factor_soups, soups
-    from sipo.methods.unsteered import base_model, single_policies
     from sipo.runs.outputs import Outputs
     from sipo.runs.pipeline import run
     from sipo.task import Task
@@ -33,9 +35,11 @@ _HOME = {
     "sipo.exporting": ("export",),
     "sipo.labelling": ("label",),
     "sipo.methods.interface": ("Aligned", "Method"),
-    "sipo.methods.mod": ("mod", "sipo"),
+    "sipo.methods.base": ("base_model",),
+    "sipo.methods.mod": ("mod",),
+    "sipo.methods.policies": ("single_policies",),
+    "sipo.methods.sipo": ("sipo",),
     "sipo.methods.soups": ("factor_soups", "soups"),
-    "sipo.methods.unsteered": ("base_model", "single_policies"),
     "sipo.runs.outputs": ("Outputs",),
     "sipo.runs.pipeline": ("run",),
     "sipo.task": ("Task",),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sipo import __version__
 from sipo.config import Config
-from sipo.methods.names import STAGE_OF
+from sipo.methods.registry import specs
 from sipo.models.chat import Codec
 from sipo.models.plain import frame
 from sipo.plain import Markdown, code, escape, markdown_table
@@ -49,7 +49,7 @@ def _header(config: Config, merged: bool) -> str:
 def _recipe(run: Path, config: Config, shares: str, method: str, base: str, rank: int | None) -> str:
     align, realign = config.align, config.realign
     steps = f"DPO: beta {align.beta:g}, epochs {align.epochs}"
-    if STAGE_OF.get(method) == "realign":
+    if method in specs() and specs()[method].improves:
         steps += f"; then SIPO's realignment: beta {realign.beta:g}, alpha {realign.alpha:g}, epochs {realign.epochs}"
     name = escape(config.model.path) + ("" if config.model.path == base else f" (found at {code(base)})")
     revision = escape(f"at revision {config.model.revision}" if config.model.revision else "")

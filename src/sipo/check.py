@@ -13,6 +13,7 @@ from sipo.errors import SipoError
 from sipo.estimate.absent import Absent, find_absent
 from sipo.estimate.sizes import stated
 from sipo.estimate.table import say_plan
+from sipo.graph.build import Graph
 from sipo.logprobs.packing import pack
 from sipo.models.chat import Codec
 from sipo.models.load import UNLIMITED
@@ -20,7 +21,7 @@ from sipo.progress import Progress
 from sipo.prompts.template import load_template
 from sipo.remarks import about_lengths, about_rewards, about_rows
 from sipo.runs.folder import RunFolder
-from sipo.runs.plan import stages_of, subject
+from sipo.runs.subject import subject
 from sipo.runs.validate import validate
 from sipo.stages.refine import encode
 from sipo.task import Task
@@ -199,7 +200,7 @@ def _show_example(task: Task) -> None:
         console.print(f"response_{index}, preferred by {fans or 'none'}; {len(trained)} tokens{cut}")
         console.print(f"[{_text(task, trained)}]", style=TRAINED)
     console.print()
-    if "refine" not in [stage.name for stage in stages_of(task.config)]:
+    if "refine" not in Graph(task.config):
         return
     refine = task.config.refine
     template = load_template(refine.review_template, "review")

@@ -15,7 +15,7 @@ from sipo.disk.publishing import check_name
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
 from sipo.finite import infinite_tensor
-from sipo.methods.names import stages_needed
+from sipo.methods.registry import improves
 from sipo.models.chat import Codec
 from sipo.models.ends import stated
 from sipo.models.load import UNLIMITED, load_backbone
@@ -39,7 +39,7 @@ def export(
     """
     config, to = read_run(run), Path(to)
     check_name(to)
-    method = method or ("sipo-soups" if "realign" in stages_needed(config.methods) else "soups")
+    method = method or ("sipo-soups" if improves(config.methods) else "soups")
     weight = as_weight(weights, config.names, "weights")
     aligned = aligned_at(run, config, method, weight)
     if len(aligned.mixture.points) > 1:

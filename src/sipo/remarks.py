@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from sipo.config import Judge, Section
 from sipo.data import Row
-from sipo.methods.names import stages_needed
-from sipo.stages.evaluate import test_rows
+from sipo.methods.registry import improves
+from sipo.stages.answer import test_rows
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
 
@@ -46,7 +46,7 @@ def about_rows(task: Task) -> list[str]:
     for kind, rows in (("training", splits.train), ("test", splits.test)):
         if rows and not _conflicts(rows, names):
             lines.append(f"no {kind} row is in conflict: on these, one model may well serve all objectives")
-    if "realign" in stages_needed(task.config.methods):
+    if improves(task.config.methods):
         worked = len(worked_rows(task))
         if worked < FEW_WORKED:
             lines.append(f"sipo works on {worked} rows and keeps a part of them: few to learn from; see sample.rows")

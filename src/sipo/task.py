@@ -1,10 +1,11 @@
-"""What every stage of a run shares: settings, rows, weights, and the model, each read when first asked for."""
+"""What every stage of a run shares: rows and the model, each read when first asked for. And its own settings."""
 
 import gc
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -15,6 +16,8 @@ from sipo.config import Config, Model
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
 from sipo.errors import SipoError
+from sipo.graph.stage import Stage
+from sipo.graph.view import View
 from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
@@ -40,26 +43,23 @@ def rows_file(config: Config, progress: Progress) -> Path:
     return path
 
 
-class Task:
-    """A configuration with its data and its model."""
+class Site:
+    """A run's data and its model, loaded once for all stages."""
 
-    def __init__(self, config: Config, progress: Progress | None = None) -> None:
+    def __init__(self, config: Config, progress: Progress) -> None:
         self.config = config
         self.model = config.model
-        self.progress = progress or Progress()
+        self.progress = progress
+        self._computed = 0
 
     @cached_property
     def moment(self) -> datetime:
         """When the run began, as far as it has: the date that chat templates are told."""
         return moment_of(self.config.run_dir) or datetime.now().replace(microsecond=0)
 
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        return self.config.names
-
     @cached_property
     def rows(self) -> list[Row]:
-        return read_rows(rows_file(self.config, self.progress), self.objectives)
+        return read_rows(rows_file(self.config, self.progress), self.config.names)
 
     @cached_property
     def splits(self) -> Splits:
@@ -68,7 +68,7 @@ class Task:
         if data.train_rows is not None or data.conflict_ratio is not None:
             train = conflict_subset(
                 splits.train,
-                self.objectives,
+                self.config.names,
                 size=data.train_rows,
                 ratio=data.conflict_ratio,
                 seed=self.config.seed,
@@ -86,16 +86,13 @@ class Task:
                 raise SipoError(f"{data.path}: no row fell into the {name} split; {way_out}")
         return splits
 
-    @cached_property
-    def weights(self) -> list[weights.Weight]:
-        return weights.grid(self.config)
-
     def stand_on(self, model: Model) -> None:
         """Go on with this backbone in place of the one loaded, which is freed.
 
         It must have the same tokenizer: what has been encoded stays.
         """
         _ = self.codec
+        self._computed = self.computed
         self.model = model
         for name in ("bank", "backbone"):
             self.__dict__.pop(name, None)
@@ -117,20 +114,9 @@ class Task:
         check_room(self.config, self.backbone.context)
         return Codec.of(self.backbone, self.config.model, data.max_prompt_tokens, data.max_response_tokens, self.moment)
 
-    def group(self, row: Row) -> Group:
-        """The row's prompt and its two responses as token ids."""
-        return self._groups[row.id]
-
-    def texts(self, row: Row) -> tuple[str, str]:
-        """The row's two responses as the run uses them, cut where it cuts: what is judged is what is trained on."""
-        first, second = row.responses
-        return self.codec.used(first), self.codec.used(second)
-
-    def prompt_tokens(self, row: Row) -> tuple[int, ...]:
-        return self._groups[row.id].prompt
-
     @cached_property
-    def _groups(self) -> dict[str, Group]:
+    def groups(self) -> dict[str, Group]:
+        """Each row's prompt and its two responses as token ids, by row id."""
         groups, used = {}, {row.id for part in vars(self.splits).values() for row in part}
         _ = self.codec  # that the settings do not fit the model is no row's fault
         for number, row in enumerate(self.rows, start=1):
@@ -142,3 +128,77 @@ class Task:
                 raise SipoError(f"{self.config.data.path} row {number}: {error}") from None
             groups[row.id] = Group(tuple(prompt), tuple(map(tuple, responses)))
         return groups
+
+    @property
+    def computed(self) -> int:
+        """Tokens through the model so far. It is not loaded for the sake of the number."""
+        bank: Bank | None = vars(self).get("bank")
+        return self._computed + (bank.computed if bank else 0)
+
+    def count(self, tokens: int) -> None:
+        """Add tokens that went through the model past the bank."""
+        self._computed += tokens
+
+
+class Task:
+    """A configuration, or a stage's view of one, with its data and its model."""
+
+    def __init__(self, config: Config, progress: Progress | None = None, site: Site | None = None) -> None:
+        self.config = config
+        self.site = site or Site(config, progress or Progress())
+
+    def of(self, stage: Stage) -> "Task":
+        """The task as a stage sees it: with the keys that it declares, on the same data and model."""
+        return Task(cast(Config, View(self.config, stage.reads, stage.name)), site=self.site)
+
+    @property
+    def progress(self) -> Progress:
+        return self.site.progress
+
+    @property
+    def moment(self) -> datetime:
+        return self.site.moment
+
+    @property
+    def model(self) -> Model:
+        return self.site.model
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        return self.config.names
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.site.rows
+
+    @property
+    def splits(self) -> Splits:
+        return self.site.splits
+
+    @cached_property
+    def weights(self) -> list[weights.Weight]:
+        return weights.grid(self.config)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.site.backbone
+
+    @property
+    def bank(self) -> Bank:
+        return self.site.bank
+
+    @property
+    def codec(self) -> Codec:
+        return self.site.codec
+
+    def group(self, row: Row) -> Group:
+        """The row's prompt and its two responses as token ids."""
+        return self.site.groups[row.id]
+
+    def texts(self, row: Row) -> tuple[str, str]:
+        """The row's two responses as the run uses them, cut where it cuts: what is judged is what is trained on."""
+        first, second = row.responses
+        return self.codec.used(first), self.codec.used(second)
+
+    def prompt_tokens(self, row: Row) -> tuple[int, ...]:
+        return self.group(row).prompt

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
-from sipo.config import Config
 from sipo.errors import SipoError
+
+if TYPE_CHECKING:
+    from sipo.config import Config
 
 Weight = tuple[float, ...]
 
@@ -33,7 +36,7 @@ def as_weight(shares: Mapping[str, float], objectives: Sequence[str], place: str
     return tuple(float(shares.get(name, 0.0)) for name in objectives)
 
 
-def grid(config: Config) -> list[Weight]:
+def grid(config: "Config") -> list[Weight]:
     """The run's weights, in order."""
     if config.weights.grid is None:
         return simplex_lattice(len(config.names), config.weights.divisions)

@@ -68,9 +68,15 @@ def check(
     tokens_per_second: Annotated[
         float | None, typer.Option(metavar="N", help="Through the backbone: say how long stages take.")
     ] = None,
+    graph: Annotated[bool, typer.Option("--graph", help="Draw the stages alone, as Mermaid text.")] = False,
 ) -> None:
     """Validate configuration, data and model, and show what a run would do. Trains nothing."""
     settings = load_config(config, overrides)
+    if graph:
+        from sipo.graph.build import Graph
+        from sipo.graph.draw import mermaid
+
+        return say(mermaid(Graph(settings)))
     hush()
     from sipo.check import check
 

@@ -9,11 +9,11 @@ import yaml
 from jinja2 import Environment
 
 from sipo.config.objectives import UNNAMED, UNSAID
-from sipo.config.section import NAME
 from sipo.data import objectives_of, read_rows
 from sipo.disk.locking import alone
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
+from sipo.section import NAME
 
 EXAMPLES = [
     {

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from sipo.disk.tables import read_json
 from sipo.plain import command
 from sipo.progress import Progress
 from sipo.report.fronts import in_short
-from sipo.runs.folder import RunFolder
-from sipo.runs.status import StageStatus, read_run, stage_statuses
+from sipo.runs.status import StageStatus, fronts_of, read_run, stage_statuses
 
 
 def show_status(run: Path) -> None:
@@ -17,10 +15,10 @@ def show_status(run: Path) -> None:
     stages = stage_statuses(run, config)
     progress = Progress()
     progress.table("", ["stage", "state", "seconds", "work"], [_row(stage) for stage in stages])
-    if any(stage.name == "evaluate" and stage.state == "done" for stage in stages):
-        methods = read_json(RunFolder(run).verify("evaluate") / "fronts.json")["methods"]
+    evaluated = any(stage.name == "compare" and stage.state == "done" for stage in stages)
+    if evaluated and (measured := fronts_of(run, config)):
         progress.say()
-        progress.table(*in_short(methods))
+        progress.table(*in_short(measured["methods"]))
     for stage in stages:
         if stage.problem:
             progress.say()

@@ -8,8 +8,8 @@ from sipo.config.improvement import Filter, Realign, Refine, Sample
 from sipo.config.inputs import Data, Model
 from sipo.config.objectives import KINDS, Judge, Objective, Policy, Preset, RewardModel
 from sipo.config.run import Config, Decoding, Evaluate, Execution
-from sipo.config.section import Section
 from sipo.config.training import Align, Lora, Sft, Training
+from sipo.section import Section
 
 __all__ = [
     "KINDS",

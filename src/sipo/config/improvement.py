@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sipo.config.section import NotNegative, Number, Positive, Rate, Section, Shares, Whole
 from sipo.config.training import Epochs, Training
+from sipo.section import NotNegative, Number, Positive, Rate, Section, Shares, Whole
 
 Feature = Literal["logratios", "logratios-per-token", "length", "reference-per-token"]
 Pool = Literal["all", "kept", "rewrites"]

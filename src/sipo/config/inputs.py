@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sipo.config.section import Dtype, Fraction, Number, Positive, Section, Seed
 from sipo.data.cleaning import Choice, Ties
 from sipo.data.making import ROWS, place_for
 from sipo.data.sources.finding import told
 from sipo.errors import SipoError
+from sipo.section import Dtype, Fraction, Number, Positive, Section, Seed
 
 
 class Model(Section):

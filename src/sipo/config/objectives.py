@@ -9,7 +9,7 @@ from urllib.parse import unquote_plus, urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sipo.config.explain import explain
-from sipo.config.section import Dtype, Name, Natural, Number, Positive, Rate, Section
+from sipo.section import Dtype, Name, Natural, Number, Positive, Rate, Section
 
 UNSAID = "Say here in one sentence what is better about a response that {name} prefers."
 UNNAMED = "module:function"

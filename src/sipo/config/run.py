@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from math import comb
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from sipo.config.improvement import Filter, Realign, Refine, Sample
 from sipo.config.inputs import Data, Model
 from sipo.config.objectives import Objective
-from sipo.config.section import Natural, NotNegative, Number, Positive, Section, Seed, Shares, Whole
-from sipo.config.training import Align, Lora, Modpo, Raco, Sft
-from sipo.methods.names import check_name
+from sipo.config.training import Align, Lora, Sft
+from sipo.methods.registry import check_name, specs
+from sipo.section import Natural, NotNegative, Number, Positive, Section, Seed, Shares, Whole
 
 MOST_WEIGHTS = 10_000
 """Each is a point of every front; the lattice over N objectives grows like divisions^(N - 1)."""
@@ -41,11 +41,6 @@ class Decoding(Section):
         return temperature
 
 
-class Mod(Section):
-    alpha: Annotated[Number, Field(gt=0, lt=1)] = 0.5
-    """Of the alpha-divergence that `mod-alpha` decodes by; towards 0 it is reverse KL, at 1 forward KL."""
-
-
 class Evaluate(Section):
     prompts: Positive | None = None
     per_prompt: Annotated[Whole, Field(gt=0, le=10_000)] = 1
@@ -70,7 +65,9 @@ class Execution(Section):
     checkpoint_seconds: NotNegative = 60.0
 
 
-class Config(Section):
+class Run(Section):
+    """A whole run, but for the sections that methods declare in their own files."""
+
     seed: Seed = 0
     run_dir: Path
     model: Model
@@ -87,9 +84,8 @@ class Config(Section):
     lora: Lora = Lora()
     decoding: Decoding = Decoding()
     align: Align = Align()
-    mod: Mod = Mod()
-    modpo: Modpo = Modpo()
-    raco: Raco = Raco()
+    rounds: Annotated[Whole, Field(gt=0, le=100)] = 1
+    """How often SIPO samples, refines, filters and realigns, each time from the policies of the time before."""
     sample: Sample = Sample()
     refine: Refine = Refine()
     filter: Filter = Filter()
@@ -118,13 +114,14 @@ class Config(Section):
         return {"rule": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _names_agree(self) -> "Config":
+    def _names_agree(self) -> Self:
         if len(set(self.names)) < len(self.names):
             raise ValueError("objectives: two have the same name")
         if self.sft is not None and self.sft.max_tokens <= self.data.max_prompt_tokens:
             raise ValueError("sft.max_tokens: leaves no room for a response beside data.max_prompt_tokens; raise it")
-        if self.modpo.objective is not None and self.modpo.objective not in self.names:
-            raise ValueError(f"modpo.objective: `{self.modpo.objective}` is none; they are {', '.join(self.names)}")
+        for spec in specs().values():
+            if spec.check:
+                spec.check(self)
         for place, mapping, whole in self._mappings():
             unknown, missing = (
                 sorted(set(mapping) - set(self.names)),
@@ -141,7 +138,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _weights_can_be_counted(self) -> "Config":
+    def _weights_can_be_counted(self) -> Self:
         n, divisions = len(self.names), self.weights.divisions
         count = comb(divisions + n - 1, n - 1) if self.weights.grid is None else len(self.weights.grid)
         if count > MOST_WEIGHTS:
@@ -159,3 +156,10 @@ class Config(Section):
             *(("weights.grid", shares, False) for shares in self.weights.grid or ()),
         ]
         return [(place, mapping, whole) for place, mapping, whole in found if isinstance(mapping, dict)]
+
+
+if TYPE_CHECKING:
+    Config = Run
+else:
+    _SECTIONS = {spec.section: (spec.settings, spec.settings()) for spec in specs().values() if spec.settings}
+    Config = create_model("Config", __base__=Run, __doc__="A whole run.", **_SECTIONS)

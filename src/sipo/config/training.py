@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sipo.config.section import Fraction, Name, NotNegative, Positive, Rate, Section, Whole
+from sipo.section import Fraction, NotNegative, Positive, Rate, Section, Whole
 
 Epochs = Annotated[Whole, Field(gt=0, le=10_000)]
 
@@ -51,15 +51,3 @@ class Training(Section):
 class Align(Training):
     checkpoint: Literal["best", "last"] = "best"
     """Keep the adapter of the epoch with the lowest validation loss, or the last one."""
-
-
-class Raco(Section):
-    rule: Literal["raco", "cagrad", "mgda"] = "raco"
-    """How the objectives' gradients become one step (`sipo.training.conflict`); mgda heeds no weight."""
-    c: Fraction = 0.4
-    """How far a step of raco and cagrad may leave the weighted sum, as a share of its length."""
-
-
-class Modpo(Section):
-    objective: Name | None = None
-    """The objective k that MODPO trains on; null takes the one with the largest share of each weight."""

@@ -21,7 +21,13 @@ STAGE = "stage.json"
 
 def is_run(folder: Path) -> bool:
     """Does a run live here, even one that has lost its subject?"""
-    return (folder / SUBJECT).exists() or ((folder / CONFIG).exists() and any(folder.glob(f"*/{STAGE}")))
+    return (folder / SUBJECT).exists() or ((folder / CONFIG).exists() and any(stages_in(folder)))
+
+
+def stages_in(run: Path) -> Iterator[Path]:
+    """The folders of the stages that are there: `align`, `answers/soups`."""
+    for pattern in (f"*/{STAGE}", f"*/*/{STAGE}"):
+        yield from (file.parent for file in run.glob(pattern) if not file.relative_to(run).parts[0].startswith("."))
 
 
 class DamageError(SipoError):
@@ -38,13 +44,13 @@ def way_out(path: Path, sealed: bool = False) -> str:
     """
     for run in path.parents:
         if is_run(run):
-            stage = path.relative_to(run).parts[0]
-            if stage == CONFIG:
+            if path.relative_to(run) == Path(CONFIG):
                 anew = command("sipo", "run", "CONFIG", "--run-dir", run)
                 return f"`{anew}` writes it anew; CONFIG is your own file, or an edited copy"
             again = command("sipo", "run", run / CONFIG, "--run-dir", run)
-            if not sealed and (run / stage).is_dir() and not stage.startswith("."):
-                return f"`{again} --from {stage}` makes it anew"
+            stage = next((each for each in stages_in(run) if each in (path, *path.parents)), None)
+            if not sealed and stage:
+                return f"`{again} --from {stage.relative_to(run).as_posix()}` makes it anew"
             return f"`{again}` makes it anew"
     return "remove it, and what wrote it makes it anew"
 

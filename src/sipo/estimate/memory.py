@@ -4,6 +4,7 @@ For decoders of the Llama kind with gated feed-forward layers; docs/paper.md sta
 memory and the allocator's gaps are not in them, so a machine should have `SPARE` more.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,60 +92,78 @@ def _targets(model: PreTrainedModel, lora: Lora) -> int:
     return len({name.rsplit(".", 1)[-1] for name in target_layers(model, lora.target_modules)})
 
 
-def peak_memory(
-    config: Config, model: PreTrainedModel, of: Shape, lengths: Lengths, context: int, judges: list[int]
-) -> dict[str, int]:
-    """Bytes by stage. `lengths` are the longest; `judges` the bytes of the reward models, loaded one at a time."""
-    n, execution = len(config.objectives), config.execution
-    longest, review = config.data.max_response_tokens, config.refine.review_tokens
-    adapter, targets = adapter_parameters(model, config.lora), _targets(model, config.lora)
-    mounted = of.weights + n * adapter * of.bytes
+@dataclass(frozen=True)
+class Peaks:
+    """What the formulas of a stage's memory, in bytes, reckon with."""
 
-    def training(row: float, adapters: int = n) -> int:
-        tokens = max(execution.train_tokens, int(row))
-        kept = of.activations(config.lora.r, targets, int(row))
+    config: Config
+    model: PreTrainedModel
+    of: Shape
+    lengths: Lengths
+    """The longest."""
+    context: int
+    judges: Sequence[int]
+    """Bytes of the reward models, loaded one at a time."""
+
+    @property
+    def both(self) -> float:
+        return self.lengths.prompt + 2 * self.lengths.response
+
+    @property
+    def longest(self) -> int:
+        return self.config.data.max_response_tokens
+
+    @property
+    def adapter(self) -> int:
+        """Parameters of one."""
+        return adapter_parameters(self.model, self.config.lora)
+
+    @property
+    def targets(self) -> int:
+        return _targets(self.model, self.config.lora)
+
+    def mounted(self) -> int:
+        return self.of.weights + len(self.config.objectives) * self.adapter * self.of.bytes
+
+    def training(self, row: float) -> int:
+        """On rows of so many tokens at most."""
+        tokens = max(self.config.execution.train_tokens, int(row))
+        kept = self.of.activations(self.config.lora.r, self.targets, int(row))
         # float32 adapter, gradient, both moments and the best so far; its copy in the backbone's dtype
-        trained = adapter * (5 * 4 + of.bytes)
-        return of.weights + trained + (of.layers + 1) * kept * tokens
+        trained = self.adapter * (5 * 4 + self.of.bytes)
+        return self.of.weights + trained + (self.of.layers + 1) * kept * tokens
 
-    def scoring(row: float) -> int:
-        tokens = max(execution.score_tokens, int(row))
-        return mounted + tokens * of.activations(config.lora.r, n * targets, int(row))
+    def scoring(self, row: float) -> int:
+        tokens = max(self.config.execution.score_tokens, int(row))
+        targets = len(self.config.objectives) * self.targets
+        return self.mounted() + tokens * self.of.activations(self.config.lora.r, targets, int(row))
 
-    def decoding(prompt: float, new: int) -> int:
-        prompt = min(int(prompt), context - new)
-        rows = execution.decode_rows
+    def decoding(self, prompt: float, new: int) -> int:
+        of, rows = self.of, self.config.execution.decode_rows
+        prompt = min(int(prompt), self.context - new)
         cache = rows * (prompt + new) * of.token_cache
         # A layer's cache is copied when it grows; all prompts pass one layer at a time; logits, and float32 ones twice.
         layer = rows * prompt * of.activations(0, 0, prompt)
         logits = rows * of.vocabulary * (of.bytes + 8)
-        return mounted + cache + cache // of.layers + layer + logits
+        return self.mounted() + cache + cache // of.layers + layer + logits
 
-    both = lengths.prompt + 2 * lengths.response
+
+def refining(peaks: Peaks) -> int:
+    lengths, longest, review = peaks.lengths, peaks.longest, peaks.config.refine.review_tokens
     reviewing = lengths.prompt + longest + lengths.review_frame
     rewriting = lengths.prompt + longest + review + lengths.rewrite_frame
-    align = training(both)
-    return {
-        "sft": _sft(config, model, of),
-        "align": align,
-        "lw": align,
-        "modpo": align,
-        "raco": align + n * adapter * 4,  # each objective's gradient
-        "consensus": align,
-        "calibrate": align,
-        "sample": decoding(lengths.prompt, longest),
-        "refine": max(decoding(reviewing, review), decoding(rewriting, longest)),
-        "score": scoring(lengths.prompt + 2 * longest),
-        "realign": training(both + longest),
-        "evaluate": max([decoding(lengths.prompt, longest), *(of.weights + each for each in judges)]),
-    }
+    return max(peaks.decoding(reviewing, review), peaks.decoding(rewriting, longest))
 
 
-def _sft(config: Config, model: PreTrainedModel, of: Shape) -> int:
+def judging(peaks: Peaks) -> int:
+    return max((peaks.of.weights + each for each in peaks.judges), default=0)
+
+
+def fine_tuning(peaks: Peaks) -> int:
     """Layers' inputs are kept and one layer is computed again; all parameters have float32 copies where all learn."""
-    if config.sft is None or not config.sft.enabled:
+    sft, model, of = peaks.config.sft, peaks.model, peaks.of
+    if sft is None:
         return 0
-    sft = config.sft
     tokens = sft.batch_size * sft.max_tokens
     rank, targets = (sft.lora.r, _targets(model, sft.lora)) if sft.lora else (0, 0)
     kept = tokens * (of.layers * of.hidden * of.bytes + 2 * of.activations(rank, targets, sft.max_tokens))

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sipo.config import Config
-from sipo.methods.names import stages_needed
-from sipo.stages.evaluate import test_rows
+from sipo.estimate.work import Sizes
+from sipo.methods.registry import improves
+from sipo.stages.answer import test_rows
 from sipo.stages.sample import one_row_a_prompt, worked_rows
 from sipo.task import Task
 
@@ -30,24 +31,9 @@ PAPER: Mapping[str, Stated] = {
 """
 
 
-@dataclass(frozen=True)
-class Sizes:
-    train: int
-    validation: int
-    test: int
-    """Held-out prompts that are answered."""
-    labelled: tuple[int, ...]
-    """Training rows with a preference, for each objective."""
-    worked: int
-    """Rows that SIPO works on."""
-    worked_prompts: int
-    said: str
-    """Where the numbers are from."""
-
-
 def counted(task: Task) -> Sizes:
     train = task.splits.train
-    rows = worked_rows(task) if "realign" in stages_needed(task.config.methods) else []
+    rows = worked_rows(task) if improves(task.config.methods) else []
     return Sizes(
         len(train),
         len(task.splits.validation),
@@ -67,7 +53,7 @@ def planned(config: Config) -> Sizes:
     ratio = known.conflicting if config.data.conflict_ratio is None else config.data.conflict_ratio
     conflicting = round(ratio * train)
     worked = {"conflicting": conflicting, "non-conflicting": train - conflicting, "all": train}[config.sample.rows]
-    worked = min(worked, config.sample.prompts or worked) if "realign" in stages_needed(config.methods) else 0
+    worked = min(worked, config.sample.prompts or worked) if improves(config.methods) else 0
     test = min(known.test, config.evaluate.prompts or known.test)
     return Sizes(train, known.validation, test, (train,) * len(config.objectives), worked, worked, known.said)
 

@@ -9,13 +9,13 @@ from transformers import AutoModelForSequenceClassification
 from sipo.config import Config
 from sipo.data import Message
 from sipo.estimate.absent import Absent, judge_of
-from sipo.estimate.memory import GIB, SPARE, adapter_parameters, peak_memory, shape
+from sipo.estimate.memory import GIB, SPARE, Peaks, adapter_parameters, shape
 from sipo.estimate.sizes import counted, planned
-from sipo.estimate.work import Lengths, work
+from sipo.estimate.work import Lengths, Plan
+from sipo.graph.build import Graph
 from sipo.models.load import context_of, find_device, pick_dtype
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
-from sipo.runs.plan import stages_of
 from sipo.stages.refine import encode
 from sipo.task import Task
 
@@ -30,10 +30,10 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, tokens_per_se
     dtype = _dtype(config, gpu)
     model: Any = outline(_known(config), dtype) if absent.model else task.backbone.model
     means, longest = _lengths(task, absent)
-    shown = work(config, sizes, task.weights, means)
+    plan = Plan(config, sizes, task.weights, means)
     judges = [size for objective in config.objectives if (size := _judge_bytes(objective.reward))]
     of = shape(model, dtype)
-    peaks = peak_memory(config, model, of, longest, context_of(model.config), judges)
+    peaks = Peaks(config, model, of, longest, context_of(model.config), judges)
     say(
         f"plan       {of.parameters / 1e6:,.6g} M parameters in {str(dtype).removeprefix('torch.')}, "
         f"{adapter_parameters(model, config.lora) / 1e6:.3g} M an adapter, "
@@ -48,9 +48,12 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, tokens_per_se
     columns += [f"fits {gpu:g} GiB"] if gpu is not None else []
     columns += ["hours"] if tokens_per_second is not None else []
     rows, hours = [], 0.0
-    for stage in (stage.name for stage in stages_of(config) if stage.name in shown):
-        each, peak = shown[stage], peaks[stage] / GIB
-        cells: list[Any] = [stage, each.steps, each.written, each.scored, f"{each.tokens / 1e6:.4g}", f"{peak:.3g}"]
+    for stage in Graph(config):
+        if stage.peak is None:
+            continue
+        each, peak = stage.work(plan), stage.peak(peaks) / GIB
+        counts: list[Any] = [each.steps, each.written, each.scored]
+        cells = [stage.name, *counts, f"{each.tokens / 1e6:.4g}", f"{peak:.3g}"]
         if gpu is not None:
             cells.append("yes" if peak <= (1 - SPARE) * gpu else "no")
         if tokens_per_second is not None:
@@ -68,7 +71,7 @@ def _lengths(task: Task, absent: Absent) -> tuple[Lengths, Lengths]:
     """The mean lengths that tokens are counted with, and the longest, which memory is."""
     config = task.config
     frames: list[float] = []
-    if any(stage.name == "refine" for stage in stages_of(config)):
+    if "refine" in Graph(config):
         paths = {"review": config.refine.review_template, "rewrite": config.refine.rewrite_template}
         frames = [_frame(task, load_template(path, name), absent) for name, path in paths.items()]
     limit = Lengths(config.data.max_prompt_tokens, config.data.max_response_tokens, *frames)

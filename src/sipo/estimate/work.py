@@ -1,4 +1,4 @@
-"""The work of every stage, at most: optimizer steps, responses, and tokens through the backbone.
+"""The work of a stage, at most: optimizer steps, responses, and tokens through the backbone; the judges' not.
 
 What is upper about it: every response is taken to be as long as it may be where its length is not known, the filter
 to find a response for every row, and nothing to be shared between requests.
@@ -7,11 +7,12 @@ to find a response for every row, and nothing to be shared between requests.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sipo.config import Config, Training
-from sipo.estimate.sizes import Sizes
-from sipo.methods.names import STAGE_OF
 from sipo.weights import Weight, is_corner
+
+if TYPE_CHECKING:  # the configuration reads the methods, and they this
+    from sipo.config import Config, Training
 
 TRAINED = 2
 """Forwards that a training step through a frozen backbone is worth: one forward, and one back to the adapter."""
@@ -40,65 +41,134 @@ class Work:
     """Through the backbone, each once for every model that reads or writes it; training ones counted as forwards."""
 
 
-def work(config: Config, sizes: Sizes, weights: Sequence[Weight], lengths: Lengths) -> dict[str, Work]:
-    """By stage; the judges' own work is not in it."""
-    n = len(config.objectives)
-    between = sum(not is_corner(weight) for weight in weights)
-    both = lengths.prompt + 2 * lengths.response
-    longest, review = config.data.max_response_tokens, config.refine.review_tokens
-    seen = sizes.train + sizes.validation
-    align, epochs = config.align, config.align.epochs
+@dataclass(frozen=True)
+class Sizes:
+    """How many rows a run works on."""
 
-    def trained(rows: int, models: int = 1, step: int = TRAINED) -> float:
-        return epochs * both * (step * rows + models * sizes.validation)
-
-    labelled = sum(sizes.labelled)
-    align_steps = sum(_steps(rows, align) for rows in sizes.labelled)
-    lw_steps, modpo_rows = _steps(sizes.train, align), max(sizes.labelled)
-    samples = sizes.worked_prompts * between * config.sample.per_weight
-    rewrites = samples * config.refine.enabled
-    reviewers = sum(share > 0 for share in (config.refine.reviewer or {}).values()) or n
-    asked = lengths.prompt + longest + review
-    judged = 2 * (sizes.worked * (n + between) + n * sizes.validation) + (samples + rewrites) * between
-    scored = judged + (0 if rewrites else samples * (1 + n))
-    folds = config.filter.folds
-    answers, decoded = _answers(config, sizes, weights)
-    return {
-        "sft": _sft(config, sizes, lengths),
-        "align": Work(align_steps, 0, 2 * seen, seen * both + trained(labelled, n)),
-        "lw": Work(between * lw_steps, 0, 0, between * trained(sizes.train)),
-        "raco": Work(between * lw_steps, 0, 0, between * trained(sizes.train, step=1 + n)),  # a way back for each
-        "consensus": Work(between * lw_steps, 0, 0, between * trained(sizes.train)),
-        "modpo": Work(
-            between * _steps(modpo_rows, align), 0, 2 * n * seen, n * seen * both + between * trained(modpo_rows)
-        ),
-        "calibrate": Work(
-            (folds - 1) * align_steps,
-            0,
-            2 * n * sizes.train,
-            n * sizes.train * both + (folds - 1) * trained(labelled, n),
-        ),
-        "sample": Work(0, samples, 0, n * (sizes.worked_prompts * lengths.prompt + samples * longest)),
-        "refine": Work(
-            0,
-            2 * rewrites,
-            2 * rewrites * (1 + n),
-            rewrites * reviewers * (lengths.review_frame + asked)
-            + rewrites * n * (lengths.rewrite_frame + asked + longest)
-            + rewrites * (1 + n) * (lengths.prompt + 2 * longest),
-        ),
-        "score": Work(0, 0, scored, scored * (lengths.prompt + longest)),
-        "realign": Work(
-            n * _steps(sizes.worked, config.realign),
-            0,
-            0,
-            TRAINED * n * config.realign.epochs * sizes.worked * (both + longest),
-        ),
-        "evaluate": Work(0, answers, 0, decoded * (lengths.prompt + longest)),
-    }
+    train: int
+    validation: int
+    test: int
+    """Held-out prompts that are answered."""
+    labelled: tuple[int, ...]
+    """Training rows with a preference, for each objective."""
+    worked: int
+    """Rows that SIPO works on."""
+    worked_prompts: int
+    said: str
+    """Where the numbers are from."""
 
 
-def sft_steps(config: Config, responses: int) -> int:
+@dataclass(frozen=True)
+class Plan:
+    """What the formulas reckon with."""
+
+    config: "Config"
+    sizes: Sizes
+    weights: Sequence[Weight]
+    lengths: Lengths
+
+    @property
+    def n(self) -> int:
+        return len(self.config.objectives)
+
+    @property
+    def between(self) -> int:
+        """Weights that are no corner."""
+        return sum(not is_corner(weight) for weight in self.weights)
+
+    @property
+    def both(self) -> float:
+        """Tokens of a row: its prompt and both responses."""
+        return self.lengths.prompt + 2 * self.lengths.response
+
+    @property
+    def longest(self) -> int:
+        return self.config.data.max_response_tokens
+
+    @property
+    def seen(self) -> int:
+        return self.sizes.train + self.sizes.validation
+
+    @property
+    def samples(self) -> int:
+        return self.sizes.worked_prompts * self.between * self.config.sample.per_weight
+
+    @property
+    def rewrites(self) -> int:
+        return self.samples * self.config.refine.enabled
+
+    def trained(self, rows: int, models: int = 1, step: int = TRAINED) -> float:
+        """Tokens of training with the settings of `align`, `models` validated; a step is worth so many forwards."""
+        return self.config.align.epochs * self.both * (step * rows + models * self.sizes.validation)
+
+
+def nothing(_: Plan) -> Work:
+    return Work()
+
+
+def align(plan: Plan) -> Work:
+    labelled = sum(plan.sizes.labelled)
+    tokens = plan.seen * plan.both + plan.trained(labelled, plan.n)
+    return Work(_align_steps(plan), 0, 2 * plan.seen, tokens)
+
+
+def calibrate(plan: Plan) -> Work:
+    others, labelled = plan.config.filter.folds - 1, sum(plan.sizes.labelled)
+    tokens = plan.n * plan.sizes.train * plan.both + others * plan.trained(labelled, plan.n)
+    return Work(others * _align_steps(plan), 0, 2 * plan.n * plan.sizes.train, tokens)
+
+
+def sample(plan: Plan) -> Work:
+    tokens = plan.n * (plan.sizes.worked_prompts * plan.lengths.prompt + plan.samples * plan.longest)
+    return Work(0, plan.samples, 0, tokens)
+
+
+def refine(plan: Plan) -> Work:
+    settings, lengths, rewrites = plan.config.refine, plan.lengths, plan.rewrites
+    reviewers = sum(share > 0 for share in (settings.reviewer or {}).values()) or plan.n
+    asked = lengths.prompt + plan.longest + settings.review_tokens
+    tokens = (
+        rewrites * reviewers * (lengths.review_frame + asked)
+        + rewrites * plan.n * (lengths.rewrite_frame + asked + plan.longest)
+        + rewrites * (1 + plan.n) * (lengths.prompt + 2 * plan.longest)
+    )
+    return Work(0, 2 * rewrites, 2 * rewrites * (1 + plan.n), tokens)
+
+
+def score(plan: Plan) -> Work:
+    sizes, n, between = plan.sizes, plan.n, plan.between
+    judged = 2 * (sizes.worked * (n + between) + n * sizes.validation) + (plan.samples + plan.rewrites) * between
+    scored = judged + (0 if plan.rewrites else plan.samples * (1 + n))
+    return Work(0, 0, scored, scored * (plan.lengths.prompt + plan.longest))
+
+
+def realign(plan: Plan) -> Work:
+    settings, worked = plan.config.realign, plan.sizes.worked
+    tokens = TRAINED * plan.n * settings.epochs * worked * (plan.both + plan.longest)
+    return Work(plan.n * steps(worked, settings), 0, 0, tokens)
+
+
+def answers(plan: Plan, places: int, models: int) -> Work:
+    """Held-out responses at so many places of a front; `models` write them in all, since a mixture has several."""
+    prompts = plan.sizes.test * plan.config.evaluate.per_prompt
+    return Work(0, places * prompts, 0, models * prompts * (plan.lengths.prompt + plan.longest))
+
+
+def sft(plan: Plan) -> Work:
+    """Forward, once more for what was not kept, and back: to all weights that is twice a forward."""
+    settings = plan.config.sft
+    if settings is None:
+        return Work()
+    responses, passes = 2 * plan.sizes.train, 3 if settings.lora else 4
+    tokens = passes * settings.epochs * responses * (plan.lengths.prompt + plan.lengths.response)
+    return Work(sft_steps(plan.config, responses), 0, 0, tokens)
+
+
+def _align_steps(plan: Plan) -> int:
+    return sum(steps(rows, plan.config.align) for rows in plan.sizes.labelled)
+
+
+def sft_steps(config: "Config", responses: int) -> int:
     """Optimizer steps over so many responses."""
     if config.sft is None:
         return 0
@@ -106,30 +176,6 @@ def sft_steps(config: Config, responses: int) -> int:
     return math.ceil(forwards / config.sft.accumulate) * config.sft.epochs
 
 
-def _sft(config: Config, sizes: Sizes, lengths: Lengths) -> Work:
-    """Forward, once more for what was not kept, and back: to all weights that is twice a forward."""
-    if config.sft is None:
-        return Work()
-    responses = 2 * sizes.train
-    passes = 3 if config.sft.lora else 4
-    tokens = passes * config.sft.epochs * responses * (lengths.prompt + lengths.response)
-    return Work(sft_steps(config, responses), 0, 0, tokens)
-
-
-def _answers(config: Config, sizes: Sizes, weights: Sequence[Weight]) -> tuple[int, int]:
-    """Held-out responses to write, and how many models' responses that makes: a mixture has several."""
-    n, prompts = len(config.objectives), sizes.test * config.evaluate.per_prompt
-    answers = models = 0
-    for name in config.methods:
-        if name in ("base", "policies"):
-            count = (n if name == "policies" else 1) * (len(weights) if config.decoding.temperature > 0 else 1)
-            answers, models = answers + count, models + count
-            continue
-        answers += len(weights)
-        mixes = STAGE_OF[name] in ("align", "realign") and not name.endswith("soups")
-        models += sum(sum(share > 0 for share in weight) if mixes else 1 for weight in weights)
-    return answers * prompts, models * prompts
-
-
-def _steps(rows: int, settings: Training) -> int:
+def steps(rows: int, settings: "Training") -> int:
+    """Optimizer steps over so many rows."""
     return math.ceil(rows / settings.batch_size) * settings.epochs

@@ -2,25 +2,28 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sipo.bank import Adapter, load_adapter, save_adapter
-from sipo.decoding import at_soup
-from sipo.disk.journal import FOLDER, resumable
-from sipo.disk.tables import write_records
 from sipo.errors import SipoError
+from sipo.estimate.work import Plan, Work
+from sipo.graph.parts import ADAPTERS, TRAINING
+from sipo.graph.stage import Inputs
 from sipo.methods.interface import Aligned, Method
-from sipo.stages.align import training_table
-from sipo.task import Task
-from sipo.training.loop import Trained
-from sipo.weights import Weight, corners, is_corner
+from sipo.methods.spec import MethodSpec
+from sipo.weights import Weight, corners, grid, is_corner
 
-Fit = Callable[[Weight, Path], Trained]
-"""Trains the model of a weight; the path is for its checkpoints."""
+if TYPE_CHECKING:
+    from sipo.bank import Adapter
+    from sipo.estimate.memory import Peaks
+    from sipo.graph.build import Graph
+
+READS = ("seed", "data", "weights", "lora", "align")
+"""What training a model for each weight, as the policies were trained, sees."""
 
 
-def by_weight(name: str, models: Mapping[Weight, Adapter]) -> Method:
+def by_weight(name: str, models: "Mapping[Weight, Adapter]") -> Method:
     """The method that answers with the model of each weight."""
+    from sipo.decoding import at_soup
 
     def at(weight: Weight) -> Aligned:
         if weight not in models:
@@ -31,28 +34,43 @@ def by_weight(name: str, models: Mapping[Weight, Adapter]) -> Method:
     return Method(name, at)
 
 
-def train_by_weight(task: Task, fit: Fit, folder: Path) -> None:
-    """Train a model for every weight of the grid that is no corner. Writes `adapters/<weight>` and `training.jsonl`."""
-    weights = [weight for weight in task.weights if not is_corner(weight)]
+def by_weight_spec(
+    name: str,
+    says: str,
+    train: Callable[..., Any],
+    needs: "Callable[[Graph], Inputs]",
+    *,
+    reads: tuple[str, ...] = READS,
+    work: Callable[[Plan], Work],
+    peak: "Callable[[Peaks], float]" = lambda peaks: peaks.training(peaks.both),
+    **more: Any,
+) -> MethodSpec:
+    """The declaration of such a method, with a stage of its name: train(task, folder, **needs) writes the adapters."""
 
-    def place(weight: Weight) -> Path:
-        return folder / "adapters" / folder_of(weight)
+    def inputs(graph: "Graph") -> Inputs:
+        trained = graph.on_backbone(
+            name,
+            train,
+            reads,
+            needs(graph),
+            writes=(ADAPTERS, TRAINING),
+            work=work,
+            peak=peak,
+        )
+        return {"adapters": trained[ADAPTERS], "policies": graph.policies}
 
-    def one(weight: Weight) -> list[dict[str, Any]]:
-        result = fit(weight, folder / FOLDER / f"{folder_of(weight)}.pt")
-        save_adapter(result.adapter, place(weight), task.backbone.source)
-        return [{"objective": folder_of(weight), **record} for record in result.history]
+    def build(config: Any, adapters: Path, policies: "Sequence[Adapter]") -> list[Method]:
+        return [by_weight(name, read_by_weight(adapters, grid(config), policies))]
 
-    histories = resumable(folder, "weights", weights, one, task.progress, writes=place)
-    write_records(folder / "training.jsonl", [record for history in histories for record in history])
-    if histories:
-        task.progress.table("one model a weight", *training_table(histories))
+    return MethodSpec(name, says, needs=inputs, build=build, **{**more, "reads": ("weights",)})
 
 
-def read_by_weight(folder: Path, weights: Sequence[Weight], policies: Sequence[Adapter]) -> dict[Weight, Adapter]:
+def read_by_weight(adapters: Path, weights: Sequence[Weight], policies: "Sequence[Adapter]") -> "dict[Weight, Adapter]":
     """The trained models with the policies at the corners, by weight."""
+    from sipo.bank import load_adapter
+
     models = dict(zip(corners(len(policies)), policies, strict=True))
-    models.update({w: load_adapter(folder / "adapters" / folder_of(w)) for w in weights if not is_corner(w)})
+    models.update({w: load_adapter(adapters / folder_of(w)) for w in weights if not is_corner(w)})
     return models
 
 

@@ -5,19 +5,24 @@ tell weights apart there: between the corners the models then differ by their le
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sipo.errors import SipoError
-from sipo.logprobs.table import LogprobTable
-from sipo.methods.lw import train_lw
-from sipo.task import Task
+from sipo.looks import Look
+from sipo.methods.by_weight import by_weight_spec
+from sipo.methods.lw import lw_needs, lw_work, train_lw
+
+if TYPE_CHECKING:
+    from sipo.logprobs.table import LogprobTable
+    from sipo.task import Task
 
 
-def train_consensus(task: Task, known: LogprobTable, folder: Path) -> None:
+def train_consensus(task: "Task", known: "LogprobTable", folder: Path) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
     train_lw(task, known, folder, keep=lambda row: not row.conflicting(task.objectives))
 
 
-def check_consensus(task: Task) -> None:
+def check_consensus(task: "Task") -> None:
     """Raise SipoError where no training row is left."""
     names = task.objectives
     if all(row.conflicting(names) or not any(row.sign(name) for name in names) for row in task.splits.train):
@@ -25,3 +30,16 @@ def check_consensus(task: Task) -> None:
             f"{task.config.data.path}: the objectives conflict in every training row, so `consensus` has none to "
             "learn from; leave it out of methods"
         )
+
+
+METHODS = (
+    by_weight_spec(
+        "consensus",
+        "a model for each weight, trained on the rows without a conflict",
+        train_consensus,
+        lw_needs,
+        work=lw_work,
+        fits=check_consensus,
+        look=Look("#56B4E9", "X", "\N{HEAVY MULTIPLICATION X}", "--"),
+    ),
+)

@@ -1,22 +1,25 @@
 """What a method is: for a preference weight, a model that answers.
 
-Evaluation, report, comparison and generation know nothing else of a method.
+Answering, comparison, export and generation know nothing else of a method.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sipo.bank import Adapter
-from sipo.decoding import Mixture
 from sipo.weights import Weight
+
+if TYPE_CHECKING:
+    from sipo.bank import Adapter
+    from sipo.decoding import Mixture
 
 
 @dataclass(frozen=True)
 class Aligned:
     """A model aligned to one weight: the adapters to mount, and the mixture of points in their span that answers."""
 
-    adapters: tuple[Adapter, ...]
-    mixture: Mixture
+    adapters: "tuple[Adapter, ...]"
+    mixture: "Mixture"
 
 
 @dataclass(frozen=True)

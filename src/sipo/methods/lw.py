@@ -6,48 +6,64 @@ objectives that prefer y_1). References come from the table of the initial align
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sipo.data import Row
-from sipo.logprobs.table import LogprobTable
-from sipo.methods.by_weight import train_by_weight
-from sipo.stages.align import reference_of, train_fresh
-from sipo.task import Task
-from sipo.training.loop import Example, Trained, Weighting
+from sipo.estimate.work import TRAINED, Plan, Work, steps
+from sipo.graph.parts import LOGPROBS
+from sipo.graph.stage import Inputs
+from sipo.looks import Look
+from sipo.methods.by_weight import by_weight_spec
 from sipo.weights import Weight
+
+if TYPE_CHECKING:
+    from sipo.data import Row
+    from sipo.graph.build import Graph
+    from sipo.logprobs.table import LogprobTable
+    from sipo.task import Task
+    from sipo.training.loop import Example, Trained, Weighting
 
 
 def train_lw(
-    task: Task,
-    known: LogprobTable,
+    task: "Task",
+    known: "LogprobTable",
     folder: Path,
     *,
-    weighting: Callable[[Weight], Weighting] = Weighting,
-    keep: Callable[[Row], bool] = lambda _: True,
+    weighting: "Callable[[Weight], Weighting] | None" = None,
+    keep: "Callable[[Row], bool]" = lambda _: True,
 ) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities.
 
     `weighting` says how the objectives' losses, or their gradients, add up at a weight; `keep` which rows are taken.
     """
+    from sipo.stages.align import train_fresh
+    from sipo.stages.by_weight import train_by_weight
+    from sipo.training.loop import Weighting
+
     training = _examples(task, task.splits.train, known, keep)
     validation = _examples(task, task.splits.validation, known, keep)
     rates = [task.config.align.lr_of(name) for name in task.objectives]
 
-    def fit(weight: Weight, checkpoint: Path) -> Trained:
+    def fit(weight: Weight, checkpoint: Path) -> "Trained":
         return train_fresh(
             task,
             training,
             validation,
             lr=sum(share * rate for share, rate in zip(weight, rates, strict=True)),
             checkpoint=checkpoint,
-            weighting=weighting(weight),
+            weighting=(weighting or Weighting)(weight),
             weight=weight,
         )
 
     train_by_weight(task, fit, folder)
 
 
-def _examples(task: Task, rows: Sequence[Row], known: LogprobTable, keep: Callable[[Row], bool]) -> list[Example]:
+def _examples(
+    task: "Task", rows: "Sequence[Row]", known: "LogprobTable", keep: "Callable[[Row], bool]"
+) -> "list[Example]":
     """Of the rows to keep, those that any objective has a preference for; one without has no term."""
+    from sipo.stages.align import reference_of
+    from sipo.training.loop import Example
+
     examples = []
     for row in filter(keep, rows):
         signs = [row.sign(name) for name in task.objectives]
@@ -55,3 +71,25 @@ def _examples(task: Task, rows: Sequence[Row], known: LogprobTable, keep: Callab
             group = task.group(row)
             examples.append(Example(group, reference_of(known, group), ((1, 0, *signs),)))
     return examples
+
+
+def lw_work(plan: Plan, step: int = TRAINED) -> Work:
+    """Where a training step is worth so many forwards."""
+    rows = plan.sizes.train
+    return Work(plan.between * steps(rows, plan.config.align), 0, 0, plan.between * plan.trained(rows, step=step))
+
+
+def lw_needs(graph: "Graph") -> Inputs:
+    return {"known": graph.align[LOGPROBS]}
+
+
+METHODS = (
+    by_weight_spec(
+        "lw",
+        "a model for each weight, trained on the weighted losses",
+        train_lw,
+        lw_needs,
+        work=lw_work,
+        look=Look("#56B4E9", "v", "\N{BLACK DOWN-POINTING TRIANGLE}"),
+    ),
+)

@@ -1,18 +1,82 @@
 """MOD: the policies' distributions, mixed token by token while decoding (Shi et al. 2024)."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-from sipo.bank import Adapter
-from sipo.decoding import REVERSE_KL, Divergence, at_mod
+from pydantic import Field
+
+from sipo.looks import Look
 from sipo.methods.interface import Aligned, Method
+from sipo.methods.spec import MethodSpec, shares
+from sipo.section import Number, Section
+
+if TYPE_CHECKING:
+    from sipo.bank import Adapter
+    from sipo.decoding import Divergence
 
 
-def mod(policies: Sequence[Adapter], divergence: Divergence = REVERSE_KL, name: str | None = None) -> Method:
-    """MOD over the policies for one f-divergence; reverse KL mixes their log-probabilities."""
-    default = "mod" if divergence == REVERSE_KL else f"mod-{divergence.kind}"
-    return Method(name or default, lambda weight: Aligned(tuple(policies), at_mod(weight, divergence)))
+class Mod(Section):
+    alpha: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    """Of the alpha-divergence that `mod-alpha` decodes by; towards 0 it is reverse KL, at 1 forward KL."""
 
 
-def sipo(realigned: Sequence[Adapter]) -> Method:
-    """SIPO's main result: MOD over the realigned policies."""
-    return mod(realigned, name="sipo")
+def mod(policies: "Sequence[Adapter]", divergence: "Divergence | None" = None, name: str | None = None) -> Method:
+    """MOD over the policies for one f-divergence; reverse KL, the usual one, mixes their log-probabilities."""
+    from sipo.decoding import REVERSE_KL, at_mod
+
+    by = divergence or REVERSE_KL
+    default = "mod" if by == REVERSE_KL else f"mod-{by.kind}"
+    return Method(name or default, lambda weight: Aligned(tuple(policies), at_mod(weight, by)))
+
+
+def _reverse_kl(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+    return [mod(policies)]
+
+
+def _forward_kl(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+    from sipo.decoding import FORWARD_KL
+
+    return [mod(policies, FORWARD_KL)]
+
+
+def _alpha(config: Any, policies: "Sequence[Adapter]") -> list[Method]:
+    from sipo.decoding import Divergence
+
+    return [mod(policies, Divergence("alpha", config.mod.alpha))]
+
+
+def _jensen_shannon(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+    from sipo.decoding import JENSEN_SHANNON
+
+    return [mod(policies, JENSEN_SHANNON)]
+
+
+def _declare(name: str, says: str, build: Any, look: Look, **more: Any) -> MethodSpec:
+    needs = lambda graph: {"policies": graph.policies}  # noqa: E731
+    return MethodSpec(name, says, needs=needs, build=build, look=look, models=shares, **more)
+
+
+METHODS = (
+    _declare("mod", "the policies mixed token by token", _reverse_kl, Look("#0072B2", "o", "\N{BLACK CIRCLE}")),
+    _declare(
+        "mod-forward-kl",
+        "the same by forward KL: the probabilities mixed",
+        _forward_kl,
+        Look("#0072B2", "<", "\N{BLACK LEFT-POINTING TRIANGLE}", "--"),
+    ),
+    _declare(
+        "mod-alpha",
+        "the same by an alpha-divergence",
+        _alpha,
+        Look("#0072B2", ">", "\N{BLACK RIGHT-POINTING TRIANGLE}", "-."),
+        reads=("mod.alpha",),
+        section="mod",
+        settings=Mod,
+    ),
+    _declare(
+        "mod-jensen-shannon",
+        "the same by the Jensen-Shannon divergence",
+        _jensen_shannon,
+        Look("#0072B2", "h", "\N{BLACK HEXAGON}", ":"),
+    ),
+)

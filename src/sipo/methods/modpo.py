@@ -10,20 +10,38 @@ made once for all weights.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from sipo.bank import Adapter
-from sipo.data import Row
-from sipo.logprobs.packing import Group
-from sipo.logprobs.table import LogprobTable, policy, policy_points
-from sipo.methods.by_weight import train_by_weight
-from sipo.stages.align import reference_of, train_fresh
-from sipo.task import Task
-from sipo.training.loop import Example, Trained, Weighting
+from sipo.estimate.work import Plan, Work, steps
+from sipo.graph.parts import LOGPROBS
+from sipo.graph.stage import Inputs
+from sipo.looks import Look
+from sipo.methods.by_weight import READS, by_weight_spec
+from sipo.section import Name, Section
 from sipo.weights import Weight
 
+if TYPE_CHECKING:
+    from sipo.bank import Adapter
+    from sipo.data import Row
+    from sipo.graph.build import Graph
+    from sipo.logprobs.packing import Group
+    from sipo.logprobs.table import LogprobTable
+    from sipo.task import Task
+    from sipo.training.loop import Example, Trained
 
-def train_modpo(task: Task, policies: Sequence[Adapter], known: LogprobTable, folder: Path) -> None:
+
+class Modpo(Section):
+    objective: Name | None = None
+    """The objective k that MODPO trains on; null takes the one with the largest share of each weight."""
+
+
+def train_modpo(task: "Task", policies: "Sequence[Adapter]", known: "LogprobTable", folder: Path) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
+    from sipo.logprobs.table import policy_points
+    from sipo.stages.align import train_fresh
+    from sipo.stages.by_weight import train_by_weight
+    from sipo.training.loop import Weighting
+
     rows = [*task.splits.train, *task.splits.validation]
     with task.bank.mounted(policies):
         known.fill(
@@ -37,7 +55,7 @@ def train_modpo(task: Task, policies: Sequence[Adapter], known: LogprobTable, fo
         )
     known.write(folder / "logprobs.parquet")
 
-    def fit(weight: Weight, checkpoint: Path) -> Trained:
+    def fit(weight: Weight, checkpoint: Path) -> "Trained":
         k = trained_objective(task, weight)
         return train_fresh(
             task,
@@ -52,16 +70,19 @@ def train_modpo(task: Task, policies: Sequence[Adapter], known: LogprobTable, fo
     train_by_weight(task, fit, folder)
 
 
-def trained_objective(task: Task, weight: Weight) -> int:
+def trained_objective(task: "Task", weight: Weight) -> int:
     """k: the configured objective where it has a share of the weight, else the one with the largest share."""
-    fixed = task.config.modpo.objective
+    fixed = cast(Any, task.config).modpo.objective
     if fixed is not None and weight[task.objectives.index(fixed)] > 0:
         return task.objectives.index(fixed)
     return max(range(len(weight)), key=lambda i: weight[i])
 
 
-def _examples(task: Task, rows: Sequence[Row], known: LogprobTable, weight: Weight, k: int) -> list[Example]:
+def _examples(task: "Task", rows: "Sequence[Row]", known: "LogprobTable", weight: Weight, k: int) -> "list[Example]":
     """The rows that objective k has a preference for."""
+    from sipo.stages.align import reference_of
+    from sipo.training.loop import Example
+
     examples = []
     for row in rows:
         sign = row.sign(task.objectives[k])
@@ -72,8 +93,42 @@ def _examples(task: Task, rows: Sequence[Row], known: LogprobTable, weight: Weig
     return examples
 
 
-def _margin(task: Task, group: Group, known: LogprobTable, weight: Weight, k: int) -> float:
+def _margin(task: "Task", group: "Group", known: "LogprobTable", weight: Weight, k: int) -> float:
     """sum_{j != k} w_j (r_j(y_1) - r_j(y_0)), r_j being policy j's implicit reward."""
+    from sipo.logprobs.table import policy
+
     first, second = known.logratios(group, [policy(name) for name in task.objectives]).tolist()
     beta = task.config.align.beta
     return sum(share * beta * (second[j] - first[j]) for j, share in enumerate(weight) if j != k)
+
+
+def _work(plan: Plan) -> Work:
+    rows, n, between = max(plan.sizes.labelled), plan.n, plan.between
+    tokens = n * plan.seen * plan.both + between * plan.trained(rows)
+    return Work(between * steps(rows, plan.config.align), 0, 2 * n * plan.seen, tokens)
+
+
+def _needs(graph: "Graph") -> Inputs:
+    return {"policies": graph.policies, "known": graph.align[LOGPROBS]}
+
+
+def _check(config: Any) -> None:
+    fixed = config.modpo.objective
+    if fixed is not None and fixed not in config.names:
+        raise ValueError(f"modpo.objective: `{fixed}` is none; they are {', '.join(config.names)}")
+
+
+METHODS = (
+    by_weight_spec(
+        "modpo",
+        "a model for each weight, trained on one objective with the others' margins",
+        train_modpo,
+        _needs,
+        reads=(*READS, "modpo"),
+        work=_work,
+        look=Look("#E69F00", "^", "\N{BLACK UP-POINTING TRIANGLE}"),
+        section="modpo",
+        settings=Modpo,
+        check=_check,
+    ),
+)

@@ -5,14 +5,54 @@ them: RACO's, or, with `raco.rule`, that of CAGrad or MGDA.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sipo.logprobs.table import LogprobTable
-from sipo.methods.lw import train_lw
-from sipo.task import Task
-from sipo.training.loop import Weighting
+from sipo.estimate.work import Plan, Work
+from sipo.looks import Look
+from sipo.methods.by_weight import READS, by_weight_spec
+from sipo.methods.lw import lw_needs, lw_work, train_lw
+from sipo.section import Fraction, Section
+
+if TYPE_CHECKING:
+    from sipo.estimate.memory import Peaks
+    from sipo.logprobs.table import LogprobTable
+    from sipo.task import Task
 
 
-def train_raco(task: Task, known: LogprobTable, folder: Path) -> None:
+class Raco(Section):
+    rule: Literal["raco", "cagrad", "mgda"] = "raco"
+    """How the objectives' gradients become one step (`sipo.training.conflict`); mgda heeds no weight."""
+    c: Fraction = 0.4
+    """How far a step of raco and cagrad may leave the weighted sum, as a share of its length."""
+
+
+def train_raco(task: "Task", known: "LogprobTable", folder: Path) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
-    settings = task.config.raco
+    from sipo.training.loop import Weighting
+
+    settings: Raco = cast(Any, task.config).raco
     train_lw(task, known, folder, weighting=lambda weight: Weighting(weight, rule=settings.rule, c=settings.c))
+
+
+def _work(plan: Plan) -> Work:
+    return lw_work(plan, 1 + plan.n)  # a way back for each objective
+
+
+def _peak(peaks: "Peaks") -> float:
+    return peaks.training(peaks.both) + len(peaks.config.objectives) * peaks.adapter * 4  # each objective's gradient
+
+
+METHODS = (
+    by_weight_spec(
+        "raco",
+        "a model for each weight, trained on a combination of the objectives' gradients",
+        train_raco,
+        lw_needs,
+        reads=(*READS, "raco"),
+        work=_work,
+        peak=_peak,
+        look=Look("#999933", "H", "\N{HORIZONTAL BLACK HEXAGON}"),
+        section="raco",
+        settings=Raco,
+    ),
+)

@@ -1,22 +1,56 @@
 """DPO soups: one model whose parameters are the weighted sum of the policies' (SIPO, section 2)."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from sipo.bank import Adapter, factor_soup
-from sipo.decoding import at_soup
+from sipo.looks import Look
 from sipo.methods.interface import Aligned, Method
+from sipo.methods.spec import MethodSpec
 from sipo.weights import Weight
 
+if TYPE_CHECKING:
+    from sipo.bank import Adapter
 
-def soups(policies: Sequence[Adapter], name: str = "soups") -> Method:
+
+def soups(policies: "Sequence[Adapter]", name: str = "soups") -> Method:
     """The exact soup, sum_i w_i B_i A_i in every layer: a point in the policies' span."""
+    from sipo.decoding import at_soup
+
     return Method(name, lambda weight: Aligned(tuple(policies), at_soup(weight)))
 
 
-def factor_soups(policies: Sequence[Adapter]) -> Method:
+def factor_soups(policies: "Sequence[Adapter]") -> Method:
     """The factors averaged apart, (sum_i w_i B_i)(sum_i w_i A_i), as the authors' code does: cheaper, another model."""
+    from sipo.bank import factor_soup
+    from sipo.decoding import at_soup
 
     def at(weight: Weight) -> Aligned:
         return Aligned((factor_soup(policies, weight),), at_soup((1.0,)))
 
     return Method("factor-soups", at)
+
+
+def _exact(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+    return [soups(policies)]
+
+
+def _of_factors(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+    return [factor_soups(policies)]
+
+
+METHODS = (
+    MethodSpec(
+        "soups",
+        "the policies' parameters, averaged",
+        needs=lambda graph: {"policies": graph.policies},
+        build=_exact,
+        look=Look("#009E73", "s", "\N{BLACK SQUARE}"),
+    ),
+    MethodSpec(
+        "factor-soups",
+        "the policies' factors, averaged apart",
+        needs=lambda graph: {"policies": graph.policies},
+        build=_of_factors,
+        look=Look("#009E73", "p", "\N{BLACK PENTAGON}", ":"),
+    ),
+)

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from sipo.looks import Dashes, Look
 from sipo.pareto.indicators import Array, reference_below
 from sipo.pareto.seeds import attainment, staircase
-from sipo.report.looks import OBJECTIVES, Dashes, Look, looks
+from sipo.report.looks import OBJECTIVES, looks
 
 Objective = Mapping[str, str]
 """name, direction"""

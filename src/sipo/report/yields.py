@@ -105,8 +105,9 @@ def _true_choice(row: Row, inputs: Inputs, objectives: Sequence[Objective], true
 def stayed(training: Mapping[str, Sequence[Mapping[str, Any]]], best: bool) -> str:
     """Which trainings of align and of the methods by weight no epoch improved, in words; empty where all did."""
     told = []
-    for stage in ("align", "lw", "modpo", "raco", "consensus"):
-        steps = training.get(stage, ())
+    for stage, steps in training.items():
+        if stage.endswith("realign"):  # it keeps its last epoch
+            continue
         for name in dict.fromkeys(each["objective"] for each in steps):
             mine = [each for each in steps if each["objective"] == name]
             start = mine[0].get("start_validation_loss")

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from sipo.config import Config
 from sipo.errors import SipoError
+from sipo.graph.build import Graph
+from sipo.graph.view import View
 from sipo.methods.interface import Aligned
-from sipo.methods.names import STAGE_OF
-from sipo.methods.registry import methods_of
+from sipo.methods.registry import specs
+from sipo.methods.spec import MethodSpec
 from sipo.models.load import identify
 from sipo.runs.folder import moment_of
 from sipo.runs.outputs import Outputs, backbone_of
@@ -24,23 +27,31 @@ def open_run(run: Path, weights: Mapping[str, float], method: str) -> tuple[Task
     aligned = aligned_at(run, config, method, as_weight(weights, config.names, "weights"))
     check_model(run, config)
     task = Task(config)
-    task.model = backbone_of(Path(run), config)
-    task.moment = moment_of(Path(run)) or task.moment  # of this folder, wherever it has been moved to
+    task.site.model = backbone_of(Path(run), config)
+    task.site.moment = moment_of(Path(run)) or task.moment  # of this folder, wherever it has been moved to
     return task, aligned
 
 
 def aligned_at(run: Path, config: Config, method: str, weight: Weight) -> Aligned:
     """The method's model at a weight. Raises SipoError where the run has not come so far."""
-    name = "policies" if method.startswith("policy:") else method
-    if name not in STAGE_OF:
-        names = [known for known in STAGE_OF if known != "policies"]
-        raise SipoError(f"`{method}` is no method; they are {', '.join(names)}, and policy:NAME of an objective")
-    for stage in (*(["sft"] if config.fine_tunes else []), STAGE_OF[name]):
-        require(run, config, stage)
-    found = {each.name: each for each in methods_of(name, Outputs(Path(run), config.names), config)}
+    spec = _spec_of(method)
+    graph = Graph(config.model_copy(update={"methods": (spec.name,)}))  # it need not be one that the run compares
+    needed = graph[f"answers/{spec.name}"]
+    for stage in dict.fromkeys(needed.needs()):
+        require(run, config, stage.name)
+    view = cast(Config, View(config, spec.reads, method))
+    found = {each.name: each for each in spec.build(view, **Outputs(run, config).inputs(needed))}
     if method not in found:
         raise SipoError(f"`{method}` is no single policy; they are {', '.join(found)}")
     return found[method].at(weight)
+
+
+def _spec_of(method: str) -> MethodSpec:
+    name = "policies" if method.startswith("policy:") else method
+    if name not in specs():
+        names = [known for known in specs() if known != "policies"]
+        raise SipoError(f"`{method}` is no method; they are {', '.join(names)}, and policy:NAME of an objective")
+    return specs()[name]
 
 
 def check_model(run: Path, config: Config) -> None:

@@ -6,15 +6,15 @@ set aside in `.superseded`, and comes back if the configuration does; so is one 
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from sipo.disk.content import Seal, flaw_in, foreign_to, is_seal, seal_of
-from sipo.disk.damage import CONFIG, STAGE, SUBJECT, DamageError, is_run, note
+from sipo.disk.damage import CONFIG, STAGE, SUBJECT, DamageError, is_run, note, stages_in
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.locking import alone
 from sipo.disk.publishing import check_name, check_no_links, move, open_as_folder, remove, sync
@@ -35,7 +35,8 @@ def moment_of(run: Path) -> datetime | None:
     try:
         stated = read_checked(known, known_by=CONFIG).get(MOMENT)
     except DamageError:  # the first stage that was made is not much younger
-        known, stated = min(run.glob(f"*/{STAGE}"), key=lambda file: file.stat().st_mtime, default=known), None
+        made = [folder / STAGE for folder in stages_in(run)]
+        known, stated = min(made, key=lambda file: file.stat().st_mtime, default=known), None
     return datetime.fromisoformat(stated) if stated else datetime.fromtimestamp(int(known.stat().st_mtime))
 
 
@@ -45,7 +46,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def check(self, subject: dict[str, Any]) -> None:
+    def check(self, subject: Mapping[str, Any]) -> None:
         """Raises SipoError where the folder holds another run, or something else."""
         check_name(self.path)
         if is_run(self.path):
@@ -70,7 +71,7 @@ class RunFolder:
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise SipoError(f"{self.path}: nothing can be written in {above}; choose another folder with --run-dir")
 
-    def claim(self, subject: dict[str, Any], config: str, moment: datetime | None = None) -> None:
+    def claim(self, subject: Mapping[str, Any], config: str, moment: datetime | None = None) -> None:
         """Make the folder this run's, with its configuration. Raises SipoError as `check` does."""
         self.check(subject)
         began = moment_of(self.path) or moment or datetime.now()
@@ -103,7 +104,7 @@ class RunFolder:
         one is there that sipo did not write.
         """
         record = self.record(name)
-        if record.get("fingerprint") != fingerprint:
+        if record.get("fingerprint") != fingerprint or "files" not in record:
             return False
         _check_files(self.path / name, record, every_byte)
         return True
@@ -156,13 +157,6 @@ class RunFolder:
         write_checked(partial / STAGE, {"fingerprint": fingerprint, **record, "files": files})
         self._publish(name, fingerprint, partial)
 
-    def adopt(self, name: str) -> None:
-        """Seal a stage of an earlier sipo, which kept no digests, as it is."""
-        folder, record = self.path / name, self.record(name)
-        if record and "files" not in record:
-            note(f"{folder}: was made before digests were kept, so it is taken as it is")
-            write_checked(folder / STAGE, {**record, "files": seal_of(folder, without=(STAGE,))})
-
     def set_aside(self, name: str) -> None:
         """Move the stage to where it comes back from when its settings do."""
         try:
@@ -189,6 +183,10 @@ class RunFolder:
         self.set_aside(name)
         move(folder, self.stage(name))
         remove(self._aside(name, fingerprint))  # its successor stands
+        for place in (folder.parent, self._aside(name, fingerprint).parent):  # of a stage such as answers/soups
+            if place.name not in (PARTIAL, SUPERSEDED):
+                with suppress(OSError):  # others are in it
+                    place.rmdir()
 
     def _replace(self, old: Path, new: Path) -> None:
         """Put a folder in the place of another of the same fingerprint, which goes last."""
@@ -212,9 +210,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, record: dict[str, Any], every_byte: bool) -> None:
-    seal: Seal | None = record.get("files")
-    if seal is None:  # made before there were seals: nothing to compare with
-        return
+    seal: Seal = record.get("files", {})
     if flaw := flaw_in(folder, seal, every_byte=every_byte):
         raise DamageError(*flaw, sealed=True)
     if foreign := foreign_to(folder, [*seal, STAGE]):

@@ -1,16 +1,16 @@
-"""What the stages of a run wrote, read back as what they returned."""
+"""What the stages of a run wrote, read back as what their functions returned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from sipo.bank import Adapter
 from sipo.config import Config, Model
-from sipo.disk.tables import read_records
-from sipo.logprobs.table import LogprobTable
-from sipo.records import Candidate, Refinement, Sample
+from sipo.errors import SipoError
+from sipo.graph.build import Graph
+from sipo.graph.key import digest_of_part, key_of
+from sipo.graph.stage import Output, Part, Stage
 from sipo.runs.folder import RunFolder
-from sipo.stages.align import read_policies
 
 
 def backbone_of(run: Path, config: Config) -> Model:
@@ -24,28 +24,47 @@ def backbone_of(run: Path, config: Config) -> Model:
 class Outputs:
     """Every byte of a stage is compared with what the stage wrote before any is read. Raises SipoError for damage."""
 
-    def __init__(self, path: Path, objectives: Sequence[str]) -> None:
-        self.path = path
-        self.objectives = objectives
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = Path(path)
+        self.folder = RunFolder(self.path)
+        self.config = config
 
-    def folder(self, stage: str) -> Path:
-        return RunFolder(self.path).verify(stage)
+    @cache  # noqa: B019 (lives as long as the run is worked on)
+    def graph(self) -> Graph:
+        return Graph(self.config)
 
-    @cache  # noqa: B019 (lives as long as the stage that asks)
-    def policies(self, stage: str) -> list[Adapter]:
-        return read_policies(self.folder(stage), self.objectives)
+    def read(self, stage: str, part: Part) -> Any:
+        """A part of a stage. Raises SipoError where the run has no such stage."""
+        if stage not in self.graph():
+            raise SipoError(
+                f"{self.path}: has no stage `{stage}`, because its methods are {', '.join(self.config.methods)}"
+            )
+        return self.of(self.graph()[stage][part])
 
-    def samples(self) -> list[Sample]:
-        return read_records(self.folder("sample") / "samples.jsonl", Sample)
+    def of(self, given: "Output | tuple[Output, ...] | Mapping[str, Output]") -> Any:
+        """What a stage is given for an input."""
+        match given:
+            case Output():
+                return self._read((given,))
+            case tuple():
+                return self._read(given)
+            case _:
+                return {name: self._read((each,)) for name, each in given.items()}
 
-    def refinements(self) -> list[Refinement]:
-        return read_records(self.folder("refine") / "refinements.jsonl", Refinement)
+    def inputs(self, stage: Stage) -> dict[str, Any]:
+        """By the parameters of the stage's function."""
+        return {name: self.of(given) for name, given in stage.inputs.items()}
 
-    def candidates(self) -> list[Candidate]:
-        return read_records(self.folder("filter") / "candidates.jsonl", Candidate)
+    def key(self, stage: Stage, subject: Mapping[str, Any]) -> str | None:
+        """The key that the stage's output should have; None where an input is not there."""
+        inputs = {}
+        for name, output in stage.outputs():
+            record = self.folder.record(output.stage.name)
+            if "files" not in record:
+                return None
+            inputs[name] = digest_of_part(record["files"], output.part)
+        return key_of(stage, self.config, subject, inputs)
 
-    def logprobs(self, *stages: str) -> LogprobTable:
-        table = LogprobTable()
-        for stage in stages:
-            table.read(self.folder(stage) / "logprobs.parquet")
-        return table
+    def _read(self, outputs: tuple[Output, ...]) -> Any:
+        places = [self.folder.verify(each.stage.name) / each.part.files for each in outputs]
+        return outputs[0].part.read(places, self.config.names)

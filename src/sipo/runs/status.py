@@ -9,11 +9,12 @@ from sipo.config import Config
 from sipo.configfile import load_config
 from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
-from sipo.disk.tables import read_checked, read_json
+from sipo.disk.tables import read_checked
 from sipo.errors import SipoError
+from sipo.graph.parts import FRONTS
 from sipo.plain import command
 from sipo.runs.folder import MOMENT, PARTIAL, RunFolder, digest_of
-from sipo.runs.plan import fingerprints, stages_of
+from sipo.runs.outputs import Outputs
 
 State = Literal["done", "partial", "stale", "absent", "damaged"]
 
@@ -64,9 +65,13 @@ def read_subject(run: Path) -> dict[str, Any]:
 
 def stage_statuses(run: Path, config: Config) -> list[StageStatus]:
     """Every stage of the run, in order; its files are compared by their sizes."""
-    folder = RunFolder(Path(run))
-    wanted = fingerprints(config, read_subject(run))
-    return [_status(folder, stage.name, wanted[stage.name]) for stage in stages_of(config)]
+    outputs, about = Outputs(run, config), read_subject(run)
+    found: dict[str, StageStatus] = {}
+    for stage in outputs.graph():
+        ready = all(found[each.name].state == "done" for each in stage.needs())
+        key = outputs.key(stage, about) if ready else None
+        found[stage.name] = _status(outputs.folder, stage.name, key)
+    return list(found.values())
 
 
 def require(run: Path, config: Config, stage: str) -> None:
@@ -84,29 +89,32 @@ def require(run: Path, config: Config, stage: str) -> None:
 
 def fronts_of(run: Path, config: Config) -> dict[str, Any] | None:
     """What the run measured; None where that is yet to be done, or was done with other settings or policies."""
-    found = next(each for each in stage_statuses(run, config) if each.name == "evaluate")
+    found = next(each for each in stage_statuses(run, config) if each.name == "compare")
     if found.problem:
         raise SipoError(found.problem)
     if found.state != "done":
         return None
-    measured: dict[str, Any] = read_json(RunFolder(Path(run)).verify("evaluate") / "fronts.json")
+    measured: dict[str, Any] = Outputs(run, config).read("compare", FRONTS)
     return measured
 
 
-def _status(folder: RunFolder, name: str, wanted: str) -> StageStatus:
-    """Where something is amiss, a second look: a run beside us may have moved the stage under our eyes."""
+def _status(folder: RunFolder, name: str, key: str | None) -> StageStatus:
+    """`key` is the one that it should have; None where what it is made from is yet to be made.
+
+    Where something is amiss, a second look: a run beside us may have moved the stage under our eyes.
+    """
     with suppress(FileNotFoundError):
-        found = _look_at(folder, name, wanted)
+        found = _look_at(folder, name, key)
         if found.state != "damaged":
             return found
-    return _look_at(folder, name, wanted)
+    return _look_at(folder, name, key)
 
 
-def _look_at(folder: RunFolder, name: str, wanted: str) -> StageStatus:
+def _look_at(folder: RunFolder, name: str, key: str | None) -> StageStatus:
     partial = folder.path / PARTIAL / name
     try:
         finished = folder.record(name)
-        if folder.holds(name, wanted):
+        if key is not None and folder.holds(name, key):
             return StageStatus(name, "done", finished, {})
     except SipoError as problem:
         return StageStatus(name, "damaged", {}, {}, str(problem))

@@ -6,8 +6,7 @@ from sipo.data import Message, folds_of
 from sipo.engines import check_engine
 from sipo.errors import SipoError
 from sipo.estimate.absent import NOTHING, Absent
-from sipo.methods.consensus import check_consensus
-from sipo.methods.names import stages_needed
+from sipo.methods.registry import find, improves
 from sipo.models.chat import TooLongError
 from sipo.models.load import context_of
 from sipo.models.shapes import outline, shape_of
@@ -29,9 +28,9 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
     if task.config.fine_tunes:
         check_trl()
     check_engine(task.config.execution)
-    improves = "realign" in stages_needed(task.config.methods)
+    improving = improves(task.config.methods)
     _rewards(task, evaluated, absent)
-    templates = _templates(task) if improves and task.config.refine.enabled else []
+    templates = _templates(task) if improving and task.config.refine.enabled else []
     for template in templates:
         sample = {"response": "", "review": ""}
         template.render(chat=[Message("user", "")], objectives=task.config.objectives, **sample)
@@ -39,12 +38,13 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
             raise SipoError(
                 f"{template.name} template: no message shows the answer it is about; put {{{{ response }}}} into one"
             )
-    _weights(task, improves)
+    _weights(task, improving)
     if not absent.rows:
         _rows(task, evaluated)
-        if "consensus" in task.config.methods:
-            check_consensus(task)
-        if improves:
+        for fits in [find(name).fits for name in task.config.methods]:
+            if fits:
+                fits(task)
+        if improving:
             _worked_on(task)
     if absent.model:
         _by_its_shape(task)
@@ -100,10 +100,10 @@ def _templates(task: Task) -> list[PromptTemplate]:
     return [load_template(refine.review_template, "review"), load_template(refine.rewrite_template, "rewrite")]
 
 
-def _weights(task: Task, improves: bool) -> None:
+def _weights(task: Task, improving: bool) -> None:
     if not task.weights:
         raise SipoError("weights.grid: is empty; give a weight, or leave it out for a lattice")
-    if improves and all(is_corner(weight) for weight in task.weights):
+    if improving and all(is_corner(weight) for weight in task.weights):
         raise SipoError(
             "weights: none lies between the objectives, where sipo samples; set weights.divisions to 2 or more"
         )

@@ -6,6 +6,7 @@ choice is).
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ from sipo.task import Task
 def filter(
     task: Task,
     samples: list[Sample],
-    refinements: list[Refinement],
     known: LogprobTable,
     folder: Path,
+    *,
+    refinements: Sequence[Refinement] = (),
     held_out: LogprobTable | None = None,
 ) -> list[Candidate]:
     """Every candidate with its scores and fate. `known` is what `score` returned, `held_out` what `calibrate` did,

@@ -20,6 +20,7 @@ from sipo.logprobs.table import LogprobTable, policy
 from sipo.records import Candidate
 from sipo.stages.align import read_policies, training_table
 from sipo.stages.filter import chosen_responses
+from sipo.stages.sample import of_round
 from sipo.task import Task
 from sipo.training.loop import Example, train
 
@@ -28,12 +29,18 @@ Y_C = 0
 
 
 def realign(
-    task: Task, policies: list[Adapter], candidates: list[Candidate], known: LogprobTable, folder: Path
+    task: Task,
+    policies: list[Adapter],
+    candidates: list[Candidate],
+    known: LogprobTable,
+    folder: Path,
+    *,
+    round: int = 1,
 ) -> list[Adapter]:
     """The N realigned policies. `known` holds the log-probabilities that `score` made."""
     settings, execution = task.config.realign, task.config.execution
     chosen = chosen_responses(candidates)
-    ranked = sorted(chosen, key=lambda row: seed_of(task.config.seed, "realign", row))
+    ranked = sorted(chosen, key=lambda row: seed_of(task.config.seed, "realign", row, *of_round(round)))
     taken = set(ranked[: settings.rows])
     rows = [row for row in task.splits.train if row.id in taken]
     if not rows:
@@ -43,10 +50,12 @@ def realign(
             "the reference, or compare the rest (methods without sipo)"
         )
 
+    seed = seed_of(task.config.seed, "realign", *of_round(round))
+
     def one_policy(i: int) -> list[dict[str, Any]]:
         objective = task.objectives[i]
         merged = settings.start == "merged"
-        fresh = new_adapter(task.backbone.model, task.config.lora, seed_of(task.config.seed, "realign"))
+        fresh = new_adapter(task.backbone.model, task.config.lora, seed)
         result = train(
             task.bank,
             fresh if merged else policies[i],
@@ -54,7 +63,7 @@ def realign(
             [],
             settings,
             lr=settings.lr_of(objective),
-            seed=seed_of(task.config.seed, "realign"),
+            seed=seed,
             beneath=[policies[i]] if merged else [],
             alpha=settings.alpha,
             token_budget=execution.train_tokens,

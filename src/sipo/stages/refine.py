@@ -19,11 +19,14 @@ from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.records import Refinement, Sample
+from sipo.stages.sample import of_round
 from sipo.task import Task
 from sipo.weights import Weight, as_weight
 
 
-def refine(task: Task, policies: list[Adapter], samples: list[Sample], folder: Path) -> list[Refinement]:
+def refine(
+    task: Task, policies: list[Adapter], samples: list[Sample], folder: Path, *, round: int = 1
+) -> list[Refinement]:
     """One refinement a sample, in order."""
     config = task.config
     settings, length = config.refine, config.data.max_response_tokens
@@ -34,7 +37,10 @@ def refine(task: Task, policies: list[Adapter], samples: list[Sample], folder: P
     drawn_at = [as_weight(each.weights, task.objectives, "sample") for each in samples]
 
     def write(kind: str, tokens: list[tuple[int, ...]], at: list[Weight], limit: int) -> list[Generated]:
-        seeds = [seed_of(config.seed, kind, s.prompt, w, s.index) for s, w in zip(samples, drawn_at, strict=True)]
+        seeds = [
+            seed_of(config.seed, kind, s.prompt, w, s.index, *of_round(round))
+            for s, w in zip(samples, drawn_at, strict=True)
+        ]
         return answer(
             task.bank,
             [Request(t, at_mod(w), seed) for t, w, seed in zip(tokens, at, seeds, strict=True)],
@@ -135,5 +141,5 @@ def _score(
 def _gains(task: Task, table: LogprobTable, group: Group) -> dict[str, float]:
     """Implicit reward of the rewrite less that of the sample, by objective; the group is both, the sample first."""
     sample, rewrite = table.logratios(group, [policy(name) for name in task.objectives])
-    gains = task.config.filter.beta * (rewrite - sample)
+    gains = task.config.align.beta * (rewrite - sample)
     return dict(zip(task.objectives, gains.tolist(), strict=True))

@@ -3,56 +3,70 @@
 The model is not asked. Writes `report.html`, `front.png` and `training.png`.
 """
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sipo.disk.tables import write_text
-from sipo.report import answers, fronts, rewards
+from sipo.graph.build import Graph
+from sipo.records import Response
+from sipo.report import answers, rewards
+from sipo.report import fronts as tables
 from sipo.report.cases import cases
 from sipo.report.facts import conflicts, costs, facts
-from sipo.report.inputs import read_inputs
+from sipo.report.inputs import Inputs
 from sipo.report.looks import looks
 from sipo.report.page import Picture, render
 from sipo.report.plots import front_png, training_png
 from sipo.report.verdict import lift, verdict
 from sipo.report.yields import stayed, trust, why_fallen, yields
+from sipo.runs.folder import RunFolder
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
 
 
-def report(run: Path, task: Task, folder: Path) -> Path:
-    """The page. `run` is read, `folder` written; the model and the device are left alone."""
-    config = task.config
-    inputs = read_inputs(run, config)
-    measured = inputs.fronts
-    has_sipo = "realign" in inputs.stages
+def report(
+    task: Task,
+    fronts: dict[str, Any],
+    responses: list[Response],
+    training: dict[str, list[dict[str, Any]]],
+    folder: Path,
+    *,
+    choice: dict[str, Any] | None = None,
+    **improvement: Any,
+) -> Path:
+    """The page; the model and the device are left alone. `choice` and `improvement` are of a run with sipo: samples,
+    refinements and candidates.
+    """
+    config, has_sipo = task.config, choice is not None
     rows = worked_rows(task) if has_sipo else []
-    inputs = replace(inputs, originals={row.id: task.texts(row) for row in rows})
+    originals = {row.id: task.texts(row) for row in rows}
+    inputs = Inputs(fronts, responses, training, originals=originals, filter=choice or {}, **improvement)
+    measured = inputs.fronts
     true = rewards.true_rewards(config.objectives, rewards.texts_of(rows, inputs), config.execution, task.moment)
 
     names = ", ".join(task.objectives)
     front = Picture(front_png(measured), front_png(measured, dark=True), f"Fronts of {', '.join(measured['methods'])}")
-    training = Picture(
+    curves = Picture(
         training_png(inputs.training), training_png(inputs.training, dark=True), f"Training curves of {names}"
     )
     page = render(
         title=config.report.title or f"Preference alignment: {names}",
         verdict=verdict(measured),
-        left_out=fronts.left_out(measured),
+        left_out=tables.left_out(measured),
         has_sipo=has_sipo,
         objectives=task.objectives,
         prompts=measured["prompts"],
         looks=looks(measured["methods"], task.objectives),
         facts=facts(task),
-        costs=costs(run, inputs.stages),
+        costs=costs(task.config.run_dir, records(task)),
         front=front,
-        training=training,
-        reference_point=fronts.reference_point(measured),
+        training=curves,
+        reference_point=tables.reference_point(measured),
         lift=lift(measured),
-        measures=fronts.measures(measured),
-        shapes=fronts.shapes(measured),
-        differences=fronts.differences(measured),
-        points=fronts.points(measured),
+        measures=tables.measures(measured),
+        shapes=tables.shapes(measured),
+        differences=tables.differences(measured),
+        points=tables.points(measured),
         conflicts=conflicts(task),
         yields=yields(task, inputs, rows) if has_sipo else None,
         why_fallen=why_fallen(inputs),
@@ -67,6 +81,12 @@ def report(run: Path, task: Task, folder: Path) -> Path:
         place=answers.most_balanced(inputs.responses),
     )
     (folder / "front.png").write_bytes(front.light)
-    (folder / "training.png").write_bytes(training.light)
+    (folder / "training.png").write_bytes(curves.light)
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def records(task: Task) -> dict[str, dict[str, Any]]:
+    """`stage.json` of every stage of the run before this one."""
+    folder = RunFolder(task.config.run_dir)
+    return {stage.name: folder.record(stage.name) for stage in Graph(task.site.config) if stage.name != "report"}

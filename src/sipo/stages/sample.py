@@ -15,8 +15,8 @@ from sipo.task import Task
 from sipo.weights import Weight, is_corner
 
 
-def sample(task: Task, policies: list[Adapter], folder: Path) -> list[Sample]:
-    """Samples by prompt, then weight, then index."""
+def sample(task: Task, policies: list[Adapter], folder: Path, *, round: int = 1) -> list[Sample]:
+    """Samples by prompt, then weight, then index; every round has noise of its own."""
     config = task.config
     plan = [
         (row, weight, index)
@@ -26,7 +26,11 @@ def sample(task: Task, policies: list[Adapter], folder: Path) -> list[Sample]:
         for index in range(config.sample.per_weight)
     ]
     requests = [
-        Request(task.prompt_tokens(row), at_mod(weight), seed_of(config.seed, "sample", row.key, weight, index))
+        Request(
+            task.prompt_tokens(row),
+            at_mod(weight),
+            seed_of(config.seed, "sample", row.key, weight, index, *of_round(round)),
+        )
         for row, weight, index in plan
     ]
     with task.bank.mounted(policies), opened(config.execution) as engine:
@@ -61,6 +65,11 @@ def sample(task: Task, policies: list[Adapter], folder: Path) -> list[Sample]:
         ],
     )
     return samples
+
+
+def of_round(number: int) -> tuple[int, ...]:
+    """What a round adds to its seeds."""
+    return () if number == 1 else (number,)
 
 
 def worked_rows(task: Task) -> list[Row]:

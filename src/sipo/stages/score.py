@@ -4,6 +4,7 @@ Judges are the policies and the soups at the weights that are no corner. What th
 realignment takes as its references. Writes `logprobs.parquet`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sipo.bank import Adapter
@@ -20,9 +21,10 @@ def score(
     task: Task,
     policies: list[Adapter],
     samples: list[Sample],
-    refinements: list[Refinement],
     known: LogprobTable,
     folder: Path,
+    *,
+    refinements: Sequence[Refinement] = (),
 ) -> LogprobTable:
     """What earlier stages scored, `known`, and what was missing; validation rows under the policies too, which tell
     how far they are to be trusted.

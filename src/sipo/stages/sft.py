@@ -35,15 +35,12 @@ WHOLE = "whole.json"
 """Written into a checkpoint at its end: the digests of its files."""
 
 
-def sft(task: Task, folder: Path, count: Callable[[int], None] = lambda tokens: None) -> Path:
-    """The model's folder. Begins again from the newest whole checkpoint where an earlier try left one.
-
-    `count` is told how many tokens, padding included, this try trained on.
-    """
+def sft(task: Task, folder: Path) -> Path:
+    """The model's folder. Begins again from the newest whole checkpoint where an earlier try left one."""
     settings = task.config.sft or Sft()
     examples = demonstrations(task)
     dtype, device, tokenizer = task.backbone.model.dtype, task.backbone.device, task.codec.tokenizer
-    task.stand_on(task.model)  # frees the frozen copy: this stage trains one of its own
+    task.site.stand_on(task.model)  # frees the frozen copy: this stage trains one of its own
     checkpoints = folder / FOLDER / "sft"
     steps = math.ceil(math.ceil(len(examples) / settings.batch_size) / settings.accumulate) * settings.epochs
     with warnings.catch_warnings(), task.progress.track("supervised fine-tuning", steps) as advance:
@@ -53,7 +50,7 @@ def sft(task: Task, folder: Path, count: Callable[[int], None] = lambda tokens: 
         trainer.add_callback(watch)
         trainer.add_callback(_Checkpoints(checkpoints, task.config.execution.checkpoint_seconds))
         trainer.train(resume_from_checkpoint=_newest(checkpoints))
-    count(trainer.state.num_input_tokens_seen - watch.seen_before)
+    task.site.count(int(trainer.state.num_input_tokens_seen - watch.seen_before))  # padding included
     history = [record for record in trainer.state.log_history if "loss" in record]
     model = trainer.model.merge_and_unload() if settings.lora else trainer.model
     name = infinite_tensor(model.to(dtype).named_parameters())

@@ -19,12 +19,12 @@ from sipo.configfile import parse_config
 from sipo.disk.damage import reading
 from sipo.disk.locking import alone
 from sipo.disk.publishing import replacing
-from sipo.disk.tables import read_records
 from sipo.errors import SipoError
+from sipo.graph.parts import RESPONSES
 from sipo.progress import Progress
 from sipo.records import Response
+from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
-from sipo.runs.plan import EVALUATE
 from sipo.studies.ground import Settings
 
 Array = NDArray[np.float64]
@@ -93,8 +93,8 @@ def _make(arms: Sequence[Arm], settings: Settings, kept: Path) -> None:
     """One run for arms that differ in their method alone."""
     methods = list(dict.fromkeys(arm.method for arm in arms))
     config = parse_config(turned(settings, {**arms[0].changes, "methods": methods}), "study")
-    folder = run(config, until="evaluate", quiet=True)
-    responses = read_records(folder / "evaluate" / "responses.jsonl", Response)
+    outputs = Outputs(run(config, until=f"judged/{methods[-1]}", quiet=True), config)
+    responses: list[Response] = [each for name in methods for each in outputs.read(f"judged/{name}", RESPONSES)]
     for arm in arms:
         mine = [each for each in responses if each.method == arm.method]
         path = kept / f"{digest(settings, arm)}.npz"
@@ -129,7 +129,7 @@ def _place(each: Response) -> str:
 
 def digest(settings: Settings, arm: Arm) -> str:
     """Names what an arm comes to with these settings, whatever it is called and wherever it runs."""
-    content = {**turned(settings, arm.changes), "methods": [arm.method], "evaluate form": EVALUATE.form}
+    content = {**turned(settings, arm.changes), "methods": [arm.method]}
     for key in ("run_dir", "execution", "report"):
         content.pop(key, None)
     return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from sipo.configfile import parse_config
-from sipo.disk.tables import read_checked, read_json, write_checked
+from sipo.disk.tables import read_checked, write_checked
 from sipo.filters.contest import CHOSEN
+from sipo.graph.parts import CANDIDATES, CHOICE
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.dominance import truly_better
 from sipo.progress import Progress
@@ -113,11 +114,11 @@ def _precision(settings: Settings, varied: bool) -> dict[str, Any]:
     config = parse_config({**settings, "methods": ["sipo"]}, "filters")
     folder = run(config, until="filter", quiet=True)
     task = Task(config)
-    candidates = Outputs(folder, config.names).candidates()
+    candidates = Outputs(folder, config).read("filter", CANDIDATES)
     better = _truly_better(task, [(each.row, each.response) for each in candidates])
     return {
         **_of_chosen(better.get((each.row, each.response)) for each in candidates if each.fate == CHOSEN),
-        "estimated": read_json(folder / "filter" / "filter.json")["estimated_precision"],
+        "estimated": Outputs(folder, config).read("filter", CHOICE)["estimated_precision"],
         "all": float(np.mean(list(better.values()))) if better else None,
         **{f"{kind}s": _share(candidates, better, kind) for kind in ("sample", "rewrite")},
         "variants": {

@@ -11,6 +11,7 @@ import numpy as np
 from sipo.configfile import parse_config
 from sipo.errors import SipoError
 from sipo.filters.contest import CHOSEN
+from sipo.graph.parts import CANDIDATES
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.indicators import signs
 from sipo.pareto.verdicts import decide, holm
@@ -39,8 +40,8 @@ class ResponseStudy:
         config = parse_config({**settings, "methods": ["sipo"]}, self.name)
         progress.say(f"seed {seed}: up to the filter")
         task = Task(config)
-        outputs = Outputs(run(config, until="filter", quiet=True), config.names)
-        chosen = {each.row: each.response for each in outputs.candidates() if each.fate == CHOSEN}
+        outputs = Outputs(run(config, until="filter", quiet=True), config)
+        chosen = {each.row: each.response for each in outputs.read("filter", CANDIDATES) if each.fate == CHOSEN}
         rows = [
             row for row in task.splits.train
             if row.id in chosen and all(row.preferred[name] is not None for name in config.names)

@@ -17,6 +17,7 @@ from sipo.filters.calibrated import decide_calibrated
 from sipo.filters.contest import CHOSEN, Array, Contest, contests
 from sipo.filters.evidence import features_of, fit_on_held_out, labelled_pairs
 from sipo.filters.judge import LabelledPairs, fit_judge
+from sipo.graph.parts import LOGPROBS, REFINEMENTS, SAMPLES
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import score_rows
 from sipo.logprobs.table import LogprobTable, policy
@@ -36,10 +37,11 @@ Choice = dict[str, str]
 
 def choices(run: Path, task: Task) -> dict[str, Choice]:
     """By variant; `run` has been filtered by the calibrated rule."""
-    outputs = Outputs(run, task.objectives)
+    outputs = Outputs(run, task.config)
     rows = worked_rows(task)
-    found = contests(rows, {row.id: task.group(row) for row in rows}, outputs.samples(), outputs.refinements())
-    known, held_out = outputs.logprobs("score"), outputs.logprobs("calibrate")
+    samples, refinements = outputs.read("sample", SAMPLES), outputs.read("refine", REFINEMENTS)
+    found = contests(rows, {row.id: task.group(row) for row in rows}, samples, refinements)
+    known, held_out = outputs.read("score", LOGPROBS), outputs.read("calibrate", LOGPROBS)
     variants = {
         "ensemble": _ensemble(run, task, found, known, held_out),
         "reward head": _with_head(task, found, known, held_out),

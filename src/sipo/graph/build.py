@@ -1,0 +1,242 @@
+"""The graph of a run, as ordinary Python over its configuration: SIPO's rounds, then every method answered and judged.
+
+Stages stand in the order in which they are made. A method adds those of its own (`MethodSpec.needs`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from sipo.config import Config
+from sipo.estimate import work
+from sipo.graph.parts import (
+    CANDIDATES,
+    CHOICE,
+    FRONTS,
+    LOGPROBS,
+    MODEL,
+    POLICIES,
+    REFINEMENTS,
+    RESPONSES,
+    SAMPLES,
+    TRAINING,
+)
+from sipo.graph.stage import Inputs, Output, Stage, later
+from sipo.methods.registry import find
+from sipo.methods.spec import MethodSpec
+
+ROWS = ("seed", "data")
+"""What gives a stage its rows and their order."""
+DRAWN = (*ROWS, "weights", "decoding")
+"""What responses are drawn with."""
+WORKED = ("sample.rows", "sample.prompts")
+"""Which rows SIPO works on."""
+REFINED = (
+    *(*ROWS, "decoding", "objectives.better", "align.beta"),
+    *(f"refine.{key}" for key in ("reviewer", "review_tokens", "review_template", "rewrite_template")),
+)
+SHOWN = (
+    *(*DRAWN, *WORKED, "lora", "align.checkpoint", "report"),
+    *("objectives.reward", "objectives.better", "objectives.direction"),
+)
+"""What the report tells of."""
+
+
+class Graph:
+    """The stages that the configuration's methods ask for, by name, each after those that it is made from."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._stages: dict[str, Stage] = {}
+        self.backbone: Output | None = self._fine_tuned() if config.fine_tunes else None
+        self.align: Stage = self._trained()
+        self.policies: Output = self.align[POLICIES]
+        """One for each objective, by DPO."""
+        needs = {find(name): find(name).needs(self) for name in dict.fromkeys(config.methods)}
+        answers = {spec.name: self._answered(spec, inputs)[RESPONSES] for spec, inputs in needs.items()}
+        judged = {name: self._judged(name, output)[RESPONSES] for name, output in answers.items()}
+        self.compare = self._compared(judged)
+        self.report = self._reported(judged)
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self._stages.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stages
+
+    def __getitem__(self, name: str) -> Stage:
+        return self._stages[name]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._stages)
+
+    def add(self, stage: Stage) -> Stage:
+        """Put the stage at the end; the one of its name that is there already where there is one."""
+        return self._stages.setdefault(stage.name, stage)
+
+    def on_backbone(
+        self, name: str, make: Callable[..., Any], reads: tuple[str, ...], inputs: Inputs, **more: Any
+    ) -> Stage:
+        """Add a stage that asks or trains the model."""
+        return self.add(Stage(name, make, reads, inputs, backbone=self.backbone, **more))
+
+    def after(self, name: str) -> list[str]:
+        """The stage and all that is made from it, in order."""
+        found = [name]
+        for stage in self:
+            if any(each.name in found for each in stage.needs()):
+                found.append(stage.name)
+        return found
+
+    def before(self, stage: Stage) -> list[Stage]:
+        """All that the stage is made from, in order."""
+        found = {each.name for each in stage.needs()}
+        for each in reversed(list(self)):
+            if each.name in found:
+                found |= {further.name for further in each.needs()}
+        return [each for each in self if each.name in found]
+
+    def _fine_tuned(self) -> Output:
+        make = later("sipo.stages.sft:sft")
+        tuned = Stage("sft", make, (*ROWS, "sft"), {}, (MODEL,), work=work.sft, peak=_peak("fine_tuning"))
+        return self.add(tuned)[MODEL]
+
+    def _trained(self) -> Stage:
+        return self.on_backbone(
+            "align",
+            later("sipo.stages.align:align"),
+            (*ROWS, "lora", "align"),
+            {},
+            writes=(POLICIES, LOGPROBS, TRAINING),
+            work=work.align,
+            peak=lambda peaks: peaks.training(peaks.both),
+        )
+
+    @cached_property
+    def realigned(self) -> Output:
+        """The policies after all rounds of self-improvement."""
+        held_out = self._held_out() if self.config.filter.rule == "calibrated" else None
+        policies = self.policies
+        for number in range(1, self.config.rounds + 1):
+            policies = self._improved(policies, number, held_out)
+        return policies
+
+    def _held_out(self) -> Output:
+        """Responses under policies that have not seen them."""
+        return self.on_backbone(
+            "calibrate",
+            later("sipo.stages.calibrate:calibrate"),
+            (*ROWS, "lora", "align", "filter.folds"),
+            {"known": self.align[LOGPROBS]},
+            writes=(LOGPROBS,),
+            work=work.calibrate,
+            peak=lambda peaks: peaks.training(peaks.both),
+        )[LOGPROBS]
+
+    def _improved(self, policies: Output, number: int, held_out: Output | None) -> Output:
+        """One round (SIPO, section 3): sample, refine, score, filter, and realign the policies that it began with."""
+        at, given = ("", {}) if number == 1 else (f"round-{number}/", {"round": number})
+        samples = self.on_backbone(
+            f"{at}sample",
+            later("sipo.stages.sample:sample"),
+            (*DRAWN, *WORKED, "sample.per_weight"),
+            {"policies": policies},
+            writes=(SAMPLES,),
+            given=given,
+            work=work.sample,
+            peak=lambda peaks: peaks.decoding(peaks.lengths.prompt, peaks.longest),
+        )[SAMPLES]
+        refined = self._refined(at, policies, samples, given) if self.config.refine.enabled else None
+        rewrites = {"refinements": refined[REFINEMENTS]} if refined else {}
+        known = (self.align[LOGPROBS], *([refined[LOGPROBS]] if refined else []))
+        scores = self.on_backbone(
+            f"{at}score",
+            later("sipo.stages.score:score"),
+            (*ROWS, *WORKED, "weights", "filter.judges"),
+            {"policies": policies, "samples": samples, **rewrites, "known": known},
+            writes=(LOGPROBS,),
+            work=work.score,
+            peak=lambda peaks: peaks.scoring(peaks.lengths.prompt + 2 * peaks.longest),
+        )[LOGPROBS]
+        chosen = self.on_backbone(
+            f"{at}filter",
+            later("sipo.stages.filter:filter"),
+            (*ROWS, *WORKED, "weights", "filter", *self._measured()),
+            {"samples": samples, **rewrites, "known": scores, **({"held_out": held_out} if held_out else {})},
+            writes=(CANDIDATES, CHOICE),
+        )
+        realigned = self.on_backbone(
+            f"{at}realign",
+            later("sipo.stages.realign:realign"),
+            (*ROWS, "lora", "realign"),
+            {"policies": policies, "candidates": chosen[CANDIDATES], "known": scores},
+            writes=(POLICIES, TRAINING),
+            given=given,
+            work=work.realign,
+            peak=lambda peaks: peaks.training(peaks.both + peaks.longest),
+        )
+        return realigned[POLICIES]
+
+    def _measured(self) -> tuple[str, ...]:
+        """The true rewards, where the filter's rule asks for them."""
+        return ("objectives.reward",) if self.config.filter.rule == "rewards" else ()
+
+    def _refined(self, at: str, policies: Output, samples: Output, given: Mapping[str, Any]) -> Stage:
+        return self.on_backbone(
+            f"{at}refine",
+            later("sipo.stages.refine:refine"),
+            REFINED,
+            {"policies": policies, "samples": samples},
+            writes=(REFINEMENTS, LOGPROBS),
+            given=given,
+            work=work.refine,
+            peak=_peak("refining"),
+        )
+
+    def _answered(self, spec: MethodSpec, inputs: Inputs) -> Stage:
+        def cost(plan: work.Plan) -> work.Work:
+            places = plan.weights if spec.steered or plan.config.decoding.temperature > 0 else plan.weights[:1]
+            apart = plan.n if spec.name == "policies" else 1
+            return work.answers(plan, apart * len(places), apart * sum(spec.models(weight) for weight in places))
+
+        return self.on_backbone(
+            f"answers/{spec.name}",
+            later("sipo.stages.answer:answer_by"),
+            (*DRAWN, "evaluate.prompts", "evaluate.per_prompt", *spec.reads),
+            inputs,
+            writes=(RESPONSES,),
+            given={"method": spec.name},
+            work=cost,
+            peak=lambda peaks: peaks.decoding(peaks.lengths.prompt, peaks.longest),
+        )
+
+    def _judged(self, name: str, answers: Output) -> Stage:
+        reads = (*ROWS, "objectives.reward")
+        make = later("sipo.stages.judge:judge")
+        inputs = {"answers": answers}
+        return self.add(Stage(f"judged/{name}", make, reads, inputs, (RESPONSES,), peak=_peak("judging")))
+
+    def _compared(self, judged: Mapping[str, Output]) -> Stage:
+        reads = ("seed", "weights", "objectives.direction", "evaluate.reference_point", "evaluate.bootstrap")
+        make = later("sipo.stages.compare:compare")
+        return self.add(Stage("compare", make, reads, {"judged": tuple(judged.values())}, (FRONTS,)))
+
+    def _reported(self, judged: Mapping[str, Output]) -> Stage:
+        trained = {stage.name: stage[TRAINING] for stage in self if TRAINING in stage.writes}
+        inputs: dict[str, Any] = {
+            "fronts": self.compare[FRONTS],
+            "responses": tuple(judged.values()),
+            "training": trained,
+        }
+        chosen = [stage for stage in self if CHOICE in stage.writes]
+        if chosen:  # of the last round
+            last = chosen[-1]
+            inputs |= {"candidates": last[CANDIDATES], "choice": last[CHOICE], **last.inputs}
+            inputs = {name: each for name, each in inputs.items() if name not in ("known", "held_out")}
+        return self.add(Stage("report", later("sipo.stages.report:report"), SHOWN, inputs))
+
+
+def _peak(name: str) -> Callable[[Any], float]:
+    formula = later(f"sipo.estimate.memory:{name}")
+    return lambda peaks: float(formula(peaks))

@@ -1,0 +1,67 @@
+"""What stages write, and how it is read back as what their functions returned.
+
+Readers import what they need when they are called: a graph is there without torch.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sipo.disk.tables import read_json, read_lines, read_records
+from sipo.graph.stage import Part
+from sipo.records import Candidate, Refinement, Response, Sample
+
+if TYPE_CHECKING:
+    from sipo.bank import Adapter
+    from sipo.logprobs.table import LogprobTable
+
+
+def _policies(places: Sequence[Path], objectives: Sequence[str]) -> "list[Adapter]":
+    from sipo.bank import load_adapter
+
+    return [load_adapter(place / objective) for place in places for objective in objectives]
+
+
+def _logprobs(places: Sequence[Path], _: Sequence[str]) -> "LogprobTable":
+    from sipo.logprobs.table import LogprobTable
+
+    table = LogprobTable()
+    for place in places:
+        table.read(place)
+    return table
+
+
+def _place(places: Sequence[Path], _: Sequence[str]) -> Path:
+    (place,) = places
+    return place
+
+
+def _records(kind: type[Any]) -> Any:
+    return lambda places, _: [each for place in places for each in read_records(place, kind)]
+
+
+def _json(places: Sequence[Path], _: Sequence[str]) -> Any:
+    (place,) = places
+    return read_json(place)
+
+
+def _lines(places: Sequence[Path], _: Sequence[str]) -> list[dict[str, Any]]:
+    return [each for place in places for each in read_lines(place)]
+
+
+MODEL = Part("model", _place)
+"""A fine-tuned backbone."""
+POLICIES = Part("adapters", _policies)
+"""An adapter for each objective, in their order."""
+ADAPTERS = Part("adapters", _place)
+"""Adapters by other names than the objectives'."""
+TRAINING = Part("training.jsonl", _lines)
+"""A record for each optimizer step."""
+LOGPROBS = Part("logprobs.parquet", _logprobs)
+SAMPLES = Part("samples.jsonl", _records(Sample))
+REFINEMENTS = Part("refinements.jsonl", _records(Refinement))
+CANDIDATES = Part("candidates.jsonl", _records(Candidate))
+CHOICE = Part("filter.json", _json)
+"""How sure the filter's choice is."""
+RESPONSES = Part("responses.jsonl", _records(Response))
+FRONTS = Part("fronts.json", _json)

@@ -1,0 +1,35 @@
+"""The backbone itself: the origin of the policies' span."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sipo.looks import UNSTEERED, Look
+from sipo.methods.interface import Aligned, Method
+from sipo.methods.spec import MethodSpec
+
+if TYPE_CHECKING:
+    from sipo.bank import Adapter
+
+
+def base_model(policies: "Sequence[Adapter]") -> Method:
+    """The backbone, mounted with the policies, so that its answers share their batches' setting."""
+    from sipo.decoding import base
+
+    origin = Aligned(tuple(policies), base(len(policies)))
+    return Method("base", lambda _: origin, steerable=False)
+
+
+def _build(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+    return [base_model(policies)]
+
+
+METHODS = (
+    MethodSpec(
+        "base",
+        "the backbone, unaligned",
+        needs=lambda graph: {"policies": graph.policies},
+        build=_build,
+        look=Look(UNSTEERED, "*", "\N{BLACK STAR}", ""),
+        steered=False,
+    ),
+)

@@ -1,0 +1,37 @@
+"""DPO for one objective (SIPO, Eq. 2): each objective's policy alone, as a method of its own."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sipo.methods.interface import Aligned, Method
+from sipo.methods.spec import MethodSpec
+from sipo.weights import corners
+
+if TYPE_CHECKING:
+    from sipo.bank import Adapter
+
+
+def single_policies(policies: "Mapping[str, Adapter]") -> list[Method]:
+    """`policy:NAME` by objective: the corners of the simplex."""
+    from sipo.decoding import at_soup
+
+    def alone(objective: str, corner: tuple[float, ...]) -> Method:
+        only = Aligned(tuple(policies.values()), at_soup(corner))
+        return Method(f"policy:{objective}", lambda _: only, steerable=False)
+
+    return [alone(name, corner) for name, corner in zip(policies, corners(len(policies)), strict=True)]
+
+
+def _build(config: Any, policies: "Sequence[Adapter]") -> list[Method]:
+    return single_policies(dict(zip(config.names, policies, strict=True)))
+
+
+METHODS = (
+    MethodSpec(
+        "policies",
+        "each objective's policy alone, as policy:NAME",
+        needs=lambda graph: {"policies": graph.policies},
+        build=_build,
+        steered=False,
+    ),
+)

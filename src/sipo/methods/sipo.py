@@ -1,0 +1,47 @@
+"""SIPO: policies that learned from responses of their own which are better in all objectives, mixed like any others."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sipo.looks import Look
+from sipo.methods.interface import Method
+from sipo.methods.mod import mod
+from sipo.methods.soups import soups
+from sipo.methods.spec import MethodSpec, shares
+
+if TYPE_CHECKING:
+    from sipo.bank import Adapter
+
+
+def sipo(realigned: "Sequence[Adapter]") -> Method:
+    """SIPO's main result: MOD over the realigned policies."""
+    return mod(realigned, name="sipo")
+
+
+def _mixed(_: Any, realigned: "Sequence[Adapter]") -> list[Method]:
+    return [sipo(realigned)]
+
+
+def _averaged(_: Any, realigned: "Sequence[Adapter]") -> list[Method]:
+    return [soups(realigned, "sipo-soups")]
+
+
+METHODS = (
+    MethodSpec(
+        "sipo",
+        "MOD over the realigned policies",
+        needs=lambda graph: {"realigned": graph.realigned},
+        build=_mixed,
+        look=Look("#D55E00", "D", "\N{BLACK DIAMOND}"),
+        models=shares,
+        improves=True,
+    ),
+    MethodSpec(
+        "sipo-soups",
+        "the realigned policies' parameters, averaged",
+        needs=lambda graph: {"realigned": graph.realigned},
+        build=_averaged,
+        look=Look("#CC79A7", "P", "\N{HEAVY GREEK CROSS}"),
+        improves=True,
+    ),
+)

@@ -1,0 +1,60 @@
+"""What a method declares in its own file: its name, what it is made from, what it reads and costs, how it looks.
+
+A file of this package, or an entry point of the group `sipo.methods`, holds its declarations as `METHODS`. The
+configuration reads them, so nothing here or at the top of such a file loads torch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sipo.graph.stage import Inputs
+from sipo.looks import Look
+from sipo.section import Section
+from sipo.weights import Weight
+
+if TYPE_CHECKING:
+    from sipo.graph.build import Graph
+    from sipo.methods.interface import Method
+    from sipo.task import Task
+
+
+def one_model(_: Weight) -> int:
+    return 1
+
+
+def shares(weight: Weight) -> int:
+    """As many as have a share: what MOD over the policies asks."""
+    return sum(share > 0 for share in weight)
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    name: str
+    """As the configuration's `methods` has it, and the report."""
+    says: str
+    """What it is, in one line for people."""
+    needs: "Callable[[Graph], Inputs]"
+    """The outputs that its models are built from; stages of its own are added to the graph here."""
+    build: "Callable[..., Sequence[Method]]"
+    """build(config, **inputs): the method, or several that are answered as one stage. `config` shows `reads` alone."""
+    reads: tuple[str, ...] = ()
+    look: Look | None = None
+    """In pictures and tables; None takes a spare one."""
+    models: Callable[[Weight], int] = one_model
+    """How many models write a response at a weight."""
+    steered: bool = True
+    """False where the weight changes nothing."""
+    section: str | None = None
+    settings: type[Section] | None = None
+    """The section of the configuration that holds its own keys, and their class."""
+    check: Callable[[Any], None] | None = None
+    """check(config) raises ValueError for keys of its own that do not fit the others."""
+    fits: "Callable[[Task], None] | None" = None
+    """fits(task) raises SipoError where the rows leave it nothing to learn from."""
+    improves: bool = False
+    """Does it stand on policies that have improved themselves (SIPO)?"""
+
+    def settings_of(self, config: Any) -> Any:
+        """Its own section."""
+        return getattr(config, str(self.section))

@@ -1,0 +1,100 @@
+"""Stage compare: the fronts of all methods, and what of their differences is beyond noise. Writes `fronts.json`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sipo.disk.tables import write_json
+from sipo.errors import SipoError
+from sipo.pareto.bootstrap import Array
+from sipo.pareto.compare import compare as compare_rewards
+from sipo.records import Response, comparable
+from sipo.report.fronts import in_short
+from sipo.stages.sample import named
+from sipo.task import Task
+
+
+def compare(task: Task, judged: list[Response], folder: Path) -> dict[str, Any]:
+    """The fronts, as in `fronts.json`."""
+    fronts = fronts_of(task, judged)
+    write_json(folder / "fronts.json", fronts)
+    task.progress.table(
+        "fronts on held-out prompts",
+        ["method", "weights", *task.objectives, "tokens"],
+        [
+            [name, _shares(point["weights"]), *point["rewards"].values(), point["length"]]
+            for name, front in fronts["methods"].items()
+            for point in front["points"]
+        ],
+    )
+    task.progress.table(*in_short(fronts["methods"]))
+    return fronts
+
+
+def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
+    """The methods compared (`sipo.pareto.compare`), with the mean length at each point, in tokens. `left_out` counts
+    the prompts that are not, for any method, since a judge refused a response to them, and `refused` those responses.
+    """
+    config, everything = task.config, responses
+    responses = comparable(everything)
+    if not responses:
+        raise SipoError("compare: a judge refused a response to every held-out prompt; ask another judge")
+    stored = config.evaluate.reference_point
+    if stored is not None and set(stored) != set(task.objectives):
+        raise SipoError(f"evaluate.reference_point: give a number for each of {', '.join(task.objectives)}")
+    rewards: dict[str, Array] = {}
+    lengths: dict[str, list[float]] = {}
+    unsteered: list[str] = []
+    for method in dict.fromkeys(each.method for each in responses):
+        mine = [each for each in responses if each.method == method]
+        if mine[0].weights is None:
+            unsteered.append(method)
+            parts = [[each for each in mine if each.draw == draw] for draw in sorted({each.draw for each in mine})]
+        else:
+            parts = [[each for each in mine if each.weights == named(task, weight)] for weight in task.weights]
+        rewards[method] = np.stack([_by_prompt(part, task.objectives) for part in parts])
+        lengths[method] = [float(np.mean([each.length for each in part])) for part in parts]
+    compared = compare_rewards(
+        rewards,
+        np.array(task.weights),
+        {objective.name: objective.maximise for objective in config.objectives},
+        stored,
+        unsteered=unsteered,
+        times=config.evaluate.bootstrap,
+        seed=config.seed,
+    )
+    for method, front in compared["methods"].items():
+        for point, length in zip(front["points"], lengths[method], strict=True):
+            point["length"] = length
+    if compared["beyond"]:
+        task.progress.say(_warning(compared["beyond"]))
+    return {
+        "objectives": [{"name": o.name, "direction": o.direction} for o in config.objectives],
+        "left_out": len({each.prompt for each in everything}) - len({each.prompt for each in responses}),
+        "refused": sum(None in each.rewards.values() for each in everything),
+        **compared,
+    }
+
+
+def _by_prompt(responses: list[Response], objectives: tuple[str, ...]) -> Array:
+    """[prompts, N] mean rewards, in the prompts' sorted order, which all methods share."""
+    by_prompt: dict[str, list[list[float | None]]] = {}
+    for each in responses:
+        by_prompt.setdefault(each.prompt, []).append([each.rewards[name] for name in objectives])
+    return np.stack([np.mean(np.array(by_prompt[key], dtype=float), axis=0) for key in sorted(by_prompt)])
+
+
+def _warning(beyond: list[dict[str, Any]]) -> str:
+    """One line about points that a stored reference point leaves out."""
+    places = [(each, _shares(each["weights"]) if each["weights"] else "any weight") for each in beyond[:4]]
+    shown = [f"{each['method']} at {place} ({', '.join(each['objectives'])})" for each, place in places]
+    more = f" and {len(beyond) - 4} more" if len(beyond) > 4 else ""
+    return (
+        "warning: these points are no better than evaluate.reference_point and add no hypervolume: "
+        f"{'; '.join(shown)}{more}. Choose a worse reference point to compare them."
+    )
+
+
+def _shares(weights: dict[str, float] | None) -> str:
+    return "-" if weights is None else " ".join(f"{name}={share:g}" for name, share in weights.items())

@@ -1,0 +1,237 @@
+"""The graph of a run: what a stage can see, when it holds, and what a change makes anew."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage_keys import stage_keys
+
+from sipo.cli.main import main
+from sipo.config import Config
+from sipo.configfile import dump_config, parse_config
+from sipo.graph.build import Graph
+from sipo.graph.stage import Stage, later
+from sipo.graph.view import UndeclaredError, View
+from sipo.runs import pipeline
+from sipo.runs.folder import RunFolder
+from sipo.runs.pipeline import run
+from sipo.task import Task
+
+ROOT = Path(__file__).parent.parent
+ABOUT = {"model": "m", "rows": "r", "objectives": ["detail", "brevity"]}
+
+
+@pytest.fixture(scope="module")
+def once(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    settings = make_settings(tmp_path_factory.mktemp("graph"))
+    settings["methods"] = ["base", "soups"]
+    run(parse_config(settings, "settings"), quiet=True)
+    return settings
+
+
+@pytest.fixture
+def finished(once: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    shutil.copytree(once["run_dir"], tmp_path / "run")
+    return {**once, "run_dir": str(tmp_path / "run")}
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages that were made, in order."""
+    names: list[str] = []
+    make = pipeline.Work._make
+
+    def recorded(work: Any, stage: Any, *given: Any) -> None:
+        names.append(stage.name)
+        make(work, stage, *given)
+
+    monkeypatch.setattr(pipeline.Work, "_make", recorded)
+    return names
+
+
+def again(settings: dict[str, Any], **changes: Any) -> Path:
+    return run(parse_config({**settings, **changes}, "settings"), quiet=True)
+
+
+def test_a_new_method_decodes_its_own_answers_and_no_others(finished: dict[str, Any], made: list[str]) -> None:
+    again(finished, methods=["base", "soups", "lw"])
+    assert made == ["lw", "answers/lw", "judged/lw", "compare", "report"]
+    made.clear()
+    again(finished, methods=["lw", "soups"])
+    assert made == ["compare", "report"], "what is no longer compared costs nothing"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("reference_point", {"detail": 0.0, "brevity": 40.0}, ["compare", "report"]),
+        ("bootstrap", 60, ["compare", "report"]),
+        ("prompts", 3, ["answers/base", "answers/soups", "judged/base", "judged/soups", "compare", "report"]),
+    ],
+)
+def test_only_what_reads_a_key_is_made_anew(
+    finished: dict[str, Any], made: list[str], key: str, value: Any, expected: list[str]
+) -> None:
+    again(finished, evaluate={**finished["evaluate"], key: value})
+    assert made == expected
+
+
+def test_an_output_that_came_out_the_same_stops_the_wave(finished: dict[str, Any], made: list[str]) -> None:
+    """The prompts are all asked already: the answers are made anew, and nothing that reads them."""
+    prompts = len(set((Path(finished["run_dir"]) / "answers/base/responses.jsonl").read_text().split('"prompt": ')))
+    again(finished, evaluate={**finished["evaluate"], "prompts": 100 + prompts})
+    assert made == ["answers/base", "answers/soups"]
+
+
+def test_a_raised_version_makes_its_stage_again_and_those_whose_input_changed(
+    finished: dict[str, Any], made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def newer(name: str, make: Any = None) -> None:
+        add = Graph.add
+
+        def changed(graph: Graph, stage: Stage) -> Stage:
+            if stage.name == name and stage.version == 1:
+                stage = replace(stage, version=2, make=make or stage.make)
+            return add(graph, stage)
+
+        monkeypatch.setattr(Graph, "add", changed)
+
+    newer("align")
+    again(finished)
+    assert made == ["align"], "it writes what it wrote before"
+    made.clear()
+    judge = later("sipo.stages.judge:judge")
+
+    def generous(task: Task, answers: list[Any], folder: Path) -> None:
+        longer = [replace(each, response=each.response + " more") for each in answers]
+        judge(task, longer, folder)
+
+    newer("judged/soups", generous)
+    again(finished)
+    assert made == ["judged/soups", "compare", "report"]
+
+
+def test_a_stage_sees_the_keys_that_it_declares(settings: dict[str, Any]) -> None:
+    config = parse_config(settings, "settings")
+    reads = ("align", "evaluate.prompts", "objectives.reward")
+    seen: Any = View(config, reads, "mine")
+    assert seen.align.lr_of("detail") == config.align.lr and seen.evaluate.prompts == config.evaluate.prompts
+    assert seen.names == config.names and seen.maximise == config.maximise, "properties read through the view"
+    assert [each.reward for each in seen.objectives] == [each.reward for each in config.objectives]
+    assert seen.execution == config.execution and seen.run_dir == config.run_dir
+    for undeclared in (lambda: seen.realign, lambda: seen.evaluate.bootstrap, lambda: seen.seed, lambda: seen.lora.r):
+        with pytest.raises(UndeclaredError, match="stage `mine` reads the key .* which it does not declare"):
+            undeclared()
+
+
+def test_a_stage_that_reads_an_undeclared_key_fails(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    add = Graph.add
+
+    def curious(task: Task, folder: Path, **_: Any) -> None:
+        assert task.config.realign
+
+    def changed(graph: Graph, stage: Stage) -> Stage:
+        return add(graph, replace(stage, make=curious) if stage.name == "align" else stage)
+
+    monkeypatch.setattr(Graph, "add", changed)
+    with pytest.raises(UndeclaredError, match="stage `align` reads the key realign"):
+        again(settings, methods=["base"])
+
+
+def test_stages_read_all_that_they_declare(
+    make_settings: Callable[[Path], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is declared and never read would make a stage anew for nothing."""
+    declared: dict[str, set[str]] = {}
+    used: dict[str, set[str]] = {}
+    of = Task.of
+
+    def watched(task: Task, stage: Stage) -> Task:
+        seen = of(task, stage)
+        declared[stage.name] = set(stage.reads)
+        used[stage.name] = seen.config._used  # type: ignore[attr-defined]
+        return seen
+
+    monkeypatch.setattr(Task, "of", watched)
+    settings = {
+        **make_settings(tmp_path),
+        "methods": ["policies", "mod-alpha", "lw", "modpo", "raco", "consensus", "sipo"],
+    }
+    again(settings, filter="calibrated", realign={"lr": 0.001, "start": "merged"})
+    through_the_site = {"seed", "data"}  # the rows, their splits and token ids, which all stages share
+    for name, keys in declared.items():
+        unread = keys - used[name] - through_the_site
+        assert not unread, f"{name} declares {unread}"
+
+
+def test_every_stage_names_what_it_writes(finished: dict[str, Any]) -> None:
+    folder = Path(finished["run_dir"])
+    for stage in Graph(parse_config(finished, "settings")):
+        seal = RunFolder(folder).record(stage.name)["files"]
+        for part in stage.writes:
+            assert any(name == part.files or name.startswith(f"{part.files}/") for name in seal), (stage.name, part)
+
+
+def test_stages_stand_after_what_they_are_made_from(settings: dict[str, Any]) -> None:
+    more = {"methods": ["sipo", "modpo", "lw", "mod-alpha", "policies"], "rounds": 3, "filter": "calibrated", "sft": {}}
+    before: set[str] = set()
+    for stage in Graph(parse_config({**settings, **more}, "settings")):
+        assert {each.name for each in stage.needs()} <= before
+        before.add(stage.name)
+
+
+def rounds(config: Config) -> list[str]:
+    return [name for name in Graph(config).names if name.startswith("round-")]
+
+
+def test_a_second_round_goes_on_from_the_realigned_policies(
+    make_settings: Callable[[Path], dict[str, Any]], tmp_path: Path, made: list[str]
+) -> None:
+    settings = {**make_settings(tmp_path), "methods": ["sipo"]}
+    one = again(settings)
+    first = {
+        name: (one / "realign/adapters" / name / "adapter_model.safetensors").read_bytes()
+        for name in ABOUT["objectives"]
+    }
+    made.clear()
+    config = parse_config({**settings, "rounds": 2}, "settings")
+    folder = run(config, quiet=True)
+    assert (
+        made[:5] == rounds(config) == [f"round-2/{name}" for name in ("sample", "refine", "score", "filter", "realign")]
+    )
+    assert made[5:] == ["answers/sipo", "judged/sipo", "compare", "report"], "the first round holds"
+    assert (folder / "round-2/sample/samples.jsonl").read_text() != (folder / "sample/samples.jsonl").read_text()
+    for name, before in first.items():
+        now = (folder / "round-2/realign/adapters" / name / "adapter_model.safetensors").read_bytes()
+        assert now != before, "it learned further"
+    config_file = tmp_path / "again.yaml"
+    config_file.write_text(dump_config(config))
+    assert main(["status", str(folder)]) == 0
+    made.clear()
+    assert main(["run", str(config_file), "--run-dir", str(folder), "--from", "round-2/filter"]) == 0
+    assert made == ["round-2/filter", "round-2/realign", "answers/sipo", "judged/sipo", "compare", "report"]
+
+
+def test_keys_do_not_depend_on_the_order_of_methods(settings: dict[str, Any]) -> None:
+    one, other = (
+        stage_keys(parse_config({**settings, "methods": methods}, "settings"), ABOUT)
+        for methods in (["lw", "mod", "sipo"], ["sipo", "mod", "lw"])
+    )
+    assert {name: key for name, key in one.items() if name not in ("compare", "report")} == {
+        name: key for name, key in other.items() if name not in ("compare", "report")
+    }
+
+
+def test_the_picture_in_the_documentation_is_the_graph(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    (command,) = re.findall(r"`sipo (check [^`]+ --graph)`", page)
+    drawn = page.partition("```mermaid\n")[2].partition("```")[0]
+    config, *options = command.split()[1:]
+    assert main(["check", str(ROOT / config), *options]) == 0
+    assert capsys.readouterr().out == drawn
+    names = set(re.findall(r'\["(.+)"\]', drawn))
+    assert {"align", "round-2/sample"} & names == {"align"} and "answers/sipo" in names
