@@ -172,14 +172,14 @@ def test_status_beside_a_run_that_moves_a_stage(
     check = folder_module._check_files
 
     def moving(folder: Path, *values: object) -> None:
-        if folder == finished / "evaluate":
-            RunFolder(finished).set_aside("evaluate")
+        if folder == finished / "compare":
+            RunFolder(finished).set_aside("compare")
         check(folder, *values)
 
     monkeypatch.setattr(folder_module, "_check_files", moving)
     assert main(["status", str(finished)]) == 0
     said = capsys.readouterr().out
-    assert "evaluate" in said and "absent" in said and "damaged" not in said
+    assert "compare" in said and "absent" in said and "damaged" not in said
 
 
 @pytest.mark.parametrize("name", ["run", "export", "reward"])
