@@ -125,7 +125,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "filter.keep": (0.5, FILTER),
     "realign.pairs": ("chosen-preferred", REALIGN),
     "realign.start": ("merged", REALIGN),
-    "realign.rows": (3, REALIGN),
+    "realign.rows": (3, ["realign", "report"]),
     "data.train_rows": (9, ROWS),
     "data.conflict_ratio": (0.5, ROWS),
     "evaluate.prompts": (3, ANSWERS),

@@ -284,12 +284,12 @@ def test_consensus_is_lw_where_the_conflicts_were_never_there(
 
     splits = task.splits
     assert 0 < len(agreed(splits.train)) < len(splits.train)
-    task.splits = replace(splits, train=agreed(splits.train), validation=agreed(splits.validation))
+    task.site.splits = replace(splits, train=agreed(splits.train), validation=agreed(splits.validation))
     train_lw(task, known, tmp_path / "lw")
     assert middle(tmp_path / "consensus").identity == middle(tmp_path / "lw").identity
     assert middle(tmp_path / "consensus").identity != middle(folder / "lw").identity
     check_consensus(task)
-    task.splits = replace(splits, train=[row for row in splits.train if row not in agreed(splits.train)])
+    task.site.splits = replace(splits, train=[row for row in splits.train if row not in agreed(splits.train)])
     with pytest.raises(SipoError, match="conflict in every training row, so `consensus` has none to learn from"):
         check_consensus(task)
 
@@ -298,7 +298,7 @@ def test_raco_is_lw_without_a_correction_and_each_rule_a_model_of_its_own(
     everything: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
     settings, folder = everything
-    known = Outputs(folder, config).read("align", LOGPROBS)
+    known = Outputs(folder, parse_config(settings, "x")).read("align", LOGPROBS)
     models = {"lw": middle(folder / "lw")}
     for name, raco in {"none": {"c": 0.0}, "raco": {}, "cagrad": {"rule": "cagrad"}, "mgda": {"rule": "mgda"}}.items():
         task = Task(parse_config({**settings, "raco": raco}, "x"), Progress(quiet=True))

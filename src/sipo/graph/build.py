@@ -36,7 +36,7 @@ REFINED = (
     *(f"refine.{key}" for key in ("reviewer", "review_tokens", "review_template", "rewrite_template")),
 )
 SHOWN = (
-    *(*DRAWN, *WORKED, "lora", "align.checkpoint", "report"),
+    *(*DRAWN, *WORKED, "lora", "align.checkpoint", "realign.rows", "report"),
     *("objectives.reward", "objectives.better", "objectives.direction"),
 )
 """What the report tells of."""
