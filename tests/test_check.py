@@ -134,7 +134,9 @@ ANSWERS = [f"answers/{name}" for name in ("base", "soups", "mod", "sipo")]
 
 
 def config_of(settings: dict[str, Any], **more: Any) -> Any:
-    return parse_config({**settings, "methods": ["base", "soups", "mod", "lw", "modpo", "sipo"], **more}, "here")
+    return parse_config(
+        {**settings, "methods": ["base", "soups", "mod", "lw", "modpo", "raco", "sipo"], **more}, "here"
+    )
 
 
 def test_memory_follows_what_drives_it(settings: dict[str, Any]) -> None:
