@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-long test-faults test-processors test-vllm bench lint env demo-env vllm-env clean
+.PHONY: quickstart same-as test test-long test-faults test-processors test-vllm bench lint env demo-env vllm-env clean
 
 quickstart: demo-env ## the whole of SIPO on a real model, then a report
 	$(BIN)/sipo run configs/quickstart.yaml
@@ -31,6 +31,9 @@ test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an e
 
 bench: env ## speed and memory against other ways to do the work, in at most ten minutes: build/bench.json
 	$(BIN)/python -m benchmarks --quick --dtype bfloat16
+
+same-as: env ## do the tables of a small quickstart come out as at another commit? make same-as REF=HEAD~1
+	$(BIN)/python -m benchmarks.same_as $(REF)
 
 lint: env
 	$(BIN)/ruff check .
