@@ -62,7 +62,7 @@ class Bounded(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        return _Bounding().visit(tree)  # type: ignore[no-any-return]
+        return _Bounding().visit(tree)
 
     def tick(self) -> None:
         if time.thread_time() > self._until:
@@ -76,7 +76,7 @@ class Bounded(ImmutableSandboxedEnvironment):
             raise OverflowError(f"it makes more than {MADE} characters")
         return value
 
-    def concat(self, pieces: Iterable[Any]) -> str:  # type: ignore[override]
+    def concat(self, pieces: Iterable[Any]) -> str:
         """What Jinja joins its output with: of the whole, of a macro, of a block."""
         texts, size = list[str](), 0
         for piece in pieces:

@@ -82,7 +82,7 @@ def save_adapter(adapter: Adapter, folder: Path, base: str) -> None:
         inference_mode=True,
     )
     # Set here, because the constructor makes a set of it, whose order differs from process to process.
-    lora.target_modules = sorted({name.rsplit(".", 1)[-1] for name in adapter.factors})  # type: ignore[assignment]
+    lora.target_modules = sorted({name.rsplit(".", 1)[-1] for name in adapter.factors})
     lora.save_pretrained(str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
@@ -175,7 +175,7 @@ def _check_fit(folder: Path, lora: PlainLora, factors: Factors, base: PreTrained
         except Exception as error:  # it raises whatever the pattern and the model lead it to
             raise SipoError(f"{folder}: does not fit its base model ({_reason(error)})") from None
     wanted = {
-        name: (layer.lora_A["default"].weight.shape, layer.lora_B["default"].weight.shape)  # type: ignore[index, union-attr]
+        name: (layer.lora_A["default"].weight.shape, layer.lora_B["default"].weight.shape)
         for name, layer in base.named_modules()
         if "default" in getattr(layer, "lora_A", ())
     }

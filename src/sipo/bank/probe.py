@@ -107,7 +107,7 @@ class _Probe:
             hooks.append(layers[name].register_forward_hook(add))
         try:
             ids = torch.tensor([tokens], device=self.bank.device)
-            return self.bank.model(input_ids=ids, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
+            return self.bank.model(input_ids=ids, use_cache=False).logits[0].float()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -179,11 +179,11 @@ class _Probe:
     def _apart(self, routes: Routes, measure: Any) -> float:
         self.bank.routes = routes
         with self.bank.mounted_unproven(self.adapters):
-            return measure()  # type: ignore[no-any-return]
+            return measure()
 
     def _attempt(self, what: str, measure: Any) -> float:
         try:
-            return measure()  # type: ignore[no-any-return]
+            return measure()
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:

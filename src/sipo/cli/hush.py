@@ -18,6 +18,6 @@ def hush() -> None:
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     enable_progress_bars()

@@ -52,7 +52,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         with path.open("rb") as plain, gzip.open(plain) if plain.peek(2).startswith(GZIP) else plain as file:
-            reader = io.BufferedReader(file)  # type: ignore[arg-type]
+            reader = io.BufferedReader(file)
             _check_text(path, reader.peek(8)[:8])
             yield reader
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

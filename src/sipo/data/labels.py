@@ -20,7 +20,7 @@ SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "eval", "evaluation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
-}  # type: ignore[dict-item]
+}
 
 
 def as_label(found: object, name: str) -> int | None:

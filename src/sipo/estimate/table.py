@@ -94,7 +94,7 @@ def _frame(task: Task, template: PromptTemplate, absent: Absent) -> float:
 
 def _dtype(config: Config, gpu: float | None) -> torch.dtype:
     if config.model.dtype != "auto":
-        return getattr(torch, config.model.dtype)  # type: ignore[no-any-return]
+        return getattr(torch, config.model.dtype)
     return torch.bfloat16 if gpu is not None else pick_dtype(find_device(config.execution.device))
 
 

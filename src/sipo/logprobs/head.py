@@ -50,7 +50,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return torch.cat(logprobs)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (upstream[:, None] * gradient).to(gradient.dtype), None, None
 
@@ -58,4 +58,4 @@ class _TokenLogprobs(torch.autograd.Function):
 def token_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """log softmax(head(hidden)) at `targets`, float32. hidden [L, d], targets [L] -> [L]."""
     hidden = hidden.to(head.weight.dtype)
-    return _TokenLogprobs.apply(hidden, head, targets)  # type: ignore[no-any-return,no-untyped-call]
+    return _TokenLogprobs.apply(hidden, head, targets)

@@ -45,7 +45,7 @@ class Origin:
 
 
 def read_config(origin: Origin) -> PretrainedConfig:
-    return _read(origin, AutoConfig)  # type: ignore[no-any-return]
+    return _read(origin, AutoConfig)
 
 
 def read_generation(origin: Origin) -> GenerationConfig | None:
@@ -57,7 +57,7 @@ def read_generation(origin: Origin) -> GenerationConfig | None:
 
 
 def read_tokenizer(origin: Origin) -> PreTrainedTokenizerBase:
-    return _read(origin, AutoTokenizer)  # type: ignore[no-any-return]
+    return _read(origin, AutoTokenizer)
 
 
 def read_weights(

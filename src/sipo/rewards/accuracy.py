@@ -127,7 +127,7 @@ def effective_labels(right: Tensor, prompts: Sequence[str]) -> float:
     share = float(right.double().mean())
     apart: Counter[str] = Counter()
     for prompt, value in zip(prompts, right.double().tolist(), strict=True):
-        apart[prompt] += value - share  # type: ignore[assignment]
+        apart[prompt] += value - share
     if share in (0.0, 1.0):
         return len(apart)
     variance = sum(value**2 for value in apart.values()) / len(right) ** 2

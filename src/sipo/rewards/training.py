@@ -148,6 +148,6 @@ def _backward(
             logits = forward(model, [one for index in indices for one in prepared.encoded[index]])
         rewards = logits.reshape(len(indices), -1, values.shape[1])
         part = target.loss(rewards, values[indices].to(device)) / known
-        part.backward()  # type: ignore[no-untyped-call]
+        part.backward()
         loss += float(part.detach())
     return {"loss": loss}

@@ -119,7 +119,7 @@ def encode(
 
 def _score(
     task: Task, samples: list[Sample], rewrites: list[Generated], prompts: dict[str, Row], folder: Path
-) -> LogprobTable:  # type: ignore[type-arg]
+) -> LogprobTable:
     table = LogprobTable()
     groups = [
         Group(task.prompt_tokens(prompts[each.prompt]), (tuple(each.tokens), rewrite.tokens))

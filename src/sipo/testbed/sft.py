@@ -91,7 +91,7 @@ def fine_tune(
             for batch in plan:
                 loss = _loss(model, *_tensors(batch, width))
                 finite(loss.item(), f"fine-tuning, step {len(losses) + 1} of {len(plan)}: loss", "lower its lr")
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()

@@ -169,7 +169,7 @@ def _backward(
         totals = losses.sum(-1) + alpha * nll.sum()
         for k, total in enumerate(totals):
             _give(parameters, gradients[k])
-            (total / pairs).backward(retain_graph=k + 1 < len(totals))  # type: ignore[no-untyped-call]
+            (total / pairs).backward(retain_graph=k + 1 < len(totals))
             gradients[k] = [parameter.grad for parameter in parameters]
         sums["loss"] += float(shares @ totals.detach()) / pairs
         sums["nll"] += float(nll.detach().sum()) / pairs
