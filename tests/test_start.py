@@ -14,7 +14,6 @@ from transformers import TrainingArguments
 from sipo.bank import Adapter, Bank, load_adapter
 from sipo.configfile import parse_config
 from sipo.disk.tables import read_json, read_records
-from sipo.errors import SipoError
 from sipo.filters.paper import outspoken
 from sipo.logprobs.table import REFERENCE, LogprobTable
 from sipo.progress import Progress
@@ -176,12 +175,20 @@ def test_it_is_the_reference_to_the_last_bit(stubborn: tuple[Path, list[str]]) -
     assert mine and all(each.response == base[each.prompt, place[corner]] for each in mine)
 
 
-def test_where_no_policy_moves_there_is_nothing_to_learn(make_settings: Any, tmp_path: Path) -> None:
+def test_where_no_policy_moves_sipo_is_mod(make_settings: Any, tmp_path: Path) -> None:
+    """A filter that chooses nothing is a result: everything is measured and reported all the same."""
     settings = make_settings(tmp_path)
     settings["data"]["path"] = str(rows(tmp_path / "all.jsonl", ("brevity", "detail")))
     settings["align"].update(checkpoint="best", lr=0.003)
-    with pytest.raises(SipoError, match="align.checkpoint: last where all policies stayed the reference"):
-        run(parse_config(settings, "all"), quiet=True)
+    folder = run(parse_config({**settings, "rounds": 2}, "all"), quiet=True)
+    fronts = read_json(folder / "compare" / "fronts.json")["methods"]
+    assert [point["rewards"] for point in fronts["sipo"]["points"]] == [
+        point["rewards"] for point in fronts["mod"]["points"]
+    ]
+    for stage in ("realign", "round-2/realign"):
+        assert (folder / stage / "training.jsonl").read_text() == ""
+    page = (folder / "report" / "report.html").read_text()
+    assert "The filter chose nothing in the last round" in page and "align.checkpoint: last" in page
 
 
 def test_the_table_gives_a_still_policy_the_reference_s_values(

@@ -120,6 +120,18 @@ def stayed(training: Mapping[str, Sequence[Mapping[str, Any]]], best: bool) -> s
     return f"No epoch was better on validation than the start of {'; '.join(told)}. {what}."
 
 
+def chose_nothing(inputs: Inputs, ways_out: str) -> str:
+    """What follows where the filter let nothing through, in words; empty where it let something through."""
+    if not inputs.filter or inputs.chosen:
+        return ""
+    commonest = Counter(each.fate for each in inputs.candidates).most_common(1)
+    most = f" Most of the {len(inputs.candidates)} candidates fell so: {commonest[0][0]}." if commonest else ""
+    return (
+        "The filter chose nothing in the last round, so its realignment had nothing to learn from and left the "
+        f"policies as they were: sipo is there what mod is.{most} To change that, {ways_out}."
+    )
+
+
 def why_fallen(inputs: Inputs) -> Table:
     """The commonest reasons; a candidate that fell for several counts in each."""
     chosen = inputs.chosen

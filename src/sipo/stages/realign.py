@@ -14,7 +14,6 @@ from sipo.data import Row
 from sipo.decoding import seed_of
 from sipo.disk.journal import FOLDER, resumable
 from sipo.disk.tables import write_records
-from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable, policy
 from sipo.records import Candidate
@@ -26,6 +25,10 @@ from sipo.training.loop import Example, train
 
 Y_C = 0
 """Place of y_c in a realignment's group; response_0 and response_1 follow."""
+WAYS_OUT = (
+    "sample more (sample.per_weight, sample.prompts), align longer, or take align.checkpoint: last where policies "
+    "stayed the reference"
+)
 
 
 def realign(
@@ -37,29 +40,33 @@ def realign(
     *,
     round: int = 1,
 ) -> list[Adapter]:
-    """The N realigned policies. `known` holds the log-probabilities that `score` made."""
+    """The N realigned policies. `known` holds the log-probabilities that `score` made.
+
+    A policy that has nothing to learn from stays as it is: where the filter chose nothing, SIPO equals MOD.
+    """
     settings, execution = task.config.realign, task.config.execution
     chosen = chosen_responses(candidates)
     ranked = sorted(chosen, key=lambda row: seed_of(task.config.seed, "realign", row, *of_round(round)))
     taken = set(ranked[: settings.rows])
     rows = [row for row in task.splits.train if row.id in taken]
     if not rows:
-        raise SipoError(
-            "realign: the filter found no Pareto-optimal response, so there is nothing to learn from; sample more "
-            "(sample.per_weight, sample.prompts), align longer, take align.checkpoint: last where all policies stayed "
-            "the reference, or compare the rest (methods without sipo)"
+        task.progress.say(
+            f"warning: the filter chose nothing, so the policies stay as they are and sipo equals mod; {WAYS_OUT}"
         )
-
     seed = seed_of(task.config.seed, "realign", *of_round(round))
 
     def one_policy(i: int) -> list[dict[str, Any]]:
         objective = task.objectives[i]
+        examples = realignment(task, rows, chosen, objective, known)
+        if not examples:
+            save_adapter(policies[i], place(i), task.backbone.source)
+            return []
         merged = settings.start == "merged"
         fresh = new_adapter(task.backbone.model, task.config.lora, seed)
         result = train(
             task.bank,
             fresh if merged else policies[i],
-            realignment(task, rows, chosen, objective, known),
+            examples,
             [],
             settings,
             lr=settings.lr_of(objective),
@@ -83,7 +90,9 @@ def realign(
 
     histories = resumable(folder, "policies", range(len(policies)), one_policy, task.progress, writes=place)
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
-    task.progress.table("realigned policies", *training_table(histories))
+    learned = [history for history in histories if history]
+    if learned:
+        task.progress.table("realigned policies", *training_table(learned))
     return read_policies(folder, task.objectives)
 
 

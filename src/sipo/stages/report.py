@@ -18,8 +18,9 @@ from sipo.report.looks import looks
 from sipo.report.page import Picture, render
 from sipo.report.plots import front_png, training_png
 from sipo.report.verdict import lift, verdict
-from sipo.report.yields import stayed, trust, why_fallen, yields
+from sipo.report.yields import chose_nothing, stayed, trust, why_fallen, yields
 from sipo.runs.folder import RunFolder
+from sipo.stages.realign import WAYS_OUT
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
 
@@ -53,6 +54,7 @@ def report(
         title=config.report.title or f"Preference alignment: {names}",
         verdict=verdict(measured),
         left_out=tables.left_out(measured),
+        chose_nothing=chose_nothing(inputs, WAYS_OUT),
         has_sipo=has_sipo,
         objectives=task.objectives,
         prompts=measured["prompts"],

@@ -72,7 +72,8 @@ class FilterStudy:
             if not path.exists():
                 write_checked(path, _precision(turned(settings, changes), varied=label == VARIED))
             precision[label] = read_checked(path)
-        rows = min(precision[label]["chosen"] for label in REALIGNED)
+        # At equal steps; a rule that chose nothing leaves the policies as they were.
+        rows = min([precision[label]["chosen"] for label in REALIGNED if precision[label]["chosen"]], default=1)
         fronts = _fronts(rows).measure(ground, seed, folder, progress)
         return {"precision": precision, "rows": rows, "fronts": fronts}
 
