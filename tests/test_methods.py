@@ -70,9 +70,12 @@ def test_lw_s_optimum_on_a_row(w: float, signs: list[float]) -> None:
 def test_modpo_s_loss_is_dpo_s_at_beta_over_w_with_the_reference_shifted(
     w: float, d: float, m: float, sign: float
 ) -> None:
-    beta, p, one = 0.1, torch.tensor([[sign]]).double(), torch.ones(1).double()
-    modpo = preference_loss(torch.tensor([d]).double(), p, one, beta, torch.tensor([m]).double(), w)
-    dpo = preference_loss(torch.tensor([d - m / beta]).double(), p, one, beta / w)
+    def exact(value: float) -> torch.Tensor:
+        return torch.tensor([value], dtype=torch.float64)
+
+    beta, p, one = 0.1, exact(sign)[None], exact(1.0)
+    modpo = preference_loss(exact(d), p, one, beta, exact(m), w)
+    dpo = preference_loss(exact(d - m / beta), p, one, beta / w)
     torch.testing.assert_close(modpo, dpo)
 
 

@@ -91,7 +91,7 @@ def test_scores_are_the_definition_on_whole_responses(kind: Divergence, weights:
         shares = [*weights, 0.0]
         if kind != JENSEN_SHANNON:
             rows, shares = rows[:-1], shares[:-1]
-        actual = mix(torch.stack(rows)[None], torch.tensor([shares]).double(), kind)[0]
+        actual = mix(torch.stack(rows)[None], torch.tensor([shares], dtype=torch.float64), kind)[0]
         expected = torch.stack([brute_force(models, reference, weights, kind, (*prefix, v)) for v in range(VOCABULARY)])
         torch.testing.assert_close(actual.softmax(0), expected / expected.sum(), rtol=1e-6, atol=1e-9)
 
@@ -216,7 +216,7 @@ def test_greedy_decoding_takes_the_best_token_of_the_mixture_of_whole_responses(
                         for p in mixture.points
                     ]
                 )
-                scores = mix(rows[None].double(), torch.tensor([mixture.weights]).double(), kind)[0]
+                scores = mix(rows[None].double(), torch.tensor([mixture.weights], dtype=torch.float64), kind)[0]
                 best = scores.max()
                 assert scores[answer.tokens[step]] >= best - 1e-4 * abs(best), (kind, step)
 

@@ -237,7 +237,7 @@ def test_a_seed_in_which_nothing_was_chosen_is_refused(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(responses, "run", lambda *_, **__: tmp_path)
-    monkeypatch.setattr(Outputs, "candidates", lambda _: [])
+    monkeypatch.setattr(Outputs, "read", lambda *_: [])
     with pytest.raises(SipoError, match="seed 7: of the 0 rows that the filter chose a response for none has a label"):
         STUDIES["responses"].measure(find_ground(str(ground), tmp_path), 7, tmp_path, QUIET)
 

@@ -205,7 +205,7 @@ def test_what_cannot_be_scored_is_said(aligned: Path, asked: dict[str, Any], mes
     ("asked", "message"),
     [
         ({"method": "sipo"}, "has no stage `realign`, because its methods are base, soups, mod"),
-        ({"method": "magic"}, "`magic` is no method; they are base, lw, mod,"),
+        ({"method": "magic"}, "`magic` is no method; they are base, consensus, lw,"),
         ({"weights": {"detail": 0.5}}, "the shares sum to 0.5, not to 1"),
         ({"weights": {"charm": 1.0}}, "`charm` is no objective; they are detail, brevity, tone"),
         ({"temperature": -1.0}, "`temperature` is -1.0"),
