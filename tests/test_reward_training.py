@@ -454,3 +454,21 @@ def test_what_cannot_be_trained_on(model_folder: Path, tmp_path: Path, capsys: p
     assert main([*command, "--model", str(model_folder), "--objectives", "suny"]) == 2
     assert "did you mean `sunny`?" in capsys.readouterr().err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["bert", "rows.jsonl"]
+
+
+def test_nothing_held_out_is_refused_unless_asked_for(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "reward", "train", "--data", str(lines(tmp_path / "rows.jsonl", as_rows(taught(4)))), "--model",
+        str(model_folder), "--to", str(tmp_path / "reward"), "--rank", "2", "--device", "cpu",
+    ]  # fmt: skip
+    assert main([*command, "--held-out", "0.001"]) == 2
+    error = capsys.readouterr().err
+    assert "nothing to measure on: no prompt is held out (of 4 prompts, --held-out 0.001)" in error
+    assert "--held-out 0 to train without" in error and error.count("\n") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert main([*command, "--held-out", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "has not been measured" in printed and "95 %" not in printed
+    assert (tmp_path / "reward" / "training.json").exists()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from glob import escape
 from pathlib import Path
@@ -16,7 +17,10 @@ from sipo.errors import SipoError
 
 if TYPE_CHECKING:
     from sipo.progress import Progress
-    from sipo.rewards.examples import Examples
+    from sipo.rewards.examples import Example, Examples
+
+FEW_PROMPTS = 30
+"""Held-out prompts below which a measure says little."""
 
 reward = typer.Typer(help="Train reward models.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -80,6 +84,7 @@ def train(
             _introduce(found, progress)
             reader = Reader(start, settings.format, settings.max_tokens)
             train, measured = reader.read(found.train, progress), reader.read(found.held_out, progress)
+            _check_held_out(found, measured.examples, held_out)
             plan = plan_of(found.kind, train, found.objectives, start, settings, seed)
             network = train_reward_model(
                 found.kind,
@@ -108,16 +113,37 @@ def train(
         known = f"{escape(hidden)}.{'?' * 16}{STATE}"
         for state in (*place.glob(known), *place.glob(f".{known}.tmp")):  # a kill while saving leaves the second
             state.unlink()
-    _conclude(lines, progress)
+    if measured.examples:
+        _conclude(lines, progress)
+    else:
+        progress.say("nothing is held out: what the model is worth has not been measured")
     reads = "" if layout == "chat" else f", format: {json.dumps(layout)}"
     progress.say(f"{to}: written; as a reward: {{model: {to}, head: {found.objectives[0]}{reads}}}")
 
 
 def _introduce(found: "Examples", progress: "Progress") -> None:
-    what = "pairs" if found.kind == "pairs" else "scored responses"
+    what, prompts = "pairs" if found.kind == "pairs" else "scored responses", _prompts(found.held_out)
     progress.say(f"read as {what}: {len(found.train)} to train on, {len(found.held_out)} held out")
+    if 0 < prompts < FEW_PROMPTS:
+        progress.say(f"{prompts} held-out prompts are few to measure on; --held-out takes a larger share")
     for reason, count in found.left_out.items():
         progress.say(f"left out {count}: {reason}")
+
+
+def _check_held_out(found: "Examples", measured: Sequence["Example"], share: float) -> None:
+    """Raise SipoError where a share of the prompts was to be held out, and none is."""
+    if not share or measured:
+        return
+    count = len(found.held_out)
+    why = f"the {count} held-out examples are over --max-tokens" if count else "no prompt is held out"
+    raise SipoError(
+        f"there is nothing to measure on: {why} (of {_prompts([*found.train, *found.held_out])} prompts, "
+        f"--held-out {share:g}); take a larger share or more prompts, or give --held-out 0 to train without a measure"
+    )
+
+
+def _prompts(examples: Sequence["Example"]) -> int:
+    return len({example.prompt for example in examples})
 
 
 def _conclude(lines: dict[str, list[dict[str, Any]]], progress: "Progress") -> None:
