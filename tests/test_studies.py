@@ -1,5 +1,6 @@
 """Studies at tiny sizes: each runs, resumes, and says of the paper's statements what the numbers say."""
 
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +43,12 @@ def ground(make_settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration that a study can be done on."""
     folder = tmp_path_factory.mktemp("ground")
     settings = make_settings(folder)
-    settings["sample"]["prompts"] = 14  # so many that a filter seldom finds nothing, however a processor rounds
+    rows = Path(settings["data"]["path"])  # twice as many, so that a filter finds some, however a processor rounds
+    again = [{**row, "prompt": f"{row['prompt']} now"} for row in map(json.loads, rows.read_text().splitlines())]
+    rows.write_text(rows.read_text() + "".join(json.dumps(row) + "\n" for row in again))
+    settings["sample"] = {"prompts": 28, "per_weight": 4}
+    settings["align"]["epochs"] = 1
+    settings["evaluate"]["prompts"] = 8
     settings["filter"] = {"rule": "paper", "judges": ["policies"]}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(settings))
