@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sipo.cli.arguments import parse_weights
+from sipo.cli.arguments import parse_pairs, parse_weights
 from sipo.cli.data import data
 from sipo.cli.disk import writing
 from sipo.cli.hush import hush
@@ -180,6 +180,29 @@ def generate(
         watch=lambda _, piece: print(shown(piece), end="", flush=True),
     )
     print()
+
+
+@app.command()
+def choose(
+    run: RunFolder,
+    at_least: Annotated[list[str] | None, typer.Option(metavar="A=0.8", help="Where larger is better.")] = None,
+    at_most: Annotated[list[str] | None, typer.Option(metavar="A=20", help="Where smaller is better.")] = None,
+    maximise: Annotated[str | None, typer.Option(metavar="NAME", help="The objective that is to be largest.")] = None,
+    minimise: Annotated[str | None, typer.Option(metavar="NAME", help="The one that is to be smallest.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Where a step either way costs most.")] = False,
+    equal_gain: Annotated[bool, typer.Option("--equal-gain", help="The largest smallest gain over base.")] = False,
+    method: Annotated[list[str] | None, typer.Option(help="Only of these.  [default: all with weights]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Choose a weight of a finished run by what is wanted of it, and say what it costs."""
+    hush()
+    from sipo.cli.choose import choose, wish_of
+    from sipo.runs.status import read_run
+
+    best = [("--maximise", maximise), ("--minimise", minimise)]
+    best += [("--knee", "knee" if knee else None), ("--equal-gain", "equal gain" if equal_gain else None)]
+    bounds = (parse_pairs("--at-least", at_least or []), parse_pairs("--at-most", at_most or []))
+    choose(run, wish_of(read_run(run), *bounds, best), method or (), as_json=as_json)
 
 
 @app.command()

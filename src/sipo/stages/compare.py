@@ -1,5 +1,6 @@
 """Stage compare: the fronts of all methods, and what of their differences is beyond noise. Writes `fronts.json`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from sipo.pareto.bootstrap import Array
 from sipo.pareto.compare import compare as compare_rewards
 from sipo.records import Response, comparable
 from sipo.report.fronts import in_short
-from sipo.stages.sample import named
 from sipo.task import Task
+from sipo.weights import Weight
 
 
 def compare(task: Task, judged: list[Response], folder: Path) -> dict[str, Any]:
@@ -43,18 +44,12 @@ def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
     stored = config.evaluate.reference_point
     if stored is not None and set(stored) != set(task.objectives):
         raise SipoError(f"evaluate.reference_point: give a number for each of {', '.join(task.objectives)}")
-    rewards: dict[str, Array] = {}
-    lengths: dict[str, list[float]] = {}
-    unsteered: list[str] = []
-    for method in dict.fromkeys(each.method for each in responses):
-        mine = [each for each in responses if each.method == method]
-        if mine[0].weights is None:
-            unsteered.append(method)
-            parts = [[each for each in mine if each.draw == draw] for draw in sorted({each.draw for each in mine})]
-        else:
-            parts = [[each for each in mine if each.weights == named(task, weight)] for weight in task.weights]
-        rewards[method] = np.stack([_by_prompt(part, task.objectives) for part in parts])
-        lengths[method] = [float(np.mean([each.length for each in part])) for part in parts]
+    parts = points_of(responses, task.objectives, task.weights)
+    rewards = {method: rewards_of(mine, task.objectives) for method, mine in parts.items()}
+    lengths = {
+        method: [float(np.mean([each.length for each in part])) for part in mine] for method, mine in parts.items()
+    }
+    unsteered = [method for method, mine in parts.items() if mine[0][0].weights is None]
     compared = compare_rewards(
         rewards,
         np.array(task.weights),
@@ -77,7 +72,28 @@ def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
     }
 
 
-def _by_prompt(responses: list[Response], objectives: tuple[str, ...]) -> Array:
+def points_of(
+    responses: Sequence[Response], objectives: Sequence[str], weights: Sequence[Weight]
+) -> dict[str, list[list[Response]]]:
+    """The responses of each method by the points of its front: its weights in order, or draws of what none steers."""
+    found = {}
+    for method in dict.fromkeys(each.method for each in responses):
+        mine = [each for each in responses if each.method == method]
+        if mine[0].weights is None:
+            draws = sorted({each.draw for each in mine})
+            found[method] = [[each for each in mine if each.draw == draw] for draw in draws]
+        else:
+            places = [dict(zip(objectives, weight, strict=True)) for weight in weights]
+            found[method] = [[each for each in mine if each.weights == place] for place in places]
+    return found
+
+
+def rewards_of(points: Sequence[Sequence[Response]], objectives: Sequence[str]) -> Array:
+    """[M, P, N]: mean rewards at each point and prompt; prompts are in their sorted order, which all methods share."""
+    return np.stack([_by_prompt(part, tuple(objectives)) for part in points])
+
+
+def _by_prompt(responses: Sequence[Response], objectives: tuple[str, ...]) -> Array:
     """[prompts, N] mean rewards, in the prompts' sorted order, which all methods share."""
     by_prompt: dict[str, list[list[float | None]]] = {}
     for each in responses:

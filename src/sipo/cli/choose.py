@@ -1,0 +1,182 @@
+"""`sipo choose`: a weight of a finished run for what people want of it, what it costs, and the commands that use it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sipo.config import Config
+from sipo.errors import SipoError
+from sipo.graph.parts import RESPONSES
+from sipo.methods.registry import find
+from sipo.pareto.bootstrap import Array
+from sipo.pareto.choosing import equal_gain, knee, reachable, shortfall, simultaneous_intervals, within
+from sipo.plain import command
+from sipo.progress import Progress
+from sipo.records import Response, comparable
+from sipo.runs.outputs import Outputs
+from sipo.runs.status import read_run, require
+from sipo.stages.compare import points_of, rewards_of
+from sipo.weights import grid
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Bounds by objective, each in the objective's own direction, and what is best beyond them."""
+
+    bounds: Mapping[str, float]
+    best: str
+    """An objective, `knee` or `equal gain`."""
+
+
+def wish_of(
+    config: Config, least: Mapping[str, str], most: Mapping[str, str], best: Sequence[tuple[str, str | None]]
+) -> Wish:
+    """From the options as they were written. Raises SipoError for what does not fit an objective's direction."""
+    larger = dict(zip(config.names, config.maximise, strict=True))
+    bounds = {}
+    for option, given, up in (("--at-least", least, True), ("--at-most", most, False)):
+        for name, text in given.items():
+            _check(option, name, larger, up)
+            try:
+                bounds[name] = float(text)
+            except ValueError:
+                raise SipoError(f"{option}: {name}={text} is no number") from None
+    wanted = [(option, name) for option, name in best if name]
+    if len(wanted) != 1:
+        raise SipoError("say what is best with one of --maximise NAME, --minimise NAME, --knee and --equal-gain")
+    ((option, name),) = wanted
+    if option in ("--maximise", "--minimise"):
+        _check(option, name, larger, option == "--maximise")
+    return Wish(bounds, name)
+
+
+def _check(option: str, name: str, larger: Mapping[str, bool], up: bool) -> None:
+    if name not in larger:
+        raise SipoError(f"{option}: `{name}` is no objective of the run; they are {', '.join(larger)}")
+    if larger[name] != up:
+        better, instead = (
+            ("larger", ("--at-least", "--maximise")) if larger[name] else ("smaller", ("--at-most", "--minimise"))
+        )
+        raise SipoError(
+            f"{option}: of `{name}` {better} is better; write {instead[option in ('--maximise', '--minimise')]}"
+        )
+
+
+def choose(run: Path, wish: Wish, methods: Sequence[str] = (), *, as_json: bool = False) -> None:
+    """Print the point that fits the wish among those that were measured, or the nearest. Raises SipoError where the
+    run was not compared, or a method has no weights.
+    """
+    config = read_run(run)
+    require(run, config, "compare")
+    responses = _responses(run, config)
+    points = points_of(responses, config.names, grid(config))
+    asked = _asked(points, config, methods)
+    rewards = {name: rewards_of(mine, config.names) for name, mine in points.items()}
+    chosen = _chosen(config, wish, {name: rewards[name] for name in asked}, rewards.get("base"))
+    chosen |= {"weights": points[chosen["method"]][chosen.pop("point")][0].weights}
+    if as_json:
+        print(json.dumps(chosen, ensure_ascii=False))
+    else:
+        _say(run, config, wish, chosen)
+
+
+def _responses(run: Path, config: Config) -> list[Response]:
+    outputs = Outputs(run, config)
+    return comparable([each for name in config.methods for each in outputs.read(f"judged/{name}", RESPONSES)])
+
+
+def _asked(points: Mapping[str, Any], config: Config, methods: Sequence[str]) -> list[str]:
+    steered = [name for name in points if name in config.methods and find(name).steered]
+    unknown = [name for name in methods if name not in steered]
+    if unknown or not steered:
+        raise SipoError(
+            f"--method {unknown[0] if unknown else ''}: has no weights that were measured; those that have are "
+            f"{', '.join(steered) or 'none: add mod to methods'}"
+        )
+    return list(methods) or steered
+
+
+def _chosen(config: Config, wish: Wish, rewards: Mapping[str, Array], base: Array | None) -> dict[str, Any]:
+    stacked = np.concatenate(list(rewards.values()))
+    places = [(name, at) for name, each in rewards.items() for at in range(len(each))]
+    means = stacked.mean(axis=1)
+    low, high = simultaneous_intervals(stacked, config.evaluate.bootstrap, config.seed)
+    bounds = np.array([wish.bounds.get(name, np.nan) for name in config.names])
+    fits = within(means, bounds, config.maximise)
+    worse = np.where(config.maximise, low, high)
+    if fits.any():
+        among = np.flatnonzero(fits)
+    else:
+        missed = shortfall(means, bounds, config.maximise)
+        among = np.flatnonzero(missed == missed.min())
+    at = int(among[_best(config, wish, means[among], base)])
+    method, point = places[at]
+    found: dict[str, Any] = {
+        "method": method,
+        "point": point,
+        "fits": bool(fits.any()),
+        "surely": bool(within(worse[[at]], bounds, config.maximise)[0]),
+        "rewards": dict(zip(config.names, means[at].tolist(), strict=True)),
+        "interval": {name: [float(low[at, i]), float(high[at, i])] for i, name in enumerate(config.names)},
+        "best_of_all": {
+            name: float((means[:, i].max if larger else means[:, i].min)())
+            for i, (name, larger) in enumerate(zip(config.names, config.maximise, strict=True))
+        },
+    }
+    if base is not None:
+        found["base"] = dict(zip(config.names, base.mean(axis=(0, 1)).tolist(), strict=True))
+        if not fits.any():
+            found["reachable"] = reachable(base.reshape(-1, len(config.names)), bounds, config.maximise)
+    return found
+
+
+def _best(config: Config, wish: Wish, means: Array, base: Array | None) -> int:
+    """Its place among the means."""
+    if wish.best == "knee":
+        return knee(means, config.maximise)
+    if wish.best == "equal gain":
+        if base is None:
+            raise SipoError("--equal-gain: is over the base model, which the run did not measure; add base to methods")
+        return equal_gain(means, base.mean(axis=(0, 1)), config.maximise)
+    i = config.names.index(wish.best)
+    return int(np.argmax(means[:, i] * (1 if config.maximise[i] else -1)))
+
+
+def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any]) -> None:
+    progress = Progress()
+    shares = ",".join(f"{name}={share:.9g}" for name, share in chosen["weights"].items())
+    shown = " ".join(f"{name}={share:g}" for name, share in chosen["weights"].items())
+    if chosen["fits"]:
+        sure = (
+            ", with all intervals held at once" if chosen["surely"] else ", on average; within its interval it may not"
+        )
+        progress.say(f"{chosen['method']} at {shown}: fits what was asked{sure if wish.bounds else ''}")
+    else:
+        progress.say(f"no measured point fits what was asked; the nearest is {chosen['method']} at {shown}")
+        if "reachable" in chosen:
+            how = "some" if chosen["reachable"] else "no"
+            progress.say(
+                f"{how} reweighting of the base model's own answers would reach it on average"
+                + (", so other weights or more training may" if chosen["reachable"] else ": ask for less")
+            )
+    columns = ["objective", "reward", "low", "high", "better is"]
+    columns += ["over base"] * ("base" in chosen) + ["best of all points"]
+    rows = []
+    for name, larger in zip(config.names, config.maximise, strict=True):
+        reward, (low, high) = chosen["rewards"][name], chosen["interval"][name]
+        over = [f"{reward - chosen['base'][name]:+.3f}"] if "base" in chosen else []
+        rows.append([name, reward, low, high, "larger" if larger else "smaller", *over, chosen["best_of_all"][name]])
+    progress.table(
+        "mean rewards on held-out prompts, with 95 % intervals that hold for all points at once", columns, rows
+    )
+    method = ["--method", chosen["method"]]
+    ask = command("sipo", "generate", run, *method, "--weights", shares, "--prompt", "Why is the sky blue?")
+    progress.say(f"ask it   {ask}")
+    single = find(chosen["method"]).models(tuple(chosen["weights"].values())) == 1
+    take = method if single else []
+    where = "" if single else " (the soup of its policies: one model, not this mixture)"
+    progress.say(f"take it  {command('sipo', 'export', run, *take, '--weights', shares, '--to', 'chosen')}{where}")

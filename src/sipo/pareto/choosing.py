@@ -1,0 +1,93 @@
+"""Which point of a front to use: by bounds on some objectives and the best of another, by the knee, or by equal gains.
+
+Means are [M, N] over M points and N objectives; `maximise` says of each objective whether larger is better.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+
+from sipo.pareto.bootstrap import Array, resampled_means, resamples
+from sipo.pareto.indicators import signs
+
+
+def simultaneous_intervals(rewards_M_P_N: Array, times: int, seed: int, level: float = 0.95) -> tuple[Array, Array]:
+    """Low and high ends [M, N] that hold all M x N means at once with the probability `level`, over the prompts P.
+
+    A choice among points looks at all of them, so intervals of single points say too much. Each mean's bootstrap error
+    is widened by the same factor: the quantile of the largest of all studentised deviations (max-t).
+    """
+    means = rewards_M_P_N.mean(axis=1)
+    sampled = resampled_means(rewards_M_P_N, resamples(rewards_M_P_N.shape[1], times, seed))
+    errors = sampled.std(axis=0)
+    moving = errors > 0
+    if not moving.any():
+        return means, means
+    deviations = np.abs(sampled - means)[:, moving] / errors[moving]
+    factor = float(np.quantile(deviations.max(axis=1), level))
+    return means - factor * errors, means + factor * errors
+
+
+def within(means_M_N: Array, bounds_N: Array, maximise: Sequence[bool]) -> NDArray[np.bool_]:
+    """[M]: which points are at least as good as the bounds; NaN bounds nothing."""
+    sign = signs(maximise)
+    return np.asarray(((means_M_N * sign >= bounds_N * sign) | np.isnan(bounds_N)).all(axis=1))
+
+
+def shortfall(means_M_N: Array, bounds_N: Array, maximise: Sequence[bool]) -> Array:
+    """[M]: by how much a point misses the bounds, summed in units of each objective's range; smaller is better, 0 is
+    none.
+    """
+    sign = signs(maximise)
+    missing = np.clip((bounds_N - means_M_N) * sign, 0.0, None)
+    return np.asarray(np.nansum(missing / _ranges(means_M_N), axis=1))
+
+
+def knee(means_M_N: Array, maximise: Sequence[bool]) -> int:
+    """The point that is furthest above the plane through the points that are best in each objective, in units of each
+    objective's range: there a step either way costs most.
+    """
+    gains = _gains(means_M_N, means_M_N, maximise)
+    return int(np.argmax(gains.sum(axis=1)))
+
+
+def equal_gain(means_M_N: Array, base_N: Array, maximise: Sequence[bool]) -> int:
+    """The point whose smallest gain over the base model is largest, in units of the best gain of each objective."""
+    sign = signs(maximise)
+    gained = (means_M_N - base_N) * sign
+    best = gained.max(axis=0)
+    return int(np.argmax((gained / np.where(best > 0, best, 1.0)).min(axis=1)))
+
+
+def reachable(samples_S_N: Array, bounds_N: Array, maximise: Sequence[bool]) -> bool:
+    """Could any reweighting of these S rewards [S, N] of a model's own answers meet the bounds on average?
+
+    Where none can, no preference weight will: aligned models, too, only reweight what the model may say. The question
+    that MAP's dual asks of reference samples (Wang et al. 2024), as a linear program.
+    """
+    sign = signs(maximise)
+    bounded = ~np.isnan(bounds_N)
+    if not bounded.any():
+        return True
+    count = len(samples_S_N)
+    found = linprog(
+        np.zeros(count),
+        A_ub=-(samples_S_N * sign)[:, bounded].T,
+        b_ub=-(bounds_N * sign)[bounded],
+        A_eq=np.ones((1, count)),
+        b_eq=[1.0],
+    )
+    return bool(found.status == 0)
+
+
+def _ranges(means_M_N: Array) -> Array:
+    spread = np.ptp(means_M_N, axis=0)
+    return np.where(spread > 0, spread, 1.0)
+
+
+def _gains(means_M_N: Array, of_M_N: Array, maximise: Sequence[bool]) -> Array:
+    """From 0, each objective's worst, to 1, its best."""
+    sign = signs(maximise)
+    return np.asarray((means_M_N * sign - (of_M_N * sign).min(axis=0)) / _ranges(of_M_N))

@@ -1,0 +1,126 @@
+"""Choosing a point of a front: the mathematics against brute force, and the command on a finished run."""
+
+import json
+import shlex
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipo.cli.main import main
+from sipo.configfile import parse_config
+from sipo.disk.tables import read_json
+from sipo.pareto.choosing import equal_gain, knee, reachable, shortfall, simultaneous_intervals, within
+from sipo.runs.pipeline import run
+
+LARGER = [True, False]
+FRONT = np.array([[0.0, 1.0], [0.8, 2.0], [1.0, 6.0]])  # of the second, smaller is better
+
+
+def test_bounds_are_in_each_objective_s_own_direction() -> None:
+    assert within(FRONT, np.array([0.5, np.nan]), LARGER).tolist() == [False, True, True]
+    assert within(FRONT, np.array([0.5, 3.0]), LARGER).tolist() == [False, True, False]
+    assert shortfall(FRONT, np.array([0.5, 3.0]), LARGER) == pytest.approx([0.5, 0.0, 0.6])
+    assert knee(FRONT, LARGER) == 1
+    assert equal_gain(FRONT, np.array([-1.0, 7.0]), LARGER) == 1
+
+
+@given(st.integers(0, 10**6))
+def test_a_choice_is_the_same_in_other_units_and_directions(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    means, base, bounds = rng.normal(size=(5, 3)), rng.normal(size=3) - 2, rng.normal(size=3)
+    scale, larger = np.array([2.0, 0.5, 8.0]), [True, True, True]
+    turned, smaller = np.array([1, -1, 1]) * scale, [True, False, True]
+    assert knee(means, larger) == knee(means * turned, smaller)
+    assert equal_gain(means, base, larger) == equal_gain(means * turned, base * turned, smaller)
+    assert (within(means, bounds, larger) == within(means * turned, bounds * turned, smaller)).all()
+    assert shortfall(means, bounds, larger) == pytest.approx(shortfall(means * turned, bounds * turned, smaller))
+
+
+@given(st.integers(0, 10**6))
+def test_what_reweighting_can_reach_is_what_mixtures_of_samples_reach(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples, bounds = rng.normal(size=(4, 2)), rng.normal(size=2) * 0.7
+    steps = [np.array(each) / 40 for each in product(range(41), repeat=4) if sum(each) == 40]
+    slack = min(np.clip(bounds - np.array(steps) @ samples, 0, None).sum(axis=1))
+    if slack == 0:
+        assert reachable(samples, bounds, [True, True])
+    elif slack > 0.1:
+        assert not reachable(samples, bounds, [True, True])
+    assert reachable(samples, np.array([np.nan, np.nan]), [True, True])
+
+
+def test_simultaneous_intervals_hold_all_means_at_once() -> None:
+    rng, held, single = np.random.default_rng(3), 0, 0
+    for trial in range(150):
+        rewards = rng.normal(size=(6, 60, 2))
+        low, high = simultaneous_intervals(rewards, 300, trial)
+        held += bool(((low <= 0) & (high >= 0)).all())
+        single += bool((low[0, 0] <= 0) & (high[0, 0] >= 0))
+    assert held >= 0.9 * 150 and single > held
+    constant = np.ones((2, 5, 2))
+    low, high = simultaneous_intervals(constant, 50, 0)
+    assert (low == 1).all() and (high == 1).all()
+
+
+@pytest.fixture(scope="module")
+def finished(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = make_settings(tmp_path_factory.mktemp("choosing"))
+    return run(parse_config({**settings, "methods": ["base", "soups", "mod"]}, "settings"), quiet=True)
+
+
+def test_the_point_that_fits_is_chosen_and_its_commands_work(
+    finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    methods = read_json(finished / "compare" / "fronts.json")["methods"]
+    points = [(name, p) for name in ("soups", "mod") for p in methods[name]["points"]]
+    best = max(point["rewards"]["detail"] for _, point in points)
+    assert main(["choose", str(finished), "--maximise", "detail", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits"] and found["rewards"]["detail"] == pytest.approx(best)
+    same = next(p for name, p in points if name == found["method"] and p["weights"] == found["weights"])
+    assert found["rewards"] == pytest.approx(same["rewards"])
+    assert all(found["interval"][n][0] <= same["interval"][n][0] + 1e-9 for n in found["rewards"]), "wider than alone"
+    assert main(["choose", str(finished), "--minimise", "brevity", "--method", "soups", "--at-least", "detail=-9"]) == 0
+    said = capsys.readouterr().out
+    for line in said.splitlines():
+        if line.startswith(("ask it", "take it")):
+            words = shlex.split(line[9:].partition(" (")[0])
+            assert main(words[1:]) == 0
+    assert (tmp_path / "chosen" / "adapter_config.json").exists() and "over base" in said
+
+
+def test_where_nothing_fits_the_nearest_is_told(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["choose", str(finished), "--at-least", "detail=1e6", "--knee"]) == 0
+    said = capsys.readouterr().out
+    assert "no measured point fits" in said and "no reweighting of the base model's own answers" in said
+    assert main(["choose", str(finished), "--equal-gain"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "say what is best with one of --maximise"),
+        (["--knee", "--equal-gain"], "say what is best with one of"),
+        (["--maximise", "detial"], "--maximise: `detial` is no objective of the run; they are detail, brevity"),
+        (["--maximise", "brevity"], "--maximise: of `brevity` smaller is better; write --minimise"),
+        (["--knee", "--at-least", "brevity=3"], "--at-least: of `brevity` smaller is better; write --at-most"),
+        (["--knee", "--at-least", "detail=many"], "--at-least: detail=many is no number"),
+        (
+            ["--knee", "--method", "base"],
+            "--method base: has no weights that were measured; those that have are soups, mod",
+        ),
+    ],
+)
+def test_what_cannot_be_chosen_is_one_line(
+    finished: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["choose", str(finished), *options]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and message in said
