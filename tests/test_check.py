@@ -145,7 +145,7 @@ def test_memory_follows_what_drives_it(settings: dict[str, Any]) -> None:
 
     def peaks(judges: tuple[int, ...] = (), **more: Any) -> dict[str, float]:
         config = config_of(settings, **more)
-        found = Peaks(config, model, of, lengths, 4096, judges)
+        found = Peaks(config, lengths, model, of, 4096, judges)
         return {stage.name: stage.peak(found) for stage in Graph(config) if stage.peak}
 
     plain = peaks()
@@ -190,7 +190,7 @@ def test_steps_and_responses_are_those_of_a_run(finished: Any) -> None:
     config, folder = finished
     task = Task(config)
     sizes = counted(task)
-    found = {stage.name: stage.work(Plan(config, sizes, task.weights, Lengths(10, 10))) for stage in Graph(config)}
+    found = {stage.name: stage.work(Plan(config, Lengths(10, 10), sizes, task.weights)) for stage in Graph(config)}
     for stage in ("sft", "align", "lw", "modpo"):
         assert found[stage].steps == len(lines(folder / stage / "training.jsonl")), stage
     assert found["realign"].steps >= len(lines(folder / "realign" / "training.jsonl")) > 0
@@ -199,7 +199,7 @@ def test_steps_and_responses_are_those_of_a_run(finished: Any) -> None:
     assert found["raco"].steps == found["lw"].steps and found["raco"].tokens > found["lw"].tokens
     for name in config.methods:
         assert found[f"answers/{name}"].written == len(lines(folder / "answers" / name / "responses.jsonl"))
-    twice = Graph(config)["align"].work(Plan(config, sizes, task.weights, Lengths(20, 20)))
+    twice = Graph(config)["align"].work(Plan(config, Lengths(20, 20), sizes, task.weights))
     assert twice.tokens == 2 * found["align"].tokens
     asking = [stage.name for stage in Graph(config) if stage.peak and not stage.name.startswith("judged")]
     assert all(found[name].tokens > 0 for name in asking)

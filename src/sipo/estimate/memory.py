@@ -11,8 +11,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sipo.bank.adapter import target_layers, widths
-from sipo.config import Config, Lora
-from sipo.estimate.work import Lengths
+from sipo.config import Lora
+from sipo.estimate.work import Reckoning
 
 SPARE = 0.1
 """The share of a device's memory that a plan leaves free."""
@@ -93,25 +93,14 @@ def _targets(model: PreTrainedModel, lora: Lora) -> int:
 
 
 @dataclass(frozen=True)
-class Peaks:
-    """What the formulas of a stage's memory, in bytes, reckon with."""
+class Peaks(Reckoning):
+    """What the formulas of a stage's memory, in bytes, reckon with; lengths are the longest."""
 
-    config: Config
     model: PreTrainedModel
     of: Shape
-    lengths: Lengths
-    """The longest."""
     context: int
     judges: Sequence[int]
     """Bytes of the reward models, loaded one at a time."""
-
-    @property
-    def both(self) -> float:
-        return self.lengths.prompt + 2 * self.lengths.response
-
-    @property
-    def longest(self) -> int:
-        return self.config.data.max_response_tokens
 
     @property
     def adapter(self) -> int:
@@ -123,7 +112,7 @@ class Peaks:
         return _targets(self.model, self.config.lora)
 
     def mounted(self) -> int:
-        return self.of.weights + len(self.config.objectives) * self.adapter * self.of.bytes
+        return self.of.weights + self.n * self.adapter * self.of.bytes
 
     def training(self, row: float) -> int:
         """On rows of so many tokens at most."""
@@ -135,7 +124,7 @@ class Peaks:
 
     def scoring(self, row: float) -> int:
         tokens = max(self.config.execution.score_tokens, int(row))
-        targets = len(self.config.objectives) * self.targets
+        targets = self.n * self.targets
         return self.mounted() + tokens * self.of.activations(self.config.lora.r, targets, int(row))
 
     def decoding(self, prompt: float, new: int) -> int:

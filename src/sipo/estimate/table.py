@@ -30,10 +30,10 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, tokens_per_se
     dtype = _dtype(config, gpu)
     model: Any = outline(_known(config), dtype) if absent.model else task.backbone.model
     means, longest = _lengths(task, absent)
-    plan = Plan(config, sizes, task.weights, means)
+    plan = Plan(config, means, sizes, task.weights)
     judges = [size for objective in config.objectives if (size := _judge_bytes(objective.reward))]
     of = shape(model, dtype)
-    peaks = Peaks(config, model, of, longest, context_of(model.config), judges)
+    peaks = Peaks(config, longest, model, of, context_of(model.config), judges)
     say(
         f"plan       {of.parameters / 1e6:,.6g} M parameters in {str(dtype).removeprefix('torch.')}, "
         f"{adapter_parameters(model, config.lora) / 1e6:.3g} M an adapter, "

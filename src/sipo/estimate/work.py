@@ -59,22 +59,15 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the formulas reckon with."""
+class Reckoning:
+    """What the formulas of work and memory share."""
 
     config: "Config"
-    sizes: Sizes
-    weights: Sequence[Weight]
     lengths: Lengths
 
     @property
     def n(self) -> int:
         return len(self.config.objectives)
-
-    @property
-    def between(self) -> int:
-        """Weights that are no corner."""
-        return sum(not is_corner(weight) for weight in self.weights)
 
     @property
     def both(self) -> float:
@@ -84,6 +77,19 @@ class Plan:
     @property
     def longest(self) -> int:
         return self.config.data.max_response_tokens
+
+
+@dataclass(frozen=True)
+class Plan(Reckoning):
+    """What the formulas of work reckon with; lengths are means."""
+
+    sizes: Sizes
+    weights: Sequence[Weight]
+
+    @property
+    def between(self) -> int:
+        """Weights that are no corner."""
+        return sum(not is_corner(weight) for weight in self.weights)
 
     @property
     def seen(self) -> int:

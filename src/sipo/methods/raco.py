@@ -39,7 +39,7 @@ def _work(plan: Plan) -> Work:
 
 
 def _peak(peaks: "Peaks") -> float:
-    return peaks.training(peaks.both) + len(peaks.config.objectives) * peaks.adapter * 4  # each objective's gradient
+    return peaks.training(peaks.both) + peaks.n * peaks.adapter * 4  # each objective's gradient
 
 
 METHODS = (
