@@ -1,5 +1,6 @@
 """Decoding from mixtures of policies (MOD) in mixed batches."""
 
+from sipo.decoding.best import BestOf
 from sipo.decoding.decode import Generated, Request, decode
 from sipo.decoding.mixture import (
     FORWARD_KL,
@@ -19,6 +20,7 @@ __all__ = [
     "FORWARD_KL",
     "JENSEN_SHANNON",
     "REVERSE_KL",
+    "BestOf",
     "Divergence",
     "Generated",
     "Mixture",

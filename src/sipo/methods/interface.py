@@ -3,7 +3,7 @@
 Answering, comparison, export and generation know nothing else of a method.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ from sipo.weights import Weight
 
 if TYPE_CHECKING:
     from sipo.bank import Adapter
-    from sipo.decoding import Mixture
+    from sipo.data import Message
+    from sipo.decoding import BestOf, Mixture
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,21 @@ class Aligned:
 
     adapters: "tuple[Adapter, ...]"
     mixture: "Mixture"
+    instruct: str | None = None
+    """System text that it is asked with."""
+    best_of: "BestOf | None" = None
+    """How many answers are drawn, and which of them is given; None draws the one."""
+
+    def asked(self, chat: "Sequence[Message]") -> "Sequence[Message]":
+        """What it is asked with: the chat, with its own instruction behind the chat's system text or in its place."""
+        from sipo.data import Message
+        from sipo.models.template import BETWEEN
+
+        if self.instruct is None:
+            return chat
+        if chat[0].role != "system":
+            return [Message("system", self.instruct), *chat]
+        return [Message("system", chat[0].content + BETWEEN + self.instruct), *chat[1:]]
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,50 @@
 
 All methods decode alike, and with the same noise for the same prompt at the same weight, so that differences are the
 methods'. One that no weight steers is drawn from once for each weight too: chance alone spreads several points, and
-would lift their front above a single one. Greedy decoding leaves nothing to draw, and such a method one point.
+would lift their front above a single one. Greedy decoding leaves nothing to draw, and such a method one point. Of a
+method that draws an answer several times, the policies say which draw it gives.
 Writes `responses.jsonl`, without rewards.
 """
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sipo.bank import Adapter
+from sipo.config import Decoding
 from sipo.data import Row
 from sipo.decoding import Generated, Request, answer, seed_of
 from sipo.disk.tables import write_records
 from sipo.engines import opened
-from sipo.methods.interface import Method
+from sipo.errors import SipoError
+from sipo.logprobs.packing import Group
+from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points
+from sipo.methods.interface import Aligned, Method
 from sipo.methods.registry import find
 from sipo.records import Response
 from sipo.stages.sample import named, one_row_a_prompt
 from sipo.task import Task
+from sipo.weights import Weight
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An answer that is to be given, and the requests that it is drawn by."""
+
+    method: Method
+    weight: Weight
+    aligned: Aligned
+    row: Row
+    index: int
+    draws: Sequence[Request]
+    decoding: Decoding
+
+    @property
+    def shared(self) -> tuple[tuple[Adapter, ...], Decoding]:
+        """What those that are decoded together have in common."""
+        return self.aligned.adapters, self.decoding
 
 
 def answer_by(task: Task, folder: Path, *, method: str, **inputs: Any) -> list[Response]:
@@ -35,25 +62,22 @@ def answer_prompts(task: Task, methods: Sequence[Method], folder: Path) -> list[
         for weight in (task.weights if method.steerable or config.decoding.temperature > 0 else task.weights[:1])
     ]
     plan = [
-        (method, weight, aligned, row, index)
+        _ask(task, method, weight, aligned, row, index)
         for method, weight, aligned in models
         for row in test_rows(task)
         for index in range(config.evaluate.per_prompt)
     ]
-    requests = [
-        Request(task.prompt_tokens(row), aligned.mixture, seed_of(config.seed, "evaluate", row.key, weight, index))
-        for _, weight, aligned, row, index in plan
-    ]
-    answers: dict[int, Generated] = {}
+    drawn: dict[int, list[Generated]] = {}
     with opened(config.execution) as engine:
-        for number, adapters in enumerate(dict.fromkeys(aligned.adapters for _, _, aligned in models)):
-            mine = [at for at, (_, _, aligned, *_) in enumerate(plan) if aligned.adapters == adapters]
-            names = dict.fromkeys(method.name for method, _, aligned in models if aligned.adapters == adapters)
+        for number, shared in enumerate(dict.fromkeys(each.shared for each in plan)):
+            mine = [at for at, each in enumerate(plan) if each.shared == shared]
+            names = dict.fromkeys(plan[at].method.name for at in mine)
+            adapters, decoding = shared
             with task.bank.mounted(adapters):
                 generated = answer(
                     task.bank,
-                    [requests[at] for at in mine],
-                    config.decoding,
+                    [request for at in mine for request in plan[at].draws],
+                    decoding,
                     config.data.max_response_tokens,
                     task.codec.stops,
                     rows=config.execution.decode_rows,
@@ -62,17 +86,72 @@ def answer_prompts(task: Task, methods: Sequence[Method], folder: Path) -> list[
                     progress=task.progress,
                     engine=engine,
                 )
-            answers.update(zip(mine, generated, strict=True))
+            following = iter(generated)
+            drawn.update({at: [next(following) for _ in plan[at].draws] for at in mine})
+    given = _given(task, [(each, drawn[at]) for at, each in enumerate(plan)], folder)
     responses = [
         Response(
-            method.name, named(task, weight) if method.steerable else None, row.key, row.text, index,
-            task.codec.decode(answers[at].tokens), len(answers[at].tokens), answers[at].finished, {},
-            0 if method.steerable else task.weights.index(weight),
+            each.method.name, named(task, each.weight) if each.method.steerable else None, each.row.key, each.row.text,
+            each.index, task.codec.decode(answer.tokens), len(answer.tokens), answer.finished, {},
+            0 if each.method.steerable else task.weights.index(each.weight),
         )
-        for at, (method, weight, _, row, index) in enumerate(plan)
+        for each, answer in zip(plan, given, strict=True)
     ]  # fmt: skip
     write_records(folder / "responses.jsonl", responses)
     return responses
+
+
+def _ask(task: Task, method: Method, weight: Weight, aligned: Aligned, row: Row, index: int) -> _Asked:
+    seed = seed_of(task.config.seed, "evaluate", row.key, weight, index)
+    request, decoding = Request(prompt_of(task, method.name, aligned, row), aligned.mixture, seed), task.config.decoding
+    if aligned.best_of is None:
+        return _Asked(method, weight, aligned, row, index, [request], decoding)
+    draws, decoding = aligned.best_of.draws(request), aligned.best_of.drawing(decoding)
+    return _Asked(method, weight, aligned, row, index, draws, decoding)
+
+
+def prompt_of(task: Task, method: str, aligned: Aligned, row: Row) -> tuple[int, ...]:
+    """The row's prompt as the method asks it. Raises SipoError where it and an answer exceed the model's context."""
+    if aligned.instruct is None:
+        return task.prompt_tokens(row)
+    ids, new = task.codec.encode_prompt(aligned.asked(row.prompt), limit=sys.maxsize), task.codec.max_response_tokens
+    if len(ids) + new > task.backbone.context:
+        raise SipoError(
+            f"methods: with the instruction of `{method}` the prompt {row.text[:60]!r} has {len(ids)} tokens, with an "
+            f"answer of {new} over the model's context of {task.backbone.context}; shorten the objectives' `better` or "
+            f"data.max_response_tokens, or leave `{method}` out"
+        )
+    return tuple(ids)
+
+
+def _given(task: Task, drawn: Sequence[tuple[_Asked, list[Generated]]], folder: Path) -> list[Generated]:
+    """Of each answer's draws the one that the policies find best at its weight."""
+    groups = {at: _group(*each) for at, each in enumerate(drawn) if len(each[0].draws) > 1}
+    tables: dict[tuple[Adapter, ...], LogprobTable] = {}
+    policies = policy_points(task.objectives)
+    for adapters in dict.fromkeys(drawn[at][0].aligned.adapters for at in groups):
+        with task.bank.mounted(adapters):
+            known = tables[adapters] = LogprobTable()
+            known.fill(
+                task.bank,
+                [group for at, group in groups.items() if drawn[at][0].aligned.adapters == adapters],
+                {REFERENCE: (0.0,) * len(adapters), **policies},
+                folder=folder,
+                label=f"draws {len(tables)}",
+                token_budget=task.config.execution.score_tokens,
+                progress=task.progress,
+            )
+    given = []
+    for at, (each, draws) in enumerate(drawn):
+        best = 0
+        if at in groups and each.aligned.best_of:
+            best = each.aligned.best_of.pick(tables[each.aligned.adapters].logratios(groups[at], list(policies)))
+        given.append(draws[best])
+    return given
+
+
+def _group(each: _Asked, draws: Sequence[Generated]) -> Group:
+    return Group(each.draws[0].prompt, tuple(draw.tokens for draw in draws))
 
 
 def test_rows(task: Task) -> list[Row]:
