@@ -1,21 +1,22 @@
-"""What the stages ask of a model, recorded while they run: texts, log-probabilities and trainings."""
+"""What the stages ask of a model, recorded while they run: texts and scores by an engine that notes them, trainings
+where the stages begin them.
+"""
 
 import importlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
 from sipo.bank import Adapter, Bank
-from sipo.config import Training
+from sipo.config import Decoding, Execution, Training
 from sipo.decoding import Generated, Request
-from sipo.logprobs.packing import Group
+from sipo.engines import Engine, ScoreRequest, Span, opened
 from sipo.logprobs.score import Point
-from sipo.logprobs.table import LogprobTable
 from sipo.training.loop import Example, Trained
 
-WRITERS, TRAINERS = ("sample", "refine", "answer"), ("align", "realign")
+TRAINERS = ("align", "realign")
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,16 @@ class Texts:
 @dataclass(frozen=True)
 class Scores:
     adapters: tuple[Adapter, ...]
-    groups: list[Group]
-    models: dict[str, Point]
-    table: LogprobTable
+    requests: list[ScoreRequest]
+    values: list[float]
+
+    def spread(self, few: int) -> list[tuple[Point, list[int]]]:
+        """Of every policy and soup (of the reference, where it is alone) the indices of some `few` requests."""
+        by_point: dict[Point, list[int]] = {}
+        for index, request in enumerate(self.requests):
+            by_point.setdefault(request.mixture.points[0], []).append(index)
+        moving = {point: indices for point, indices in by_point.items() if any(point)} or by_point
+        return [(point, indices[:: -(-len(indices) // few)]) for point, indices in moving.items()]
 
 
 @dataclass(frozen=True)
@@ -57,19 +65,57 @@ class Recorder:
     def note(self, what: Asked) -> None:
         self.asked.setdefault(self.stage, []).append(what)
 
+    @contextmanager
+    def opened(self, execution: Execution, bank: Bank) -> Iterator[Engine]:
+        """In place of `sipo.engines.opened`."""
+        with opened(execution, bank) as engine:
+            yield Recording(engine, self)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An engine that notes what another is asked, and what that gives, once it has all of it."""
+
+    engine: Engine
+    recorder: Recorder
+
+    def generate(
+        self,
+        span: Span,
+        requests: Sequence[Request],
+        decoding: Decoding,
+        limit: int,
+        stops: Collection[int],
+        done: Collection[int] = (),
+    ) -> Iterator[tuple[int, Generated]]:
+        found: dict[int, Generated] = {}
+        for unit, text in self.engine.generate(span, requests, decoding, limit, stops, done):
+            found[unit] = text
+            yield unit, text
+        if found:
+            mine = sorted(found)
+            answers = [found[unit] for unit in mine]
+            self.recorder.note(Texts(span.adapters, [requests[unit] for unit in mine], limit, stops, answers))
+
+    def score(
+        self, span: Span, requests: Sequence[ScoreRequest], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, float]]:
+        found: dict[int, float] = {}
+        for unit, value in self.engine.score(span, requests, done):
+            found[unit] = value
+            yield unit, value
+        if found:
+            mine = sorted(found)
+            values = [found[unit] for unit in mine]
+            self.recorder.note(Scores(span.adapters, [requests[unit] for unit in mine], values))
+
 
 @contextmanager
 def recording() -> Iterator[Recorder]:
-    """Within the block the stages' requests are noted under `stage`, which the caller sets."""
-    recorder, fill = Recorder(), LogprobTable.fill
-
-    def answering(original: Any) -> Any:
-        def answer(bank: Bank, requests: Any, decoding: Any, limit: int, stops: Any, **rest: Any) -> list[Generated]:
-            answers: list[Generated] = original(bank, requests, decoding, limit, stops, **rest)
-            recorder.note(Texts(bank.adapters, list(requests), limit, stops, answers))
-            return answers
-
-        return answer
+    """What is asked is noted under `stage`, which the caller sets: trainings within the block, texts and scores of
+    tasks that have `Recorder.opened` for their engines.
+    """
+    recorder = Recorder()
 
     def training(original: Any) -> Any:
         def train(
@@ -83,16 +129,8 @@ def recording() -> Iterator[Recorder]:
 
         return train
 
-    def filling(self: LogprobTable, bank: Bank, groups: Any, models: Any, **rest: Any) -> None:
-        groups = list(groups)
-        fill(self, bank, groups, models, **rest)
-        if groups:
-            recorder.note(Scores(bank.adapters, groups, dict(models), self))
-
     with ExitStack() as patches:
-        patches.enter_context(patch.object(LogprobTable, "fill", filling))
-        for names, attribute, wrapped in ((WRITERS, "answer", answering), (TRAINERS, "train", training)):
-            for name in names:
-                module = importlib.import_module(f"sipo.stages.{name}")
-                patches.enter_context(patch.object(module, attribute, wrapped(getattr(module, attribute))))
+        for name in TRAINERS:
+            module = importlib.import_module(f"sipo.stages.{name}")
+            patches.enter_context(patch.object(module, "train", training(module.train)))
         yield recorder

@@ -10,15 +10,16 @@ import yaml
 
 from benchmarks.bench import Bench
 from sipo.config import Config
+from sipo.engines import opened
 from sipo.progress import Progress
-from sipo.task import Task
+from sipo.task import Engines, Task
 
 ROOT = Path(__file__).parents[1]
 WORDS = "plants water light soil sun garden rain seed leaf root"
 
 
 @contextmanager
-def small_task(bench: Bench, rows: int, **changed: object) -> Iterator[tuple[Task, Path]]:
+def small_task(bench: Bench, rows: int, engines: Engines = opened, **changed: object) -> Iterator[tuple[Task, Path]]:
     """The task, and a folder that goes with it. Greedy, one epoch a training, no validation rows: nothing depends on
     the order in which a route does its work. Random weights get short rows of their own.
     """
@@ -43,7 +44,7 @@ def small_task(bench: Bench, rows: int, **changed: object) -> Iterator[tuple[Tas
         if bench.settings.random_weights:
             settings["data"]["max_prompt_tokens"] = 128
         task = Task(Config.model_validate(settings), Progress(quiet=True))
-        task.site.backbone, task.site.bank = bench.backbone, bench.bank
+        task.site.backbone, task.site.bank, task.site.engines = bench.backbone, bench.bank, engines
         yield task, folder
 
 

@@ -156,6 +156,8 @@ def test_memory_follows_what_drives_it(settings: dict[str, Any]) -> None:
     assert more_rows["sample"] > plain["sample"] and more_rows["align"] == plain["align"]
     assert more_tokens["align"] > plain["align"] and more_tokens["sample"] == plain["sample"]
     assert all(peak > of.weights for name, peak in plain.items() if not name.startswith("judged"))
+    pool = peaks(execution={**execution, "engine": "pool", "workers": 3})
+    assert pool["sample"] == of.weights + 3 * plain["sample"] and pool["realign"] == plain["realign"]
     assert peaks((of.weights,))["judged/sipo"] >= 2 * of.weights > plain["judged/sipo"]
     full = peaks(sft={"max_tokens": 2048})["sft"]
     light = peaks(sft={"max_tokens": 2048, "lora": {"r": 64, "alpha": 64}})["sft"]

@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from peft import PeftModel
 
 from sipo.bank import Adapter, Bank
-from sipo.config import Decoding
+from sipo.config import Decoding, Execution
 from sipo.decoding import (
     Generated,
     Mixture,
     Request,
-    answer,
     at_mod,
     at_soup,
     base,
     decode,
-    requests,
     seed_of,
 )
 from sipo.decoding import decode as decode_function
 from sipo.decoding.decode import Batch
 from sipo.decoding.mixing import mix_logits
 from sipo.decoding.sampling import next_tokens, uniforms
+from sipo.engines import Local, Span, answer, batched
+from sipo.engines.batched import text_plan
 from sipo.progress import Progress
 
 decode_module = sys.modules[decode_function.__module__]
@@ -325,31 +325,34 @@ def test_answers_come_in_order_in_bounded_batches_and_once(
         sizes.append(sum(len(request.mixture.points) for request in batch))
         return decode(bank, batch, *settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(requests, "decode", counted)
+    monkeypatch.setattr(batched, "decode", counted)
 
     def answers() -> list[Generated]:
-        with bank.mounted(policies):
-            return answer(
-                bank, asked, SAMPLED, NEW, {frequent},
-                rows=7, folder=tmp_path, label="x", progress=Progress(quiet=True),
-            )  # fmt: skip
+        engine, span = Local(Execution(decode_rows=7), bank), Span(bank.backbone.settings, tuple(policies))
+        return answer(
+            engine, span, asked, SAMPLED, NEW, {frequent},
+            folder=tmp_path, label="x", progress=Progress(quiet=True),
+        )  # fmt: skip
 
     expected = alone(bank, policies, asked, SAMPLED, frequent)
     assert answers() == expected
     assert max(sizes) <= 7
     assert sum(sizes) == sum(len(request.mixture.points) for request in set(asked)), "equal requests are one"
-    done = len(sizes)
+    batches = list(sizes)
     journal = tmp_path / ".journal" / "x.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(lines[:3]) + lines[3][:5])  # a crash in the fourth batch
+    assert len(lines) == len(set(asked)), "one for each answer"
+    third = text_plan(list(dict.fromkeys(asked)), 7)[2]
+    kept = sum(map(len, text_plan(list(dict.fromkeys(asked)), 7)[:2])) + len(third) - 1
+    journal.write_text("".join(lines[:kept]) + lines[kept][:5])  # a crash while the third batch is written down
     assert answers() == expected
-    assert len(sizes) == done + len(lines) - 3
+    assert sizes == [*batches, *batches[2:]], "what is left is planned as if nothing had been done"
 
 
 def test_a_mixture_of_more_rows_than_a_batch_still_runs(bank: Bank, policies: list[Adapter], tmp_path: Path) -> None:
     asked = [Request(prompt, at_mod((0.2, 0.3, 0.5))) for prompt in PROMPTS["apart"]]
-    with bank.mounted(policies):
-        answers = answer(
-            bank, asked, GREEDY, NEW, {NEVER}, rows=2, folder=tmp_path, label="x", progress=Progress(quiet=True)
-        )
+    engine, span = Local(Execution(decode_rows=2), bank), Span(bank.backbone.settings, tuple(policies))
+    answers = answer(
+        engine, span, asked, GREEDY, NEW, {NEVER}, folder=tmp_path, label="x", progress=Progress(quiet=True)
+    )
     assert answers == alone(bank, policies, asked)

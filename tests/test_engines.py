@@ -188,10 +188,10 @@ def test_a_group_keeps_its_place_in_its_own_noise() -> None:
     assert torch.equal(group.noise, fresh.noise) and group.prompt == (1, 4) and rows_of(group)[0].start == 1
 
 
-def test_without_vllm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vllm_one_line_says_how_to_get_it(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sipo.engines, "find_spec", lambda _: None)
     check_engine(Execution())
-    for use in (check_engine, lambda execution: opened(execution).__enter__()):
+    for use in (check_engine, lambda execution: opened(execution, bank).__enter__()):
         with pytest.raises(SipoError, match=r"execution.engine: vllm is not installed; pip install 'sipo\[vllm\]'"):
             use(Execution(engine="vllm"))
 
@@ -204,8 +204,3 @@ def test_a_run_without_its_engine_stops_before_any_work(settings: dict, monkeypa
         with pytest.raises(SipoError, match="vllm is not installed"):
             begin(config)
     assert not config.run_dir.exists()
-
-
-def test_transformers_needs_no_engine() -> None:
-    with opened(Execution()) as engine:
-        assert engine is None

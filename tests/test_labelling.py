@@ -95,7 +95,7 @@ def scripted(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ends = {1: lambda n: False, 2: lambda n: n % 2 == 0}.get(len(rounds), lambda n: True)
         return [Generated(whole[n], True) if ends(n) else Generated(cut[n], False) for n in range(len(requests))]
 
-    monkeypatch.setattr("sipo.decoding.requests.decode", decode)
+    monkeypatch.setattr("sipo.engines.batched.decode", decode)
     return rounds
 
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from sipo.bank import Adapter, Bank
 from sipo.bank.head import Head
-from sipo.logprobs import table as table_module
+from sipo.config import Execution
+from sipo.engines import Local, Span, batched
 from sipo.logprobs.head import CHUNK, token_logprobs
 from sipo.logprobs.packing import Group, batches, pack, worth_sharing
 from sipo.logprobs.score import Point, response_logprobs, score_rows
@@ -178,10 +179,11 @@ class Counter:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Point, tuple[int, ...], tuple[int, ...]]] = []
-        self.calls = 0
+        self.calls: list[int] = []
+        """How many responses each was about."""
 
     def __call__(self, bank: Bank, rows: list[tuple[Group, Point]]) -> list[list[float]]:
-        self.calls += 1
+        self.calls.append(sum(len(group.responses) for group, _ in rows))
         self.asked += [(point, group.prompt, y) for group, point in rows for y in group.responses]
         return score_rows(bank, rows)
 
@@ -189,7 +191,7 @@ class Counter:
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     counter = Counter()
-    monkeypatch.setattr(table_module, "score_rows", counter)
+    monkeypatch.setattr(batched, "score_rows", counter)
     return counter
 
 
@@ -201,8 +203,8 @@ def fill(
     models: dict[str, Point],
     folder: Path,
 ) -> None:
-    with bank.mounted(policies):
-        table.fill(bank, groups, models, folder=folder, label="score", token_budget=64, progress=Progress(quiet=True))
+    engine, span = Local(Execution(score_tokens=64), bank), Span(bank.backbone.settings, tuple(policies))
+    table.fill(engine, span, groups, models, folder=folder, label="score", progress=Progress(quiet=True))
 
 
 def test_the_table_asks_only_for_what_is_missing(
@@ -239,15 +241,16 @@ def test_a_torn_filling_goes_on_and_ends_alike(
 ) -> None:
     whole = LogprobTable()
     fill(whole, bank, policies, GROUPS, POINTS, tmp_path / "whole")
-    calls, counter.calls = counter.calls, 0
+    calls, counter.calls = counter.calls, []
     journal = Path(".journal") / "score.jsonl"
     lines = (tmp_path / "whole" / journal).read_bytes().splitlines(keepends=True)
-    assert len(lines) == calls > 3
+    assert len(lines) == sum(calls) == len(whole) and len(calls) > 3
+    kept = sum(calls[:2])
     (tmp_path / "torn" / journal).parent.mkdir(parents=True)
-    (tmp_path / "torn" / journal).write_bytes(b"".join(lines[:2]) + lines[2][:9])
+    (tmp_path / "torn" / journal).write_bytes(b"".join(lines[:kept]) + lines[kept][:9])
     torn = LogprobTable()
     fill(torn, bank, policies, GROUPS, POINTS, tmp_path / "torn")
-    assert counter.calls == calls - 2
+    assert counter.calls == calls[2:]
     for group in GROUPS:
         assert (torn.of(group, list(POINTS)) == whole.of(group, list(POINTS))).all()
 

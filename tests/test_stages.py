@@ -17,10 +17,10 @@ from sipo.bank import save_adapter, soup
 from sipo.configfile import parse_config
 from sipo.decoding import Request, at_mod, decode, seed_of
 from sipo.disk.tables import read_json, read_records, write_records
+from sipo.engines import batched
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.parts import CANDIDATES, LOGPROBS, POLICIES, REFINEMENTS, SAMPLES
-from sipo.logprobs import table as table_module
 from sipo.logprobs.table import REFERENCE
 from sipo.pareto.indicators import hypervolume
 from sipo.progress import Progress
@@ -268,7 +268,7 @@ def test_realignment_asks_no_reference_of_any_model(
     def refuse(*_: Any) -> None:
         raise AssertionError("a reference pass")
 
-    monkeypatch.setattr(table_module, "score_rows", refuse)
+    monkeypatch.setattr(batched, "score_rows", refuse)
     task, outputs = finished.task, finished.outputs
     candidates, policies = outputs.read("filter", CANDIDATES), outputs.read("align", POLICIES)
     again = realign(task, policies, candidates, outputs.read("score", LOGPROBS), tmp_path)

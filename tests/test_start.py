@@ -12,8 +12,10 @@ import torch
 from transformers import TrainingArguments
 
 from sipo.bank import Adapter, Bank, load_adapter
+from sipo.config import Execution
 from sipo.configfile import parse_config
 from sipo.disk.tables import read_json, read_records
+from sipo.engines import Local, Span
 from sipo.filters.paper import outspoken
 from sipo.logprobs.table import REFERENCE, LogprobTable
 from sipo.progress import Progress
@@ -200,11 +202,10 @@ def test_the_table_gives_a_still_policy_the_reference_s_values(
     assert fresh.still and not policies[0].still
     groups, table = [Group((5, 6, 7 + i), ((8, 9), (10, 11 + i, 12))) for i in range(5)], LogprobTable()
     models = {"policy:a": (1.0, 0.0), "policy:b": (0.0, 1.0), "soup": (0.5, 0.5)}
-    with bank.mounted([fresh, policies[1]]):
-        assert not bank.moves((1.0, 0.0)) and bank.moves((0.5, 0.5))
-        table.fill(
-            bank, groups, models, folder=tmp_path, label="x", token_budget=60, progress=Progress(quiet=True)
-        )  # fmt: skip
+    span = Span(bank.backbone.settings, (fresh, policies[1]))
+    assert not span.moves((1.0, 0.0)) and span.moves((0.5, 0.5))
+    engine = Local(Execution(score_tokens=60), bank)
+    table.fill(engine, span, groups, models, folder=tmp_path, label="x", progress=Progress(quiet=True))
     for group in groups:
         still, moved, soup, reference = table.of(group, [*models, REFERENCE]).T
         assert (still == reference).all() and (moved != reference).all() and (soup != reference).all()

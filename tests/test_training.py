@@ -10,9 +10,10 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from sipo.bank import Adapter, Bank, new_adapter
-from sipo.config import Decoding, Lora, Training
+from sipo.config import Decoding, Execution, Lora, Training
 from sipo.data import Message
 from sipo.decoding import Request, at_mod, decode
+from sipo.engines import Local, Span
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
@@ -271,11 +272,11 @@ def test_cached_references_equal_live_ones(
 ) -> None:
     """From the table, packed and in batches, or from the frozen model one response at a time: from base and policy."""
     table = LogprobTable()
-    with bank.mounted(policies):
-        table.fill(
-            bank, groups, {REFERENCE: (0.0, 0.0, 0.0), "policy:a": (1.0, 0.0, 0.0)},
-            folder=tmp_path, label="x", token_budget=300, progress=Progress(quiet=True),
-        )  # fmt: skip
+    engine, span = Local(Execution(score_tokens=300), bank), Span(bank.backbone.settings, tuple(policies))
+    table.fill(
+        engine, span, groups, {REFERENCE: (0.0, 0.0, 0.0), "policy:a": (1.0, 0.0, 0.0)},
+        folder=tmp_path, label="x", progress=Progress(quiet=True),
+    )  # fmt: skip
 
     @torch.no_grad()
     def live(model: PreTrainedModel | PeftModel, prompt: tuple[int, ...], response: tuple[int, ...]) -> float:

@@ -2,8 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,19 +25,19 @@ from sipo.decoding import (
     Divergence,
     Generated,
     Request,
-    answer,
     at_mod,
     at_soup,
     base,
     decode,
     seed_of,
 )
-from sipo.engines import opened, vllm
+from sipo.engines import Engine, Span, answer, opened, vllm
 from sipo.engines.vllm import Vllm
 from sipo.errors import SipoError
 from sipo.labelling import label
 from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress
+from sipo.testing.engines import EngineConformance
 
 pytest.importorskip("vllm")
 
@@ -78,12 +80,36 @@ def policies(backbone: Backbone) -> list[Adapter]:
     return [random_adapter(backbone, seed, r) for seed, r in ((1, 3), (2, 5), (3, 2))]
 
 
-@pytest.fixture
-def engine() -> Iterator[Vllm]:
+class TestVllm(EngineConformance):
+    @pytest.fixture
+    def model(self, bank: Bank) -> Model:
+        return bank.backbone.settings
+
+
+@contextmanager
+def started(bank: Bank, decode_rows: int = 16) -> Iterator[Vllm]:
     """One at a time: a process has room for one vLLM."""
-    with opened(Execution(engine="vllm", decode_rows=16)) as engine:
-        assert engine is not None
+    with opened(Execution(engine="vllm", decode_rows=decode_rows), bank) as engine:
+        assert isinstance(engine, Vllm)
         yield engine
+
+
+@pytest.fixture
+def engine(bank: Bank) -> Iterator[Vllm]:
+    with started(bank) as engine:
+        yield engine
+
+
+def by_vllm(
+    engine: Vllm, bank: Bank, adapters: Sequence[Adapter], requests: list[Request], *how: Any
+) -> list[Generated]:
+    found = dict(engine.generate(Span(bank.backbone.settings, tuple(adapters)), requests, *how))
+    return [found[unit] for unit in range(len(requests))]
+
+
+def plainly(bank: Bank, adapters: Sequence[Adapter], requests: list[Request], *how: Any) -> list[Generated]:
+    with bank.mounted(adapters):
+        return decode(bank, requests, *how)
 
 
 def asked(divergence: Divergence = REVERSE_KL, prompts: list[tuple[int, ...]] = PROMPTS) -> list[Request]:
@@ -98,19 +124,17 @@ def asked(divergence: Divergence = REVERSE_KL, prompts: list[tuple[int, ...]] = 
 def test_the_texts_are_those_of_transformers(
     engine: Vllm, bank: Bank, policies: list[Adapter], divergence: Divergence, decoding: Decoding
 ) -> None:
-    with bank.mounted(policies):
-        unending = decode(bank, asked(divergence), decoding, NEW, ())
-        assert engine.decode(bank, asked(divergence), decoding, NEW, ()) == unending
-        end = unending[0].tokens[5]
-        ending = decode(bank, asked(divergence), decoding, NEW, (end,))
-        assert engine.decode(bank, asked(divergence), decoding, NEW, (end,)) == ending != unending
+    unending = plainly(bank, policies, asked(divergence), decoding, NEW, ())
+    assert by_vllm(engine, bank, policies, asked(divergence), decoding, NEW, ()) == unending
+    end = unending[0].tokens[5]
+    ending = plainly(bank, policies, asked(divergence), decoding, NEW, (end,))
+    assert by_vllm(engine, bank, policies, asked(divergence), decoding, NEW, (end,)) == ending != unending
     assert engine.fallen == 0, "with room enough no group falls out of step"
 
 
 def test_neighbours_change_nothing(engine: Vllm, bank: Bank, policies: list[Adapter]) -> None:
-    with bank.mounted(policies):
-        together = engine.decode(bank, asked(), SAMPLED, NEW, ())
-        assert together[::7] == [engine.decode(bank, [each], SAMPLED, NEW, ())[0] for each in asked()[::7]]
+    together = by_vllm(engine, bank, policies, asked(), SAMPLED, NEW, ())
+    assert together[::7] == [by_vllm(engine, bank, policies, [each], SAMPLED, NEW, ())[0] for each in asked()[::7]]
 
 
 def test_other_adapters_and_none(engine: Vllm, bank: Bank, policies: list[Adapter], backbone: Backbone) -> None:
@@ -118,8 +142,8 @@ def test_other_adapters_and_none(engine: Vllm, bank: Bank, policies: list[Adapte
         requests = [
             Request(p, at_mod(tuple(1 / len(adapters) for _ in adapters)) if adapters else base(0)) for p in PROMPTS
         ]
-        with bank.mounted(adapters):
-            assert engine.decode(bank, requests, GREEDY, NEW, ()) == decode(bank, requests, GREEDY, NEW, ())
+        found = by_vllm(engine, bank, adapters, requests, GREEDY, NEW, ())
+        assert found == plainly(bank, adapters, requests, GREEDY, NEW, ())
 
 
 def test_rows_that_do_not_fit_the_cache_are_asked_again(
@@ -128,9 +152,9 @@ def test_rows_that_do_not_fit_the_cache_are_asked_again(
     """Every row grows into a second block of the cache, which has not as many: vLLM preempts rows."""
     monkeypatch.setattr(vllm, "_cache_bytes", lambda *_: 10 * BLOCK_BYTES)
     requests = asked(prompts=[tuple(range(i, 100 + i)) for i in range(4)])
-    with bank.mounted(policies), opened(Execution(engine="vllm", decode_rows=8)) as engine:
-        assert engine is not None
-        assert engine.decode(bank, requests, SAMPLED, 60, ()) == decode(bank, requests, SAMPLED, 60, ())
+    with started(bank, 8) as engine:
+        found = by_vllm(engine, bank, policies, requests, SAMPLED, 60, ())
+        assert found == plainly(bank, policies, requests, SAMPLED, 60, ())
         assert engine.fallen > 0
 
 
@@ -139,9 +163,9 @@ def test_prompts_that_do_not_fit_a_step_are_computed_in_pieces(
 ) -> None:
     monkeypatch.setattr(vllm, "STEP_TOKENS", 1)
     requests = asked(prompts=[tuple(range(i, 200 + i)) for i in range(3)])
-    with bank.mounted(policies), opened(Execution(engine="vllm", decode_rows=8)) as engine:
-        assert engine is not None
-        assert engine.decode(bank, requests, GREEDY, NEW, ()) == decode(bank, requests, GREEDY, NEW, ())
+    with started(bank, 8) as engine:
+        found = by_vllm(engine, bank, policies, requests, GREEDY, NEW, ())
+        assert found == plainly(bank, policies, requests, GREEDY, NEW, ())
         assert engine.fallen > 0
 
 
@@ -150,12 +174,12 @@ def test_a_cache_too_small_for_one_group_is_an_error(
 ) -> None:
     monkeypatch.setattr(vllm, "_cache_bytes", lambda *_: 5 * BLOCK_BYTES)
     request = Request(tuple(range(150)), at_mod((0.2, 0.3, 0.5)))
-    with bank.mounted(policies), opened(Execution(engine="vllm")) as engine:
-        assert engine is not None
+    with started(bank) as engine:
         with pytest.raises(SipoError, match="cannot keep 3 rows of 150 tokens in step"):
-            engine.decode(bank, [request], GREEDY, NEW, ())
+            by_vllm(engine, bank, policies, [request], GREEDY, NEW, ())
         small = [Request((1, 2), at_mod((0.2, 0.3, 0.5)))]
-        assert engine.decode(bank, small, GREEDY, NEW, ()) == decode(bank, small, GREEDY, NEW, ()), "it goes on"
+        found = by_vllm(engine, bank, policies, small, GREEDY, NEW, ())
+        assert found == plainly(bank, policies, small, GREEDY, NEW, ()), "it goes on"
 
 
 BLOCK_BYTES = 2 * 2 * 32 * 128 * 4
@@ -167,58 +191,59 @@ def test_what_vllm_cannot_do_is_one_line(
 ) -> None:
     narrow = Bank(load_backbone(Model(path=str(model_folder), dtype="float32"), "cpu"))  # heads of 8
     large = [random_adapter(backbone, seed, 300) for seed in (1, 2)]
-    with opened(Execution(engine="vllm")) as engine:
-        assert engine is not None
-        with (
-            narrow.mounted([]),
-            pytest.raises(SipoError, match="vllm cannot decode with .*head.*; set it"),
-        ):
-            engine.decode(narrow, [Request((1, 2), base(0))], GREEDY, NEW, ())
-        with bank.mounted(large), pytest.raises(SipoError, match="up to rank 512, and a soup here has rank 600"):
-            engine.decode(bank, [Request((1, 2), at_soup((0.5, 0.5)))], GREEDY, NEW, ())
+    with (
+        started(narrow) as engine,
+        pytest.raises(SipoError, match="vllm cannot decode with .*head.*; set it"),
+    ):
+        by_vllm(engine, narrow, [], [Request((1, 2), base(0))], GREEDY, NEW, ())
+    with started(bank) as engine, pytest.raises(SipoError, match="up to rank 512, and a soup here has rank 600"):
+        by_vllm(engine, bank, large, [Request((1, 2), at_soup((0.5, 0.5)))], GREEDY, NEW, ())
 
 
 def test_the_process_is_left_as_it_was(bank: Bank) -> None:
     threads, setter = torch.get_num_threads(), torch.set_num_threads
-    with bank.mounted([]), opened(Execution(engine="vllm")) as engine:
-        assert engine is not None
-        engine.decode(bank, [Request((1, 2), base(0))], GREEDY, NEW, ())
+    with started(bank) as engine:
+        by_vllm(engine, bank, [], [Request((1, 2), base(0))], GREEDY, NEW, ())
         held = Path(engine._folder.name)
     assert torch.set_num_threads is setter and torch.get_num_threads() == threads
     assert not held.exists() and not torch.distributed.is_initialized()
 
 
 def test_a_killed_answer_goes_on_and_a_finished_one_starts_nothing(
-    engine: Vllm, bank: Bank, policies: list[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bank: Bank, policies: list[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Vllm, "batches", 2)
-    units: list[int] = []
-    original = Vllm.decode
+    monkeypatch.setattr(vllm, "BATCHES", 2)
+    batches: list[int] = []
+    original = Vllm._decode
 
-    def counted(self: Vllm, bank: Bank, batch: list[Request], *rest: object) -> list[Generated]:
-        units.append(sum(len(request.mixture.points) for request in batch))
-        return original(self, bank, batch, *rest)  # type: ignore[arg-type]
+    def counted(self: Vllm, bank: Bank, span: Span, batch: list[Request], *rest: Any) -> list[Generated]:
+        batches.append(sum(len(request.mixture.points) for request in batch))
+        return original(self, bank, span, batch, *rest)
 
-    monkeypatch.setattr(Vllm, "decode", counted)
+    monkeypatch.setattr(Vllm, "_decode", counted)
+    span = Span(bank.backbone.settings, tuple(policies))
 
-    def answers(engine: Vllm | None) -> list[Generated]:
-        with bank.mounted(policies):
-            return answer(
-                bank, asked(), SAMPLED, NEW, (), rows=8, folder=tmp_path / ("vllm" if engine else "transformers"),
-                label="x", progress=Progress(quiet=True), engine=engine,
-            )  # fmt: skip
+    def answers(engine: Engine) -> list[Generated]:
+        return answer(
+            engine, span, asked(), SAMPLED, NEW, (),
+            folder=tmp_path / type(engine).__name__, label="x", progress=Progress(quiet=True),
+        )  # fmt: skip
 
-    assert answers(engine) == answers(None)
-    assert max(units) <= 16 and len(units) > 3
-    journal = tmp_path / "vllm" / ".journal" / "x.jsonl"
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(lines[:2]) + lines[2][:5])
-    done = len(units)
-    assert answers(engine) == answers(None)
-    assert len(units) == done + len(lines) - 2
-    with opened(Execution(engine="vllm")) as fresh:
-        assert answers(fresh) == answers(None)
-        assert fresh is not None and fresh._running is None
+    with opened(Execution(decode_rows=8), bank) as local:
+        expected = answers(local)
+    with started(bank, 8) as engine:
+        assert answers(engine) == expected
+        assert max(batches) <= 16 and len(batches) > 3
+        journal = tmp_path / "Vllm" / ".journal" / "x.jsonl"
+        lines = journal.read_text().splitlines(keepends=True)
+        assert len(lines) == len(set(asked()))
+        journal.write_text("".join(lines[:10]) + lines[10][:5])
+        done = len(batches)
+        assert answers(engine) == expected
+        assert 0 < len(batches) - done < done
+    with started(bank, 8) as fresh:
+        assert answers(fresh) == expected
+        assert fresh._running is None
 
 
 EDGE = 1e-5

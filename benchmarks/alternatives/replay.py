@@ -4,7 +4,7 @@ Texts and scores as in `sequential`, trainings by TRL. Each request costs the sa
 kind are enough to know the cost of all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class Replay:
     run: Callable[[Any], Any]
     share: float
     prepare: Callable[[], Any] = lambda: None
+    places: Sequence[int] = ()
+    """Of the requests that it does, in its order."""
 
 
 class Replayer:
@@ -52,8 +54,8 @@ class Replayer:
         return self._switched[key]
 
     def _texts(self, asked: Texts) -> Replay:
-        step = -(-len(asked.requests) // FEW)
-        few = asked.requests[::step]  # spread over all methods and weights
+        places = range(0, len(asked.requests), -(-len(asked.requests) // FEW))  # spread over all methods and weights
+        few = [asked.requests[place] for place in places]
 
         def run(switched: Switched) -> list[tuple[int, ...]]:
             texts = []
@@ -72,23 +74,26 @@ class Replayer:
                     switched.name(point)
             return switched
 
-        return Replay(asked, run, len(few) / len(asked.requests), prepare)
+        return Replay(asked, run, len(few) / len(asked.requests), prepare, places)
 
     def _scores(self, asked: Scores) -> Replay:
-        pairs = [(group.prompt, y) for group in asked.groups for y in group.responses]
-        few = pairs[:: -(-len(pairs) // FEW)]
-        points = list(asked.models.values())
-        points = [point for point in points if any(point)] or [point or (0.0,) for point in points]
+        # Before there are policies the reference is all there is, and any adapter's base is it.
+        adapters = asked.adapters or (_nothing(self.backbone),)
+        spread = asked.spread(FEW)
+        work = [(point or (0.0,), [asked.requests[place][:2] for place in places]) for point, places in spread]
 
         def prepare() -> Switched:
-            # Before there are policies the reference is all there is, and any adapter's base is it.
-            adapters = asked.adapters or (_nothing(self.backbone),)
             switched = self.switched(adapters)
-            for point in points:
+            for point, _ in work:
                 switched.name(point)
             return switched
 
-        return Replay(asked, lambda switched: sequential.score(switched, few, points), len(few) / len(pairs), prepare)
+        def run(switched: Switched) -> list[list[float]]:
+            return [sequential.score(switched, pairs, [point])[0] for point, pairs in work]
+
+        places = [place for _, some in spread for place in some]
+        whole = sum(len(each) for _, each in asked.spread(len(asked.requests)))
+        return Replay(asked, run, len(places) / whole, prepare, places)
 
     def _trainer(self, asked: Learning) -> Any:
         generator = torch.Generator().manual_seed(asked.seed)

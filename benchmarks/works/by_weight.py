@@ -29,7 +29,7 @@ DIVISIONS = 5
 @contextmanager
 def scoring_forwards() -> Iterator[Mock]:
     """Counts the forwards that fill the table of log-probabilities, as calls."""
-    with patch("sipo.logprobs.table.score_rows", wraps=score_rows) as counted:
+    with patch("sipo.engines.batched.score_rows", wraps=score_rows) as counted:
         yield counted
 
 

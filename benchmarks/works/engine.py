@@ -19,7 +19,7 @@ from benchmarks.works.ours import write
 from sipo.bank import Bank
 from sipo.config import Decoding, Execution
 from sipo.decoding import Request, at_mod
-from sipo.engines import opened
+from sipo.engines import Span, opened
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 from sipo.progress import Progress
@@ -54,14 +54,18 @@ def _compared(bench: Bench) -> list[Record]:
         return Agreement(judged.equal if bench.exact else None, judged.detail)
 
     execution = Execution(engine="vllm", decode_rows=rows)
-    with _on_disk(bench) as bank, opened(execution) as engine, bank.mounted(bench.adapters):
-        assert engine is not None
+    with _on_disk(bench) as bank, opened(execution, bank) as engine:
+        span = Span(bank.backbone.settings, tuple(bench.adapters))
 
         def vllm(_: Any) -> list[Tokens]:
-            return [each.tokens for each in engine.decode(bank, requests, Decoding(), new, ())]
+            texts = dict(engine.generate(span, requests, Decoding(), new, ()))
+            return [texts[unit].tokens for unit in range(count)]
+
+        def forget() -> None:
+            engine.forget()  # type: ignore[attr-defined] # vLLM's own
 
         # What a round computed of the prompts is no help to the next.
-        routes = [Route(OURS, vllm, prepare=engine.forget), Route("transformers", transformers, holds=(bench.model,))]
+        routes = [Route(OURS, vllm, prepare=forget), Route("transformers", transformers, holds=(bench.model,))]
         written = [(settings.prompt_tokens, new)] * (settings.n * count)
         need = floors.decoding(bench.shape, written, batches=BATCHES)
         return bench.compare("mod-engine", routes, count * new, agreement, need, rows=rows, prompts=count)

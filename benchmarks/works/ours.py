@@ -6,8 +6,9 @@ from pathlib import Path
 
 from benchmarks.bench import Bench, Tokens
 from sipo.bank import Adapter
-from sipo.config import Decoding
+from sipo.config import Decoding, Execution
 from sipo.decoding import Request, decode
+from sipo.engines import Local, Span
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import Point
 from sipo.logprobs.table import LogprobTable
@@ -30,14 +31,8 @@ def table(
 ) -> LogprobTable:
     """A fresh table of every response under every model, with the journal that a stage keeps."""
     known = LogprobTable()
-    with tempfile.TemporaryDirectory() as folder, bench.bank.mounted(adapters):
-        known.fill(
-            bench.bank,
-            groups,
-            models,
-            folder=Path(folder),
-            label="score",
-            token_budget=SCORE_TOKENS,
-            progress=Progress(quiet=True),
-        )
+    engine = Local(Execution(score_tokens=SCORE_TOKENS), bench.bank)
+    span = Span(bench.backbone.settings, tuple(adapters))
+    with tempfile.TemporaryDirectory() as folder:
+        known.fill(engine, span, groups, models, folder=Path(folder), label="score", progress=Progress(quiet=True))
     return known

@@ -21,7 +21,6 @@ from benchmarks.tasks import small_task
 from benchmarks.works.dpo import same_curves
 from sipo import base_model, mod, sipo, soups
 from sipo.filters.contest import CHOSEN
-from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable
 from sipo.records import Candidate
 from sipo.stages import align, answer_prompts, compare, filter, judge, realign, refine, sample, score
@@ -70,7 +69,7 @@ def run(bench: Bench) -> list[Record]:
 def _ours(bench: Bench, recorder: Recorder) -> dict[str, float]:
     """Seconds of each stage."""
     seconds: dict[str, float] = {}
-    with small_task(bench, ROWS, **SMALL) as (task, folder):
+    with small_task(bench, ROWS, recorder.opened, **SMALL) as (task, folder):
         made: dict[str, Any] = {}
         for name, stage in _stages(task, folder, made):
             recorder.stage = name
@@ -128,8 +127,8 @@ def _tokens(replays: list[Replay]) -> int:
         match replay.asked:
             case Texts(answers=answers):
                 total += sum(len(each.tokens) for each in answers)
-            case Scores(groups=groups, models=models):
-                total += len(models) * sum(len(y) for group in groups for y in group.responses)
+            case Scores(requests=requests):
+                total += sum(len(each.response) for each in requests)
             case Learning(examples=examples, settings=settings):
                 total += settings.epochs * sum(example.group.tokens for example in examples)
     return total
@@ -147,16 +146,13 @@ def _one_agreement(bench: Bench, replay: Replay) -> Agreement:
     theirs = replay.run(replay.prepare())
     match replay.asked:
         case Texts(adapters=adapters, requests=requests, answers=answers):
-            step = -(-len(requests) // len(theirs))
-            ours = [each.tokens for each in answers[::step]]
+            ours = [answers[place].tokens for place in replay.places]
             with bench.bank.mounted(adapters):
-                return same_texts(bench.bank, requests[::step], ours, theirs, bench.exact)
-        case Scores(groups=groups, models=models, table=table):
-            pairs = [(group.prompt, y) for group in groups for y in group.responses]
-            few = pairs[:: -(-len(pairs) // len(theirs[0]))]
-            names = [name for name, point in models.items() if any(point)] or list(models)
-            mine = [float(table.of(Group(x, (y,)), [name])[0, 0]) for name in names for x, y in few]
-            lengths = [len(y) for _ in names for _, y in few]
+                asked = [requests[place] for place in replay.places]
+                return same_texts(bench.bank, asked, ours, theirs, bench.exact)
+        case Scores(requests=scored, values=values):
+            mine = [values[place] for place in replay.places]
+            lengths = [len(scored[place].response) for place in replay.places]
             return close(mine, [value for each in theirs for value in each], lengths, bench.exact)
         case Learning(alpha=alpha, losses=losses):
             if alpha:  # TRL averages the chosen responses' NLL over a batch's tokens, the paper over each response's

@@ -10,10 +10,10 @@ from pathlib import Path
 from sipo.bank import Bank
 from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, read_prompts, write_rows
-from sipo.decoding import Request, answer, base, seed_of
+from sipo.decoding import Request, base, seed_of
 from sipo.disk.journal import forget, resumable
 from sipo.disk.locking import alone
-from sipo.engines import check_engine, opened
+from sipo.engines import Span, answer, check_engine, opened
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
 from sipo.models.load import identify, load_backbone
@@ -91,23 +91,22 @@ def draw(
     except SipoError:
         drawn.forget()
         raise
-    with bank.mounted([]), opened(execution) as opened_engine:
+    with opened(execution, bank) as opened_engine:
         for attempt in range(tries or 1):
             asked = [(chat, index) for chat in drawn.lacking for index in (2 * attempt, 2 * attempt + 1)]
             if not asked:
                 break
             drawn.journals.append(f"{plan}{f'-{attempt}' if attempt else ''}")
             answers = answer(
-                bank,
+                opened_engine,
+                Span(model),
                 [Request(encoded[chat], base(0), seed_of(seed, "label", chat, index)) for chat, index in asked],
                 decoding,
                 max_new_tokens,
                 codec.stops,
-                rows=rows,
                 folder=to.parent,
                 label=drawn.journals[-1],
                 progress=progress,
-                engine=opened_engine,
             )
             for (chat, _), each in zip(asked, answers, strict=True):
                 drawn.add(chat, codec.decode(each.tokens), each.finished)

@@ -1,6 +1,8 @@
 """What every stage of a run shares: rows and the model, each read when first asked for. And its own settings."""
 
 import gc
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -10,11 +12,12 @@ from typing import cast
 import torch
 
 from sipo import weights
-from sipo.bank import Bank
+from sipo.bank import Adapter, Bank
 from sipo.bank.adapter import target_layers
-from sipo.config import Config, Model
+from sipo.config import Config, Execution, Model
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
+from sipo.engines import Engine, Span, opened
 from sipo.errors import SipoError
 from sipo.graph.stage import Stage
 from sipo.graph.view import View
@@ -23,6 +26,9 @@ from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress
 from sipo.runs.folder import moment_of
+
+Engines = Callable[[Execution, Bank], AbstractContextManager[Engine]]
+"""What opens the configured engine; `sipo.engines.opened` does."""
 
 
 def check_room(config: Config, context: int) -> None:
@@ -48,6 +54,7 @@ class Site:
 
     def __init__(self, config: Config, progress: Progress) -> None:
         self.config = config
+        self.engines: Engines = opened
         self.model = config.model
         self.progress = progress
         self._computed = 0
@@ -107,6 +114,14 @@ class Site:
     @cached_property
     def bank(self) -> Bank:
         return Bank(self.backbone).proven(target_layers(self.backbone.model, self.config.lora.target_modules))
+
+    def engine(self) -> AbstractContextManager[Engine]:
+        """The configured engine, for the block; training has the memory again after it."""
+        return self.engines(self.config.execution, self.bank)
+
+    def span(self, policies: Iterable[Adapter] = ()) -> Span:
+        """Of policies over this backbone."""
+        return Span(self.backbone.settings, tuple(policies))
 
     @cached_property
     def codec(self) -> Codec:
@@ -186,6 +201,12 @@ class Task:
     @property
     def bank(self) -> Bank:
         return self.site.bank
+
+    def engine(self) -> AbstractContextManager[Engine]:
+        return self.site.engine()
+
+    def span(self, policies: Iterable[Adapter] = ()) -> Span:
+        return self.site.span(policies)
 
     @property
     def codec(self) -> Codec:

@@ -11,9 +11,9 @@ from sipo.config import Decoding
 from sipo.config.explain import explain
 from sipo.data import Message
 from sipo.data.prompts import parse_prompt
-from sipo.decoding import Request, decode, mixture_logprobs, seed_of
+from sipo.decoding import Request, decode, seed_of
+from sipo.engines import ScoreRequest
 from sipo.errors import SipoError
-from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
 from sipo.runs.finished import open_run
 from sipo.task import Task
@@ -80,9 +80,12 @@ def score(
     task, aligned = open_run(run, weights, method)
     chats = [parse_prompt(prompt) for prompt in prompts]
     answers = [tuple(task.codec.encode_response(response)) for response in responses]
-    groups = [Group(_encode(task, chat, len(y)), (y,)) for chat, y in zip(chats, answers, strict=True)]
-    with task.bank.mounted(aligned.adapters):
-        return [logprob for (logprob,) in mixture_logprobs(task.bank, groups, aligned.mixture)]
+    requests = [
+        ScoreRequest(_encode(task, chat, len(y)), y, aligned.mixture) for chat, y in zip(chats, answers, strict=True)
+    ]
+    with task.engine() as engine:
+        scored = dict(engine.score(task.span(aligned.adapters), requests))
+    return [scored[unit] for unit in range(len(requests))]
 
 
 def adjusted(settings: Decoding, **changes: float | None) -> Decoding:

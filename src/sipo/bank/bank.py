@@ -64,6 +64,11 @@ class Bank:
         config = self.model.config.get_text_config()
         return max(1, self.model.num_parameters() // (4 * config.num_hidden_layers * config.hidden_size))
 
+    @property
+    def layers(self) -> list[str]:
+        """Those that `routes` were found with."""
+        return sorted(self._proven or ())
+
     def proven(self, layers: Collection[str]) -> "Bank":
         """The bank, with `routes` such as give what the plain model gives, those layers adapted; found once a
         process for the same model.
@@ -127,10 +132,6 @@ class Bank:
             inputs.update({n: each for n, each in layout.inputs(columns).items() if n in self._takes})
         with layout.imposed() if layout is not None else nullcontext():
             return self._body(**inputs)
-
-    def moves(self, point: Sequence[float]) -> bool:
-        """Whether the point is another model than the backbone: some adapter with a share changes something."""
-        return any(share and not adapter.still for share, adapter in zip(point, self.adapters, strict=False))
 
     def _per_rank(self, points: Tensor) -> Tensor | None:
         """[rows, 1, 1, R]: c_i * scaling_i for each of adapter i's ranks.

@@ -58,7 +58,9 @@ class Execution(Section):
     """How the work is cut up: changes speed and memory, not what is computed (up to rounding)."""
 
     device: str = "auto"
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["transformers", "pool", "vllm"] = "transformers"
+    workers: Positive = 2
+    """Of the pool: processes, each with a copy of the model."""
     decode_rows: Positive = 64
     score_tokens: Positive = 4096
     train_tokens: Positive = 4096

@@ -12,7 +12,6 @@ from sipo.decoding.mixture import (
     at_soup,
     base,
 )
-from sipo.decoding.requests import answer
 from sipo.decoding.sampling import seed_of
 from sipo.decoding.scoring import mixture_logprobs
 
@@ -25,7 +24,6 @@ __all__ = [
     "Generated",
     "Mixture",
     "Request",
-    "answer",
     "at_mod",
     "at_soup",
     "base",

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +15,13 @@ from sipo.disk.publishing import remove, replacing, sync
 from sipo.progress import Progress
 
 Unit = TypeVar("Unit")
+Results = Generator[tuple[int, Any], None, None]
+"""Units by number, each with its result."""
 
 FOLDER = ".journal"
 """Where a stage's folder keeps its journals; they go when the stage is complete."""
+SYNCED = 1.0
+"""Seconds between two times that results are forced onto the disk: each alone would cost more than a quick unit."""
 
 
 def resumable(
@@ -30,29 +35,52 @@ def resumable(
 ) -> list[Any]:
     """[compute(unit) for unit in units], skipping the units that an earlier try finished.
 
-    Results must be plain JSON. The units and their order must be the same in every try; what a unit computes
-    may depend on nothing but the unit. `writes` names the folder that a unit writes besides: it is on the disk before
-    the unit counts as finished, and one that is not as it was written is made anew.
+    What a unit computes may depend on nothing but the unit. `writes` names the folder that a unit writes besides: it is
+    on the disk before the unit counts as finished, and one that is not as it was written is made anew.
+    """
+
+    def work(done: Collection[int]) -> Results:
+        return ((number, compute(unit)) for number, unit in enumerate(units) if number not in done)
+
+    place = None if writes is None else lambda number: writes(units[number])
+    return in_any_order(folder, name, len(units), work, progress, writes=place)
+
+
+def in_any_order(
+    folder: Path,
+    name: str,
+    count: int,
+    work: Callable[[Collection[int]], Results],
+    progress: Progress,
+    *,
+    writes: Callable[[int], Path] | None = None,
+) -> list[Any]:
+    """The results of units 0 .. count - 1, in order. `work` is told which are done, and yields (number, result) of all
+    others as they come.
+
+    Results must be plain JSON, and the units and their numbers the same in every try. A result survives the end of
+    this process at once, and that of the machine after `SYNCED` seconds; with `writes` (`resumable`) that at once too.
     """
     path = folder / FOLDER / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    finished = _finished(path, units, writes)
-    with progress.track(name, len(units)) as advance, path.open("ab") as stream:
+    finished, synced = _finished(path, count, writes), time.monotonic()
+    with progress.track(name, count) as advance, path.open("ab") as stream, closing(work(finished.keys())) as results:
         advance(len(finished))
-        for number, unit in enumerate(units):
-            if number in finished:
-                continue
-            entry = {"result": compute(unit)}
+        for number, result in results:
+            entry = {"result": result}
             if writes:
-                sync(writes(unit))
-                entry["wrote"] = seal_of(writes(unit))
+                sync(writes(number))
+                entry["wrote"] = seal_of(writes(number))
             stream.write(_line(number, entry))
             stream.flush()
-            os.fsync(stream.fileno())
+            if writes or time.monotonic() - synced > SYNCED:
+                os.fsync(stream.fileno())
+                synced = time.monotonic()
             advance(1)
+        os.fsync(stream.fileno())
     # Read back what was written, so that a resumed run and an undisturbed one go on from the same values.
-    finished = _finished(path, units, None)
-    return [finished[number] for number in range(len(units))]
+    finished = _finished(path, count, None)
+    return [finished[number] for number in range(count)]
 
 
 def forget(folder: Path, name: str) -> None:
@@ -68,7 +96,7 @@ def _line(number: int, entry: dict[str, Any]) -> bytes:
     return hashlib.sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n"
 
 
-def _finished(path: Path, units: Sequence[Unit], writes: Callable[[Unit], Path] | None) -> dict[int, Any]:
+def _finished(path: Path, count: int, writes: Callable[[int], Path] | None) -> dict[int, Any]:
     """The results of the units whose lines, and whatever else they wrote, are whole, by number.
 
     What is not is told of and cut out, a line that a crash tore included.
@@ -84,7 +112,7 @@ def _finished(path: Path, units: Sequence[Unit], writes: Callable[[Unit], Path] 
             continue
         number, _, text = body.partition(b" ")
         unit, entry = int(number), json.loads(text)
-        if unit < len(units) and not (writes and flaw_in(writes(units[unit]), entry.get("wrote", {}), every_byte=True)):
+        if unit < count and not (writes and flaw_in(writes(unit), entry.get("wrote", {}), every_byte=True)):
             whole[unit], results[unit] = line + b"\n", entry["result"]
     if torn or len(whole) < len(lines):
         lost = len(lines) - len(whole) + bool(torn)

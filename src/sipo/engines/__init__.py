@@ -1,15 +1,25 @@
-"""What decodes: transformers in `sipo.decoding`, or vLLM, which a stage opens for as long as it decodes."""
+"""What writes and scores for the stages, behind one protocol: this process, a pool of them, or vLLM."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sipo.config import Execution
+from sipo.bank import Bank
+from sipo.config import Decoding, Execution
+from sipo.decoding import Generated, Request
+from sipo.disk.journal import Results, in_any_order
+from sipo.engines.interface import Engine, ScoreRequest, Span
+from sipo.engines.local import Local
+from sipo.engines.pool import Pool
 from sipo.errors import SipoError
+from sipo.progress import Progress
 
 if TYPE_CHECKING:
     from sipo.engines.vllm import Vllm
+
+__all__ = ["Engine", "Local", "Pool", "ScoreRequest", "Span", "answer", "check_engine", "opened"]
 
 
 def check_engine(execution: Execution) -> None:
@@ -19,18 +29,49 @@ def check_engine(execution: Execution) -> None:
 
 
 @contextmanager
-def opened(execution: Execution) -> "Iterator[Vllm | None]":
-    """The engine that `sipo.decoding.answer` takes; None is transformers. It starts with the first batch and gives its
-    memory back at the end of the block: training and scoring need it.
+def opened(execution: Execution, bank: Bank) -> Iterator[Engine]:
+    """The configured engine. What it starts beside `bank` starts when it is first needed, and gives its memory back at
+    the end of the block: training needs it.
     """
-    if execution.engine == "transformers":
-        yield None
-        return
     check_engine(execution)
-    from sipo.engines.vllm import Vllm
-
-    engine = Vllm(execution.decode_rows)
-    try:
+    with closing(_engine(execution, bank)) as engine:
         yield engine
-    finally:
-        engine.close()
+
+
+def _engine(execution: Execution, bank: Bank) -> "Local | Pool | Vllm":
+    match execution.engine:
+        case "transformers":
+            return Local(execution, bank)
+        case "pool":
+            return Pool(execution, bank)
+        case "vllm":
+            from sipo.engines.vllm import Vllm
+
+            return Vllm(execution, bank)
+
+
+def answer(
+    engine: Engine,
+    span: Span,
+    requests: Sequence[Request],
+    decoding: Decoding,
+    limit: int,
+    stops: Collection[int],
+    *,
+    folder: Path,
+    label: str,
+    progress: Progress,
+) -> list[Generated]:
+    """One response a request, in order; equal requests are answered once, and each answer survives a crash."""
+    distinct = list(dict.fromkeys(requests))
+
+    def work(done: Collection[int]) -> Results:
+        for unit, each in engine.generate(span, distinct, decoding, limit, stops, done):
+            yield unit, (each.tokens, each.finished)
+
+    results = in_any_order(folder, label, len(distinct), work, progress)
+    answers = {
+        request: Generated(tuple(tokens), finished)
+        for request, (tokens, finished) in zip(distinct, results, strict=True)
+    }
+    return [answers[request] for request in requests]

@@ -1,5 +1,7 @@
 """vLLM as the engine: everything that knows its interface. See `groups` for the mixing and `schedule` for the order.
 
+It writes; scores are the local engine's, since vLLM would compute a prompt again for every response to it.
+
 Each row is a request of its own, with the point it stands at as a LoRA adapter. vLLM runs in this process, so that what
 enters a step is ours to say, and its sampler is left one token to choose: the one that `settle` chose.
 """
@@ -17,9 +19,12 @@ from typing import Any, get_args
 import torch
 
 from sipo.bank import Adapter, Bank, save_adapter, soup
-from sipo.config import Decoding
-from sipo.decoding.decode import Generated, Request
+from sipo.config import Decoding, Execution
+from sipo.decoding import Generated, Request
+from sipo.engines.batched import text_plan
 from sipo.engines.groups import Group, Row, settle
+from sipo.engines.interface import NONE, Point, ScoreRequest, Span
+from sipo.engines.local import Local
 from sipo.engines.schedule import Room, drive
 from sipo.errors import SipoError
 
@@ -37,8 +42,8 @@ BLOCK = 128
 """A multiple of the tokens that vLLM keeps in one block of its cache."""
 MEMORY = 0.5
 """The share of what is free that the cache may take; the weights and a step's activations come on top."""
-
-Point = tuple[float, ...]
+BATCHES = 16
+"""Batches of `execution.decode_rows` in one of vLLM's: it puts the next rows in itself where others have ended."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +60,53 @@ class Sizes:
 
 
 class Vllm:
-    """vLLM on the backbone of the banks it is given; started by the first batch, again where one is larger."""
+    """vLLM on the backbone of the spans it is given; started by the first batch, again where one is larger."""
 
-    batches = 16
-    """Batches of transformers' size in one call of `decode`: vLLM itself puts the next in where one has ended."""
-
-    def __init__(self, rows: int) -> None:
+    def __init__(self, execution: Execution, bank: Bank) -> None:
+        """`bank` scores, and knows the backbone."""
         os.environ.update(ENVIRONMENT)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        self.rows = rows
+        self.rows = execution.decode_rows
         self.sizes = Sizes()
         self.fallen = 0
         """How often a group fell out of step and was asked again."""
+        self._local = Local(execution, bank)
         self._running: _Running | None = None
         self._folder = TemporaryDirectory(prefix="sipo-vllm-")
         self._adapters: dict[tuple[tuple[Adapter, ...], Point], int] = {}
 
-    def expect(self, bank: Bank, requests: Sequence[Request], max_new_tokens: int) -> None:
+    def generate(
+        self,
+        span: Span,
+        requests: Sequence[Request],
+        decoding: Decoding,
+        limit: int,
+        stops: Collection[int],
+        done: Collection[int] = NONE,
+    ) -> Iterator[tuple[int, Generated]]:
+        """The texts are the local engine's up to rounding."""
+        span.check(request.mixture for request in requests)
+        bank = self._local.bank(span)
+        self._expect(bank, span, requests, limit)
+        known = frozenset(done)
+        for units in text_plan(requests, BATCHES * self.rows):
+            if not known.issuperset(units):
+                texts = self._decode(bank, span, [requests[unit] for unit in units], decoding, limit, stops)
+                yield from ((unit, text) for unit, text in zip(units, texts, strict=True) if unit not in known)
+
+    def score(
+        self, span: Span, requests: Sequence[ScoreRequest], done: Collection[int] = NONE
+    ) -> Iterator[tuple[int, float]]:
+        """The local engine's. vLLM gives its memory back first."""
+        self._stop()
+        yield from self._local.score(span, requests, done)
+
+    def _expect(self, bank: Bank, span: Span, requests: Sequence[Request], limit: int) -> None:
         """Be built for all of these, whatever batches they come in."""
         points = {point for request in requests for point in request.mixture.points if point}
         most = max((len(set(request.mixture.points)) for request in requests), default=1)
-        longest = max((len(request.prompt) for request in requests), default=0) + max_new_tokens
-        ranks = [_rank(bank, point) for point in points]
+        longest = max((len(request.prompt) for request in requests), default=0) + limit
+        ranks = [_rank(span.adapters, point) for point in points]
         wanted = Sizes(
             max(self.rows, max((len(request.mixture.points) for request in requests), default=1)),
             min(bank.backbone.context, 2 ** math.ceil(math.log2(longest))),
@@ -85,22 +115,21 @@ class Vllm:
         )
         self.sizes = self.sizes.with_(wanted)
 
-    def decode(
+    def _decode(
         self,
         bank: Bank,
+        span: Span,
         requests: Sequence[Request],
         decoding: Decoding,
-        max_new_tokens: int,
+        limit: int,
         stops: Collection[int],
     ) -> list[Generated]:
-        """As `sipo.decoding.decode`, of which the texts are equal up to rounding."""
-        self.expect(bank, requests, max_new_tokens)
         running = self._started(bank)
         for request in requests:
             for point in request.mixture.points:
-                running.adapters[point] = self._adapter(bank, point)
+                running.adapters[point] = self._adapter(span, point, bank.backbone.source)
         running.decoding = decoding
-        groups = [Group(request, max_new_tokens, stops) for request in requests]
+        groups = [Group(request, limit, stops) for request in requests]
         # Neighbours share adapters and prompts, which the cache keeps.
         order = sorted(groups, key=lambda group: (group.request.mixture.points, group.request.prompt))
         sizes = running.sizes
@@ -120,6 +149,7 @@ class Vllm:
 
     def close(self) -> None:
         self._stop()
+        self._local.close()
         self._adapters.clear()
         self._folder.cleanup()
 
@@ -135,7 +165,7 @@ class Vllm:
             self._running = _Running(bank, self.sizes)
         return self._running
 
-    def _adapter(self, bank: Bank, point: Point) -> "tuple[int, Path] | None":
+    def _adapter(self, span: Span, point: Point, source: str) -> "tuple[int, Path] | None":
         """Number and PEFT folder of the adapter at a point, written when first asked for; None without any to mix.
 
         The reference beside adapters has one as well, which is zero: on a CPU, vLLM gives a row without one another's
@@ -143,11 +173,11 @@ class Vllm:
         """
         if not point:
             return None
-        key = bank.adapters, point
+        key = span.adapters, point
         number = self._adapters.setdefault(key, len(self._adapters) + 1)
         folder = Path(self._folder.name) / str(number)
         if not folder.exists():
-            save_adapter(soup(bank.adapters, point), folder, bank.backbone.source)
+            save_adapter(soup(span.adapters, point), folder, source)
         return number, folder
 
 
@@ -301,9 +331,9 @@ def _settling(running: _Running) -> type:
     return Settling
 
 
-def _rank(bank: Bank, point: Point) -> int:
+def _rank(adapters: Sequence[Adapter], point: Point) -> int:
     """Of the point's soup."""
-    return sum(each.rank for each, w in zip(bank.adapters, point, strict=True) if w) or bank.adapters[0].rank
+    return sum(each.rank for each, w in zip(adapters, point, strict=True) if w) or adapters[0].rank
 
 
 def _allowed_rank(rank: int) -> int:

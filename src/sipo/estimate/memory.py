@@ -125,7 +125,7 @@ class Peaks(Reckoning):
     def scoring(self, row: float) -> int:
         tokens = max(self.config.execution.score_tokens, int(row))
         targets = self.n * self.targets
-        return self.mounted() + tokens * self.of.activations(self.config.lora.r, targets, int(row))
+        return self._asked(self.mounted() + tokens * self.of.activations(self.config.lora.r, targets, int(row)))
 
     def decoding(self, prompt: float, new: int) -> int:
         of, rows = self.of, self.config.execution.decode_rows
@@ -134,7 +134,12 @@ class Peaks(Reckoning):
         # A layer's cache is copied when it grows; all prompts pass one layer at a time; logits, and float32 ones twice.
         layer = rows * prompt * of.activations(0, 0, prompt)
         logits = rows * of.vocabulary * (of.bytes + 8)
-        return self.mounted() + cache + cache // of.layers + layer + logits
+        return self._asked(self.mounted() + cache + cache // of.layers + layer + logits)
+
+    def _asked(self, peak: int) -> int:
+        """Of an engine. The workers of a pool, here all on one device, have the model each, and so has this process."""
+        execution = self.config.execution
+        return self.of.weights + execution.workers * peak if execution.engine == "pool" else peak
 
 
 def refining(peaks: Peaks) -> int:

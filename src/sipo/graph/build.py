@@ -110,7 +110,7 @@ class Graph:
             {},
             writes=(POLICIES, LOGPROBS, TRAINING),
             work=work.align,
-            peak=lambda peaks: peaks.training(peaks.both),
+            peak=lambda peaks: max(peaks.training(peaks.both), peaks.scoring(peaks.both)),
         )
 
     @cached_property

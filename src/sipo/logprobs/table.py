@@ -5,7 +5,7 @@ A row is a response to a prompt, both as token ids; a column is a model, named `
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sipo.bank import Bank
-from sipo.disk.journal import resumable
+from sipo.decoding import at_soup
+from sipo.disk.journal import Results, in_any_order
 from sipo.disk.tables import read_parquet, write_parquet
+from sipo.engines import Engine, ScoreRequest, Span
 from sipo.errors import SipoError
 from sipo.finite import finite
-from sipo.logprobs.packing import Group, batches, worth_sharing
-from sipo.logprobs.score import Point, score_rows
+from sipo.logprobs.packing import Group
+from sipo.logprobs.score import Point
 from sipo.progress import Progress
 from sipo.weights import Weight, corners
 
@@ -125,44 +126,40 @@ class LogprobTable:
 
     def fill(
         self,
-        bank: Bank,
+        engine: Engine,
+        span: Span,
         groups: Iterable[Group],
         models: Mapping[str, Point],
         *,
         folder: Path,
         label: str,
-        token_budget: int,
         progress: Progress,
     ) -> None:
         """Compute what is missing of every response of `groups` under every model; resumable.
 
-        `models` gives each model's point in the span of the bank's mounted adapters. One forward row is a prompt
-        with as many of the responses that a model has yet to score as are worth a row. A model that is the reference,
-        since no adapter of it changes anything, has the reference's values, to the last bit.
+        `models` gives each model's point in the span. A model that is the reference, since no policy of it changes
+        anything, has the reference's values, to the last bit.
         """
-        groups, still = list(groups), [name for name, point in models.items() if not bank.moves(point)]
+        groups, still = list(groups), [name for name, point in models.items() if not span.moves(point)]
         asked = {name: point for name, point in models.items() if name not in still}
         if still:
-            asked = {REFERENCE: (0.0,) * len(bank.adapters), **asked}
+            asked = {REFERENCE: (0.0,) * len(span.policies), **asked}
         by_prompt: dict[Tokens, dict[Tokens, None]] = {}
         for group in groups:
             by_prompt.setdefault(group.prompt, {}).update(dict.fromkeys(group.responses))
-        rows = [
-            (model, row)
-            for prompt, responses in by_prompt.items()
-            for model, missing in self._missing(Group(prompt, tuple(responses)), list(asked))
-            for row in worth_sharing(missing, bank.knee)
-        ]
-        plan = list(batches([group.tokens for _, group in rows], token_budget))
+        mixtures = {name: at_soup(point) for name, point in asked.items()}
+        columns, requests = list[str](), list[ScoreRequest]()
+        for prompt, responses in by_prompt.items():
+            for model, lacking in self._missing(Group(prompt, tuple(responses)), list(asked)):
+                columns += [model] * len(lacking.responses)
+                requests += [ScoreRequest(prompt, response, mixtures[model]) for response in lacking.responses]
 
-        def score(indices: list[int]) -> list[list[float]]:
-            return score_rows(bank, [(rows[i][1], asked[rows[i][0]]) for i in indices])
+        def work(done: Collection[int]) -> Results:
+            yield from engine.score(span, requests, done)
 
-        scored = resumable(folder, label, plan, score, progress)
-        for indices, values in zip(plan, scored, strict=True):
-            for i, row_values in zip(indices, values, strict=True):
-                model, group = rows[i]
-                self.put(model, group, row_values)
+        scored = in_any_order(folder, label, len(requests), work, progress)
+        for model, (prompt, response, _), value in zip(columns, requests, scored, strict=True):
+            self.put(model, Group(prompt, (response,)), [value])
         for model in still:
             for group in groups if model != REFERENCE else ():
                 self.put(model, group, self.of(group, [REFERENCE])[:, 0])

@@ -43,14 +43,14 @@ def train_modpo(task: "Task", policies: "Sequence[Adapter]", known: "LogprobTabl
     from sipo.training.loop import Weighting
 
     rows = [*task.splits.train, *task.splits.validation]
-    with task.bank.mounted(policies):
+    with task.engine() as engine:
         known.fill(
-            task.bank,
+            engine,
+            task.span(policies),
             [task.group(row) for row in rows],
             policy_points(task.objectives),
             folder=folder,
             label="margins",
-            token_budget=task.config.execution.score_tokens,
             progress=task.progress,
         )
     known.write(folder / "logprobs.parquet")

@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,6 +23,8 @@ class Backbone:
     tokenizer: PreTrainedTokenizerBase
     source: str
     """What `from_pretrained` takes to find it again: a hub id or an absolute path."""
+    settings: Model = field(default_factory=lambda: Model(path=""))
+    """What `load_backbone` was given."""
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +69,7 @@ def load_backbone(settings: Model, device: str = "auto") -> Backbone:
     if tokenizer.eos_token_id is None:
         raise SipoError(f"model {settings.path}: its tokenizer has no end-of-sequence token; set eos_token in it")
     model.to(where).eval().requires_grad_(False)  # type: ignore[arg-type]
-    return Backbone(model, tokenizer, origin.source)
+    return Backbone(model, tokenizer, origin.source, settings)
 
 
 def attention_of(config: PretrainedConfig) -> str:

@@ -11,9 +11,9 @@ import torch
 from sipo.bank import Bank, load_adapter
 from sipo.bank.peft_folder import read_lora
 from sipo.config import Execution, Model, Policy
+from sipo.decoding import at_soup
+from sipo.engines import ScoreRequest, Span, opened
 from sipo.errors import SipoError
-from sipo.logprobs.packing import Group, batches
-from sipo.logprobs.score import score_rows
 from sipo.models.chat import Codec
 from sipo.models.load import find_device, identify, load_backbone, pick_dtype
 from sipo.models.shapes import outline, shape_of
@@ -56,14 +56,15 @@ class PolicyScorer:
         load_adapter(self.folder, outline(backbone.model.config))
         try:
             codec = Codec.of(backbone, self.model, backbone.context, backbone.context, self.moment)
-            groups = [_group(codec, item) for item in items]
-            bank = Bank(backbone)
-            with bank.mounted([self.adapter]):
-                for indices in batches([2 * group.tokens for group in groups], self.execution.score_tokens):
-                    rows = [(groups[index], point) for index in indices for point in ((1.0,), (0.0,))]
-                    logprobs = [value for values in score_rows(bank, rows) for value in values]
-                    for place, index in enumerate(indices):
-                        yield index, [logprobs[2 * place] - logprobs[2 * place + 1]]
+            pairs = [_encoded(codec, item) for item in items]
+            requests = [ScoreRequest(*pair, at_soup((share,))) for pair in pairs for share in (1.0, 0.0)]
+            scored: dict[int, float] = {}
+            with opened(self.execution, Bank(backbone)) as engine:
+                for unit, logprob in engine.score(Span(self.model, (self.adapter,)), requests):
+                    scored[unit] = logprob
+                    index = unit // 2
+                    if {2 * index, 2 * index + 1} <= scored.keys():
+                        yield index, [scored.pop(2 * index) - scored.pop(2 * index + 1)]
         finally:
             del backbone
             gc.collect()
@@ -71,10 +72,11 @@ class PolicyScorer:
                 torch.cuda.empty_cache()
 
 
-def _group(codec: Codec, item: Item) -> Group:
+def _encoded(codec: Codec, item: Item) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Prompt and response as token ids."""
     prompt, response = codec.encode_prompt(item.prompt), codec.encode_response(item.response)
     tokens = len(prompt) + len(response)
     if tokens > codec.max_prompt_tokens:
         size = f"{tokens} tokens with its prompt, and the model takes {codec.max_prompt_tokens}"
         raise SipoError(f"{named(item)} has {size}; lower data.max_response_tokens")
-    return Group(tuple(prompt), (tuple(response),))
+    return tuple(prompt), tuple(response)

@@ -23,14 +23,14 @@ def align(task: Task, folder: Path) -> list[Adapter]:
     """The N policies, in the order of the objectives."""
     table = LogprobTable()
     rows = [*task.splits.train, *task.splits.validation]
-    with task.bank.mounted([]):
+    with task.engine() as engine:
         table.fill(
-            task.bank,
+            engine,
+            task.span(),
             [task.group(row) for row in rows],
             {REFERENCE: ()},
             folder=folder,
             label="reference",
-            token_budget=task.config.execution.score_tokens,
             progress=task.progress,
         )
     table.write(folder / "logprobs.parquet")

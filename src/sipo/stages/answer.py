@@ -16,9 +16,9 @@ from typing import Any
 from sipo.bank import Adapter
 from sipo.config import Decoding
 from sipo.data import Row
-from sipo.decoding import Generated, Request, answer, seed_of
+from sipo.decoding import Generated, Request, seed_of
 from sipo.disk.tables import write_records
-from sipo.engines import opened
+from sipo.engines import Engine, answer
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points
@@ -68,27 +68,25 @@ def answer_prompts(task: Task, methods: Sequence[Method], folder: Path) -> list[
         for index in range(config.evaluate.per_prompt)
     ]
     drawn: dict[int, list[Generated]] = {}
-    with opened(config.execution) as engine:
+    with task.engine() as engine:
         for number, shared in enumerate(dict.fromkeys(each.shared for each in plan)):
             mine = [at for at, each in enumerate(plan) if each.shared == shared]
             names = dict.fromkeys(plan[at].method.name for at in mine)
             adapters, decoding = shared
-            with task.bank.mounted(adapters):
-                generated = answer(
-                    task.bank,
-                    [request for at in mine for request in plan[at].draws],
-                    decoding,
-                    config.data.max_response_tokens,
-                    task.codec.stops,
-                    rows=config.execution.decode_rows,
-                    folder=folder,
-                    label=f"{number} {' '.join(names).replace(':', '-')}",
-                    progress=task.progress,
-                    engine=engine,
-                )
+            generated = answer(
+                engine,
+                task.span(adapters),
+                [request for at in mine for request in plan[at].draws],
+                decoding,
+                config.data.max_response_tokens,
+                task.codec.stops,
+                folder=folder,
+                label=f"{number} {' '.join(names).replace(':', '-')}",
+                progress=task.progress,
+            )
             following = iter(generated)
             drawn.update({at: [next(following) for _ in plan[at].draws] for at in mine})
-    given = _given(task, [(each, drawn[at]) for at, each in enumerate(plan)], folder)
+        given = _given(task, engine, [(each, drawn[at]) for at, each in enumerate(plan)], folder)
     responses = [
         Response(
             each.method.name, named(task, each.weight) if each.method.steerable else None, each.row.key, each.row.text,
@@ -124,23 +122,24 @@ def prompt_of(task: Task, method: str, aligned: Aligned, row: Row) -> tuple[int,
     return tuple(ids)
 
 
-def _given(task: Task, drawn: Sequence[tuple[_Asked, list[Generated]]], folder: Path) -> list[Generated]:
+def _given(
+    task: Task, engine: Engine, drawn: Sequence[tuple[_Asked, list[Generated]]], folder: Path
+) -> list[Generated]:
     """Of each answer's draws the one that the policies find best at its weight."""
     groups = {at: _group(*each) for at, each in enumerate(drawn) if len(each[0].draws) > 1}
     tables: dict[tuple[Adapter, ...], LogprobTable] = {}
     policies = policy_points(task.objectives)
     for adapters in dict.fromkeys(drawn[at][0].aligned.adapters for at in groups):
-        with task.bank.mounted(adapters):
-            known = tables[adapters] = LogprobTable()
-            known.fill(
-                task.bank,
-                [group for at, group in groups.items() if drawn[at][0].aligned.adapters == adapters],
-                {REFERENCE: (0.0,) * len(adapters), **policies},
-                folder=folder,
-                label=f"draws {len(tables)}",
-                token_budget=task.config.execution.score_tokens,
-                progress=task.progress,
-            )
+        known = tables[adapters] = LogprobTable()
+        known.fill(
+            engine,
+            task.span(adapters),
+            [group for at, group in groups.items() if drawn[at][0].aligned.adapters == adapters],
+            {REFERENCE: (0.0,) * len(adapters), **policies},
+            folder=folder,
+            label=f"draws {len(tables)}",
+            progress=task.progress,
+        )
     given = []
     for at, (each, draws) in enumerate(drawn):
         best = 0

@@ -62,14 +62,14 @@ def _held_out_logprobs(
     table = LogprobTable()
     for row in rows:
         table.put(REFERENCE, task.group(row), known.of(task.group(row), [REFERENCE])[:, 0])
-    with task.bank.mounted([result.adapter]):
+    with task.engine() as engine:
         table.fill(
-            task.bank,
+            engine,
+            task.span([result.adapter]),
             [task.group(row) for row in rows],
             {policy(objective): (1.0,)},
             folder=folder,
             label=f"score-{fold}-{objective}",
-            token_budget=task.config.execution.score_tokens,
             progress=task.progress,
         )
     scored = [table.of(task.group(row), [policy(objective)])[:, 0].tolist() for row in rows]

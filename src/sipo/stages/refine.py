@@ -11,9 +11,9 @@ from typing import Literal
 
 from sipo.bank import Adapter
 from sipo.data import Message, Row
-from sipo.decoding import Generated, Request, answer, at_mod, seed_of
+from sipo.decoding import Generated, Request, at_mod, seed_of
 from sipo.disk.tables import write_records
-from sipo.engines import opened
+from sipo.engines import Engine, Span, answer
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points
@@ -42,19 +42,19 @@ def refine(
             for s, w in zip(samples, drawn_at, strict=True)
         ]
         return answer(
-            task.bank,
+            engine,
+            span,
             [Request(t, at_mod(w), seed) for t, w, seed in zip(tokens, at, seeds, strict=True)],
             config.decoding,
             limit,
             task.codec.stops,
-            rows=config.execution.decode_rows,
             folder=folder,
             label=kind,
             progress=task.progress,
-            engine=engine,
         )
 
-    with task.bank.mounted(policies), opened(config.execution) as engine:
+    span = task.span(policies)
+    with task.engine() as engine:
         asked = [
             encode(task, reviewing, settings.review_tokens, chat=chat, response=each.response)
             for chat, each in zip(chats, samples, strict=True)
@@ -66,8 +66,7 @@ def refine(
             for chat, each, review in zip(chats, samples, review_texts, strict=True)
         ]
         rewrites = write("rewrite", asked, drawn_at, length)
-    with task.bank.mounted(policies):
-        table = _score(task, samples, rewrites, prompts, folder)
+        table = _score(task, engine, span, samples, rewrites, prompts, folder)
     table.write(folder / "logprobs.parquet")
 
     refinements = []
@@ -118,7 +117,13 @@ def encode(
 
 
 def _score(
-    task: Task, samples: list[Sample], rewrites: list[Generated], prompts: dict[str, Row], folder: Path
+    task: Task,
+    engine: Engine,
+    span: Span,
+    samples: list[Sample],
+    rewrites: list[Generated],
+    prompts: dict[str, Row],
+    folder: Path,
 ) -> LogprobTable:
     table = LogprobTable()
     groups = [
@@ -126,15 +131,7 @@ def _score(
         for each, rewrite in zip(samples, rewrites, strict=True)
     ]
     models = {REFERENCE: (0.0,) * len(task.objectives), **policy_points(task.objectives)}
-    table.fill(
-        task.bank,
-        groups,
-        models,
-        folder=folder,
-        label="score",
-        token_budget=task.config.execution.score_tokens,
-        progress=task.progress,
-    )
+    table.fill(engine, span, groups, models, folder=folder, label="score", progress=task.progress)
     return table
 
 

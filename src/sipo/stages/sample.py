@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sipo.bank import Adapter
 from sipo.data import Row
-from sipo.decoding import Request, answer, at_mod, seed_of
+from sipo.decoding import Request, at_mod, seed_of
 from sipo.disk.tables import write_records
-from sipo.engines import opened
+from sipo.engines import answer
 from sipo.records import Sample
 from sipo.task import Task
 from sipo.weights import Weight, is_corner
@@ -33,18 +33,17 @@ def sample(task: Task, policies: list[Adapter], folder: Path, *, round: int = 1)
         )
         for row, weight, index in plan
     ]
-    with task.bank.mounted(policies), opened(config.execution) as engine:
+    with task.engine() as engine:
         answers = answer(
-            task.bank,
+            engine,
+            task.span(policies),
             requests,
             config.decoding,
             config.data.max_response_tokens,
             task.codec.stops,
-            rows=config.execution.decode_rows,
             folder=folder,
             label="sample",
             progress=task.progress,
-            engine=engine,
         )
     samples = [
         Sample(row.key, named(task, weight), index, task.codec.decode(a.tokens), list(a.tokens), a.finished)

@@ -36,17 +36,9 @@ def score(
         ("candidates", [contest.group for contest in found], models),
         ("validation", [task.group(row) for row in task.splits.validation], policy_points(task.objectives)),
     ]
-    with task.bank.mounted(policies):
+    with task.engine() as engine:
         for label, groups, points in plan:
-            known.fill(
-                task.bank,
-                groups,
-                points,
-                folder=folder,
-                label=label,
-                token_budget=task.config.execution.score_tokens,
-                progress=task.progress,
-            )
+            known.fill(engine, task.span(policies), groups, points, folder=folder, label=label, progress=task.progress)
     known.write(folder / "logprobs.parquet")
     return known
 

@@ -13,13 +13,14 @@ import torch
 
 from sipo.bank import Bank, load_adapter
 from sipo.data import folds_of
+from sipo.decoding import at_soup
+from sipo.engines import ScoreRequest
 from sipo.filters.calibrated import decide_calibrated
 from sipo.filters.contest import CHOSEN, Array, Contest, contests
 from sipo.filters.evidence import features_of, fit_on_held_out, labelled_pairs
 from sipo.filters.judge import LabelledPairs, fit_judge
 from sipo.graph.parts import LOGPROBS, REFINEMENTS, SAMPLES
 from sipo.logprobs.packing import Group, pack
-from sipo.logprobs.score import score_rows
 from sipo.logprobs.table import LogprobTable, policy
 from sipo.runs.folder import RunFolder
 from sipo.runs.outputs import Outputs
@@ -78,12 +79,16 @@ def _fold_table(run: Path, task: Task, found: Sequence[Contest], known: LogprobT
     table = deepcopy(known)
     folder = RunFolder(run).verify("calibrate") / "adapters"
     adapters = [load_adapter(folder / f"{fold}-{name}") for name in task.objectives]
-    with task.bank.mounted(adapters):
-        for name, point in zip(task.objectives, corners(len(adapters)), strict=True):
-            for start in range(0, len(found), TOGETHER):
-                groups = [each.group for each in found[start : start + TOGETHER]]
-                for group, values in zip(groups, score_rows(task.bank, [(g, point) for g in groups]), strict=True):
-                    table.put(policy(name), group, values)
+    asked = [
+        (policy(name), ScoreRequest(each.group.prompt, response, at_soup(point)))
+        for name, point in zip(task.objectives, corners(len(adapters)), strict=True)
+        for each in found
+        for response in each.group.responses
+    ]
+    with task.engine() as engine:
+        for unit, value in engine.score(task.span(adapters), [request for _, request in asked]):
+            name, (prompt, response, _) = asked[unit]
+            table.put(name, Group(prompt, (response,)), [value])
     return table
 
 

@@ -1,0 +1,163 @@
+"""Engines that compute on banks, batch by batch: the local one, and pools of it.
+
+The plan of a call depends on all that is asked and not on what is done already, because in bf16 even the neighbours in
+a batch change the last bits. A batch is a function of a bank, whole in itself: it can be pickled and called elsewhere.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sipo.bank import Bank
+from sipo.config import Decoding, Execution
+from sipo.decoding import Generated, Request, decode, mixture_logprobs
+from sipo.engines.interface import NONE, Point, ScoreRequest, Span
+from sipo.logprobs.packing import Group, batches, worth_sharing
+from sipo.logprobs.score import score_rows
+
+Units = tuple[int, ...]
+"""Indices of the requests that a batch is of."""
+Batch = Callable[[Bank], Sequence[Any]]
+"""Called with the bank, its span mounted: a result for each unit. Its `str` says what it does, for errors."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    requests: Sequence[Request]
+    decoding: Decoding
+    limit: int
+    stops: Collection[int]
+
+    def __call__(self, bank: Bank) -> list[Generated]:
+        return decode(bank, self.requests, self.decoding, self.limit, self.stops)
+
+    def __str__(self) -> str:
+        lengths = [len(each.prompt) for each in self.requests]
+        return f"wrote {len(lengths)} texts of up to {self.limit} tokens to prompts of {min(lengths)} to {max(lengths)}"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Responses under single points, in rows with their prompts."""
+
+    rows: Sequence[tuple[Group, Point]]
+
+    def __call__(self, bank: Bank) -> list[float]:
+        return [value for row in score_rows(bank, self.rows) for value in row]
+
+    def __str__(self) -> str:
+        return f"scored {len(self.rows)} rows of up to {max(group.tokens for group, _ in self.rows)} tokens"
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """One response under a mixture of several points."""
+
+    request: ScoreRequest
+
+    def __call__(self, bank: Bank) -> list[float]:
+        prompt, response, mixture = self.request
+        return mixture_logprobs(bank, [Group(prompt, (response,))], mixture)[0]
+
+    def __str__(self) -> str:
+        return (
+            f"scored a response of {len(self.request.response)} tokens under {len(self.request.mixture.points)} points"
+        )
+
+
+def knee(bank: Bank) -> tuple[int | None]:
+    """`Bank.knee`, as a batch of one unit."""
+    return (bank.knee,)
+
+
+class Batched(ABC):
+    """`rows` bounds the rows of a batch of texts, `tokens` the padded tokens of a batch of scores."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.rows, self.tokens = execution.decode_rows, execution.score_tokens
+
+    def generate(
+        self,
+        span: Span,
+        requests: Sequence[Request],
+        decoding: Decoding,
+        limit: int,
+        stops: Collection[int],
+        done: Collection[int] = NONE,
+    ) -> Iterator[tuple[int, Generated]]:
+        span.check(request.mixture for request in requests)
+        plan: list[tuple[Units, Batch]] = [
+            (units, Texts([requests[unit] for unit in units], decoding, limit, stops))
+            for units in text_plan(requests, self.rows)
+        ]
+        yield from self._remaining(span, plan, done)
+
+    def score(
+        self, span: Span, requests: Sequence[ScoreRequest], done: Collection[int] = NONE
+    ) -> Iterator[tuple[int, float]]:
+        span.check(request.mixture for request in requests)
+        plan: list[tuple[Units, Batch]] = []
+        if len(done) < len(requests):
+            plan = score_plan(requests, self._knee(span), self.tokens)
+        yield from self._remaining(span, plan, done)
+
+    def _remaining(
+        self, span: Span, plan: Sequence[tuple[Units, Batch]], done: Collection[int]
+    ) -> Iterator[tuple[int, Any]]:
+        known = frozenset(done)
+        left = [(units, batch) for units, batch in plan if not known.issuperset(units)]
+        for index, results in self._computed(span, [batch for _, batch in left]):
+            for unit, result in zip(left[index][0], results, strict=True):
+                if unit not in known:
+                    yield unit, result
+
+    def _knee(self, span: Span) -> int | None:
+        ((_, (found,)),) = self._computed(span, [knee])
+        return found
+
+    @abstractmethod
+    def _computed(self, span: Span, batches: Sequence[Batch]) -> Iterator[tuple[int, Sequence[Any]]]:
+        """(index of a batch, what it gives), in any order; nothing is started where there are none."""
+
+
+def text_plan(requests: Sequence[Request], rows: int) -> list[Units]:
+    """Batches of one divergence and of neighbouring lengths, of at most `rows` rows or a single request."""
+
+    def similar(unit: int) -> tuple[Any, ...]:
+        request = requests[unit]
+        return request.mixture.divergence, len(request.prompt), request.prompt
+
+    plan: list[list[int]] = []
+    room = 0
+    for unit in sorted(range(len(requests)), key=similar):
+        mixture = requests[unit].mixture
+        if not plan or len(mixture.points) > room or requests[plan[-1][0]].mixture.divergence != mixture.divergence:
+            plan.append([])
+            room = rows
+        plan[-1].append(unit)
+        room -= len(mixture.points)
+    return [tuple(units) for units in plan]
+
+
+def score_plan(requests: Sequence[ScoreRequest], knee: int | None, tokens: int) -> list[tuple[Units, Batch]]:
+    """Responses to one prompt under one point share a row where it pays (`worth_sharing`); a mixture of several points
+    goes response by response.
+    """
+    together: dict[tuple[tuple[int, ...], Point], list[int]] = {}
+    mixed: list[int] = []
+    for unit, (prompt, _, mixture) in enumerate(requests):
+        if len(mixture.points) == 1:
+            together.setdefault((prompt, mixture.points[0]), []).append(unit)
+        else:
+            mixed.append(unit)
+    rows: list[tuple[Units, Group, Point]] = []
+    for (prompt, point), units in together.items():
+        order = iter(units)
+        for group in worth_sharing(Group(prompt, tuple(requests[unit].response for unit in units)), knee):
+            rows.append((tuple(next(order) for _ in group.responses), group, point))
+    plan: list[tuple[Units, Batch]] = []
+    for indices in batches([group.tokens for _, group, _ in rows], tokens):
+        batch = tuple(unit for index in indices for unit in rows[index][0])
+        plan.append((batch, Rows([rows[index][1:] for index in indices])))
+    return [*plan, *(((unit,), Mixed(requests[unit])) for unit in mixed)]
