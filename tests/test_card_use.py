@@ -9,10 +9,9 @@ import pytest
 from families import CHATML, save_model, tokenizer_of
 from transformers import GenerationConfig
 
+import sipo
 from sipo.configfile import parse_config
-from sipo.exporting import export
 from sipo.runs.pipeline import run
-from sipo.use import generate
 
 THINKS = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
 WAYS = {
@@ -33,15 +32,15 @@ def test_the_card_s_code_answers_as_the_run(
     settings["model"] |= {"path": str(model), "prompt_template": plain}
     settings |= {"methods": ["base", "soups"], "align": {"lr": 0.05, "epochs": 1, "batch_size": 8}}
     finished = run(parse_config(settings, "settings"), only="align", quiet=True)
-    shares = {"detail": 0.25, "brevity": 0.75}
-    expected = generate(finished, shares, [QUESTION], method="soups", temperature=0.0, max_new_tokens=256)
+    soups = sipo.open(finished).at({"detail": 0.25, "brevity": 0.75}, method="soups")
+    expected = soups.generate(QUESTION, temperature=0.0, max_new_tokens=256)
     for merged in (False, True):
-        folder = export(finished, shares, tmp_path / f"merged {merged}", merged=merged)
+        folder = soups.save_pretrained(tmp_path / f"merged {merged}", merged=merged)
         (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
         code = code.replace("path/to/this/folder", str(folder)).replace('"How do I ...?"', repr(QUESTION))
         capsys.readouterr()
         exec(code.replace('dtype="auto"', 'dtype="float32"'), {})
-        assert capsys.readouterr().out.strip() == expected[0]
+        assert capsys.readouterr().out.strip() == expected
         assert "eos_token_id=[" in code
     stops = set(GenerationConfig.from_pretrained(folder).eos_token_id)
     assert (tokenizer_of("byte", chat).convert_tokens_to_ids("<|im_end|>") in stops) == (chat is not None)
@@ -56,5 +55,6 @@ def test_an_adapter_is_exported_where_its_base_is_not(
     settings |= {"methods": ["base", "soups"], "align": {"lr": 0.05, "epochs": 1, "batch_size": 8}}
     finished = run(parse_config(settings, "settings"), only="align", quiet=True)
     model.rename(tmp_path / "elsewhere")
-    card = (export(finished, {"detail": 1.0}, tmp_path / "adapter") / "README.md").read_text()
+    soups = sipo.open(finished).at({"detail": 1.0}, method="soups")
+    card = (soups.save_pretrained(tmp_path / "adapter") / "README.md").read_text()
     assert "PeftModel" in card and "generate" not in card

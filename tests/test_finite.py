@@ -25,7 +25,7 @@ from sipo.decoding.sampling import BROKEN, next_tokens
 from sipo.engines.groups import Group as EngineGroup
 from sipo.engines.groups import rows_of, settle
 from sipo.errors import SipoError
-from sipo.exporting import _save_merged
+from sipo.finished.export import save_merged
 from sipo.finite import finite
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
@@ -246,11 +246,14 @@ def test_a_reward_model_that_overflows_names_the_item(model_folder: Path, tmp_pa
 
 
 def test_a_merged_export_that_overflows_is_not_written(model_folder: Path, tmp_path: Path, backbone: Backbone) -> None:
-    adapter = random_adapter(backbone, 1)
+    adapter = replace(random_adapter(backbone, 1), scaling=1e6)
+    half, full = (load_backbone(Model(path=str(model_folder), dtype=dtype), "cpu") for dtype in ("float16", "float32"))
+    before = {name: weight.clone() for name, weight in half.model.state_dict().items()}
     with pytest.raises(SipoError, match="the merged weights of .* are not finite in torch.float16; set model.dtype"):
-        _save_merged(Model(path=str(model_folder), dtype="float16"), "cpu", replace(adapter, scaling=1e6), tmp_path)
+        save_merged(half, {0}, adapter, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
-    _save_merged(Model(path=str(model_folder), dtype="float32"), "cpu", replace(adapter, scaling=1e6), tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in half.model.state_dict().items())
+    save_merged(full, {0}, adapter, tmp_path)
 
 
 def test_a_model_that_overflows_in_its_dtype_is_told_so(model_folder: Path, tmp_path: Path) -> None:

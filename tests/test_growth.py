@@ -11,6 +11,7 @@ import torch
 from sipo.config import Objective, Sample, Training
 from sipo.data import Message, Row
 from sipo.filters.contest import CHOSEN
+from sipo.finished.streaming import Stream
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
 from sipo.records import Candidate
@@ -18,7 +19,6 @@ from sipo.report.inputs import Inputs
 from sipo.report.rewards import by_kind, texts_of
 from sipo.stages.sample import worked_rows
 from sipo.training.optimise import optimise
-from sipo.use import _Stream
 
 HALVES = {"x": 0.5, "y": 0.5}
 
@@ -56,7 +56,7 @@ def stream(n: int) -> None:
     codec: Any = SimpleNamespace(
         stops={0}, tokenizer=SimpleNamespace(decode=lambda ids, **_: "".join(chr(97 + id % 26) for id in ids))
     )
-    stream = _Stream(codec, 0, lambda *_: None)
+    stream = Stream(codec, 0, lambda *_: None)
     for token in range(1, n + 1):
         stream(0, token)
 
@@ -98,7 +98,7 @@ def test_what_is_told_is_the_answer(seed: int, backbone: Backbone) -> None:
         told[prompt - 5] += piece
         pieces += 1
 
-    stream = _Stream(codec, 5, watch)
+    stream = Stream(codec, 5, watch)
     for place in range(max(map(len, answers))):
         for request, ids in enumerate(answers):
             if place < len(ids):

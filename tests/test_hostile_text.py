@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from sipo import export
+import sipo
 from sipo.cli.main import main
 from sipo.errors import SipoError
 from sipo.plain import code, command, escape, markdown_table, opening, plain
@@ -213,7 +213,8 @@ def test_a_run_over_hostile_text_ends_in_a_page_and_a_card_of_text(
     shown = "".join(seen.texts)
     assert "<script>alert(1)</script>" in shown and "{{ 7 * 7 }}" in shown and "[/b] [red]x[/red]" in shown
 
-    card = (export(run, {"detail": 0.5, "brevity": 0.5}, tmp_path / "out") / "README.md").read_text()
+    soups = sipo.open(run).at({"detail": 0.5, "brevity": 0.5}, method="soups")
+    card = (soups.save_pretrained(tmp_path / "out") / "README.md").read_text()
     assert not COMMANDS.search(card) and "<script" not in card and "<img" not in card and "](http" not in card
     [table] = re.findall(r"(?:^\| base .*\n)", card, re.MULTILINE)[:1]
     assert table.count("|") == 3

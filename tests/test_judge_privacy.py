@@ -172,7 +172,15 @@ def test_what_a_model_writes_reaches_a_pipe_as_it_is_and_no_terminal(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said = "a\x1b[31m\u202eb"
-    monkeypatch.setattr("sipo.use.generate", lambda *_, watch, **__: watch(0, said))
+
+    class Told:
+        def at(self, *_: Any) -> "Told":
+            return self
+
+        def generate(self, *_: Any, watch: Any, **__: Any) -> None:
+            watch(0, said)
+
+    monkeypatch.setattr("sipo.finished.handle.open", lambda _: Told())
     for terminal, shown in ((False, said), (True, "a\ufffd[31m\ufffdb")):
         stream = io.StringIO()
         stream.isatty = lambda terminal=terminal: terminal  # type: ignore[method-assign]

@@ -82,16 +82,20 @@ def test_a_run_goes_on_another_day(dated: dict, clock: Clock, tmp_path: Path) ->
     task = Task(config_of(dated))
     text = task.codec.tokenizer.decode(task.prompt_tokens(task.rows[0]))
     assert "Today is 03 Feb 2031" in text
-    arguments = (folder, WEIGHT, ["why?"], ["so it is"])
-    later = sipo.score(*arguments, method="soups"), sipo.generate(*arguments[:3], method="mod", temperature=0.0)
+
+    def said(where: Path) -> tuple[float, str]:
+        opened = sipo.open(where)
+        return (
+            opened.at(WEIGHT, method="soups").logprobs("why?", "so it is"),
+            opened.at(WEIGHT, method="mod").generate("why?", temperature=0.0),
+        )
+
+    later = said(folder)
     clock(BEGAN)
-    assert later == (
-        sipo.score(*arguments, method="soups"),
-        sipo.generate(*arguments[:3], method="mod", temperature=0.0),
-    )
+    assert later == said(folder)
     shutil.move(folder, tmp_path / "elsewhere")
     clock(BEGAN + timedelta(days=4))
-    assert sipo.score(tmp_path / "elsewhere", *arguments[1:], method="soups") == later[0]
+    assert later == said(tmp_path / "elsewhere")
 
 
 @pytest.fixture

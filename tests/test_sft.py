@@ -13,18 +13,17 @@ from safetensors.torch import load_file
 from stage_keys import stage_keys, stage_names
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import sipo
 import sipo.stages.sft
 from sipo.cli.main import main
 from sipo.configfile import parse_config
 from sipo.disk.tables import read_checked, write_checked
 from sipo.errors import SipoError
-from sipo.exporting import export
 from sipo.models.load import load_backbone
 from sipo.runs.outputs import backbone_of
 from sipo.runs.pipeline import run
 from sipo.stages.sft import _newest, _trainer, demonstrations, sft
 from sipo.task import Task
-from sipo.use import generate
 
 TEMPLATE = "BEGINNING OF CONVERSATION: {turns}USER: {prompt} ASSISTANT:"
 SMALL = {"lr": 3e-3, "epochs": 1, "batch_size": 2, "accumulate": 2, "max_tokens": 300}
@@ -167,15 +166,17 @@ def test_everything_stands_on_the_fine_tuned_model(finished: Any, model_folder: 
     assert [path.name for path in (folder / "sft").iterdir() if path.name.startswith(".")] == []
     adapter = json.loads((folder / "align" / "adapters" / "detail" / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == str(tuned.resolve())
-    [base] = generate(folder, {}, ["tell me about light"], method="base", temperature=0.0)
+    opened = sipo.open(folder)
+    base = opened.at(method="base").generate("tell me about light", temperature=0.0)
     ids, task = [], Task(config)
     task.site.model = backbone_of(folder, config)
     ids = torch.tensor([task.codec.encode_prompt(_chat("tell me about light"))])
     for model, same in ((tuned, True), (model_folder, False)):
         made = AutoModelForCausalLM.from_pretrained(model).generate(ids, max_new_tokens=12, do_sample=False)
         assert (task.codec.decode(made[0, ids.shape[1] :].tolist()) == base) is same
-    export(folder, {"detail": 0.5, "brevity": 0.5}, tmp_path / "soup", method="soups")
-    export(folder, {"detail": 0.5, "brevity": 0.5}, tmp_path / "merged", method="soups", merged=True)
+    soups = opened.at({"detail": 0.5, "brevity": 0.5}, method="soups")
+    soups.save_pretrained(tmp_path / "soup")
+    soups.save_pretrained(tmp_path / "merged", merged=True)
     policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tuned), tmp_path / "soup").eval()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert torch.allclose(policy(ids).logits, merged(ids).logits, atol=1e-3)

@@ -10,13 +10,15 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import sipo
 from sipo.bank import Bank
 from sipo.configfile import parse_config
+from sipo.data import Message
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import Request, at_mod, decode, mixture_logprobs, scoring, seed_of
 from sipo.decoding.mixture import at_soup
 from sipo.errors import SipoError
-from sipo.exporting import export
+from sipo.finished.handle import FinishedRun
 from sipo.graph.parts import POLICIES
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
@@ -25,7 +27,6 @@ from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.runs.status import read_run
 from sipo.task import Task
-from sipo.use import generate, score
 
 NAMES = ("detail", "brevity", "tone")
 WEIGHT = (0.2, 0.5, 0.3)
@@ -44,9 +45,12 @@ def aligned(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: p
 
 
 @pytest.fixture(scope="module")
-def task(aligned: Path) -> Task:
-    from sipo.runs.status import read_run
+def opened(aligned: Path) -> FinishedRun:
+    return sipo.open(aligned)
 
+
+@pytest.fixture(scope="module")
+def task(aligned: Path) -> Task:
     return Task(read_run(aligned))
 
 
@@ -68,7 +72,7 @@ def test_an_exported_soup_is_the_bank_s_from_any_working_directory(
     aligned: Path, task: Task, ids: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert export(aligned, SHARES, Path("soup")) == Path("soup")
+    assert sipo.open(aligned).at(SHARES, "soups").save_pretrained("soup") == Path("soup")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     base = AutoModelForCausalLM.from_pretrained(task.backbone.source, dtype=torch.float32)
@@ -82,7 +86,10 @@ def test_an_exported_soup_is_the_bank_s_from_any_working_directory(
 
 @torch.no_grad()
 def test_a_merged_soup_is_the_bank_s(aligned: Path, task: Task, ids: Tensor, tmp_path: Path) -> None:
-    export(aligned, SHARES, tmp_path / "merged", merged=True)
+    soups = sipo.open(aligned).at(SHARES, "soups")
+    before = soups.generate("how do I", **GREEDY)
+    soups.save_pretrained(tmp_path / "merged", merged=True)
+    assert soups.generate("how do I", **GREEDY) == before
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     assert model.dtype == torch.float32
     torch.testing.assert_close(model(ids).logits, logits_of_the_soup(task, aligned, ids), rtol=1e-4, atol=1e-5)
@@ -91,13 +98,13 @@ def test_a_merged_soup_is_the_bank_s(aligned: Path, task: Task, ids: Tensor, tmp
 
 
 def test_the_card_says_base_recipe_and_use(aligned: Path, task: Task, tmp_path: Path) -> None:
-    card = (export(aligned, SHARES, tmp_path / "soup") / "README.md").read_text()
+    card = (sipo.open(aligned).at(SHARES, "soups").save_pretrained(tmp_path / "soup") / "README.md").read_text()
     for part in (task.backbone.source, "detail 0.2, brevity 0.5, tone 0.3", "rows.jsonl", "It is kind.", "PeftModel"):
         assert part in card
     assert "not evaluated" in card
 
 
-def test_a_one_hot_weight_answers_as_that_policy(aligned: Path, task: Task, model_folder: Path) -> None:
+def test_a_one_hot_weight_answers_as_that_policy(aligned: Path, opened: FinishedRun, task: Task) -> None:
     policies = Outputs(aligned, read_run(aligned)).read("align", POLICIES)
     bank = Bank(load_backbone(task.config.model, "cpu"))
     prompt = task.rows[0].prompt
@@ -110,32 +117,33 @@ def test_a_one_hot_weight_answers_as_that_policy(aligned: Path, task: Task, mode
             )
         expected = task.codec.decode(alone[0].tokens)
         for method in ("mod", "soups"):
-            assert generate(aligned, {name: 1.0}, [prompt[0].content], method=method, **GREEDY) == [expected]
+            assert opened.at({name: 1.0}, method).generate(prompt[0].content, **GREEDY) == expected
         answers.add(expected)
     assert len(answers) > 1  # or the test would say nothing
 
 
-def test_pieces_make_up_the_answers_whatever_the_batch(aligned: Path) -> None:
+def test_pieces_make_up_the_answers_whatever_the_batch(opened: FinishedRun) -> None:
     prompts = ["how do I", "water", "the sun is warm", "what is a plant for", "keep"]
     pieces: dict[int, str] = {}
 
     def watch(prompt: int, piece: str) -> None:
         pieces[prompt] = pieces.get(prompt, "") + piece
 
-    answers = generate(aligned, SHARES, prompts, method="mod", max_new_tokens=12, seed=3, watch=watch)
+    mod = opened.at(SHARES, "mod")
+    answers = mod.generate(prompts, max_new_tokens=12, seed=3, watch=watch)
     assert [pieces.get(i, "") for i in range(len(prompts))] == answers
-    assert generate(aligned, SHARES, prompts, method="mod", max_new_tokens=12, seed=3) == answers
-    assert generate(aligned, SHARES, prompts[:1], method="mod", max_new_tokens=12, seed=3) == answers[:1]
+    assert mod.generate(prompts, max_new_tokens=12, seed=3) == answers
+    assert mod.generate(prompts[0], max_new_tokens=12, seed=3) == answers[0]
 
 
-def test_the_base_needs_no_weights(aligned: Path, task: Task) -> None:
+def test_the_base_needs_no_weights(aligned: Path, opened: FinishedRun, task: Task) -> None:
     prompt = task.rows[0].prompt
     ids = tuple(task.codec.encode_prompt(prompt))
     with task.bank.mounted(Outputs(aligned, read_run(aligned)).read("align", POLICIES)):
         request = Request(ids, at_soup((0.0, 0.0, 0.0)), seed_of(0))
         greedy = task.config.decoding.model_copy(update={"temperature": 0})
         expected = task.codec.decode(decode(task.bank, [request], greedy, 8, task.codec.stops)[0].tokens)
-    assert generate(aligned, {}, [prompt[0].content], method="base", **GREEDY) == [expected]
+    assert opened.at(method="base").generate(prompt[0].content, **GREEDY) == expected
 
 
 PROMPTS, RESPONSES = ["how do I water plants?", "what is a plant for"], ["once a week.", "the sun is warm"]
@@ -145,7 +153,7 @@ PROMPTS, RESPONSES = ["how do I water plants?", "what is a plant for"], ["once a
     ("method", "point"), [("base", (0.0, 0.0, 0.0)), ("policy:tone", (0.0, 0.0, 1.0)), ("soups", WEIGHT)]
 )
 def test_the_score_of_a_single_model_is_the_table_s(
-    aligned: Path, task: Task, method: str, point: tuple[float, ...]
+    aligned: Path, opened: FinishedRun, task: Task, method: str, point: tuple[float, ...]
 ) -> None:
     groups = [
         Group(tuple(task.codec.encode_prompt(parse_prompt(x))), (tuple(task.codec.encode_response(y)),))
@@ -153,9 +161,10 @@ def test_the_score_of_a_single_model_is_the_table_s(
     ]
     with task.bank.mounted(Outputs(aligned, read_run(aligned)).read("align", POLICIES)):
         expected = [value for (value,) in score_rows(task.bank, [(group, point) for group in groups])]
-    found = score(aligned, SHARES, PROMPTS, RESPONSES, method=method)
+    model = opened.at(SHARES, method)
+    found = model.logprobs(PROMPTS, RESPONSES)
     assert found == pytest.approx(expected, abs=1e-3)
-    assert score(aligned, SHARES, PROMPTS[::-1], RESPONSES[::-1], method=method) == pytest.approx(found[::-1])
+    assert model.logprobs(PROMPTS[1], RESPONSES[1]) == pytest.approx(found[1])
 
 
 @torch.no_grad()
@@ -170,14 +179,14 @@ def mixed(task: Task, run: Path, prompt: tuple[int, ...], response: tuple[int, .
 
 @pytest.mark.parametrize("chunk", [2, 64])
 def test_the_score_of_a_mixture_is_the_product_of_its_next_token_probabilities(
-    aligned: Path, task: Task, chunk: int, monkeypatch: pytest.MonkeyPatch
+    aligned: Path, opened: FinishedRun, task: Task, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "CHUNK", chunk)
     prompt = tuple(task.codec.encode_prompt(parse_prompt(PROMPTS[0])))
     response = tuple(task.codec.encode_response(RESPONSES[0]))
     expected = mixed(task, aligned, prompt, response).gather(1, torch.tensor(response)[:, None]).sum()
-    found = score(aligned, SHARES, PROMPTS[:1], RESPONSES[:1], method="mod")
-    assert len(response) > 4 and found == pytest.approx([float(expected)], abs=1e-3)
+    found = opened.at(SHARES, "mod").logprobs(PROMPTS[0], RESPONSES[0])
+    assert len(response) > 4 and found == pytest.approx(float(expected), abs=1e-3)
 
     greedy = task.config.decoding.model_copy(update={"temperature": 0})
     with task.bank.mounted(Outputs(aligned, read_run(aligned)).read("align", POLICIES)):
@@ -186,38 +195,83 @@ def test_the_score_of_a_mixture_is_the_product_of_its_next_token_probabilities(
     assert logprob == pytest.approx(float(mixed(task, aligned, prompt, answer.tokens).amax(1).sum()), abs=1e-3)
 
 
+ASKED = {"weights": SHARES, "method": "mod", "prompts": ["hi"], "responses": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         ({"responses": ["a", "b"]}, "there are 1 prompts and 2 responses"),
+        ({"responses": "a"}, "responses is a string; give a list, one for each prompt"),
+        ({"prompts": "hi"}, "responses is a list; one prompt has one, a text"),
+        ({"responses": [3]}, "response is a number; make it a string"),
         ({"prompts": ["word " * 3000]}, "over the model's context of 2048"),
-        ({"method": "sipo"}, "has no stage `realign`"),
-        ({"weights": {"detail": 0.5}}, "the shares sum to 0.5, not to 1"),
+        ({"prompts": None}, "prompts is null; give a text, or a chat"),
     ],
 )
-def test_what_cannot_be_scored_is_said(aligned: Path, asked: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_scored_is_said(opened: FinishedRun, asked: dict[str, Any], message: str) -> None:
+    asked = {**ASKED, **asked}
     with pytest.raises(SipoError) as caught:
-        score(aligned, **{"weights": SHARES, "prompts": ["hi"], "responses": ["a"], "method": "mod", **asked})
+        opened.at(asked["weights"], asked["method"]).logprobs(asked["prompts"], asked["responses"])
     assert message in str(caught.value)
+
+
+USER = {"role": "user", "content": "hi"}
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         ({"method": "sipo"}, "has no stage `realign`, because its methods are base, soups, mod"),
-        ({"method": "magic"}, "`magic` is no method; they are base, consensus, lw,"),
+        ({"method": "magic"}, "`magic` is no method; they are base, "),
+        ({"method": "policy:charm"}, "`policy:charm` is no single policy; they are policy:detail"),
+        ({"method": None}, "method is null"),
         ({"weights": {"detail": 0.5}}, "the shares sum to 0.5, not to 1"),
         ({"weights": {"charm": 1.0}}, "`charm` is no objective; they are detail, brevity, tone"),
+        ({"weights": {"detail": "all"}}, "detail is 'all'; give a number"),
+        ({"weights": None}, "weights is null; give a share for each objective, such as {'detail': 0.33,"),
+        ({"weights": [0.5, 0.5, 0.0]}, "weights is a list; give a share for each objective"),
         ({"temperature": -1.0}, "`temperature` is -1.0"),
         ({"max_new_tokens": 0}, "ask for at least 1"),
+        ({"max_new_tokens": "8"}, "max_new_tokens is 8"),
         ({"prompts": [" "]}, "prompt is empty"),
         ({"prompts": ["word " * 3000]}, "over the model's context of 2048"),
+        ({"prompts": 5}, "prompts is a number; give a text, or a chat"),
+        ({"prompts": b"hi"}, "prompts is bytes; give"),
+        ({"prompts": USER}, "prompts is a mapping; give"),
+        ({"prompts": Message("user", "hi")}, "prompts is a message alone; give"),
+        ({"prompts": ["hi", None]}, "prompt is null; give"),
+        ({"prompts": ["hi", USER]}, "prompt is a mapping; give"),
+        ({"prompts": [USER, "hi"]}, "a message that is a string; make it {role, content}"),
+        ({"prompts": [("user", "hi")]}, "a message that is a string; make it {role, content}"),
+        ({"prompts": [{"role": "user"}]}, "a message without `content`"),
+        ({"prompts": [{"role": "wizard", "content": "hi"}]}, "a role other than system, user and assistant"),
+        ({"prompts": [USER, {"role": "assistant", "content": "ho"}]}, "its last message must be the user's"),
     ],
 )
-def test_what_cannot_be_generated_is_said(aligned: Path, asked: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_generated_is_said(opened: FinishedRun, asked: dict[str, Any], message: str) -> None:
+    asked = {"max_new_tokens": 4, **ASKED, **asked}
+    how = {name: value for name, value in asked.items() if name not in ASKED}
     with pytest.raises(SipoError) as caught:
-        generate(aligned, **{"weights": SHARES, "prompts": ["hi"], "method": "mod", **asked})
+        opened.at(asked["weights"], asked["method"]).generate(asked["prompts"], **how)
     assert message in str(caught.value)
+
+
+def test_what_is_no_run_and_no_ask_is_said(opened: FinishedRun, aligned: Path, tmp_path: Path) -> None:
+    model = opened.at(SHARES, "mod")
+    for ask, message in (
+        ("hi", "asks[0] is a string; give (prompt, model)"),
+        (("hi", SHARES), "asks[0] is tuple; give (prompt, model)"),
+        (("hi", sipo.open(aligned).at(SHARES, "mod")), "asks[0]: the model is of sipo.open("),
+        ((3, model), "prompt is a number"),
+    ):
+        with pytest.raises(SipoError) as caught:
+            opened.generate([ask])  # type: ignore[list-item]
+        assert message in str(caught.value)
+    with pytest.raises(SipoError, match="holds no run"):
+        sipo.open(tmp_path)
+    with pytest.raises(SipoError, match="the run is a number; name its folder"):
+        sipo.open(5)  # type: ignore[arg-type]
 
 
 def test_another_model_in_the_same_place_is_refused(aligned: Path, model_folder: Path, tmp_path: Path) -> None:
@@ -226,11 +280,11 @@ def test_another_model_in_the_same_place_is_refused(aligned: Path, model_folder:
     try:
         config.write_text(before + " ")
         with pytest.raises(SipoError, match="is not the one that"):
-            generate(aligned, SHARES, ["hi"], method="mod")
+            sipo.open(aligned).at(SHARES, "mod").generate("hi")
         with pytest.raises(SipoError, match="is not the one that"):
-            score(aligned, SHARES, ["hi"], ["ho"], method="mod")
+            sipo.open(aligned).at(SHARES, "mod").logprobs("hi", "ho")
         with pytest.raises(SipoError, match="is not the one that"):
-            export(aligned, SHARES, tmp_path / "merged", merged=True)
+            sipo.open(aligned).at(SHARES, "soups").save_pretrained(tmp_path / "merged", merged=True)
     finally:
         config.write_text(before)
     assert list(tmp_path.iterdir()) == []
@@ -240,7 +294,7 @@ def test_a_failed_export_leaves_nothing(aligned: Path, tmp_path: Path, monkeypat
     def fail(*_: Any, **__: Any) -> str:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("sipo.exporting.model_card", fail)
+    monkeypatch.setattr("sipo.finished.export.model_card", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
-        export(aligned, SHARES, tmp_path / "soup")
+        sipo.open(aligned).at(SHARES, "soups").save_pretrained(tmp_path / "soup")
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """sipo: align one language model to several preferences at once, and choose the trade-off afterwards.
 
-`run` calls the stages whose results do not hold yet; `sipo.stages` has them one by one.
+`run` calls the stages whose results do not hold yet; `sipo.stages` has them one by one. `open` gives a finished run,
+which answers at any weight.
 Names are imported when first used, so that the command line starts without loading torch.
 """
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from sipo.configfile import load_config
     from sipo.data import Message, Row, conflict_statistics, read_rows, write_rows
     from sipo.errors import SipoError
-    from sipo.exporting import export
+    from sipo.finished.handle import AlignedModel, FinishedRun, open
     from sipo.labelling import label
     from sipo.methods.base import base_model
     from sipo.methods.interface import Aligned, Method
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from sipo.runs.outputs import Outputs
     from sipo.runs.pipeline import run
     from sipo.task import Task
-    from sipo.use import generate, score
 
 _HOME = {
     "sipo.bank": ("Adapter", "Bank", "load_adapter", "save_adapter", "soup"),
@@ -32,7 +32,7 @@ _HOME = {
     "sipo.configfile": ("load_config",),
     "sipo.data": ("Message", "Row", "conflict_statistics", "read_rows", "write_rows"),
     "sipo.errors": ("SipoError",),
-    "sipo.exporting": ("export",),
+    "sipo.finished.handle": ("AlignedModel", "FinishedRun", "open"),
     "sipo.labelling": ("label",),
     "sipo.methods.interface": ("Aligned", "Method"),
     "sipo.methods.base": ("base_model",),
@@ -43,15 +43,16 @@ _HOME = {
     "sipo.runs.outputs": ("Outputs",),
     "sipo.runs.pipeline": ("run",),
     "sipo.task": ("Task",),
-    "sipo.use": ("generate", "score"),
 }
 
 __version__ = "0.1.0"
 __all__ = [
     "Adapter",
     "Aligned",
+    "AlignedModel",
     "Bank",
     "Config",
+    "FinishedRun",
     "Message",
     "Method",
     "Outputs",
@@ -60,17 +61,15 @@ __all__ = [
     "Task",
     "base_model",
     "conflict_statistics",
-    "export",
     "factor_soups",
-    "generate",
     "label",
     "load_adapter",
     "load_config",
     "mod",
+    "open",
     "read_rows",
     "run",
     "save_adapter",
-    "score",
     "single_policies",
     "sipo",
     "soup",
@@ -84,3 +83,7 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(home), name)
     raise AttributeError(f"module 'sipo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

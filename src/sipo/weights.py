@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from sipo.errors import SipoError
@@ -28,6 +29,8 @@ def as_weight(shares: Mapping[str, float], objectives: Sequence[str], place: str
     for name, share in shares.items():
         if name not in objectives:
             raise SipoError(f"{place}: `{name}` is no objective; they are {', '.join(objectives)}")
+        if not isinstance(share, Real):
+            raise SipoError(f"{place}: {name} is {share!r}; give a number between 0 and 1")
         if not 0 <= share <= 1:
             raise SipoError(f"{place}: {name}={share:g} is off the simplex; shares lie between 0 and 1")
     total = sum(shares.values())

@@ -18,7 +18,7 @@ from sipo.bank.adapter import Adapter, widths
 from sipo.bank.bank import Bank
 from sipo.bank.routes import Routes
 from sipo.decoding.decode import Request, prefill
-from sipo.decoding.mixture import REVERSE_KL, Mixture
+from sipo.decoding.mixture import Mixture
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group, pack
 
@@ -158,7 +158,7 @@ class _Probe:
             if step == 2 and self.bank.routes.mixes:
                 batch = batch.keep([1, 2])
             tokens = torch.tensor([groups[request].responses[0][step] for request in batch.live])
-            batch.advance(self.bank, tokens.to(self.bank.device)[batch.owner], REVERSE_KL)
+            batch.advance(self.bank, tokens.to(self.bank.device)[batch.owner])
         return worst
 
     def _right(self, routes: Routes, measure: Any) -> bool:

@@ -162,16 +162,13 @@ def generate(
         raise SipoError(
             "--weights is missing; give a share for each objective, such as --weights helpful=0.3,brief=0.7"
         )
-    shares = parse_weights(weights) if weights else {}
+    shares = parse_weights(weights) if weights else None
     shown = plain if sys.stdout.isatty() else str  # a pipe gets what the model wrote
     hush()
-    from sipo.use import generate
+    from sipo.finished.handle import open
 
-    generate(
-        run,
-        shares,
-        [prompt],
-        method=method,
+    open(run).at(shares, method).generate(
+        prompt,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -218,10 +215,13 @@ def export(
     """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model."""
     shares = parse_weights(weights)
     hush()
-    from sipo.exporting import export
+    from sipo.finished.handle import open
+    from sipo.methods.registry import improves
 
+    finished = open(run)
+    newest = "sipo-soups" if improves(finished.config.methods) else "soups"
     with writing(to):
-        export(run, shares, to, method=method, merged=merged)
+        finished.at(shares, method or newest).save_pretrained(to, merged=merged)
     say(f"{to}: written; {to / 'README.md'} says how to load it")
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sipo.config import Decoding, Execution, Model, Objective
-from sipo.config.explain import explain
+from sipo.config.explain import adjusted, explain
 from sipo.configfile import parse_yaml
 from sipo.data._files import SUFFIXES
 from sipo.errors import SipoError
 from sipo.labelling import label
-from sipo.use import adjusted
 
 
 def make_rows(

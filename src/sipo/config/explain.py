@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from reprlib import Repr
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from sipo.errors import SipoError
+
+S = TypeVar("S", bound=BaseModel)
 
 WRITE = {
     "int_type": "a whole number",
@@ -61,6 +65,15 @@ def explain(error: ValidationError, values: Any, section: type[BaseModel]) -> st
         return f"`{name}`: {message}" if name else message
     ways = list(dict.fromkeys(_way(each, _section_at(place, section)) for at, each in meant if at == place))
     return f"`{name}` is {shown(problem['input'])}; write {', or '.join(ways)}"
+
+
+def adjusted(settings: S, **changes: Any) -> S:
+    """The settings with what is not None changed. Raises SipoError for a value that makes no sense."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return type(settings)(**{**settings.model_dump(), **given})
+    except ValidationError as error:
+        raise SipoError(explain(error, given, type(settings))) from None
 
 
 def shown(value: Any) -> str:

@@ -11,6 +11,7 @@ from sipo.decoding.mixture import (
     at_mod,
     at_soup,
     base,
+    embedded,
 )
 from sipo.decoding.sampling import seed_of
 from sipo.decoding.scoring import mixture_logprobs
@@ -28,6 +29,7 @@ __all__ = [
     "at_soup",
     "base",
     "decode",
+    "embedded",
     "mixture_logprobs",
     "seed_of",
 ]

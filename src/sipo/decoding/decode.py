@@ -58,17 +58,15 @@ def decode(
     any token of `stops`.
 
     `watch(request, token)` is told of every token as it is chosen. Equal, up to rounding, to decoding the
-    requests one at a time. The mixtures of one call share a divergence. Raises SipoError for the first logits
-    that are not finite.
+    requests one at a time. Raises SipoError for the first logits that are not finite.
     """
-    (divergence,) = {request.mixture.divergence for request in requests}
     if not bank.routes.mixes and len({len(request.prompt) for request in requests}) > 1:
         return _by_length(bank, requests, decoding, max_new_tokens, stops, watch)
     batch = prefill(bank, requests)
     noise = uniforms([request.seed for request in requests], max_new_tokens)
     tokens: list[list[int]] = [[] for _ in requests]
     for step in range(max_new_tokens):
-        scores = batch.scores(divergence)
+        scores = batch.scores()
         chosen = next_tokens(scores, noise[batch.live, step], decoding)
         for request, token in zip(batch.live, chosen.tolist(), strict=True):
             if token == BROKEN:
@@ -86,7 +84,7 @@ def decode(
             break
         if bank.routes.mixes and len(running) < COMPACT_BELOW * len(batch.live):
             batch, chosen = batch.keep(running), chosen[running]
-        batch.advance(bank, chosen[batch.owner], divergence)
+        batch.advance(bank, chosen[batch.owner])
     return [Generated(tuple(each), _ended(each, stops)) for each in tokens]
 
 
@@ -128,7 +126,7 @@ class Batch:
         so_far: Tensor,
     ) -> None:
         """`live` are the requests and `mixtures` theirs. `layout` of the past, None where all rows are of one length;
-        logits [rows, V]; so_far [rows], the response's log-probability, is kept only where the divergence asks for it.
+        logits [rows, V]; so_far [rows], the response's log-probability, is kept only where a divergence asks for it.
         """
         self.live, self.mixtures = live, mixtures
         self.layout, self.cache, self.logits, self.so_far = layout, cache, logits, so_far
@@ -136,19 +134,35 @@ class Batch:
         self.slots, self.weights = slots(mixtures, logits.device)
         owner = [place for place, mixture in enumerate(mixtures) for _ in mixture.points]
         self.owner = torch.tensor(owner, device=logits.device)  # [rows] index into live
+        self.mixed_by: dict[Divergence, list[int]] = {}
+        """The places in live by divergence."""
+        for place, mixture in enumerate(mixtures):
+            self.mixed_by.setdefault(mixture.divergence, []).append(place)
 
-    def scores(self, divergence: Divergence) -> Tensor:
+    def scores(self) -> Tensor:
         """[live, V]"""
-        if divergence == REVERSE_KL:
+        if self.forgets:
             alike = self.slots.numel() == len(self.logits)  # then rows need no gathering
             logits = self.logits.unflatten(0, self.slots.shape) if alike else self.logits[self.slots]
             return mix_logits(logits, self.weights)
         logprobs = self.so_far[:, None] + self.logits.float().log_softmax(-1)
-        return mix(logprobs[self.slots], self.weights, divergence)
+        scores = torch.empty(len(self.live), logprobs.shape[-1], device=logprobs.device)
+        for divergence, places in self.mixed_by.items():
+            rows, weights = self.slots[places], self.weights[places]
+            if divergence == REVERSE_KL:
+                scores[places] = mix_logits(self.logits[rows], weights)
+            else:
+                scores[places] = mix(logprobs[rows], weights, divergence)
+        return scores
 
-    def advance(self, bank: Bank, tokens: Tensor, divergence: Divergence) -> None:
+    @property
+    def forgets(self) -> bool:
+        """Whether scores depend on the last logits alone, and not on the probability of the response so far."""
+        return self.mixed_by.keys() == {REVERSE_KL}
+
+    def advance(self, bank: Bank, tokens: Tensor) -> None:
         """Feed each row its next token."""
-        if divergence != REVERSE_KL:
+        if not self.forgets:
             self.so_far = self.so_far + self.logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
         if self.layout is not None:
             self.layout = self.layout.with_next()

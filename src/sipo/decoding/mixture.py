@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -63,6 +63,15 @@ def at_mod(weights: Sequence[float], divergence: Divergence = REVERSE_KL) -> Mix
         points.append((0.0,) * len(weights))
         shares.append(0.0)
     return Mixture(tuple(points), tuple(shares), divergence)
+
+
+def embedded(mixture: Mixture, places: Sequence[int], n: int) -> Mixture:
+    """The mixture in a span of n adapters in which its own are those at `places`."""
+
+    def point(own: Sequence[float]) -> tuple[float, ...]:
+        return tuple(sum((c for at, c in zip(places, own, strict=True) if at == place), 0.0) for place in range(n))
+
+    return replace(mixture, points=tuple(map(point, mixture.points)))
 
 
 def slots(mixtures: Sequence[Mixture], device: torch.device) -> tuple[Tensor, Tensor]:

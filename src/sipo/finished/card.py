@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sipo import __version__
 from sipo.config import Config
@@ -14,25 +15,29 @@ from sipo.report.fronts import left_out
 from sipo.runs.status import fronts_of, read_subject
 from sipo.weights import Weight
 
+if TYPE_CHECKING:
+    from sipo.finished.handle import AlignedModel
 
-def model_card(
-    run: Path, config: Config, weight: Weight, *, method: str, base: str, rank: int | None, codec: Codec | None = None
-) -> str:
+
+def model_card(model: "AlignedModel", *, base: str, rank: int | None, codec: Codec | None = None) -> str:
     """A README.md in Markdown with the hub's header.
 
     `rank` is the adapter's, None for a merged model; `codec` tells how the model is asked.
     """
-    shares = ", ".join(f"{name} {share:g}" for name, share in zip(config.names, weight, strict=True))
+    run, config, method = model.run.path, model.run.config, model.method
+    shares = ", ".join(f"{name} {share:g}" for name, share in (model.weights or {}).items()) or "any weight"
+    even = 1 / len(config.names)
+    nearest = tuple((model.weights or dict.fromkeys(config.names, even)).values())
     kind = "merged model" if rank is None else "LoRA adapter"
     parts = [
         _header(config, merged=rank is None),
         f"# {escape(run.resolve().name)} at {shares}",
-        f"A {kind}, the method {code(method)} at this weight over {len(weight)} objectives, made with "
+        f"A {kind}, the method {code(method)} at this weight over {len(config.names)} objectives, made with "
         f"sipo {__version__} (Self-Improvement Towards Pareto Optimality, arXiv 2502.14354).",
         "## Recipe",
         _recipe(run, config, shares, method, base, rank),
         "## Numbers",
-        _numbers(run, config, weight, method),
+        _numbers(run, config, nearest, method),
         "## How to use it",
         _use(base, None if config.fine_tunes else config.model.revision, rank is None, codec),
     ]

@@ -1,0 +1,331 @@
+"""The handle of a finished run: the model is loaded once, and answers at any preference weight, by any method."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import Any, NamedTuple, TypedDict, Unpack, overload
+
+from sipo.bank import Adapter, Bank
+from sipo.config import Config
+from sipo.config.explain import adjusted
+from sipo.data import Message
+from sipo.data.chats import kind_of
+from sipo.data.prompts import parse_text
+from sipo.decoding import Mixture, Request, decode, embedded, mixture_logprobs, seed_of
+from sipo.errors import SipoError
+from sipo.finished.built import Built, task_of
+from sipo.finished.prompts import Chat, Prompt, chat_of, listed
+from sipo.finished.streaming import Stream
+from sipo.logprobs.packing import Group
+from sipo.methods.interface import Aligned
+from sipo.runs.status import fronts_of, read_run
+from sipo.task import Task
+from sipo.weights import as_weight
+
+
+class How(TypedDict, total=False):
+    """How answers are drawn; what is left out, or None, is as in the run."""
+
+    temperature: float | None
+    """0 is greedy."""
+    top_k: int | None
+    """0 is off."""
+    top_p: float | None
+    """1 is off."""
+    max_new_tokens: int | None
+    seed: int
+    """0 unless given. Each answer draws from a stream of its own, by the seed and its place in the call."""
+    watch: Callable[[int, str], None] | None
+    """watch(place, text) is told of every piece of an answer as it comes, with the prompt's place in the call."""
+
+
+class Ask(NamedTuple):
+    prompt: Prompt
+    model: "AlignedModel"
+
+
+def open(path: str | os.PathLike[str]) -> "FinishedRun":
+    """A finished run, for use. `path` is its folder; nothing but its configuration is read yet.
+
+    Raises SipoError where there is no run, or a damaged one.
+
+    >>> run = sipo.open("runs/quickstart")
+    >>> run.objectives
+    ('detail', 'plain')
+    """
+    return FinishedRun(path)
+
+
+class FinishedRun:
+    """A run in use: `at` gives a model at a preference weight, and `generate` asks several of them in one batch.
+
+    The model is loaded when it is first asked, once for all weights and methods; adapters are read once. What has been
+    read stays as it was, whatever becomes of the folder. Threads take turns.
+
+    >>> run = sipo.open("runs/quickstart")
+    >>> model = run.at({"detail": 0.3, "plain": 0.7})
+    >>> answer = model.generate("How do I grow tomatoes?", max_new_tokens=8)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise SipoError(f"the run is {kind_of(path)}; name its folder")
+        self.path = Path(path)
+        self.config: Config = read_run(self.path)
+        """The configuration that the run was last given."""
+        self._built = Built(self.path, self.config)
+        self.turn = RLock()
+        """Held while the model works."""
+        self._span: tuple[Adapter, ...] | None = None
+        self._mount = ExitStack()
+
+    def __repr__(self) -> str:
+        return f"sipo.open({str(self.path)!r})"
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Their names, in the run's order."""
+        return self.config.names
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those that can answer now: the methods that the run compares, then others that its policies suffice for.
+
+        >>> sipo.open("runs/quickstart").methods[:4]
+        ('base', 'soups', 'mod', 'sipo')
+        """
+        return tuple(self._built.names())
+
+    @property
+    def fronts(self) -> dict[str, Any] | None:
+        """What the run measured, as its compare/fronts.json has it; None where it did not, or with other settings.
+
+        >>> fronts = sipo.open("runs/quickstart").fronts
+        >>> [sorted(point["rewards"]) for point in fronts["methods"]["base"]["points"]][0]
+        ['detail', 'plain']
+        """
+        return fronts_of(self.path, self.config)
+
+    def at(self, weights: Mapping[str, float] | None = None, method: str = "sipo") -> "AlignedModel":
+        """The method's model at a preference weight: shares by objective that sum to 1, those left out being 0.
+
+        `base` and `policy:NAME` are the same at any weight, and need none. Raises SipoError for weights off the
+        simplex, an unknown method, one whose stages the run has not made, or that was not trained at the weight.
+
+        >>> run = sipo.open("runs/quickstart")
+        >>> run.at({"plain": 1}, method="mod")
+        sipo.open('runs/quickstart').at({'detail': 0.0, 'plain': 1.0}, method='mod')
+        >>> run.at({"plain": 0.5})
+        Traceback (most recent call last):
+        ...
+        sipo.errors.SipoError: weights: the shares sum to 0.5, not to 1
+        """
+        if not isinstance(method, str):
+            raise SipoError(f"method is {kind_of(method)}; name one, such as sipo")
+        with self.turn:
+            found = self._built.method(method)
+            names = self.objectives
+            if not found.steerable:
+                return AlignedModel(self, None, method, found.at((1 / len(names),) * len(names)))
+            if not isinstance(weights, Mapping):
+                example = {name: round(1 / len(names), 2) for name in names}
+                raise SipoError(f"weights is {kind_of(weights)}; give a share for each objective, such as {example}")
+            weight = as_weight(weights, names, "weights")
+            return AlignedModel(self, dict(zip(names, weight, strict=True)), method, found.at(weight))
+
+    def generate(
+        self,
+        asks: Sequence[tuple[Prompt, "AlignedModel"]],
+        *,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+        watch: Callable[[int, str], None] | None = None,
+    ) -> list[str]:
+        """The answers to pairs of a prompt and a model of this run, in order and in shared batches; see `How`.
+
+        An answer depends on its neighbours by no more than rounding. Raises SipoError for what is no such pair, a
+        prompt that the model's context does not hold, and settings of no sense.
+
+        >>> run = sipo.open("runs/quickstart")
+        >>> models = run.at({"detail": 1}), run.at({"detail": 0.5, "plain": 0.5}, method="soups")
+        >>> greedy = {"temperature": 0, "max_new_tokens": 8}
+        >>> answers = run.generate([("How do I swim?", model) for model in models], **greedy)
+        >>> answers == [model.generate("How do I swim?", **greedy) for model in models]
+        True
+        """
+        asked = [self._ask(each, f"asks[{i}]") for i, each in enumerate(asks)]
+        decoding = adjusted(self.config.decoding, temperature=temperature, top_k=top_k, top_p=top_p)
+        limit = self.config.data.max_response_tokens if max_new_tokens is None else max_new_tokens
+        if not isinstance(limit, int) or limit < 1:
+            raise SipoError(f"max_new_tokens is {limit}; ask for at least 1")
+        chats = [chat_of(ask.prompt) for ask in asked]
+        if not asked:
+            return []
+        answers: list[str] = []
+        with self.turn:
+            encoded = [_encode(self.task, chat, limit) for chat in chats]
+            bank, mixtures = self._mounted([ask.model.aligned for ask in asked])
+            requests = [
+                Request(ids, mixture, seed_of(seed, "generate", i))
+                for i, (ids, mixture) in enumerate(zip(encoded, mixtures, strict=True))
+            ]
+            codec = self.task.codec
+            for batch in _batches(requests, self.config.execution.decode_rows):
+                stream = Stream(codec, len(answers), watch) if watch else None
+                generated = decode(bank, batch, decoding, limit, codec.stops, stream)
+                texts = [codec.decode(each.tokens) for each in generated]
+                if stream:
+                    stream.finish(texts)
+                answers += texts
+        return answers
+
+    def _logprobs(self, prompts: Sequence[Prompt], responses: Sequence[str], model: "AlignedModel") -> list[float]:
+        chats = [chat_of(prompt) for prompt in prompts]
+        texts = [parse_text(response, "response", may_be_empty=True) for response in responses]
+        with self.turn:
+            answers = [tuple(self.task.codec.encode_response(text)) for text in texts]
+            groups = [Group(_encode(self.task, x, len(y)), (y,)) for x, y in zip(chats, answers, strict=True)]
+            bank, (mixture,) = self._mounted([model.aligned])
+            return [logprob for (logprob,) in mixture_logprobs(bank, groups, mixture)]
+
+    @cached_property
+    def task(self) -> Task:
+        """Its data and its model, each read when first asked for."""
+        return task_of(self.path, self.config)
+
+    def _mounted(self, models: Sequence[Aligned]) -> tuple[Bank, list[Mixture]]:
+        """The bank with the adapters of all the models, which stay mounted until others are asked for, and each one's
+        mixture in their span.
+        """
+        span = tuple(dict.fromkeys(adapter for model in models for adapter in model.adapters))
+        bank = self.task.bank
+        if span != self._span:
+            self._mount.close()
+            self._span = None
+            self._mount.enter_context(bank.mounted(span))
+            self._span = span
+        where = {adapter: place for place, adapter in enumerate(span)}
+        places = [[where[adapter] for adapter in model.adapters] for model in models]
+        return bank, [embedded(m.mixture, at, len(span)) for m, at in zip(models, places, strict=True)]
+
+    def _ask(self, given: object, place: str) -> Ask:
+        if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], AlignedModel):
+            raise SipoError(f"{place} is {kind_of(given)}; give (prompt, model), the model from `at`")
+        if given[1].run is not self:
+            raise SipoError(f"{place}: the model is of {given[1].run}; ask that one, or take one from `at` here")
+        return Ask(*given)
+
+
+class AlignedModel:
+    """A method's model at a preference weight, of a finished run (`FinishedRun.at`).
+
+    >>> model = sipo.open("runs/quickstart").at({"detail": 0.3, "plain": 0.7}, method="soups")
+    >>> model.weights
+    {'detail': 0.3, 'plain': 0.7}
+    """
+
+    def __init__(self, run: FinishedRun, weights: dict[str, float] | None, method: str, aligned: Aligned) -> None:
+        self.run = run
+        self.weights = weights
+        """A share for each objective; None for a method that no weight steers."""
+        self.method = method
+        self.aligned = aligned
+        """The adapters, and the mixture of points in their span that answers."""
+
+    def __repr__(self) -> str:
+        return f"{self.run}.at({self.weights}, method={self.method!r})"
+
+    @overload
+    def generate(self, prompts: str | Chat, **how: Unpack[How]) -> str: ...  # type: ignore[overload-overlap]
+    @overload
+    def generate(self, prompts: Sequence[Prompt], **how: Unpack[How]) -> list[str]: ...
+    def generate(self, prompts: Prompt | Sequence[Prompt], **how: Unpack[How]) -> str | list[str]:
+        """The answer to one prompt (a text, or a chat as a list of messages), or those to a list of prompts; see `How`.
+
+        Raises SipoError as `FinishedRun.generate` does.
+
+        >>> model = sipo.open("runs/quickstart").at({"detail": 0.3, "plain": 0.7})
+        >>> text = model.generate("How do I swim?", temperature=0, max_new_tokens=8)
+        >>> model.generate([{"role": "user", "content": "How do I swim?"}], temperature=0, max_new_tokens=8) == text
+        True
+        >>> len(model.generate(["How do I swim?", "What is rain?"], max_new_tokens=8))
+        2
+        """
+        asked, alone = listed(prompts)
+        answers = self.run.generate([(prompt, self) for prompt in asked], **how)
+        return answers[0] if alone else answers
+
+    @overload
+    def logprobs(self, prompts: str | Chat, responses: str) -> float: ...  # type: ignore[overload-overlap]
+    @overload
+    def logprobs(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]: ...
+    def logprobs(self, prompts: Prompt | Sequence[Prompt], responses: str | Sequence[str]) -> float | list[float]:
+        """log pi(y | x) of one prompt's response, or of each of a list: natural, summed over the response's tokens;
+        larger is likelier.
+
+        It is of drawing the response at temperature 1 and then ending it; as everywhere in the run, one of
+        data.max_response_tokens or more is cut there and does not end. A mixture's distribution is renormalised at
+        every token (`sipo.decoding.scoring`). Raises SipoError where they do not match, or a prompt is too long.
+
+        >>> model = sipo.open("runs/quickstart").at({"detail": 0.3, "plain": 0.7}, method="mod")
+        >>> model.logprobs("What is rain?", "water") < 0
+        True
+        """
+        asked, alone = listed(prompts)
+        if alone:
+            if not isinstance(responses, str):
+                raise SipoError(f"responses is {kind_of(responses)}; one prompt has one, a text")
+            return self.run._logprobs(asked, [responses], self)[0]
+        if isinstance(responses, str) or not isinstance(responses, Sequence):
+            raise SipoError(f"responses is {kind_of(responses)}; give a list, one for each prompt")
+        if len(asked) != len(responses):
+            raise SipoError(f"there are {len(asked)} prompts and {len(responses)} responses; give one for each")
+        return self.run._logprobs(asked, responses, self)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], merged: bool = False) -> Path:
+        """Write the model into the new folder, with a card, and return the folder.
+
+        An ordinary PEFT adapter, exact; or, `merged`, the whole model with W + sum_i w_i s_i B_i A_i, added up in
+        float32 and rounded once to the model's dtype. Raises SipoError for MOD and sipo, which mix several models
+        token by token: their soups are `soups` and `sipo-soups`.
+
+        >>> run = sipo.open("runs/quickstart")
+        >>> folder = run.at({"detail": 0.3, "plain": 0.7}, method="soups").save_pretrained("my-adapter")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
+        """
+        from sipo.finished.export import export
+
+        return export(self, Path(folder), merged=merged)
+
+
+def _batches(requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
+    """In order, each of at most so many rows, or of one request that has more."""
+    batch: list[Request] = []
+    room = rows
+    for request in requests:
+        if batch and len(request.mixture.points) > room:
+            yield batch
+            batch, room = [], rows
+        batch.append(request)
+        room -= len(request.mixture.points)
+    if batch:
+        yield batch
+
+
+def _encode(task: Task, chat: Sequence[Message], room: int) -> tuple[int, ...]:
+    """The prompt as token ids; the model's context must hold it with an answer of `room` tokens."""
+    ids = task.codec.encode_prompt(chat, limit=sys.maxsize)
+    if len(ids) + room > task.backbone.context:
+        raise SipoError(
+            f"the prompt {chat[-1].content[:60]!r} has {len(ids)} tokens, with an answer of {room} over the model's "
+            f"context of {task.backbone.context}; shorten it or the answer"
+        )
+    return tuple(ids)
