@@ -189,6 +189,8 @@ class FinishedRun:
     def _logprobs(self, prompts: Sequence[Prompt], responses: Sequence[str], model: "AlignedModel") -> list[float]:
         chats = [chat_of(prompt) for prompt in prompts]
         texts = [parse_text(response, "response", may_be_empty=True) for response in responses]
+        if not chats:
+            return []
         with self.turn:
             answers = [tuple(self.task.codec.encode_response(text)) for text in texts]
             groups = [Group(_encode(self.task, x, len(y)), (y,)) for x, y in zip(chats, answers, strict=True)]

@@ -1,0 +1,225 @@
+"""Methods and weights of a run in one batch: every answer is what the method's model alone writes."""
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sipo
+from sipo.bank import Bank
+from sipo.configfile import parse_config
+from sipo.data.prompts import parse_prompt
+from sipo.decoding import JENSEN_SHANNON, Request, at_mod, decode, embedded, seed_of
+from sipo.finished.handle import AlignedModel, FinishedRun
+from sipo.graph.build import Graph
+from sipo.methods.interface import Method
+from sipo.methods.registry import find
+from sipo.runs.outputs import Outputs
+from sipo.runs.pipeline import run
+from sipo.task import Task
+
+NAMES = ("detail", "brevity", "tone")
+METHODS = (
+    *("base", "soups", "factor-soups", "mod", "mod-forward-kl", "mod-alpha", "mod-jensen-shannon"),
+    *("sipo", "sipo-soups", "modpo", "lw"),
+)
+WEIGHTS = {"halves": (0.5, 0.5, 0.0), "corner": (0.0, 0.0, 1.0), "inside": (0.2, 0.5, 0.3)}
+AT = {name: ("halves", "corner") if name in ("lw", "modpo") else tuple(WEIGHTS) for name in METHODS}
+"""Those that train at a weight have no model at others."""
+PROMPTS = ["how do I", "the sun is warm and the water is cold, so keep"]
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 10}
+
+
+@pytest.fixture(scope="module")
+def folder(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three objectives with the policies of every method, and no answers."""
+    settings = make_settings(tmp_path_factory.mktemp("every"))
+    settings["objectives"].append({"name": "tone", "better": "It is kind.", "reward": "sipo.rewards.text:words"})
+    settings["methods"] = list(METHODS)
+    settings["weights"] = {"grid": [dict(zip(NAMES, WEIGHTS[at], strict=True)) for at in ("halves", "corner")]}
+    settings["sample"] = {"prompts": 8, "per_weight": 4}
+    settings["align"] = {"lr": 0.05, "epochs": 1, "batch_size": 8, "checkpoint": "last"}
+    settings["realign"] = {"lr": 0.05}
+    settings["filter"] = {"keep": 1.0}
+    return run(parse_config(settings, "settings"), until="lw", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def opened(folder: Path) -> FinishedRun:
+    return sipo.open(folder)
+
+
+def shares(weight: str) -> dict[str, float]:
+    return dict(zip(NAMES, WEIGHTS[weight], strict=True))
+
+
+@pytest.fixture(scope="module")
+def models(opened: FinishedRun) -> dict[str, AlignedModel]:
+    named = {f"{name} {at}": opened.at(shares(at), name) for name in METHODS for at in AT[name]}
+    return named | {f"policy:{name}": opened.at(method=f"policy:{name}") for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> Task:
+    return Task(sipo.open(folder).config)
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path, task: Task) -> Callable[..., str]:
+    """A method's answer from its own adapters, nothing else mounted and nobody else asking."""
+    outputs = Outputs(folder, task.config)
+
+    @cache
+    def built(name: str) -> dict[str, Method]:
+        stage = Graph(task.config.model_copy(update={"methods": (name,)}))[f"answers/{name}"]
+        return {each.name: each for each in find(name).build(task.config, **outputs.inputs(stage))}
+
+    def answer(name: str, prompt: str, temperature: float = 0.0, seed: int = 0) -> str:
+        method, _, at = name.partition(" ")
+        found = built(method if at else "policies")[method].at(WEIGHTS[at or "inside"])
+        request = Request(tuple(task.codec.encode_prompt(parse_prompt(prompt))), found.mixture, seed)
+        decoding = task.config.decoding.model_copy(update={"temperature": temperature})
+        with task.bank.mounted(found.adapters):
+            (generated,) = decode(task.bank, [request], decoding, 10, task.codec.stops)
+        return task.codec.decode(generated.tokens)
+
+    return answer
+
+
+@pytest.fixture(scope="module")
+def expected(models: dict[str, AlignedModel], alone: Callable[..., str]) -> dict[tuple[str, str], str]:
+    found = {(name, prompt): alone(name, prompt) for name in models for prompt in PROMPTS}
+    assert len(set(found.values())) > len(found) // 3  # or equality would say nothing
+    return found
+
+
+def test_every_method_answers_alone_as_its_model_does(
+    models: dict[str, AlignedModel], expected: dict[tuple[str, str], str]
+) -> None:
+    for name, model in models.items():
+        assert model.generate(PROMPTS, **GREEDY) == [expected[name, prompt] for prompt in PROMPTS], name
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_method_answers_among_all_others_as_alone(
+    seed: int, opened: FinishedRun, models: dict[str, AlignedModel], expected: dict[tuple[str, str], str]
+) -> None:
+    """In batches of eight rows, and in one of all."""
+    order = [list(expected)[i] for i in torch.randperm(len(expected), generator=torch.Generator().manual_seed(seed))]
+    asks = [(prompt, models[name]) for name, prompt in order]
+    if seed == 2:
+        opened = sipo.open(opened.path)
+        opened.config = opened.config.model_copy(
+            update={"execution": opened.config.execution.model_copy(update={"decode_rows": 1000})}
+        )
+        asks = [(prompt, opened.at(model.weights, model.method)) for prompt, model in asks]
+    assert opened.generate(asks, **GREEDY) == [expected[each] for each in order]
+
+
+def test_an_answer_by_chance_is_its_own_seed_s(
+    opened: FinishedRun, models: dict[str, AlignedModel], alone: Callable[..., str]
+) -> None:
+    told: Counter[int] = Counter()
+    asks = [("how do I", model) for model in models.values()]
+    answers = opened.generate(
+        asks, temperature=1.0, max_new_tokens=10, seed=5, watch=lambda place, piece: told.update({place: len(piece)})
+    )
+    assert answers == [alone(name, "how do I", 1.0, seed_of(5, "generate", i)) for i, name in enumerate(models)]
+    assert [told[i] for i in range(len(answers))] == [len(answer) for answer in answers]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often models were loaded, and adapters mounted."""
+    import sipo.task
+
+    counts: Counter[str] = Counter()
+    load, mount = sipo.task.load_backbone, Bank.mounted
+
+    def loading(*arguments: Any) -> Any:
+        counts["loaded"] += 1
+        return load(*arguments)
+
+    def mounting(bank: Bank, adapters: Any) -> Any:
+        counts["mounted"] += 1
+        return mount(bank, adapters)
+
+    monkeypatch.setattr("sipo.task.load_backbone", loading)
+    monkeypatch.setattr(Bank, "mounted", mounting)
+    return counts
+
+
+def test_the_model_is_loaded_once_and_a_set_of_adapters_mounted_once(
+    folder: Path, tmp_path: Path, counted: Counter[str]
+) -> None:
+    opened = sipo.open(folder)
+    assert opened.objectives == NAMES and opened.fronts is None
+    soups, mod = opened.at(shares("inside"), "soups"), opened.at(shares("halves"), "mod")
+    assert soups.generate([]) == soups.logprobs([], []) == opened.generate([]) == []
+    assert not counted  # nothing has been asked
+    first = soups.generate("how do I", **GREEDY)
+    mod.generate(PROMPTS, **GREEDY)
+    mod.logprobs("how do I", "keep")
+    opened.at(method="base").generate("how do I", **GREEDY)
+    soups.save_pretrained(tmp_path / "merged", merged=True)
+    assert counted == {"loaded": 1, "mounted": 1}
+    opened.at(shares("inside")).generate("how do I", **GREEDY)
+    assert soups.generate("how do I", **GREEDY) == first
+    assert counted == {"loaded": 1, "mounted": 3}
+
+
+def test_threads_take_turns(
+    folder: Path, models: dict[str, AlignedModel], expected: dict[tuple[str, str], str]
+) -> None:
+    opened = sipo.open(folder)
+    names = ["soups inside", "sipo inside", "lw halves", "mod-alpha inside"] * 3
+
+    def ask(name: str) -> str:
+        return opened.at(models[name].weights, models[name].method).generate("how do I", **GREEDY)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, names)) == [expected[name, "how do I"] for name in names]
+
+
+def test_the_methods_are_those_that_can_answer(opened: FinishedRun, folder: Path) -> None:
+    """Soups stand on what MOD stands on, asked for or not; what has not been trained is not there."""
+    found = opened.methods
+    assert found[: len(METHODS)] == METHODS
+    assert set(found[len(METHODS) :]) == {f"policy:{name}" for name in NAMES}
+    for name in found:
+        assert opened.at(shares("halves"), name).method == name
+
+
+def test_a_chat_is_asked_in_either_form(models: dict[str, AlignedModel], expected: dict[tuple[str, str], str]) -> None:
+    model = models["mod inside"]
+    texts = [("user", "how do I"), ("assistant", "keep"), ("user", "water")]
+    typed = [sipo.Message(*turn) for turn in texts]
+    plain = [{"role": role, "content": content} for role, content in texts]
+    answer = model.generate(typed, **GREEDY)
+    assert isinstance(answer, str) and answer == model.generate(plain, **GREEDY)
+    assert model.generate([typed, "how do I", tuple(plain)], **GREEDY) == [
+        answer,
+        expected["mod inside", "how do I"],
+        answer,
+    ]
+    assert model.generate(typed[:1], **GREEDY) == expected["mod inside", "how do I"]
+    assert model.logprobs(typed, "keep") == pytest.approx(model.logprobs([plain], ["keep"])[0])
+    assert model.logprobs(typed, "keep") != pytest.approx(model.logprobs("how do I", "keep"))
+
+
+@given(st.permutations(range(5)), st.lists(st.floats(0.05, 1), min_size=3, max_size=3))
+def test_a_mixture_in_a_wider_span_is_the_same_sum_of_adapters(places: list[int], raw: list[float]) -> None:
+    weight = tuple(share / sum(raw) for share in raw)
+    updates = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mixture = at_mod(weight, JENSEN_SHANNON)
+    wider = embedded(mixture, places[:3], 5)
+    assert (wider.weights, wider.divergence) == (mixture.weights, mixture.divergence)
+    own = torch.tensor(mixture.points, dtype=torch.float64) @ updates[places[:3]]
+    torch.testing.assert_close(torch.tensor(wider.points, dtype=torch.float64) @ updates, own)
