@@ -1,9 +1,8 @@
-"""A DPO soup of two finished policies, written as an ordinary PEFT adapter."""
+"""A DPO soup of a finished run: asked, then written as an ordinary PEFT adapter."""
 
-from pathlib import Path
+import sipo
 
-from sipo import load_adapter, save_adapter, soup
-
-run = Path("runs/quickstart")
-policies = [load_adapter(run / "align/adapters" / name) for name in ("detail", "plain")]
-save_adapter(soup(policies, [0.3, 0.7]), Path("soup"), base="HuggingFaceTB/SmolLM2-135M-Instruct")
+run = sipo.open("runs/quickstart")
+soup = run.at({"detail": 0.3, "plain": 0.7}, method="soups")
+print(soup.generate("How do I keep bread fresh?"))
+soup.save_pretrained("soup")

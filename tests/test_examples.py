@@ -9,12 +9,14 @@ import pytest
 import yaml
 
 from sipo.cli.main import main
+from sipo.configfile import parse_config
+from sipo.runs.pipeline import run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ROOT = EXAMPLES.parent
 
 
-def test_the_stages_one_by_one_and_then_a_soup(
+def test_the_stages_one_by_one(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings.pop("run_dir")
@@ -24,9 +26,15 @@ def test_the_stages_one_by_one_and_then_a_soup(
     exec((EXAMPLES / "stages.py").read_text(), {})
     assert "sipo   utility" in capsys.readouterr().out
 
-    source = (EXAMPLES / "soup.py").read_text()
-    source = source.replace("runs/quickstart", "runs/by-hand").replace('"plain"', '"brevity"')
-    exec(source, {})
+
+def test_a_soup(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings |= {"run_dir": "runs/quickstart", "methods": ["base", "soups"]}
+    run(parse_config(settings, "quickstart"), only="align", quiet=True)
+    exec((EXAMPLES / "soup.py").read_text().replace('"plain"', '"brevity"'), {})
+    assert capsys.readouterr().out.strip()
     assert (tmp_path / "soup" / "adapter_config.json").is_file()
 
 

@@ -56,7 +56,7 @@ def stream(n: int) -> None:
     codec: Any = SimpleNamespace(
         stops={0}, tokenizer=SimpleNamespace(decode=lambda ids, **_: "".join(chr(97 + id % 26) for id in ids))
     )
-    stream = Stream(codec, 0, lambda *_: None)
+    stream = Stream(codec, {0: 0}, lambda *_: None)
     for token in range(1, n + 1):
         stream(0, token)
 
@@ -98,7 +98,7 @@ def test_what_is_told_is_the_answer(seed: int, backbone: Backbone) -> None:
         told[prompt - 5] += piece
         pieces += 1
 
-    stream = Stream(codec, 5, watch)
+    stream = Stream(codec, {at: at + 5 for at in range(len(answers))}, watch)
     for place in range(max(map(len, answers))):
         for request, ids in enumerate(answers):
             if place < len(ids):

@@ -17,7 +17,11 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     """The configuration in a YAML file, with `key=value` overrides such as `align.lr=1e-4` laid over it.
 
     Paths in the file are relative to the file's folder; `run_dir`, and whatever an override names, to the
-    working directory. Without `run_dir` a run lives in `runs/<name of the file>`.
+    working directory. Without `run_dir` a run lives in `runs/<name of the file>`. Raises SipoError, one line that names
+    the file and the key, for the first thing that is wrong.
+
+    >>> sipo.load_config("quickstart.yaml", ["align.lr=1e-4"]).align.lr
+    0.0001
     """
     path = Path(path)
     values = _read(path)

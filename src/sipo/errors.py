@@ -7,6 +7,12 @@ class SipoError(Exception):
     """Something the user can mend: one line that names the place and the way out.
 
     The command line prints it without a traceback and exits with status 2.
+
+    >>> try:
+    ...     sipo.open("elsewhere")
+    ... except sipo.SipoError as problem:
+    ...     print(problem)
+    elsewhere: holds no run; name the folder that `sipo run` printed in its first line
     """
 
     def __init__(self, message: str) -> None:

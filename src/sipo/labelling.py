@@ -41,6 +41,14 @@ def label(
     that were judged. Killed and called again with the same arguments, it goes on where it was.
 
     Raises SipoError, and writes nothing, where no row comes of it or an objective prefers nothing in any row.
+
+    >>> from sipo.config import Decoding, Model, Objective
+    >>> from sipo.progress import Progress
+    >>> goals = [Objective(name="detail", better="It says more.", reward="sipo.rewards.text:words")]
+    >>> how = {"decoding": Decoding(temperature=2), "max_new_tokens": 12, "progress": Progress(quiet=True)}
+    >>> rows = sipo.label(Path("prompts.jsonl"), Model(path="model"), goals, Path("labelled.jsonl"), **how)
+    >>> sorted(rows[0].preferred)
+    ['detail']
     """
     execution, progress = execution or Execution(), progress or Progress()
     check_rewards(objectives, execution)

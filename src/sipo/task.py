@@ -156,7 +156,12 @@ class Site:
 
 
 class Task:
-    """A configuration, or a stage's view of one, with its data and its model."""
+    """A configuration, or a stage's view of one, with its data and its model, each read when first asked for.
+
+    >>> task = sipo.Task(sipo.load_config("quickstart.yaml"))
+    >>> task.objectives, len(task.rows)
+    (('detail', 'plain'), 40)
+    """
 
     def __init__(self, config: Config, progress: Progress | None = None, site: Site | None = None) -> None:
         self.config = config

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ import sipo
 from sipo.bank import Bank
 from sipo.configfile import parse_config
 from sipo.data.prompts import parse_prompt
-from sipo.decoding import JENSEN_SHANNON, Request, at_mod, decode, embedded, seed_of
+from sipo.decoding import JENSEN_SHANNON, BestOf, Request, at_mod, at_soup, decode, embedded, mixture_logprobs, seed_of
+from sipo.errors import SipoError
 from sipo.finished.handle import AlignedModel, FinishedRun
 from sipo.graph.build import Graph
+from sipo.logprobs.packing import Group
 from sipo.methods.interface import Method
 from sipo.methods.registry import find
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.task import Task
+from sipo.weights import corners
 
 NAMES = ("detail", "brevity", "tone")
 METHODS = (
@@ -223,3 +227,43 @@ def test_a_mixture_in_a_wider_span_is_the_same_sum_of_adapters(places: list[int]
     assert (wider.weights, wider.divergence) == (mixture.weights, mixture.divergence)
     own = torch.tensor(mixture.points, dtype=torch.float64) @ updates[places[:3]]
     torch.testing.assert_close(torch.tensor(wider.points, dtype=torch.float64) @ updates, own)
+
+
+def test_ways_of_asking_are_heeded(
+    opened: FinishedRun,
+    models: dict[str, AlignedModel],
+    expected: dict[tuple[str, str], str],
+    task: Task,
+    tmp_path: Path,
+) -> None:
+    """An instruction is asked with, and of several draws that is given which the policies find best."""
+    soups, weight = models["soups inside"], WEIGHTS["inside"]
+    told = AlignedModel(opened, soups.weights, "told", replace(soups.aligned, instruct="Be kind."))
+    best = AlignedModel(opened, soups.weights, "best", replace(soups.aligned, best_of=BestOf(4, weight, 1.0)))
+    chat = [sipo.Message("system", "Be kind."), sipo.Message("user", "how do I")]
+    pieces: dict[int, str] = {}
+    asks = [("how do I", model) for model in (models["lw halves"], told, best)]
+    answers = opened.generate(
+        asks, **GREEDY, seed=3, watch=lambda at, piece: pieces.update({at: pieces.get(at, "") + piece})
+    )
+    assert answers[:2] == [expected["lw halves", "how do I"], soups.generate(chat, **GREEDY)]
+    assert [pieces[at] for at in range(3)] == answers
+    assert told.logprobs("how do I", "keep") == pytest.approx(soups.logprobs(chat, "keep"))
+
+    first = Request(
+        tuple(task.codec.encode_prompt(parse_prompt("how do I"))), soups.aligned.mixture, seed_of(3, "generate", 2)
+    )
+    warm = task.config.decoding.model_copy(update={"temperature": 1.0})
+    with task.bank.mounted(soups.aligned.adapters):
+        draws = decode(task.bank, BestOf(4, weight).draws(first), warm, 10, task.codec.stops)
+        group = Group(first.prompt, tuple(draw.tokens for draw in draws))
+        of = [mixture_logprobs(task.bank, [group], at_soup(point))[0] for point in (*corners(3), (0.0,) * 3)]
+    logprobs = torch.tensor(of)
+    values = torch.tensor(weight) @ (logprobs[:3] - logprobs[3])
+    texts = [task.codec.decode(draw.tokens) for draw in draws]
+    assert len(set(texts)) == 4 and answers[2] == texts[int(values.argmax())]
+    with pytest.raises(SipoError, match="`best` gives the best of several draws"):
+        best.logprobs("how do I", "keep")
+    for model in (told, best):
+        with pytest.raises(SipoError, match="no adapter can hold"):
+            model.save_pretrained(tmp_path / "adapter")

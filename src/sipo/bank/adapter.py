@@ -20,6 +20,10 @@ class Adapter:
     """Low-rank updates: layer `name` computes W x + scaling * B (A x).
 
     `factors` maps a layer's name in the backbone to (A [r, d_in], B [d_out, r]), both float32.
+
+    >>> adapter = sipo.load_adapter(Path("runs/quickstart/align/adapters/detail"))
+    >>> adapter.rank, adapter.scaling
+    (2, 2.0)
     """
 
     factors: dict[str, tuple[Tensor, Tensor]]
@@ -118,7 +122,13 @@ def new_adapter(model: nn.Module, lora: Lora, seed: int) -> Adapter:
 def soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     """The adapter whose update is sum_i w_i * scaling_i * B_i A_i, exactly (DPO soups; SIPO, section 2).
 
-    Factors are stacked along the rank, so the rank is the sum of those with a weight other than zero.
+    Factors are stacked along the rank, so the rank is the sum of those with a weight other than zero. `weights` has a
+    number for each adapter, [N]. Raises ValueError where it has not.
+
+    >>> folder = Path("runs/quickstart/align/adapters")
+    >>> policies = [sipo.load_adapter(folder / name) for name in ("detail", "plain")]
+    >>> sipo.soup(policies, [0.3, 0.7]).rank
+    4
     """
     parts = [(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True) if weight != 0]
     parts = parts or [(adapters[0], 0.0)]

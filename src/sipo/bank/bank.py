@@ -28,7 +28,19 @@ from sipo.models.load import Backbone
 
 
 class Bank:
-    """A backbone that answers for any mixture of its mounted adapters."""
+    """A backbone that answers for any mixture of its mounted adapters.
+
+    Here are the reference and a policy in one forward of two rows:
+
+    >>> import torch
+    >>> bank = sipo.Task(sipo.load_config("quickstart.yaml")).bank
+    >>> policy = sipo.load_adapter(Path("runs/quickstart/align/adapters/detail"))
+    >>> with bank.mounted([policy]), torch.no_grad():
+    ...     points, ids = torch.tensor([[0.0], [1.0]]), torch.tensor([[5, 6, 7], [5, 6, 7]])
+    ...     logits = bank.head(bank.hidden_states(points, input_ids=ids).last_hidden_state)
+    >>> tuple(logits.shape) == (2, 3, bank.model.config.vocab_size)
+    True
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         """Raises SipoError where the model's logits are more than a head over its last hidden state."""

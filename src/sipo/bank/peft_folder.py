@@ -67,6 +67,9 @@ def save_adapter(adapter: Adapter, folder: Path, base: str) -> None:
     """Write a folder that `PeftModel.from_pretrained` loads; `base` is a hub id or an absolute path.
 
     Raises SipoError where a number is not finite.
+
+    >>> adapter = sipo.load_adapter(Path("runs/quickstart/align/adapters/detail"))
+    >>> sipo.save_adapter(adapter, Path("detail"), base="HuggingFaceTB/SmolLM2-135M-Instruct")
     """
     tensors = {}
     for name, (a, b) in adapter.factors.items():
@@ -91,6 +94,10 @@ def load_adapter(folder: Path, base: PreTrainedModel | None = None) -> Adapter:
     """Read a PEFT LoRA folder; with `base`, the model or its outline, see that it has just the layers that it names.
 
     Raises SipoError where it is missing, damaged, or anything but a whole plain LoRA. An outline is changed by it.
+
+    >>> adapter = sipo.load_adapter(Path("runs/quickstart/align/adapters/detail"))
+    >>> len(adapter.factors) > 0  # layers
+    True
     """
     lora = read_lora(folder)
     try:

@@ -163,5 +163,10 @@ class Run(Section):
 if TYPE_CHECKING:
     Config = Run
 else:
+    SHOWN = """The settings of a whole run, checked; docs/configuration.md has every key.
+
+    >>> sipo.load_config("quickstart.yaml").names
+    ('detail', 'plain')
+    """
     _SECTIONS = {spec.section: (spec.settings, spec.settings()) for spec in specs().values() if spec.settings}
-    Config = create_model("Config", __base__=Run, __doc__="A whole run.", **_SECTIONS)
+    Config = create_model("Config", __base__=Run, __doc__=SHOWN, **_SECTIONS)

@@ -35,7 +35,13 @@ COLUMNS = ("prompt", "response_0", "response_1", "preferred")
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; `preferred` maps each objective to the index of the better response, or None."""
+    """One comparison; `preferred` maps each objective to the index of the better response, 0 or 1, or None.
+
+    >>> labels = {"detail": 1, "plain": 0}
+    >>> row = sipo.Row((sipo.Message("user", "How do I swim?"),), ("Kick.", "Kick and breathe out."), labels)
+    >>> row.sign("detail"), row.conflicting(labels)
+    (1.0, True)
+    """
 
     prompt: tuple[Message, ...]
     responses: tuple[str, str]
@@ -96,6 +102,10 @@ def read_rows(path: Path, objectives: Sequence[str] | None = None) -> list[Row]:
 
     Labels of objectives not asked for are not looked at. Raises SipoError, one line with the file, the place
     and the way out, for the first thing that is wrong.
+
+    >>> rows = sipo.read_rows("rows.jsonl", ["detail", "plain"])
+    >>> len(rows), rows[0].text
+    (40, 'tell me about how 0')
     """
     path = Path(path)
     rows: list[Row] = []
@@ -129,6 +139,11 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as JSON lines or Parquet, by the suffix; the file appears whole or not at all.
 
     Raises SipoError for another suffix, for rows without any objective, and where the disk refuses.
+
+    >>> rows = sipo.read_rows("rows.jsonl")
+    >>> sipo.write_rows("few.parquet", rows[:10])
+    >>> sipo.read_rows("few.parquet") == rows[:10]
+    True
     """
     path = Path(path)
     objectives = objectives_of(rows)

@@ -33,6 +33,8 @@ def export(model: "AlignedModel", to: Path, *, merged: bool) -> Path:
     """Write the model into the new folder `to`, and return it (`AlignedModel.save_pretrained`)."""
     run, config, points = model.run, model.run.config, model.aligned.mixture.points
     check_name(to)
+    if model.aligned.instruct is not None or model.aligned.best_of:
+        raise SipoError(f"`{model.method}` is a way of asking the model, which no adapter can hold")
     if len(points) > 1:
         raise SipoError(
             f"`{model.method}` mixes {len(points)} models while decoding, which no adapter can hold; "

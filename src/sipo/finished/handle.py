@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,11 @@ from sipo.config.explain import adjusted
 from sipo.data import Message
 from sipo.data.chats import kind_of
 from sipo.data.prompts import parse_text
-from sipo.decoding import Mixture, Request, decode, embedded, mixture_logprobs, seed_of
+from sipo.decoding import mixture_logprobs, seed_of
 from sipo.errors import SipoError
+from sipo.finished.answering import Asked, Placed, answers_to
 from sipo.finished.built import Built, task_of
 from sipo.finished.prompts import Chat, Prompt, chat_of, listed
-from sipo.finished.streaming import Stream
 from sipo.logprobs.packing import Group
 from sipo.methods.interface import Aligned
 from sipo.runs.status import fronts_of, read_run
@@ -168,44 +168,36 @@ class FinishedRun:
         chats = [chat_of(ask.prompt) for ask in asked]
         if not asked:
             return []
-        answers: list[str] = []
         with self.turn:
-            encoded = [_encode(self.task, chat, limit) for chat in chats]
-            bank, mixtures = self._mounted([ask.model.aligned for ask in asked])
-            requests = [
-                Request(ids, mixture, seed_of(seed, "generate", i))
-                for i, (ids, mixture) in enumerate(zip(encoded, mixtures, strict=True))
+            bank, models = self._mounted([ask.model.aligned for ask in asked])
+            prompts = [_encode(self.task, m.aligned.asked(x), limit) for m, x in zip(models, chats, strict=True)]
+            wanted = [
+                Asked.of(model, prompt, seed_of(seed, "generate", i), decoding)
+                for i, (model, prompt) in enumerate(zip(models, prompts, strict=True))
             ]
-            codec = self.task.codec
-            for batch in _batches(requests, self.config.execution.decode_rows):
-                stream = Stream(codec, len(answers), watch) if watch else None
-                generated = decode(bank, batch, decoding, limit, codec.stops, stream)
-                texts = [codec.decode(each.tokens) for each in generated]
-                if stream:
-                    stream.finish(texts)
-                answers += texts
-        return answers
+            return answers_to(wanted, bank, self.task.codec, limit, self.config.execution.decode_rows, watch)
 
     def _logprobs(self, prompts: Sequence[Prompt], responses: Sequence[str], model: "AlignedModel") -> list[float]:
+        if model.aligned.best_of:
+            raise SipoError(f"`{model.method}` gives the best of several draws, whose log-probability is not known")
         chats = [chat_of(prompt) for prompt in prompts]
         texts = [parse_text(response, "response", may_be_empty=True) for response in responses]
         if not chats:
             return []
         with self.turn:
             answers = [tuple(self.task.codec.encode_response(text)) for text in texts]
-            groups = [Group(_encode(self.task, x, len(y)), (y,)) for x, y in zip(chats, answers, strict=True)]
-            bank, (mixture,) = self._mounted([model.aligned])
-            return [logprob for (logprob,) in mixture_logprobs(bank, groups, mixture)]
+            asked = [_encode(self.task, model.aligned.asked(x), len(y)) for x, y in zip(chats, answers, strict=True)]
+            groups = [Group(x, (y,)) for x, y in zip(asked, answers, strict=True)]
+            bank, (placed,) = self._mounted([model.aligned])
+            return [logprob for (logprob,) in mixture_logprobs(bank, groups, placed.mixture)]
 
     @cached_property
     def task(self) -> Task:
         """Its data and its model, each read when first asked for."""
         return task_of(self.path, self.config)
 
-    def _mounted(self, models: Sequence[Aligned]) -> tuple[Bank, list[Mixture]]:
-        """The bank with the adapters of all the models, which stay mounted until others are asked for, and each one's
-        mixture in their span.
-        """
+    def _mounted(self, models: Sequence[Aligned]) -> tuple[Bank, list[Placed]]:
+        """The bank with the adapters of all the models, which stay mounted until others are asked for."""
         span = tuple(dict.fromkeys(adapter for model in models for adapter in model.adapters))
         bank = self.task.bank
         if span != self._span:
@@ -214,8 +206,7 @@ class FinishedRun:
             self._mount.enter_context(bank.mounted(span))
             self._span = span
         where = {adapter: place for place, adapter in enumerate(span)}
-        places = [[where[adapter] for adapter in model.adapters] for model in models]
-        return bank, [embedded(m.mixture, at, len(span)) for m, at in zip(models, places, strict=True)]
+        return bank, [Placed(each, tuple(where[adapter] for adapter in each.adapters), len(span)) for each in models]
 
     def _ask(self, given: object, place: str) -> Ask:
         if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], AlignedModel):
@@ -306,20 +297,6 @@ class AlignedModel:
         from sipo.finished.export import export
 
         return export(self, Path(folder), merged=merged)
-
-
-def _batches(requests: Sequence[Request], rows: int) -> Iterator[list[Request]]:
-    """In order, each of at most so many rows, or of one request that has more."""
-    batch: list[Request] = []
-    room = rows
-    for request in requests:
-        if batch and len(request.mixture.points) > room:
-            yield batch
-            batch, room = [], rows
-        batch.append(request)
-        room -= len(request.mixture.points)
-    if batch:
-        yield batch
 
 
 def _encode(task: Task, chat: Sequence[Message], room: int) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """An answer told as text while it is written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sipo.models.chat import Codec
@@ -25,12 +25,13 @@ class Stream:
     Only the last tokens are decoded again, so that a long answer costs no more a token than a short one.
     """
 
-    def __init__(self, codec: Codec, start: int, watch: Callable[[int, str], None]) -> None:
-        self.codec, self.start, self.watch = codec, start, watch
+    def __init__(self, codec: Codec, told: Mapping[int, int], watch: Callable[[int, str], None]) -> None:
+        """`told` are the requests that are told of, each with the place that `watch` knows it by."""
+        self.codec, self.places, self.watch = codec, told, watch
         self.told: dict[int, _Told] = {}
 
     def __call__(self, request: int, token: int) -> None:
-        if token in self.codec.stops:
+        if token in self.codec.stops or request not in self.places:
             return
         told = self.told.setdefault(request, _Told())
         told.tokens.append(token)
@@ -45,7 +46,8 @@ class Stream:
         self._tell(request, told, new.rstrip())
 
     def finish(self, texts: Sequence[str]) -> None:
-        for request, text in enumerate(texts):
+        for request in self.places:
+            text = texts[request]
             told = self.told.setdefault(request, _Told())
             before = "".join(told.pieces)
             if text.startswith(before):
@@ -57,4 +59,4 @@ class Stream:
     def _tell(self, request: int, told: _Told, piece: str) -> None:
         if piece:
             told.pieces.append(piece)
-            self.watch(self.start + request, piece)
+            self.watch(self.places[request], piece)

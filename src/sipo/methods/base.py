@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 
 def base_model(policies: "Sequence[Adapter]") -> Method:
-    """The backbone, mounted with the policies, so that its answers share their batches' setting."""
+    """The backbone, mounted with the policies, so that its answers share their batches' setting.
+
+    >>> folder = Path("runs/quickstart/align/adapters")
+    >>> policies = [sipo.load_adapter(folder / name) for name in ("detail", "plain")]
+    >>> sipo.base_model(policies).at((0.3, 0.7)).mixture.points  # at any weight
+    ((0.0, 0.0),)
+    """
     from sipo.decoding import base
 
     origin = Aligned(tuple(policies), base(len(policies)))

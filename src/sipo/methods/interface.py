@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A model aligned to one weight: the adapters to mount, and the mixture of points in their span that answers."""
+    """A model aligned to one weight: the adapters to mount, and the mixture of points in their span that answers.
+
+    >>> sipo.open("runs/quickstart").at({"detail": 0.3, "plain": 0.7}, method="soups").aligned.mixture.points
+    ((0.3, 0.7),)
+    """
 
     adapters: "tuple[Adapter, ...]"
     mixture: "Mixture"
@@ -40,6 +44,13 @@ class Aligned:
 
 @dataclass(frozen=True)
 class Method:
+    """For a preference weight, a model.
+
+    >>> method = sipo.soups([sipo.load_adapter(Path("runs/quickstart/align/adapters/detail"))])
+    >>> method.name, len(method.at((1.0,)).adapters)
+    ('soups', 1)
+    """
+
     name: str
     at: Callable[[Weight], Aligned]
     """Raises SipoError for a weight that the method was not trained at."""

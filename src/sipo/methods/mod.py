@@ -21,7 +21,14 @@ class Mod(Section):
 
 
 def mod(policies: "Sequence[Adapter]", divergence: "Divergence | None" = None, name: str | None = None) -> Method:
-    """MOD over the policies for one f-divergence; reverse KL, the usual one, mixes their log-probabilities."""
+    """MOD over the policies for one f-divergence (Shi et al. 2024; SIPO, Eq. 3); reverse KL, the usual one, mixes their
+    log-probabilities.
+
+    >>> folder = Path("runs/quickstart/align/adapters")
+    >>> policies = [sipo.load_adapter(folder / name) for name in ("detail", "plain")]
+    >>> sipo.mod(policies).at((0.3, 0.7)).mixture.weights
+    (0.3, 0.7)
+    """
     from sipo.decoding import REVERSE_KL, at_mod
 
     by = divergence or REVERSE_KL

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 
 def single_policies(policies: "Mapping[str, Adapter]") -> list[Method]:
-    """`policy:NAME` by objective: the corners of the simplex."""
+    """`policy:NAME` by objective: the corners of the simplex.
+
+    >>> folder = Path("runs/quickstart/align/adapters")
+    >>> policies = {name: sipo.load_adapter(folder / name) for name in ("detail", "plain")}
+    >>> [method.name for method in sipo.single_policies(policies)]
+    ['policy:detail', 'policy:plain']
+    """
     from sipo.decoding import at_soup
 
     def alone(objective: str, corner: tuple[float, ...]) -> Method:

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def sipo(realigned: "Sequence[Adapter]") -> Method:
-    """SIPO's main result: MOD over the realigned policies."""
+    """SIPO's main result: MOD over the realigned policies (SIPO, section 3).
+
+    >>> folder = Path("runs/quickstart/realign/adapters")
+    >>> realigned = [sipo.load_adapter(folder / name) for name in ("detail", "plain")]
+    >>> sipo.sipo(realigned).at((0.3, 0.7)).mixture.points
+    ((1.0, 0.0), (0.0, 1.0))
+    """
     return mod(realigned, name="sipo")
 
 

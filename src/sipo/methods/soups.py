@@ -13,14 +13,28 @@ if TYPE_CHECKING:
 
 
 def soups(policies: "Sequence[Adapter]", name: str = "soups") -> Method:
-    """The exact soup, sum_i w_i B_i A_i in every layer: a point in the policies' span."""
+    """The exact soup, sum_i w_i B_i A_i in every layer: a point in the policies' span (SIPO, section 2).
+
+    >>> folder = Path("runs/quickstart/align/adapters")
+    >>> policies = [sipo.load_adapter(folder / name) for name in ("detail", "plain")]
+    >>> sipo.soups(policies).at((0.3, 0.7)).mixture.points
+    ((0.3, 0.7),)
+    """
     from sipo.decoding import at_soup
 
     return Method(name, lambda weight: Aligned(tuple(policies), at_soup(weight)))
 
 
 def factor_soups(policies: "Sequence[Adapter]") -> Method:
-    """The factors averaged apart, (sum_i w_i B_i)(sum_i w_i A_i), as the authors' code does: cheaper, another model."""
+    """The factors averaged apart, (sum_i w_i B_i)(sum_i w_i A_i), as the authors' code does: cheaper, another model.
+
+    Its `at` raises SipoError where the policies differ in rank or scaling.
+
+    >>> folder = Path("runs/quickstart/align/adapters")
+    >>> policies = [sipo.load_adapter(folder / name) for name in ("detail", "plain")]
+    >>> [adapter.rank for adapter in sipo.factor_soups(policies).at((0.3, 0.7)).adapters]
+    [2]
+    """
     from sipo.bank import factor_soup
     from sipo.decoding import at_soup
 

@@ -22,7 +22,15 @@ def backbone_of(run: Path, config: Config) -> Model:
 
 
 class Outputs:
-    """Every byte of a stage is compared with what the stage wrote before any is read. Raises SipoError for damage."""
+    """What a run's stages wrote. Every byte of a stage is compared with what it wrote before any is read.
+
+    Raises SipoError for damage.
+
+    >>> from sipo.graph.parts import POLICIES
+    >>> outputs = sipo.Outputs(Path("runs/quickstart"), sipo.load_config("quickstart.yaml"))
+    >>> [policy.rank for policy in outputs.read("align", POLICIES)]
+    [2, 2]
+    """
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = Path(path)

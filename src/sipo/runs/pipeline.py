@@ -40,6 +40,9 @@ def run(
     `start` makes that stage and all that is made from it anew, and sets what stood there aside; `only` makes a single
     stage, whose inputs must hold; `until` is the last stage to make. A stage that was damaged is set aside, and made
     anew. Raises SipoError before any work where the configuration, the data or the model is at fault.
+
+    >>> sipo.run(sipo.load_config("quickstart.yaml"), quiet=True).name
+    'quickstart'
     """
     if start and only:
         raise SipoError(
