@@ -3,24 +3,23 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
-from sipo.bank import Adapter, Bank
 from sipo.config import Config
 from sipo.config.explain import adjusted
 from sipo.data import Message
 from sipo.data.chats import kind_of
 from sipo.data.prompts import parse_text
-from sipo.decoding import mixture_logprobs, seed_of
+from sipo.decoding import seed_of
+from sipo.engines import Local, ScoreRequest, Span
+from sipo.engines.batched import score_plan
 from sipo.errors import SipoError
 from sipo.finished.answering import Asked, Placed, answers_to
 from sipo.finished.built import Built, task_of
 from sipo.finished.prompts import Chat, Prompt, chat_of, listed
-from sipo.logprobs.packing import Group
 from sipo.methods.interface import Aligned
 from sipo.runs.status import fronts_of, read_run
 from sipo.task import Task
@@ -80,8 +79,7 @@ class FinishedRun:
         self._built = Built(self.path, self.config)
         self.turn = RLock()
         """Held while the model works."""
-        self._span: tuple[Adapter, ...] | None = None
-        self._mount = ExitStack()
+        self._span: Span | None = None
 
     def __repr__(self) -> str:
         return f"sipo.open({str(self.path)!r})"
@@ -169,13 +167,14 @@ class FinishedRun:
         if not asked:
             return []
         with self.turn:
-            bank, models = self._mounted([ask.model.aligned for ask in asked])
+            span, models = self._placed([ask.model.aligned for ask in asked])
             prompts = [_encode(self.task, m.aligned.asked(x), limit) for m, x in zip(models, chats, strict=True)]
             wanted = [
                 Asked.of(model, prompt, seed_of(seed, "generate", i), decoding)
                 for i, (model, prompt) in enumerate(zip(models, prompts, strict=True))
             ]
-            return answers_to(wanted, bank, self.task.codec, limit, self.config.execution.decode_rows, watch)
+            rows, codec = self.config.execution.decode_rows, self.task.codec
+            return list(self._local.compute(span, lambda bank: answers_to(wanted, bank, codec, limit, rows, watch)))
 
     def _logprobs(self, prompts: Sequence[Prompt], responses: Sequence[str], model: "AlignedModel") -> list[float]:
         if model.aligned.best_of:
@@ -187,26 +186,31 @@ class FinishedRun:
         with self.turn:
             answers = [tuple(self.task.codec.encode_response(text)) for text in texts]
             asked = [_encode(self.task, model.aligned.asked(x), len(y)) for x, y in zip(chats, answers, strict=True)]
-            groups = [Group(x, (y,)) for x, y in zip(asked, answers, strict=True)]
-            bank, (placed,) = self._mounted([model.aligned])
-            return [logprob for (logprob,) in mixture_logprobs(bank, groups, placed.mixture)]
+            span, (placed,) = self._placed([model.aligned])
+            requests = [ScoreRequest(x, y, placed.mixture) for x, y in zip(asked, answers, strict=True)]
+            found: dict[int, float] = {}
+            for units, batch in score_plan(requests, self.task.bank.knee, self.config.execution.score_tokens):
+                found |= zip(units, self._local.compute(span, batch), strict=True)
+            return [found[unit] for unit in range(len(requests))]
 
     @cached_property
     def task(self) -> Task:
         """Its data and its model, each read when first asked for."""
         return task_of(self.path, self.config)
 
-    def _mounted(self, models: Sequence[Aligned]) -> tuple[Bank, list[Placed]]:
-        """The bank with the adapters of all the models, which stay mounted until others are asked for."""
-        span = tuple(dict.fromkeys(adapter for model in models for adapter in model.adapters))
-        bank = self.task.bank
-        if span != self._span:
-            self._mount.close()
-            self._span = None
-            self._mount.enter_context(bank.mounted(span))
-            self._span = span
-        where = {adapter: place for place, adapter in enumerate(span)}
-        return bank, [Placed(each, tuple(where[adapter] for adapter in each.adapters), len(span)) for each in models]
+    @cached_property
+    def _local(self) -> Local:
+        """What is mounted stays until a batch stands on other adapters."""
+        return Local(self.config.execution, self.task.bank)
+
+    def _placed(self, models: Sequence[Aligned]) -> tuple[Span, list[Placed]]:
+        """The span of all the models' adapters, and each one in it."""
+        adapters = tuple(dict.fromkeys(adapter for model in models for adapter in model.adapters))
+        if self._span is None or self._span.policies != adapters:
+            self._span = self.task.span(adapters)
+        where = {adapter: place for place, adapter in enumerate(adapters)}
+        places = [tuple(where[adapter] for adapter in model.adapters) for model in models]
+        return self._span, [Placed(model, at, len(adapters)) for model, at in zip(models, places, strict=True)]
 
     def _ask(self, given: object, place: str) -> Ask:
         if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], AlignedModel):
