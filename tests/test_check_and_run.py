@@ -87,7 +87,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "no sipo, no room for its template": {"methods": ["base", "soups"], "refine__review_template": "LONG"},
     "no refine, a template that is missing": {"refine__enabled": False, "refine__rewrite_template": "nowhere.yaml"},
     "no sipo, folds beyond the rows": {"methods": ["base", "mod"], "filter": {"rule": "calibrated", "folds": 90}},
-    "another rule, folds beyond the rows": {"filter": {"rule": "paper", "folds": 90}},
+    "rewards that choose": {"filter": "rewards"},
     "no sipo, only corners": {"methods": ["base", "mod"], "weights__divisions": 1},
     "no validation": {"data__validation": 0.0},
     "calibrated": {"filter": "calibrated"},
@@ -110,6 +110,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "template: with the longest prompt, an answer and a review",
     ),
     "folds beyond the rows": ({"filter": {"rule": "calibrated", "folds": 90}}, "filter.folds: 90, but there are"),
+    "another rule's key": (
+        {"filter": {"rule": "paper", "folds": 90}},
+        "the rule paper does not read folds; leave it out",
+    ),
     "one argument": ({"objectives__0__reward": "tried_functions:one_argument"}, "must take (prompts, responses)"),
     "too few numbers": ({"objectives__0__reward": "tried_functions:short"}, "gave 1 numbers for 4 responses"),
     "no number": ({"objectives__0__reward": "tried_functions:nan"}, "return a finite number"),
@@ -204,6 +208,18 @@ def remarks(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     assert main(["check", str(tmp_path / "run.yaml")]) == 0
     return " ".join(capsys.readouterr().out.split())
+
+
+def test_keys_that_nothing_reads_are_named(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = changed(settings, methods=["mod", "sipo"], refine__enabled=False, raco__c=0.1, align__beta=0.2)
+    said = remarks(asked, tmp_path, capsys)
+    assert "nothing in this run reads refine.review_tokens, raco.c, changed" in said
+    said = remarks(changed(settings, methods=["mod", "raco", "sipo"], refine__enabled=True), tmp_path, capsys)
+    assert "nothing in this run reads" not in said
+    said = remarks(changed(settings, methods=["mod"], rounds=2, filter="rewards"), tmp_path, capsys)
+    assert "filter.rule" in said and "rounds" in said and " align." not in said
 
 
 def write_many(path: str, prompts: int, *, conflict: bool, constant: bool = False) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from stage_keys import stage_keys, stage_names
 
 from sipo.config import Config
+from sipo.config.explain import rules_of
 from sipo.configfile import dump_config, load_config, parse_config
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
@@ -142,12 +143,18 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "execution.checkpoint_seconds": (3.0, NONE),
 }
 
+PAPER_ALONE = ("filter.beta", "filter.judges", "filter.reference", "filter.per_token")
+"""Keys of the filter that the rule of `values` does not read."""
+
 
 def leaves(section: type[BaseModel], place: str = "") -> Iterator[str]:
     """Every key that a user can write, with `0` for the first of a list of sections."""
     for name, field in section.model_fields.items():
         candidates = [field.annotation, *get_args(field.annotation)]
         inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if rules := rules_of(field):
+            yield from dict.fromkeys(key for each in rules.values() for key in leaves(each, f"{place}{name}."))
+            continue
         if inner is None or str in candidates:  # a text is short for a section
             yield place + name
         else:
@@ -196,6 +203,7 @@ def test_a_key_changes_the_configuration_and_the_stages_that_depend_on_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     value, expected = TURNED[key]
+    values = turn(values, "filter.rule", "paper") if key in PAPER_ALONE else values
     before, after = parse_config(values, "before"), parse_config(turn(values, key, value), "after")
     assert dump_config(after) != dump_config(before)
     old, new, graph = every_key(before), every_key(after), Graph(before)

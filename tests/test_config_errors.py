@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sipo.config import Config
+from sipo.config.explain import rules_of
 from sipo.configfile import load_config, parse_config
 from sipo.errors import SipoError
 
@@ -111,6 +112,14 @@ def test_whatever_is_written_is_taken_or_named_in_plain_words(reward: Any) -> No
         ({"seed": True}, "`seed` is true; write a whole number"),
         ({"align": {"epochs": 2.5}}, "`align.epochs` is 2.5; write a whole number"),
         ({"filter": {"rule": "papers"}}, "`filter.rule` is 'papers'; write paper, calibrated, random or rewards (did you"),
+        ({"filter": "papers"}, "`filter.rule` is 'papers'; write paper, calibrated, random or rewards (did you"),
+        ({"filter": {"rule": ["paper"]}}, "`filter.rule` is ['paper']; write paper, calibrated"),
+        ({"filter": {"rule": "random", "poul": 1}}, "unknown key `poul` in `filter`, did you mean `pool`?"),
+        ({"filter": {"paper": 1}}, "unknown key `paper` in `filter`, the keys here are rule, pool, beta"),
+        ({"filter": {"rule": "calibrated", "keep": 2}}, "`filter.keep` is 2; write a number of at most 1"),
+        ({"filter": {"keep": 0.5}}, "`filter.keep`: the rule paper does not read keep; leave it out, or set filter.rule to c"),
+        ({"filter": {"rule": "rewards", "beta": 1}}, "`filter.beta`: the rule rewards does not read beta; leave it out, or "),
+        ({"raco": {"rule": "mgda", "c": 0.4}}, "`raco.c`: the rule mgda does not read c; leave it out, or set raco.rule to r"),
         ({"objectives": [{"name": "x", "better": "b"}]}, "`objectives` is"),
         ({"objectives": [{"name": "a b", "better": "b"}] * 2}, "`objectives.0.name` is 'a b'; write a name of letters"),
         ({"refine": {"reviewer": {"xx": 1}}}, "refine.reviewer: `xx` is no objective; did you mean `x`?"),
@@ -120,6 +129,21 @@ def test_the_way_out_is_told(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(SipoError) as caught:
         parse_config({**everything("m:f"), **changes}, "run.yaml")
     assert str(caught.value).startswith(f"run.yaml: {line}")
+
+
+RULES = [(place, rule) for place in ("filter", "raco") for rule in rules_of(Config.model_fields[place])]
+
+
+@pytest.mark.parametrize(("place", "rule"), RULES)
+def test_a_rule_reads_its_own_keys_and_no_other_s(place: str, rule: str) -> None:
+    sections = rules_of(Config.model_fields[place])
+    short = parse_config({**everything("m:f"), place: rule}, "run.yaml")
+    written = getattr(short, place).model_dump(mode="json")
+    assert written.keys() == sections[rule].model_fields.keys()
+    assert getattr(parse_config({**everything("m:f"), place: written}, "run.yaml"), place) == getattr(short, place)
+    for key in {key for each in sections.values() for key in each.model_fields} - written.keys():
+        with pytest.raises(SipoError, match=f"`{place}.{key}`: the rule {rule} does not read {key}; leave it out, or"):
+            parse_config({**everything("m:f"), place: {"rule": rule, key: None}}, "run.yaml")
 
 
 @pytest.mark.parametrize("value", [3, 3.0, "3", "3e0", "3.0"])

@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from sipo.config import Filter
 from sipo.data import Message, Row
-from sipo.filters.calibrated import decide_calibrated, soft_dominance, soft_rank
-from sipo.filters.chance import decide_by_chance
+from sipo.filters.calibrated import decide_calibrated, soft_rank
 from sipo.filters.contest import CHOSEN, Contender, Contest, contests
 from sipo.filters.judge import (
     LabelledPairs,
@@ -21,9 +19,11 @@ from sipo.filters.judge import (
     fit_own_scale,
     held_out_accuracy,
     response_features,
+    soft_dominance,
 )
-from sipo.filters.paper import decide, judge_rewards
-from sipo.filters.true import decide_by_rewards
+from sipo.filters.paper import Paper, decide, judge_rewards
+from sipo.filters.random import decide_by_chance
+from sipo.filters.rewards import decide_by_rewards
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable
 from sipo.pareto.dominance import dominates, truly_better
@@ -121,7 +121,7 @@ def table_of(group: Group, values: dict[str, list[float]]) -> LogprobTable:
 def test_what_the_switches_make_of_a_reward() -> None:
     group = Group((1,), ((2,), (3, 4)))
     table = table_of(group, {"reference": [-1.0, -2.0], "policy:x": [-3.0, -1.0]})
-    ask = lambda **turned: judge_rewards(table, group, ["policy:x"], Filter(beta=0.5, **turned))[:, 0].tolist()  # noqa: E731
+    ask = lambda **turned: judge_rewards(table, group, ["policy:x"], Paper(beta=0.5, **turned))[:, 0].tolist()  # noqa: E731
     assert ask() == [-1.0, 0.5]
     assert ask(reference=False) == [-1.5, -0.5]
     assert ask(per_token=True) == [-1.0, 0.25]

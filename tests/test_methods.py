@@ -355,7 +355,7 @@ def test_every_switch_of_sipo_runs(copied: tuple[dict[str, Any], Path], switch: 
         assert set(candidates[0].rewards) == {f"judge:{name}" for name in config.names}
         chosen = sum(each.fate == "chosen" for each in candidates)
         assert chosen == round(config.filter.keep * len({each.row for each in candidates}))
-    if config.filter.judges == ("policies",):
+    if getattr(config.filter, "judges", None) == ("policies",):
         assert set(candidates[0].rewards) == {f"policy:{name}" for name in config.names}
     worked = {rows[each.row].conflicting(config.names) for each in candidates}
     assert worked == {"conflicting": {True}, "non-conflicting": {False}, "all": {True, False}}[config.sample.rows]

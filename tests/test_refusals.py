@@ -13,7 +13,7 @@ from endpoint import Answer, Server, by_length, server
 from sipo.config import Decoding, Execution, Model, Objective
 from sipo.configfile import parse_config
 from sipo.filters.contest import CHOSEN, Contender, Contest
-from sipo.filters.true import decide_by_rewards
+from sipo.filters.rewards import decide_by_rewards
 from sipo.labelling import label
 from sipo.progress import Progress
 from sipo.records import Response, comparable

@@ -19,11 +19,12 @@ from trl import extract_prompt
 
 from sipo.data import Message, Row, read_rows
 from sipo.data.prepare import prepare
-from sipo.data.sources import SOURCES, trl
-from sipo.data.sources.finding import KNOWN, find
+from sipo.data.sources import trl
+from sipo.data.sources.finding import find
 from sipo.data.sources.grouping import grouped
 from sipo.data.sources.interface import Dropped, Record
 from sipo.data.sources.reading import read_file, read_path
+from sipo.data.sources.registry import known_sets, sources
 from sipo.errors import SipoError
 
 USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
@@ -373,7 +374,7 @@ def endless(record: dict[str, Any]) -> Iterator[Record]:
 
 @pytest.mark.parametrize("record", [PKU_10K, *TRL.values(), *LLAMA_FACTORY.values(), {**PAIR, "preferred": {"a": 0}}])
 def test_sources_of_pairs_stream(record: dict[str, Any]) -> None:
-    source = next(source for source in SOURCES if source.recognises(record))
+    source = next(source for source in sources() if source.recognises(record))
     assert len(list(islice(source.rows(endless(record), ()), 3))) == 3
 
 
@@ -403,7 +404,7 @@ def test_known_names_and_hub_ids(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ]
     beavertails = [(row.text, row.split) for row in find("beavertails").rows if isinstance(row, Row)]
     assert beavertails == [("Why?", "train"), ("Else?", "test")]
-    for known in KNOWN.values():
+    for known in known_sets().values():
         assert known[1].licence and all(part.id.count("/") == 1 for part in known[1].parts)
 
 

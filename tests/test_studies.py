@@ -26,7 +26,8 @@ from sipo.runs.outputs import Outputs
 from sipo.studies import arms as arms_module
 from sipo.studies import responses
 from sipo.studies.arms import Arm, run_arms, turned
-from sipo.studies.catalogue import RATIOS, conflict_arms
+from sipo.studies.catalogue import RATIOS, WITHOUT_FILTER, conflict_arms
+from sipo.studies.filters import RULES
 from sipo.studies.fronts import Claim, findings_of, within_seed
 from sipo.studies.ground import find_ground
 from sipo.studies.intervals import mean_over_seeds, over_seeds
@@ -284,3 +285,16 @@ def test_what_cannot_be_studied_is_one_line(
 def test_no_seed_is_refused(ground: Path, studies: Path) -> None:
     with pytest.raises(SipoError, match="at least one"):
         run_study(STUDIES["soups"], find_ground(str(ground), studies), [], QUIET)
+
+
+@pytest.mark.parametrize(
+    "base", ["calibrated", {"rule": "calibrated", "keep": 0.5, "ridge": 2.0}, {}, {"judges": ["soups"]}]
+)
+@pytest.mark.parametrize("changes", [*RULES.values(), WITHOUT_FILTER])
+def test_an_arm_with_a_rule_of_its_own_leaves_the_keys_of_the_other_out(
+    base: Any, changes: dict[str, Any], settings: dict
+) -> None:
+    found = parse_config(turned({**settings, "filter": base}, changes), "x").filter.model_dump(mode="json")
+    assert {f"filter.{key}": found[key] for key in found if f"filter.{key}" in changes} == changes
+    for key, value in base.items() if isinstance(base, dict) else ():
+        assert f"filter.{key}" in changes or found.get(key, value) == value, "what both rules read stays"

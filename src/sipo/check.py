@@ -19,7 +19,7 @@ from sipo.models.chat import Codec
 from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
-from sipo.remarks import about_lengths, about_rewards, about_rows
+from sipo.remarks import about_keys, about_lengths, about_rewards, about_rows
 from sipo.runs.folder import RunFolder
 from sipo.runs.subject import subject
 from sipo.runs.validate import validate
@@ -216,7 +216,7 @@ def _text(task: Task, tokens: Sequence[int]) -> str:
 
 
 def _remarks(task: Task, absent: Absent) -> list[str]:
-    lines = about_rewards(task)
+    lines = about_keys(task.config) + about_rewards(task)
     if not absent.rows:
         mark = written_mark if absent.model else task.codec.plain.found
         lines += about_rows(task) + doubts(sorted(task.rows, key=lambda row: row.key), task.objectives, mark)

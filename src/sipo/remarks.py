@@ -5,8 +5,10 @@ for two goals.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sipo.config import Judge, Section
+from sipo.config import Config, Judge, Section
 from sipo.data import Row
+from sipo.graph.build import Graph
+from sipo.graph.view import FREE
 from sipo.methods.registry import improves
 from sipo.stages.answer import test_rows
 from sipo.stages.sample import worked_rows
@@ -18,6 +20,28 @@ FEW_WORKED = 30
 """Rows that SIPO works on; it keeps a response for a part of them."""
 FEW_LABELS = 20
 MANY_CUT = 0.1
+
+
+SWITCHES = ("refine.enabled", "sft.enabled")
+"""Read by the graph itself."""
+
+
+def about_keys(config: Config) -> list[str]:
+    """Keys that are not at their defaults and that no stage reads: of a method that is not asked for, or of a part that
+    is switched off.
+    """
+    graph = Graph(config)
+    read = {*FREE, *SWITCHES, *(key for stage in graph for key in stage.reads)}
+    changed = [
+        f"{place}.{key}"
+        for place, section in config
+        if isinstance(section, Section)
+        for key, value in section
+        if value != type(section).model_fields[key].default
+    ]
+    unread = [key for key in changed if not any(f"{key}.".startswith(f"{each}.") for each in read)]
+    unread += ["rounds"] if config.rounds > 1 and not improves(config.methods) else []
+    return [f"nothing in this run reads {', '.join(unread)}, changed as it may be"] if unread else []
 
 
 def about_rewards(task: Task) -> list[str]:

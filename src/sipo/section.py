@@ -1,5 +1,9 @@
 """What all sections of a configuration have in common: finite numbers within bounds, no key that is not known."""
 
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -44,9 +48,33 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
-    @field_validator("*", mode="before")
+    @field_validator("*")
     @classmethod
     def _can_be_a_path(cls, value: Any) -> Any:
-        if isinstance(value, str) and "\0" in value:
+        if isinstance(value, str | Path) and "\0" in str(value):
             raise ValueError("holds a NUL character; leave it out")
         return value
+
+
+RULE = "rule"
+"""The key that tells sections apart of which a place holds one, each with keys of its own."""
+
+
+def field_of(settings: "type[Section] | tuple[type[Section], ...]") -> tuple[Any, Section]:
+    """Annotation and default of a place that holds a section, or one of several, told apart by their `rule`.
+
+    That of the default alone has a default, and is meant where none is written. A text is short for a rule alone.
+    """
+    if isinstance(settings, type):
+        return settings, settings()
+    (default,) = (each for each in settings if not each.model_fields[RULE].is_required())
+    rest = [each for each in settings if each is not default]
+    rule = default.model_fields[RULE].default
+
+    def with_rule(value: Any) -> Any:
+        if isinstance(value, str):
+            return {RULE: value}
+        return {RULE: rule, **value} if isinstance(value, Mapping) else value
+
+    one: Any = reduce(or_, [default, *rest])
+    return Annotated[one, Field(discriminator=RULE), BeforeValidator(with_rule)], default()

@@ -1,14 +1,15 @@
 """The settings of a run: the small set of keys that people write, typed and checked.
 
-Every stage reads only its own section and those named in `sipo.runs.plan`, which is how a changed key
-invalidates exactly what depends on it.
+A stage sees only the keys that `sipo.graph.build` declares for it, which is how a changed key invalidates exactly what
+depends on it.
 """
 
-from sipo.config.improvement import Filter, Realign, Refine, Sample
+from sipo.config.improvement import Realign, Refine, Sample
 from sipo.config.inputs import Data, Model
 from sipo.config.objectives import KINDS, Judge, Objective, Policy, Preset, RewardModel
 from sipo.config.run import Config, Decoding, Evaluate, Execution
 from sipo.config.training import Align, Lora, Sft, Training
+from sipo.filters.spec import Filter
 from sipo.section import Section
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""SIPO itself: what it samples, refines, filters and learns from."""
+"""SIPO itself: what it samples, refines and learns from; `sipo.filters` has how it filters."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,10 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sipo.config.training import Epochs, Training
-from sipo.section import NotNegative, Number, Positive, Rate, Section, Shares, Whole
-
-Feature = Literal["logratios", "logratios-per-token", "length", "reference-per-token"]
-Pool = Literal["all", "kept", "rewrites"]
+from sipo.section import NotNegative, Positive, Rate, Section, Shares, Whole
 
 
 class Sample(Section):
@@ -28,34 +25,6 @@ class Refine(Section):
     review_tokens: Positive = 256
     review_template: Path | None = None
     rewrite_template: Path | None = None
-
-
-class Filter(Section):
-    """Which candidate becomes y_c, and which rows keep one. `filter: calibrated` is short for its rule alone."""
-
-    rule: Literal["paper", "calibrated", "random", "rewards"] = "paper"
-    """By implicit rewards (Eq. 6, 7); by judges calibrated out of fold; at random, as many as the paper's rule
-    keeps; by the true rewards of the objectives, which only a testbed or a reward model can give."""
-    pool: Pool = "all"
-    """Samples and rewrites compete; or each sample's rewrite if it was kept, else the sample; or rewrites alone."""
-    beta: Rate = 0.1
-    judges: Annotated[tuple[Literal["policies", "soups"], ...], Field(min_length=1)] = ("policies", "soups")
-    """Whose implicit rewards must all be larger (rule `paper`)."""
-    reference: bool = True
-    """False leaves log pi_ref out of the rewards, as Eq. 6 is printed."""
-    per_token: bool = False
-    """Divide the rewards by the response's length in tokens."""
-    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = (
-        "logratios",
-        "logratios-per-token",
-        "length",
-        "reference-per-token",
-    )
-    """What the calibrated judges see of a response."""
-    ridge: Rate = 1.0
-    folds: Annotated[Whole, Field(ge=2, le=100)] = 2
-    keep: Annotated[Number, Field(gt=0, le=1)] = 0.75
-    """The share of the rows that the calibrated rule keeps: those with the surest y_c."""
 
 
 class Realign(Training):

@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from math import comb
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
-from sipo.config.improvement import Filter, Realign, Refine, Sample
+from sipo.config.improvement import Realign, Refine, Sample
 from sipo.config.inputs import Data, Model
 from sipo.config.objectives import Objective
 from sipo.config.training import Align, Lora, Sft
+from sipo.filters.registry import specs as rules
+from sipo.filters.spec import Filter
 from sipo.methods.registry import check_name, specs
-from sipo.section import Natural, NotNegative, Number, Positive, Section, Seed, Shares, Whole
+from sipo.section import Natural, NotNegative, Number, Positive, Section, Seed, Shares, Whole, field_of
 
 MOST_WEIGHTS = 10_000
 """Each is a point of every front; the lattice over N objectives grows like divisions^(N - 1)."""
@@ -68,7 +70,7 @@ class Execution(Section):
 
 
 class Run(Section):
-    """A whole run, but for the sections that methods declare in their own files."""
+    """A whole run, but for the sections that methods and filter rules declare in their own files."""
 
     seed: Seed = 0
     run_dir: Path
@@ -90,7 +92,7 @@ class Run(Section):
     """How often SIPO samples, refines, filters and realigns, each time from the policies of the time before."""
     sample: Sample = Sample()
     refine: Refine = Refine()
-    filter: Filter = Filter()
+    filter: Filter
     realign: Realign = Realign()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
@@ -109,11 +111,6 @@ class Run(Section):
     def fine_tunes(self) -> bool:
         """Whether the policies stand on a backbone that the run itself fine-tunes first."""
         return self.sft is not None and self.sft.enabled
-
-    @field_validator("filter", mode="before")
-    @classmethod
-    def _filter_by_its_rule(cls, value: Any) -> Any:
-        return {"rule": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -168,5 +165,6 @@ else:
     >>> sipo.load_config("quickstart.yaml").names
     ('detail', 'plain')
     """
-    _SECTIONS = {spec.section: (spec.settings, spec.settings()) for spec in specs().values() if spec.settings}
-    Config = create_model("Config", __base__=Run, __doc__=SHOWN, **_SECTIONS)
+    _SECTIONS = {spec.section: field_of(spec.settings) for spec in specs().values() if spec.settings}
+    _FILTER = field_of(tuple(spec.settings for spec in rules().values()))
+    Config = create_model("Config", __base__=Run, __doc__=SHOWN, filter=_FILTER, **_SECTIONS)

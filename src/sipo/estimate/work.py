@@ -118,8 +118,8 @@ def align(plan: Plan) -> Work:
     return Work(_align_steps(plan), 0, 2 * plan.seen, tokens)
 
 
-def calibrate(plan: Plan) -> Work:
-    others, labelled = plan.config.filter.folds - 1, sum(plan.sizes.labelled)
+def calibrate(plan: Plan, folds: int) -> Work:
+    others, labelled = folds - 1, sum(plan.sizes.labelled)
     tokens = plan.n * plan.sizes.train * plan.both + others * plan.trained(labelled, plan.n)
     return Work(others * _align_steps(plan), 0, 2 * plan.n * plan.sizes.train, tokens)
 
@@ -141,8 +141,8 @@ def refine(plan: Plan) -> Work:
     return Work(0, 2 * rewrites, 2 * rewrites * (1 + plan.n), tokens)
 
 
-def score(plan: Plan) -> Work:
-    sizes, n, between = plan.sizes, plan.n, plan.between
+def score(plan: Plan, soups: bool) -> Work:
+    sizes, n, between = plan.sizes, plan.n, plan.between if soups else 0
     judged = 2 * (sizes.worked * (n + between) + n * sizes.validation) + (plan.samples + plan.rewrites) * between
     scored = judged + (0 if plan.rewrites else plan.samples * (1 + n))
     return Work(0, 0, scored, scored * (plan.lengths.prompt + plan.longest))

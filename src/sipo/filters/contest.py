@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sipo.config.improvement import Pool
-from sipo.data import Row
-from sipo.logprobs.packing import Group
+from sipo.data.rows import Row
 from sipo.records import Refinement, Sample
 
+if TYPE_CHECKING:
+    from sipo.logprobs.packing import Group
+
+Pool = Literal["all", "kept", "rewrites"]
 Array = NDArray[np.float64]
 ORIGINALS = 2
 
@@ -30,7 +32,7 @@ class Contender:
 @dataclass(frozen=True)
 class Contest:
     row: Row
-    group: Group
+    group: "Group"
     """The prompt with response_0, response_1, then the contenders."""
     contenders: tuple[Contender, ...]
 
@@ -66,9 +68,11 @@ NOT_IN_THE_POOL = "not in the pool"
 
 
 def contests(
-    rows: Sequence[Row], groups: Mapping[str, Group], samples: Sequence[Sample], refinements: Sequence[Refinement]
+    rows: Sequence[Row], groups: "Mapping[str, Group]", samples: Sequence[Sample], refinements: Sequence[Refinement]
 ) -> list[Contest]:
     """One for each row with a contender that is not empty; no contender twice. `groups` are the originals by row id."""
+    from sipo.logprobs.packing import Group
+
     contenders = _by_prompt(samples, refinements)
     found = []
     for row in rows:

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit
 
-Array = NDArray[np.float64]
+from sipo.filters.contest import ORIGINALS, Array
 
 
 def response_features(policies_R_N: Array, reference_R: Array, lengths_R: Array, names: Sequence[str]) -> Array:
@@ -33,16 +31,31 @@ def response_features(policies_R_N: Array, reference_R: Array, lengths_R: Array,
     return np.concatenate([columns[name] for name in names], axis=1)
 
 
+def log_sigmoid(logits: Array) -> Array:
+    from scipy.special import log_expit
+
+    return np.asarray(log_expit(logits))
+
+
+def soft_dominance(utilities_R_N: Array) -> Array:
+    """a [C]: log of the probability, taken as independent, of beating both originals everywhere. Larger is better."""
+    candidates, originals = utilities_R_N[ORIGINALS:], utilities_R_N[:ORIGINALS]
+    return np.asarray(log_sigmoid(candidates[:, None] - originals[None]).sum(axis=(1, 2)))
+
+
 def fit_bradley_terry(differences_P_F: Array, signs_P: Array, ridge: float) -> Array:
     """w [F] that minimises -sum log sigmoid(p w.d) + ridge / 2 |w|^2.
 
     differences: features of y_1 less those of y_0; signs: +1 where y_1 is preferred, -1 where y_0 is.
     """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
     signed = differences_P_F * signs_P[:, None]
 
     def loss(w: Array) -> tuple[float, Array]:
         logits = signed @ w
-        return ridge / 2 * w @ w - log_expit(logits).sum(), ridge * w - signed.T @ expit(-logits)
+        return ridge / 2 * w @ w - log_sigmoid(logits).sum(), ridge * w - signed.T @ expit(-logits)
 
     found = minimize(loss, np.zeros(signed.shape[1]), jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0})
     return np.asarray(found.x)

@@ -4,21 +4,62 @@ Judges are the implicit rewards of the policies and of the soups at the other we
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import numpy as np
-import torch
+from pydantic import Field
 
-from sipo.config import Filter
-from sipo.config.improvement import Pool
-from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision
-from sipo.logprobs.packing import Group
-from sipo.logprobs.table import REFERENCE, LogprobTable
+from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision, Pool
+from sipo.filters.evidence import estimates
+from sipo.filters.spec import Filter, Outcome, RuleSpec
 from sipo.pareto.dominance import choose, reasons
-from sipo.training.losses import implicit_rewards
+from sipo.section import Rate
+
+if TYPE_CHECKING:
+    from sipo.logprobs.packing import Group
+    from sipo.logprobs.table import LogprobTable
+    from sipo.task import Task
 
 
-def judge_rewards(table: LogprobTable, group: Group, judges: list[str], settings: Filter) -> Array:
+class Implicit(Filter):
+    """The keys of a rule that judges by implicit rewards."""
+
+    beta: Rate = 0.1
+    """Scale of the implicit rewards."""
+    judges: Annotated[tuple[Literal["policies", "soups"], ...], Field(min_length=1)] = ("policies", "soups")
+    """Whose implicit rewards must all be larger: the policies', and those of the soups at the other weights."""
+    reference: bool = True
+    """False leaves log pi_ref out of the rewards, as Eq. 6 is printed."""
+    per_token: bool = False
+    """Divide the rewards by the response's length in tokens."""
+    ridge: Rate = 1.0
+    """How strongly the scale is held near 0 by which a policy's log-ratio estimates a candidate's chance."""
+
+    @property
+    def asks_soups(self) -> bool:
+        return "soups" in self.judges
+
+
+class Paper(Implicit):
+    rule: Literal["paper"] = "paper"
+
+
+def judges_of(task: "Task", settings: Implicit) -> list[str]:
+    """The judges of Eq. 6: the policies, and the soups at the weights that are no corner; or one kind of them."""
+    from sipo.logprobs.table import policy_points, soup_points
+
+    policies = policy_points(task.objectives) if "policies" in settings.judges else {}
+    return [*policies, *(soup_points(task.weights) if settings.asks_soups else ())]
+
+
+def judge_rewards(table: "LogprobTable", group: "Group", judges: list[str], settings: Implicit) -> Array:
     """[response, judge]: beta (log pi - log pi_ref) of every response, or as `settings` has it; larger is better."""
+    import torch
+
+    from sipo.logprobs.table import REFERENCE
+    from sipo.training.losses import implicit_rewards
+
     policy, reference = np.split(table.of(group, [*judges, REFERENCE]), [len(judges)], axis=1)
     if not settings.reference:
         reference = np.zeros_like(reference)
@@ -36,7 +77,7 @@ def outspoken(judges: Sequence[str], rewards: Sequence[Array]) -> list[int]:
     return heard or list(range(len(judges)))
 
 
-def decide(contest: Contest, judges: list[str], rewards: Array, pool: Pool) -> Decision:
+def decide(contest: Contest, judges: Sequence[str], rewards: Array, pool: Pool) -> Decision:
     """By strict dominance. `rewards` [2 + C, judges], larger is better."""
     originals, candidates = rewards[:ORIGINALS], rewards[ORIGINALS:]
     eligible = contest.eligible(pool)
@@ -52,3 +93,41 @@ def decide(contest: Contest, judges: list[str], rewards: Array, pool: Pool) -> D
         else:
             fates.append(why[0] if why else "dominates, but another has a larger mean reward")
     return Decision(tuple(judges), rewards, tuple(fates), tuple(against))
+
+
+def decide_all(
+    task: "Task", contests: Sequence[Contest], known: "LogprobTable", settings: Implicit, pool: Pool
+) -> list[Decision]:
+    """By the judges of `settings` that have an opinion."""
+    judges = judges_of(task, settings)
+    rewards = [judge_rewards(known, each.group, judges, settings) for each in contests]
+    heard = outspoken(judges, rewards)
+    names = [judges[at] for at in heard]
+    return [decide(contest, names, mine[:, heard], pool) for contest, mine in zip(contests, rewards, strict=True)]
+
+
+def estimated(
+    task: "Task", contests: Sequence[Contest], known: "LogprobTable", decisions: Sequence[Decision], ridge: float
+) -> list[Decision]:
+    """The decisions, with each candidate's estimate where validation rows give one."""
+    found = estimates(task, contests, known, ridge)
+    if found is None:
+        return list(decisions)
+    return [replace(each, estimates=mine) for each, mine in zip(decisions, found, strict=True)]
+
+
+def _decide(task: "Task", contests: Sequence[Contest], known: "LogprobTable") -> Outcome:
+    settings = cast(Paper, task.config.filter)
+    decisions = decide_all(task, contests, known, settings, settings.pool)
+    return Outcome(estimated(task, contests, known, decisions, settings.ridge))
+
+
+RULES = (
+    RuleSpec(
+        Paper,
+        "better than both originals by all implicit rewards (Eq. 6, 7)",
+        _decide,
+        soups=lambda settings: settings.asks_soups,
+        explains=True,
+    ),
+)

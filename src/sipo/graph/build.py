@@ -4,11 +4,12 @@ Stages stand in the order in which they are made. A method adds those of its own
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from sipo.config import Config
 from sipo.estimate import work
+from sipo.filters.registry import find as find_rule
 from sipo.graph.parts import (
     CANDIDATES,
     CHOICE,
@@ -116,27 +117,31 @@ class Graph:
     @cached_property
     def realigned(self) -> Output:
         """The policies after all rounds of self-improvement."""
-        held_out = self._held_out() if self.config.filter.rule == "calibrated" else None
+        needed = find_rule(self.config.filter.rule).needs(self)
         policies = self.policies
         for number in range(1, self.config.rounds + 1):
-            policies = self._improved(policies, number, held_out)
+            policies = self._improved(policies, number, needed)
         return policies
 
-    def _held_out(self) -> Output:
-        """Responses under policies that have not seen them."""
+    def held_out(self, folds: int) -> Output:
+        """The training rows' responses under policies that have not seen them, for a filter rule that needs them."""
         return self.on_backbone(
             "calibrate",
             later("sipo.stages.calibrate:calibrate"),
-            (*ROWS, "lora", "align", "filter.folds"),
+            (*ROWS, "lora", "align"),
             {"known": self.align[LOGPROBS]},
             writes=(LOGPROBS,),
-            work=work.calibrate,
+            given={"folds": folds},
+            work=partial(work.calibrate, folds=folds),
             peak=lambda peaks: peaks.training(peaks.both),
         )[LOGPROBS]
 
-    def _improved(self, policies: Output, number: int, held_out: Output | None) -> Output:
+    def _improved(self, policies: Output, number: int, needed: Inputs) -> Output:
         """One round (SIPO, section 3): sample, refine, score, filter, and realign the policies that it began with."""
         at, given = ("", {}) if number == 1 else (f"round-{number}/", {"round": number})
+        rule = find_rule(self.config.filter.rule)
+        soups = rule.soups(self.config.filter)
+        weighed = ("weights",) if soups else ()
         samples = self.on_backbone(
             f"{at}sample",
             later("sipo.stages.sample:sample"),
@@ -153,17 +158,18 @@ class Graph:
         scores = self.on_backbone(
             f"{at}score",
             later("sipo.stages.score:score"),
-            (*ROWS, *WORKED, "weights", "filter.judges"),
+            (*ROWS, *WORKED, *weighed),
             {"policies": policies, "samples": samples, **rewrites, "known": known},
             writes=(LOGPROBS,),
-            work=work.score,
+            given={"soups": soups},
+            work=partial(work.score, soups=soups),
             peak=lambda peaks: peaks.scoring(peaks.lengths.prompt + 2 * peaks.longest),
         )[LOGPROBS]
         chosen = self.on_backbone(
             f"{at}filter",
             later("sipo.stages.filter:filter"),
-            (*ROWS, *WORKED, "weights", "filter", *self._measured()),
-            {"samples": samples, **rewrites, "known": scores, **({"held_out": held_out} if held_out else {})},
+            (*ROWS, *WORKED, *weighed, "filter", *rule.reads),
+            {"samples": samples, **rewrites, "known": scores, **needed},
             writes=(CANDIDATES, CHOICE),
         )
         realigned = self.on_backbone(
@@ -177,10 +183,6 @@ class Graph:
             peak=lambda peaks: peaks.training(peaks.both + peaks.longest),
         )
         return realigned[POLICIES]
-
-    def _measured(self) -> tuple[str, ...]:
-        """The true rewards, where the filter's rule asks for them."""
-        return ("objectives.reward",) if self.config.filter.rule == "rewards" else ()
 
     def _refined(self, at: str, policies: Output, samples: Output, given: Mapping[str, Any]) -> Stage:
         return self.on_backbone(
@@ -232,8 +234,8 @@ class Graph:
         chosen = [stage for stage in self if CHOICE in stage.writes]
         if chosen:  # of the last round
             last = chosen[-1]
-            inputs |= {"candidates": last[CANDIDATES], "choice": last[CHOICE], **last.inputs}
-            inputs = {name: each for name, each in inputs.items() if name not in ("known", "held_out")}
+            inputs |= {"candidates": last[CANDIDATES], "choice": last[CHOICE]}
+            inputs |= {name: each for name, each in last.inputs.items() if name in ("samples", "refinements")}
         return self.add(Stage("report", later("sipo.stages.report:report"), SHOWN, inputs))
 
 

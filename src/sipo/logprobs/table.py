@@ -22,7 +22,7 @@ from sipo.finite import finite
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import Point
 from sipo.progress import Progress
-from sipo.weights import Weight, corners
+from sipo.weights import Weight, corners, is_corner
 
 Array = NDArray[np.float64]
 Tokens = tuple[int, ...]
@@ -46,6 +46,11 @@ def soup_at(weight: Weight) -> str:
 def policy_points(objectives: Iterable[str]) -> dict[str, Point]:
     names = list(objectives)
     return {policy(name): corner for name, corner in zip(names, corners(len(names)), strict=True)}
+
+
+def soup_points(weights: Iterable[Weight]) -> dict[str, Point]:
+    """Those between the policies."""
+    return {soup_at(weight): weight for weight in weights if not is_corner(weight)}
 
 
 class _Sequences:

@@ -20,18 +20,23 @@ if TYPE_CHECKING:
 
 
 class Raco(Section):
-    rule: Literal["raco", "cagrad", "mgda"] = "raco"
-    """How the objectives' gradients become one step (`sipo.training.conflict`); mgda heeds no weight."""
+    rule: Literal["raco", "cagrad"] = "raco"
+    """How the objectives' gradients become one step (`sipo.training.conflict`)."""
     c: Fraction = 0.4
-    """How far a step of raco and cagrad may leave the weighted sum, as a share of its length."""
+    """How far a step may leave the weighted sum, as a share of its length, from 0 (`lw`) to below 1."""
+
+
+class Mgda(Section):
+    rule: Literal["mgda"]
+    """Along the shortest vector of the gradients' convex hull, which heeds no weight."""
 
 
 def train_raco(task: "Task", known: "LogprobTable", folder: Path) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
     from sipo.training.loop import Weighting
 
-    settings: Raco = cast(Any, task.config).raco
-    train_lw(task, known, folder, weighting=lambda weight: Weighting(weight, rule=settings.rule, c=settings.c))
+    settings: Raco | Mgda = cast(Any, task.config).raco
+    train_lw(task, known, folder, weighting=lambda weight: Weighting(weight, **settings.model_dump()))
 
 
 def _work(plan: Plan) -> Work:
@@ -53,6 +58,6 @@ METHODS = (
         peak=_peak,
         look=Look("#999933", "H", "\N{HORIZONTAL BLACK HEXAGON}"),
         section="raco",
-        settings=Raco,
+        settings=(Raco, Mgda),
     ),
 )

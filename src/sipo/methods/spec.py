@@ -46,8 +46,9 @@ class MethodSpec:
     steered: bool = True
     """False where the weight changes nothing."""
     section: str | None = None
-    settings: type[Section] | None = None
-    """The section of the configuration that holds its own keys, and their class."""
+    settings: type[Section] | tuple[type[Section], ...] | None = None
+    """The section of the configuration that holds its own keys, and their class; several, where each value of its key
+    `rule` has other keys."""
     check: Callable[[Any], None] | None = None
     """check(config) raises ValueError for keys of its own that do not fit the others."""
     fits: "Callable[[Task], None] | None" = None

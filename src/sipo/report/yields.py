@@ -8,6 +8,7 @@ import numpy as np
 
 from sipo.config import Objective
 from sipo.data import Row
+from sipo.filters.registry import find
 from sipo.pareto.dominance import truly_better
 from sipo.pareto.indicators import signs
 from sipo.report.inputs import Inputs
@@ -41,7 +42,7 @@ def yields(task: Task, inputs: Inputs, rows: list[Row]) -> Table:
     ]
     beating = sum(not each.reasons for each in candidates)
     dominating = [line("", "better than both originals for every judge", beating, len(candidates), "candidates")]
-    rule = inputs.filter["rule"]
+    rule = find(inputs.filter["rule"])
     return Table(
         ["stage", "what", "count", "share"],
         [
@@ -53,7 +54,7 @@ def yields(task: Task, inputs: Inputs, rows: list[Row]) -> Table:
             line("", "cut by the length limit", sum(not e.finished for e in samples), len(samples), "samples"),
             *(refined if refinements else []),
             line("filter", "candidates judged (each against its row)", len(candidates)),
-            *(dominating if rule == "paper" else []),
+            *(dominating if rule.explains else []),
             line("", "rows with a chosen response", len(chosen), len(rows), "rows worked on"),
             *(line("", f"{name}s chosen", sources[name], len(chosen), "chosen") for name in ("sample", "rewrite")),
             line("realign", "rows learned from, for each objective at most", trained),

@@ -2,10 +2,11 @@
 
 from sipo.bank.adapter import target_layers
 from sipo.config.objectives import UNNAMED, UNSAID
-from sipo.data import Message, folds_of
+from sipo.data import Message
 from sipo.engines import check_engine
 from sipo.errors import SipoError
 from sipo.estimate.absent import NOTHING, Absent
+from sipo.filters.registry import find as find_rule
 from sipo.methods.registry import find, improves
 from sipo.models.chat import TooLongError
 from sipo.models.load import context_of
@@ -18,6 +19,8 @@ from sipo.stages.sft import check_trl
 from sipo.task import Task, check_room
 from sipo.weights import is_corner
 
+MEASURED = "objectives.reward"
+
 
 def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) -> None:
     """Raise SipoError, one line with the place and the way out, for the first thing that is wrong.
@@ -29,7 +32,7 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
         check_trl()
     check_engine(task.config.execution)
     improving = improves(task.config.methods)
-    _rewards(task, evaluated, absent)
+    _rewards(task, evaluated or (improving and MEASURED in find_rule(task.config.filter.rule).reads), absent)
     templates = _templates(task) if improving and task.config.refine.enabled else []
     for template in templates:
         sample = {"response": "", "review": ""}
@@ -122,7 +125,9 @@ def _rows(task: Task, evaluated: bool) -> None:
 
 
 def _worked_on(task: Task) -> None:
-    _folds(task)
+    fits = find_rule(task.config.filter.rule).fits
+    if fits:
+        fits(task)
     if not worked_rows(task):
         what = {"conflicting": "no two objectives conflict", "non-conflicting": "the objectives conflict"}
         rows = task.config.sample.rows
@@ -132,24 +137,6 @@ def _worked_on(task: Task) -> None:
         )
     if task.config.refine.enabled is False and task.config.filter.pool == "rewrites":
         raise SipoError("filter.pool: rewrites, but refine.enabled is false, so there are none; set the pool to all")
-
-
-def _folds(task: Task) -> None:
-    """Are there labels left to train on outside of each fold, for each objective?"""
-    count, rows = task.config.filter.folds, task.splits.train
-    if task.config.filter.rule != "calibrated":
-        return
-    prompts = len({row.key for row in rows})
-    if count > prompts:
-        raise SipoError(f"filter.folds: {count}, but there are {prompts} training prompts; lower it")
-    folds = folds_of(rows, count, task.config.seed)
-    for name in task.objectives:
-        labelled = {folds[row.key] for row in rows if row.preferred[name] is not None}
-        if len(labelled) < 2:
-            raise SipoError(
-                f"filter.folds: all training rows with a label of `{name}` fall into one of {count} folds, so "
-                "there is none to train on outside of it; raise it, or label more rows"
-            )
 
 
 def _fits(task: Task, template: PromptTemplate, room: int) -> None:

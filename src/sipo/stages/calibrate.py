@@ -16,15 +16,15 @@ from sipo.stages.align import labelled, train_fresh
 from sipo.task import Task
 
 
-def calibrate(task: Task, known: LogprobTable, folder: Path) -> LogprobTable:
+def calibrate(task: Task, known: LogprobTable, folder: Path, *, folds: int) -> LogprobTable:
     """Every training row's responses under the policies that did not see it, and under the reference, which `known`
     holds.
     """
-    folds = folds_of(task.splits.train, task.config.filter.folds, task.config.seed)
-    units = [(fold, i) for fold in range(task.config.filter.folds) for i in range(len(task.objectives))]
+    fold_of = folds_of(task.splits.train, folds, task.config.seed)
+    units = [(fold, i) for fold in range(folds) for i in range(len(task.objectives))]
 
     def score(unit: tuple[int, int]) -> dict[str, Any]:
-        return _held_out_logprobs(task, folds, *unit, known, folder)
+        return _held_out_logprobs(task, fold_of, *unit, known, folder)
 
     def place(unit: tuple[int, int]) -> Path:
         return folder / "adapters" / f"{unit[0]}-{task.objectives[unit[1]]}"
@@ -32,7 +32,7 @@ def calibrate(task: Task, known: LogprobTable, folder: Path) -> LogprobTable:
     parts = resumable(folder, "folds", units, score, task.progress, writes=place)
     table = LogprobTable()
     for (fold, i), part in zip(units, parts, strict=True):
-        inside = [row for row in task.splits.train if folds[row.key] == fold]
+        inside = [row for row in task.splits.train if fold_of[row.key] == fold]
         for row, values in zip(inside, part["logprobs"], strict=True):
             group = task.group(row)
             table.put(policy(task.objectives[i]), group, values)

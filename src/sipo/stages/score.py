@@ -1,7 +1,7 @@
-"""Stage score: every candidate and both originals under all judges of the filter (SIPO, Eq. 6).
+"""Stage score: every candidate and both originals under all that the filter may judge by (SIPO, Eq. 6).
 
-Judges are the policies and the soups at the weights that are no corner. What the policies say is also what the
-realignment takes as its references. Writes `logprobs.parquet`.
+That is the policies, and where the rule asks for them the soups at the weights that are no corner. What the policies
+say is also what the realignment takes as its references. Writes `logprobs.parquet`.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,10 @@ from pathlib import Path
 
 from sipo.bank import Adapter
 from sipo.filters.contest import contests
-from sipo.logprobs.score import Point
-from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points, soup_at
+from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points, soup_points
 from sipo.records import Refinement, Sample
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
-from sipo.weights import is_corner
 
 
 def score(
@@ -25,13 +23,15 @@ def score(
     folder: Path,
     *,
     refinements: Sequence[Refinement] = (),
+    soups: bool = True,
 ) -> LogprobTable:
     """What earlier stages scored, `known`, and what was missing; validation rows under the policies too, which tell
     how far they are to be trusted.
     """
     rows = worked_rows(task)
     found = contests(rows, {row.id: task.group(row) for row in rows}, samples, refinements)
-    models = {REFERENCE: (0.0,) * len(task.objectives), **policy_points(task.objectives), **judging_points(task)}
+    models = {REFERENCE: (0.0,) * len(task.objectives), **policy_points(task.objectives)}
+    models |= soup_points(task.weights) if soups else {}
     plan = [
         ("candidates", [contest.group for contest in found], models),
         ("validation", [task.group(row) for row in task.splits.validation], policy_points(task.objectives)),
@@ -41,12 +41,3 @@ def score(
             known.fill(engine, task.span(policies), groups, points, folder=folder, label=label, progress=task.progress)
     known.write(folder / "logprobs.parquet")
     return known
-
-
-def judging_points(task: Task) -> dict[str, Point]:
-    """The judges of Eq. 6: the policies, and the soups at the weights that are no corner; or one kind of them."""
-    kinds = task.config.filter.judges
-    points = policy_points(task.objectives) if "policies" in kinds else {}
-    if "soups" in kinds:
-        points.update({soup_at(weight): weight for weight in task.weights if not is_corner(weight)})
-    return points

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sipo.config import Config
+from sipo.config.explain import rules_of
 from sipo.configfile import parse_config
 from sipo.disk.damage import reading
 from sipo.disk.locking import alone
@@ -25,6 +27,7 @@ from sipo.progress import Progress
 from sipo.records import Response
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
+from sipo.section import RULE
 from sipo.studies.ground import Settings
 
 Array = NDArray[np.float64]
@@ -78,14 +81,19 @@ def _on_the_same_prompts(fronts: Mapping[str, Front]) -> dict[str, Front]:
 
 
 def turned(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """A copy with some keys changed."""
+    """A copy with some keys changed. Where that is a rule, keys that the new one does not read are left out."""
     result = deepcopy(settings)
     for key, value in changes.items():
         *sections, last = key.split(".")
         place = result
         for section in sections:
+            if isinstance(short := place.get(section), str):
+                place[section] = {RULE: short}
             place = place.setdefault(section, {})
         place[last] = value
+        if last == RULE and (read := rules_of(Config.model_fields.get(sections[0])).get(value)):
+            for unread in place.keys() - read.model_fields.keys():
+                del place[unread]
     return result
 
 

@@ -35,10 +35,10 @@ def _calibrated(pool: str, features: Sequence[str] = FEATURES) -> dict[str, Any]
 
 
 RULES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "paper, rewrites": {"filter.pool": "rewrites"},
-    "paper, without reference": {"filter.reference": False},
-    "paper, per token": {"filter.per_token": True},
+    "paper": {"filter.rule": "paper"},
+    "paper, rewrites": {"filter.rule": "paper", "filter.pool": "rewrites"},
+    "paper, without reference": {"filter.rule": "paper", "filter.reference": False},
+    "paper, per token": {"filter.rule": "paper", "filter.per_token": True},
     "calibrated": _calibrated("all"),
     "calibrated, rewrites": _calibrated("rewrites"),
     **{

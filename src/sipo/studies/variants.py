@@ -7,6 +7,7 @@ head on the backbone's last hidden state, fitted out of fold, as a feature for e
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from sipo.bank import Bank, load_adapter
 from sipo.data import folds_of
 from sipo.decoding import at_soup
 from sipo.engines import ScoreRequest
-from sipo.filters.calibrated import decide_calibrated
+from sipo.filters.calibrated import Calibrated, decide_calibrated, fit_on_held_out
 from sipo.filters.contest import CHOSEN, Array, Contest, contests
-from sipo.filters.evidence import features_of, fit_on_held_out, labelled_pairs
+from sipo.filters.evidence import features_of, labelled_pairs, utilities_of
 from sipo.filters.judge import LabelledPairs, fit_judge
 from sipo.graph.parts import LOGPROBS, REFINEMENTS, SAMPLES
 from sipo.logprobs.packing import Group, pack
@@ -50,8 +51,12 @@ def choices(run: Path, task: Task) -> dict[str, Choice]:
     return {name: _chosen(task, found, utilities) for name, utilities in variants.items()}
 
 
+def _settings(task: Task) -> Calibrated:
+    return cast(Calibrated, task.config.filter)
+
+
 def _chosen(task: Task, found: Sequence[Contest], utilities: Sequence[Array]) -> Choice:
-    settings = task.config.filter
+    settings = _settings(task)
     decisions = decide_calibrated(found, utilities, task.objectives, settings.pool, settings.keep)
     return {
         contest.row.id: contest.contenders[decision.fates.index(CHOSEN)].response
@@ -63,15 +68,10 @@ def _chosen(task: Task, found: Sequence[Contest], utilities: Sequence[Array]) ->
 def _ensemble(
     run: Path, task: Task, found: Sequence[Contest], known: LogprobTable, held_out: LogprobTable
 ) -> list[Array]:
-    judge, _ = fit_on_held_out(task, held_out)
-    tables = [known, *(_fold_table(run, task, found, known, fold) for fold in range(task.config.filter.folds))]
-    return [
-        np.mean(
-            [judge.utilities(features_of(task, table, each.group, judge.features)) for table in tables],
-            axis=0,
-        )
-        for each in found
-    ]
+    judge, _ = fit_on_held_out(task, _settings(task), held_out)
+    tables = [known, *(_fold_table(run, task, found, known, fold) for fold in range(_settings(task).folds))]
+    by_table = [utilities_of(task, found, table, judge) for table in tables]
+    return [np.mean(mine, axis=0) for mine in zip(*by_table, strict=True)]
 
 
 def _fold_table(run: Path, task: Task, found: Sequence[Contest], known: LogprobTable, fold: int) -> LogprobTable:
@@ -93,7 +93,7 @@ def _fold_table(run: Path, task: Task, found: Sequence[Contest], known: LogprobT
 
 
 def _with_head(task: Task, found: Sequence[Contest], known: LogprobTable, held_out: LogprobTable) -> list[Array]:
-    settings, rows = task.config.filter, task.splits.train
+    settings, rows = _settings(task), task.splits.train
     pairs = labelled_pairs(task, rows, held_out, settings.features)
     folds = folds_of(rows, settings.folds, task.config.seed)
     of_pair = np.array([folds[row.key] for row in rows])

@@ -9,14 +9,13 @@ from typing import Any
 
 from sipo.data.context import PARTS
 from sipo.data.rows import Row
-from sipo.data.sources import SOURCES
 from sipo.data.sources.fields import take
 from sipo.data.sources.hub import read_hub
 from sipo.data.sources.interface import SPLIT_COLUMNS, Answer, Dropped, Hub, Known, Record, Source
 from sipo.data.sources.reading import PACKED, SUFFIXES, read_path
+from sipo.data.sources.registry import known_sets, sources
 from sipo.errors import SipoError
 
-KNOWN: dict[str, tuple[Source, Known]] = {known.name: (source, known) for source in SOURCES for known in source.known}
 STRUCTURE = (
     *("prompt", "instruction", "conversations", "preferred", *PARTS, *SPLIT_COLUMNS),
     *("response", "response_0", "response_1", "response_2", "response1", "response2"),
@@ -59,15 +58,15 @@ def find(
     if Path(name).exists():
         records = read_path(Path(name), called)
     elif not on_hub(name):
-        near = get_close_matches(name, KNOWN, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"or name one of {', '.join(KNOWN)}, or a hub id"
+        near = get_close_matches(name, known_sets(), n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"or name one of {', '.join(known_sets())}, or a hub id"
         raise SipoError(f"{name}: no such file or folder; {hint}")
-    elif name in KNOWN:
-        source, known = (source, known) if format else KNOWN[name]
-        records = read_hub(KNOWN[name][1].parts, called)
+    elif name in known_sets():
+        source, known = (source, known) if format else known_sets()[name]
+        records = read_hub(known_sets()[name][1].parts, called)
     else:
         identity, _, config = name.partition(":")
-        known = known or next((each for _, each in KNOWN.values() if each.parts == (Hub(identity),)), None)
+        known = known or next((each for _, each in known_sets().values() if each.parts == (Hub(identity),)), None)
         records = read_hub([Hub(identity, config=config or None)], called)
     records = _renamed(_unmistaken(records, columns), columns)
     first = next(records, None)
@@ -84,27 +83,27 @@ def is_path(name: str) -> bool:
 
 def on_hub(name: str) -> bool:
     """Whether the name is of a known data set or a hub id, and no file or folder has it."""
-    return not (Path(name).exists() or is_path(name)) and (name in KNOWN or name.count("/") == 1)
+    return not (Path(name).exists() or is_path(name)) and (name in known_sets() or name.count("/") == 1)
 
 
 def told(format: str | None) -> tuple[Source | None, Known | None]:
     """The source, and the known data set, that a format names. Raises SipoError for one that is not known."""
     if format is None:
         return None, None
-    if format in KNOWN:
-        return KNOWN[format]
-    names = [source.name for source in SOURCES]
+    if format in known_sets():
+        return known_sets()[format]
+    names = [source.name for source in sources()]
     if format not in names:
-        near = get_close_matches(format, [*names, *KNOWN], n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"they are {', '.join(dict.fromkeys([*names, *KNOWN]))}"
+        near = get_close_matches(format, [*names, *known_sets()], n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"they are {', '.join(dict.fromkeys([*names, *known_sets()]))}"
         raise SipoError(f"--format {format}: no such format; {hint}")
-    return SOURCES[names.index(format)], None
+    return sources()[names.index(format)], None
 
 
 def _unmistaken(records: Iterable[Record], columns: Mapping[str, str]) -> Iterator[Record]:
     """The records. Raises SipoError where labels that one source alone can read are taken for another's."""
     for number, record in enumerate(records):
-        source = next((each for each in SOURCES if each.recognises(record.value)), None) if not number else None
+        source = next((each for each in sources() if each.recognises(record.value)), None) if not number else None
         if source and (column := next((each for each in source.own if each in columns.values()), None)):
             raise SipoError(
                 f"{record.place}: is of {source.name}, whose numbers in `{column}` mean other responses than in rows; "
@@ -144,9 +143,9 @@ def _has(value: Mapping[str, Any]) -> str:
 
 
 def _recognised(record: Record) -> Source:
-    source = next((source for source in SOURCES if source.recognises(record.value)), None)
+    source = next((source for source in sources() if source.recognises(record.value)), None)
     if source is None:
-        known = "; ".join(f"{source.name} ({source.columns})" for source in SOURCES)
+        known = "; ".join(f"{source.name} ({source.columns})" for source in sources())
         raise SipoError(
             f"{record.place}: has the columns {', '.join(record.value) or 'none'}, which no source knows; say which "
             f"they are, such as --map prompt=COLUMN --map response_0=COLUMN. Known are {known}"

@@ -1,4 +1,6 @@
-"""What a source is: one file here with a recogniser of its schema and a generator of rows, and a line in the registry.
+"""What a source is: one file here with a recogniser of its schema and a generator of rows, declared as `SOURCE`.
+
+Another package brings its own as an entry point of the group `sipo.sources`.
 
 A source says nothing of files: it is given records, whether they come from a folder or from the hub.
 """
@@ -77,6 +79,9 @@ class Source:
     known: tuple[Known, ...] = ()
     answers: Callable[[Iterable[Record], tuple[str, ...]], Iterator[Answer | Dropped]] | None = None
     """The single responses with the scores that the rows are made of; None where the records are pairs already."""
+    general: int = 0
+    """0 knows a data set by columns of its own; what would take the records of others is asked after those, the larger
+    the later."""
     own: tuple[str, ...] = ()
     """Columns of labels in which a number does not mean what it means elsewhere: this source alone can read them."""
 

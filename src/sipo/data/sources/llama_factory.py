@@ -68,4 +68,5 @@ SOURCE = Source(
     "chosen, rejected, and instruction or conversations",
     lambda value: value.keys() >= {"chosen", "rejected"} and bool({"instruction", "conversations"} & value.keys()),
     rows,
+    general=1,
 )

@@ -47,4 +47,5 @@ SOURCE = Source(
     "prompt, response_0, response_1, and preferred or a column for each label",
     lambda value: value.keys() >= {"prompt", "response_0", "response_1"},
     rows,
+    general=3,
 )

@@ -36,4 +36,5 @@ SOURCE = Source(
     lambda value: value.keys() >= {"prompt", "response"},
     rows,
     answers=answers,
+    general=4,
 )

@@ -105,4 +105,5 @@ SOURCE = Source(
     "chosen, rejected, and prompt unless both begin with it",
     lambda value: value.keys() >= {"chosen", "rejected"},
     rows,
+    general=2,
 )

@@ -5,11 +5,23 @@ The paper's ablation takes a random subset of the refined responses (`filter.poo
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
-from sipo.config.improvement import Pool
-from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, Contest, Decision
+from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, Contest, Decision, Pool
+from sipo.filters.paper import Implicit, decide_all, estimated
+from sipo.filters.spec import Outcome, RuleSpec
+
+if TYPE_CHECKING:
+    from sipo.logprobs.table import LogprobTable
+    from sipo.task import Task
+
+
+class Random(Implicit):
+    """The keys of the paper's rule, which says how many rows stay."""
+
+    rule: Literal["random"]
 
 
 def decide_by_chance(
@@ -28,3 +40,22 @@ def decide_by_chance(
             fates[int(generator.choice(eligible.nonzero()[0]))] = CHOSEN
         result.append(replace(decision, fates=tuple(fates), reasons=((),) * len(fates)))
     return result
+
+
+def _decide(task: "Task", contests: Sequence[Contest], known: "LogprobTable") -> Outcome:
+    from sipo.decoding import seed_of
+
+    settings = cast(Random, task.config.filter)
+    kept = decide_all(task, contests, known, settings, "all")
+    drawn = decide_by_chance(contests, kept, settings.pool, seed_of(task.config.seed, "filter"))
+    return Outcome(estimated(task, contests, known, drawn, settings.ridge))
+
+
+RULES = (
+    RuleSpec(
+        Random,
+        "at random, in as many rows as the paper's rule keeps",
+        _decide,
+        soups=lambda settings: settings.asks_soups,
+    ),
+)

@@ -1,0 +1,71 @@
+"""What a filter rule declares in its own file: its name and keys, what it needs, and how it chooses.
+
+A file of this package, or an entry point of the group `sipo.filters`, holds its declarations as `RULES`. The
+configuration reads them, so nothing here or at the top of such a file loads torch or scipy.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+from sipo.filters.contest import Decision, Pool
+from sipo.graph.stage import Inputs
+from sipo.section import Section
+
+if TYPE_CHECKING:
+    from sipo.graph.build import Graph
+    from sipo.task import Task
+
+
+class Filter(Section):
+    """Which candidate becomes y_c, and which rows keep one. `filter: calibrated` is short for its rule alone.
+
+    Each rule has a class of its own, with the keys that it reads.
+    """
+
+    rule: str
+    """How y_c is chosen; each rule reads keys of its own."""
+    pool: Pool = "all"
+    """Who may be chosen: all samples and rewrites; `kept`, each sample or the rewrite in its place; `rewrites` alone.
+    """
+
+
+class Outcome(NamedTuple):
+    decisions: "Sequence[Decision]"
+    """One for each contest, in order; none chooses a contender outside of the pool."""
+    judge: Mapping[str, Any] | None = None
+    """What people should know of judges that the rule fitted; `accuracy`, by objective, on pairs that they had not
+    seen."""
+
+
+def nothing(_: "Graph") -> Inputs:
+    return {}
+
+
+def never(_: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    settings: type[Filter]
+    """Its keys; `rule` is a Literal of its name, which has a default in the paper's alone."""
+    says: str
+    """What it chooses by, in one line for people."""
+    decide: Callable[..., Outcome]
+    """decide(task, contests, known, **inputs): `task.config.filter` are its settings, `known` what `score` returned."""
+    needs: "Callable[[Graph], Inputs]" = nothing
+    """What else `decide` is given; stages of its own are added to the graph here."""
+    reads: tuple[str, ...] = ()
+    """Keys that it reads outside of its own, such as `objectives.reward`."""
+    soups: Callable[[Any], bool] = never
+    """soups(settings): must the soups between the policies score all candidates, as the policies do in any case?"""
+    fits: "Callable[[Task], None] | None" = None
+    """fits(task) raises SipoError where the rows do not give it what it needs."""
+    explains: bool = False
+    """Do its decisions hold all that speaks against a candidate?"""
+
+    @property
+    def name(self) -> str:
+        """As `filter.rule` has it, and the report."""
+        return str(get_args(self.settings.model_fields["rule"].annotation)[0])
