@@ -137,6 +137,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "report.title": ("A title", REPORT),
     "execution.device": ("cuda", NONE),
     "execution.engine": ("vllm", NONE),
+    "execution.workers": (3, NONE),
     "execution.decode_rows": (3, NONE),
     "execution.score_tokens": (30, NONE),
     "execution.train_tokens": (30, NONE),
