@@ -294,7 +294,7 @@ class AlignedModel:
         token by token: their soups are `soups` and `sipo-soups`.
 
         >>> run = sipo.open("runs/quickstart")
-        >>> folder = run.at({"detail": 0.3, "plain": 0.7}, method="soups").save_pretrained("my-adapter")
+        >>> folder = run.at({"detail": 0.3, "plain": 0.7}, method="soups").save_pretrained("my-soup")
         >>> sorted(path.name for path in folder.iterdir())
         ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
         """
