@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart same-as test test-long test-faults test-processors test-vllm bench lint env demo-env vllm-env clean
+.PHONY: quickstart docs same-as test test-long test-faults test-processors test-vllm bench lint env demo-env vllm-env clean
 
 quickstart: demo-env ## the whole of SIPO on a real model, then a report
 	$(BIN)/sipo run configs/quickstart.yaml
@@ -34,6 +34,9 @@ bench: env ## speed and memory against other ways to do the work, in at most ten
 
 same-as: env ## do the tables of a small quickstart come out as at another commit? make same-as REF=HEAD~1
 	$(BIN)/python -m benchmarks.same_as $(REF)
+
+docs: env ## the table of keys and the JSON schema, from the code
+	$(BIN)/python -m sipo.config.schema docs
 
 lint: env
 	$(BIN)/ruff check .

@@ -46,7 +46,9 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*")
     @classmethod
@@ -77,4 +79,6 @@ def field_of(settings: "type[Section] | tuple[type[Section], ...]") -> tuple[Any
         return {RULE: rule, **value} if isinstance(value, Mapping) else value
 
     one: Any = reduce(or_, [default, *rest])
-    return Annotated[one, Field(discriminator=RULE), BeforeValidator(with_rule)], default()
+    rules: Any = reduce(or_, [each.model_fields[RULE].annotation for each in (default, *rest)])
+    as_written = BeforeValidator(with_rule, json_schema_input_type=one | rules)
+    return Annotated[one, Field(discriminator=RULE), as_written], default()

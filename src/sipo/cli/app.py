@@ -61,6 +61,14 @@ def init(
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration, by which editors complete its keys."""
+    from sipo.config.schema import as_text
+
+    print(as_text(), end="")
+
+
+@app.command()
 def check(
     config: ConfigFile,
     overrides: Overrides = None,

@@ -15,6 +15,7 @@ class Sample(Section):
     prompts: Positive | None = None
     """At most so many of their prompts (seeded choice); null takes all of them."""
     per_weight: Annotated[Whole, Field(gt=0, le=10_000)] = 1
+    """Samples a prompt and weight."""
 
 
 class Refine(Section):
@@ -23,8 +24,11 @@ class Refine(Section):
     reviewer: Shares | None = None
     """The weight w_e that reviews are written at (Eq. 4); null mixes all policies equally."""
     review_tokens: Positive = 256
+    """The longest review."""
     review_template: Path | None = None
+    """A YAML list of chat messages with Jinja contents, by which reviews are asked for; null is sipo's own."""
     rewrite_template: Path | None = None
+    """The same for rewrites."""
 
 
 class Realign(Training):
@@ -37,6 +41,8 @@ class Realign(Training):
     start: Literal["copy", "merged"] = "copy"
     """Train a copy of each policy's adapter, or a fresh adapter above the policy's own."""
     lr: Rate | dict[str, Rate] = 5e-6
+    """Learning rate: a number, or a mapping from objective to number."""
     epochs: Epochs = 1
+    """Passes over the rows."""
     alpha: NotNegative = 0.1
     """Weight of the length-normalised NLL of the chosen response (Eq. 8)."""

@@ -16,16 +16,23 @@ class Model(Section):
     """The backbone: a hub id, a folder, a GGUF file, or `package:NAME` for a GGUF inside a Python package."""
 
     path: str
+    """A hub id, a folder, a GGUF file, or `package:NAME` for the GGUF file inside a Python package."""
     revision: str | None = None
+    """Of a hub id."""
     dtype: Dtype = "auto"
+    """Auto is bf16 where the hardware multiplies it."""
     trust_remote_code: bool = False
-    """May code that the model's folder or repository brings be run on this machine?"""
+    """True lets code that the model's own folder or repository brings run on this machine; else such a model is
+    refused, and nobody is asked."""
     prompt_template: str | None = None
-    """For models without a chat template; `{prompt}` is the user's text; what follows `{turns}` recurs each turn."""
+    """For models without a chat template; `{prompt}` is the user's text, and what follows `{turns}` recurs for each
+    turn."""
     end_tokens: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """At which an answer ends; null takes those of the tokenizer, the model's configurations and the chat template."""
+    """Tokens at which an answer ends; null takes those of the tokenizer, the model's configurations and the chat
+    template."""
     thinking: bool = False
-    """Does the model think before it answers? Then responses hold their thoughts, as the chat template has them."""
+    """True where the model shall think before it answers: responses then hold their thoughts, as the chat template has
+    them."""
 
     @field_validator("prompt_template")
     @classmethod
@@ -42,14 +49,19 @@ class Source(Section):
     name: Annotated[str, Field(min_length=1)]
     """A known data set, a hub id, a file or a folder."""
     format: str | None = None
+    """As which format it is read; null recognises it by its columns."""
     objectives: tuple[str, ...] = ()
+    """Which objectives, in which order; none takes what the source has."""
     map: dict[str, str] = Field(default={})
     """What the source calls each column that a format needs; other names are objectives."""
     minimize: tuple[str, ...] = ()
     """Objectives whose smaller score is better."""
     drop_ties: Ties | None = None
+    """Leave out rows with a tie in `any` objective or in `all`."""
     max_tokens: Positive | None = None
+    """Leave out rows that are longer."""
     tokenizer: str | None = None
+    """What they are counted with, as `model.path`."""
     seed: Seed = 0
     """Of the splits that the source does not state; not the run's, so that runs of all seeds share their rows."""
 
@@ -78,20 +90,24 @@ class Data(Section):
     """Preference rows and how they are split; fractions are of the prompts, by a seeded hash."""
 
     source: Source | None = None
-    """What the rows are made from where they are not there yet."""
+    """What the rows are made from where they are not there yet; a text is short for its name."""
     path: Path = Field(default=None, validate_default=True)
-    """Null, with a source, is a place in the cache."""
+    """Preference rows, JSON lines or Parquet; may be left out where there is a source, and then lies in the cache."""
     validation: Fraction = 0.1
+    """Share of the prompts that is held out to choose epochs by; rows with a column `split` keep to it."""
     test: Fraction = 0.1
+    """Share of the prompts that is held out to measure on."""
     max_prompt_tokens: Positive = 256
+    """A longer prompt is an error."""
     max_response_tokens: Positive = 256
     """Longer responses, given or generated, are cut here and then carry no end token."""
     train_rows: Positive | None = None
     """Train on so many rows, a seeded choice; null takes all of them, or all that conflict_ratio leaves."""
     conflict_ratio: Annotated[Number, Field(ge=0, le=1)] | None = None
-    """Share of the training rows whose objectives conflict; null leaves it as it is."""
+    """Share of the training rows whose objectives conflict, exact; an error where the data cannot give it; null leaves
+    it as it is."""
 
-    @field_validator("source", mode="before")
+    @field_validator("source", mode="before", json_schema_input_type=Source | str | None)
     @classmethod
     def _source_by_its_name(cls, value: Any) -> Any:
         if value is not None and not isinstance(value, str | dict | Source):

@@ -197,11 +197,13 @@ KINDS: dict[str, type[Section]] = {"judge": Judge, "policy": Policy, "preset": P
 
 class Objective(Section):
     name: Name
+    """Letters, digits, _ and -; rows name their labels by it."""
     better: str
     """One sentence that says what a better response is; reviews, rewrites and judges quote it."""
     reward: Reward | None = None
-    """What scores responses: `module:function`, (prompts, responses) -> one number each, or a mapping."""
+    """What scores held-out responses: `module:function`, (prompts, responses) -> one number each, or a mapping."""
     direction: Literal["maximize", "minimize"] = "maximize"
+    """Whether larger rewards are better."""
 
     @property
     def maximise(self) -> bool:

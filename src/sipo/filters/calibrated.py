@@ -34,6 +34,7 @@ Feature = Literal["logratios", "logratios-per-token", "length", "reference-per-t
 
 class Calibrated(Filter):
     rule: Literal["calibrated"]
+    """By judges that are fitted on labelled pairs out of fold; the surest rows stay."""
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = (
         "logratios",
         "logratios-per-token",

@@ -43,6 +43,7 @@ class Implicit(Filter):
 
 class Paper(Implicit):
     rule: Literal["paper"] = "paper"
+    """Better than both originals by all implicit rewards (Eq. 6, 7)."""
 
 
 def judges_of(task: "Task", settings: Implicit) -> list[str]:

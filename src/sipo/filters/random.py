@@ -22,6 +22,7 @@ class Random(Implicit):
     """The keys of the paper's rule, which says how many rows stay."""
 
     rule: Literal["random"]
+    """At random, in as many rows as the paper's rule keeps."""
 
 
 def decide_by_chance(

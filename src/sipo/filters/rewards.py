@@ -19,6 +19,7 @@ REFUSED = "not compared: a judge refused it, or an original"
 
 class Rewards(Filter):
     rule: Literal["rewards"]
+    """Better than both originals by the objectives' own rewards, which only a testbed or a reward model can give."""
 
 
 def decide_by_rewards(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class Raco(Section):
     rule: Literal["raco", "cagrad"] = "raco"
-    """How the objectives' gradients become one step (`sipo.training.conflict`)."""
+    """How each step combines the objectives' gradients: CAGrad's way, in raco without more than the weights allow."""
     c: Fraction = 0.4
     """How far a step may leave the weighted sum, as a share of its length, from 0 (`lw`) to below 1."""
 
