@@ -20,7 +20,7 @@ from sipo.runs.subject import subject
 from sipo.task import Task
 
 BY_WEIGHT = ["lw", "modpo", "raco", "consensus"]
-METHODS = ["base", "mod-alpha", *BY_WEIGHT, "sipo"]
+METHODS = ["base", "prompting", "best-of-n", "mod-alpha", *BY_WEIGHT, "sipo"]
 ANSWERS = [f"answers/{name}" for name in METHODS]
 JUDGED = [f"judged/{name}" for name in METHODS]
 LOOP = ["sample", "refine", "score", "filter", "realign"]
@@ -62,7 +62,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "data.max_prompt_tokens": (99, ROWS),
     "data.max_response_tokens": (9, ROWS),
     "objectives.0.name": ("tone", ALL),
-    "objectives.0.better": ("It says much more.", ["refine", "report"]),
+    "objectives.0.better": ("It says much more.", ["refine", "answers/prompting", "report"]),
     "objectives.0.reward": ("sipo.rewards.text:distinct_words", [*JUDGED, "report"]),
     "objectives.0.direction": ("minimize", [*JUDGED, "compare", "report"]),
     "weights.divisions": (3, WEIGHED),
@@ -110,6 +110,9 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "realign.alpha": (0.2, REALIGN),
     "methods": (["mod-alpha", "sipo"], ["compare"]),
     "mod.alpha": (0.3, ["answers/mod-alpha"]),
+    "best_of_n.n": (3, ["answers/best-of-n"]),
+    "best_of_n.of": ("soups", ["answers/best-of-n"]),
+    "best_of_n.temperature": (0.7, ["answers/best-of-n"]),
     "modpo.objective": ("brevity", ["modpo"]),
     "raco.rule": ("mgda", ["raco"]),
     "raco.c": (0.2, ["raco"]),

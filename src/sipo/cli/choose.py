@@ -176,7 +176,8 @@ def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any]) -> None:
     method = ["--method", chosen["method"]]
     ask = command("sipo", "generate", run, *method, "--weights", shares, "--prompt", "Why is the sky blue?")
     progress.say(f"ask it   {ask}")
-    single = find(chosen["method"]).models(tuple(chosen["weights"].values())) == 1
+    spec = find(chosen["method"])
+    single = spec.exported and spec.models(tuple(chosen["weights"].values())) == 1
     take = method if single else []
     where = "" if single else " (the soup of its policies: one model, not this mixture)"
     progress.say(f"take it  {command('sipo', 'export', run, *take, '--weights', shares, '--to', 'chosen')}{where}")

@@ -11,16 +11,13 @@ from sipo.data import Message
 from sipo.estimate.absent import Absent, judge_of
 from sipo.estimate.memory import GIB, SPARE, Peaks, adapter_parameters, shape
 from sipo.estimate.sizes import counted, planned
-from sipo.estimate.work import Lengths, Plan
+from sipo.estimate.work import CHARACTERS, Lengths, Plan
 from sipo.graph.build import Graph
 from sipo.models.load import context_of, find_device, pick_dtype
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.stages.refine import encode
 from sipo.task import Task
-
-CHARACTERS = 3
-"""A token is taken to have so many where no tokenizer is at hand: fewer than in most English text."""
 
 
 def say_plan(task: Task, absent: Absent, gpu: float | None = None, tokens_per_second: float | None = None) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # the configuration reads the methods, and they this
 
 TRAINED = 2
 """Forwards that a training step through a frozen backbone is worth: one forward, and one back to the adapter."""
+CHARACTERS = 3
+"""A token is taken to have so many where no tokenizer is at hand: fewer than in most English text."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,22 @@ def realign(plan: Plan) -> Work:
     return Work(plan.n * steps(worked, settings), 0, 0, tokens)
 
 
-def answers(plan: Plan, places: int, models: int) -> Work:
-    """Held-out responses at so many places of a front; `models` write them in all, since a mixture has several."""
+def written(plan: Plan, times: int = 1, *, frame: float = 0.0) -> Work:
+    """One held-out answer: so many responses, or as many models that write one token by token; `frame` tokens are added
+    to the prompt.
+    """
+    return Work(0, 1, 0, times * (plan.lengths.prompt + frame + plan.longest))
+
+
+def answers(plan: Plan, each: Sequence[Work]) -> Work:
+    """An answer to every held-out prompt at each place of a front."""
     prompts = plan.sizes.test * plan.config.evaluate.per_prompt
-    return Work(0, places * prompts, 0, models * prompts * (plan.lengths.prompt + plan.longest))
+    return Work(
+        0,
+        prompts * sum(one.written for one in each),
+        prompts * sum(one.scored for one in each),
+        prompts * sum(one.tokens for one in each),
+    )
 
 
 def sft(plan: Plan) -> Work:

@@ -199,8 +199,7 @@ class Graph:
     def _answered(self, spec: MethodSpec, inputs: Inputs) -> Stage:
         def cost(plan: work.Plan) -> work.Work:
             places = plan.weights if spec.steered or plan.config.decoding.temperature > 0 else plan.weights[:1]
-            apart = plan.n if spec.name == "policies" else 1
-            return work.answers(plan, apart * len(places), apart * sum(spec.models(weight) for weight in places))
+            return work.answers(plan, [spec.answering(plan, weight) for weight in places])
 
         return self.on_backbone(
             f"answers/{spec.name}",
@@ -210,7 +209,7 @@ class Graph:
             writes=(RESPONSES,),
             given={"method": spec.name},
             work=cost,
-            peak=lambda peaks: peaks.decoding(peaks.lengths.prompt, peaks.longest),
+            peak=spec.peak or (lambda peaks: peaks.decoding(peaks.lengths.prompt, peaks.longest)),
         )
 
     def _judged(self, name: str, answers: Output) -> Stage:

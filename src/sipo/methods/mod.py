@@ -9,6 +9,7 @@ from sipo.looks import Look
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec, shares
 from sipo.section import Number, Section
+from sipo.weights import Weight
 
 if TYPE_CHECKING:
     from sipo.bank import Adapter
@@ -58,9 +59,15 @@ def _jensen_shannon(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
     return [mod(policies, JENSEN_SHANNON)]
 
 
+def _with_reference(weight: Weight) -> int:
+    """Where Jensen-Shannon mixes anything, it asks the reference besides."""
+    asked = shares(weight)
+    return asked + (asked > 1)
+
+
 def _declare(name: str, says: str, build: Any, look: Look, **more: Any) -> MethodSpec:
     needs = lambda graph: {"policies": graph.policies}  # noqa: E731
-    return MethodSpec(name, says, needs=needs, build=build, look=look, models=shares, **more)
+    return MethodSpec(name, says, needs=needs, build=build, look=look, **{"models": shares, **more})
 
 
 METHODS = (
@@ -85,5 +92,6 @@ METHODS = (
         "the same by the Jensen-Shannon divergence",
         _jensen_shannon,
         Look("#0072B2", "h", "\N{BLACK HEXAGON}", ":"),
+        models=_with_reference,
     ),
 )

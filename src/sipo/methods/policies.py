@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sipo.estimate.work import Plan, Work, written
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec
-from sipo.weights import corners
+from sipo.weights import Weight, corners
 
 if TYPE_CHECKING:
     from sipo.bank import Adapter
@@ -32,12 +33,18 @@ def _build(config: Any, policies: "Sequence[Adapter]") -> list[Method]:
     return single_policies(dict(zip(config.names, policies, strict=True)))
 
 
+def _answer(plan: Plan, _: Weight) -> Work:
+    """Each policy writes one."""
+    return Work(0, plan.n, 0, written(plan, plan.n).tokens)
+
+
 METHODS = (
     MethodSpec(
         "policies",
         "each objective's policy alone, as policy:NAME",
         needs=lambda graph: {"policies": graph.policies},
         build=_build,
+        answer=_answer,
         steered=False,
     ),
 )

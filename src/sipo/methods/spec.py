@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sipo.estimate.work import Plan, Work, written
 from sipo.graph.stage import Inputs
 from sipo.looks import Look
 from sipo.section import Section
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
+    from sipo.estimate.memory import Peaks
     from sipo.graph.build import Graph
     from sipo.methods.interface import Method
     from sipo.task import Task
@@ -42,7 +44,13 @@ class MethodSpec:
     look: Look | None = None
     """In pictures and tables; None takes a spare one."""
     models: Callable[[Weight], int] = one_model
-    """How many models write a response at a weight."""
+    """How many models write a response at a weight, token by token."""
+    exported: bool = True
+    """False where its answers are no model's, so that no adapter can hold it even where one model writes them."""
+    answer: Callable[[Plan, Weight], Work] | None = None
+    """What one held-out answer at a weight costs, at most; None is what its models cost that write it."""
+    peak: "Callable[[Peaks], float] | None" = None
+    """The most bytes that answering holds; None is what decoding prompts and responses does."""
     steered: bool = True
     """False where the weight changes nothing."""
     section: str | None = None
@@ -53,9 +61,15 @@ class MethodSpec:
     """check(config) raises ValueError for keys of its own that do not fit the others."""
     fits: "Callable[[Task], None] | None" = None
     """fits(task) raises SipoError where the rows leave it nothing to learn from."""
+    encodes: "Callable[[Task], None] | None" = None
+    """encodes(task) raises SipoError where what it asks with does not fit the model."""
     improves: bool = False
     """Does it stand on policies that have improved themselves (SIPO)?"""
 
     def settings_of(self, config: Any) -> Any:
         """Its own section."""
         return getattr(config, str(self.section))
+
+    def answering(self, plan: Plan, weight: Weight) -> Work:
+        """What one held-out answer at a weight costs, at most."""
+        return self.answer(plan, weight) if self.answer else written(plan, self.models(weight))

@@ -62,6 +62,9 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
     if evaluated:
         rows = [*task.splits.test, *task.splits.train][:2]
         try_functions(task.config.objectives, [Item(row.prompt, text) for row in rows for text in task.texts(row)])
+    for encodes in [find(name).encodes for name in task.config.methods]:
+        if encodes:
+            encodes(task)
     data, review_tokens = task.config.data, task.config.refine.review_tokens
     # A review is written after a response; a rewrite after a response and a review.
     for template, responses in zip(templates, (1, 2), strict=False):
