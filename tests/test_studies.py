@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from families import tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,11 +25,11 @@ from sipo.plain import escape
 from sipo.progress import Progress
 from sipo.runs.outputs import Outputs
 from sipo.studies import arms as arms_module
-from sipo.studies import responses
+from sipo.studies import catalogue, responses
 from sipo.studies.arms import Arm, run_arms, turned
 from sipo.studies.catalogue import RATIOS, WITHOUT_FILTER, conflict_arms
 from sipo.studies.filters import RULES
-from sipo.studies.fronts import Claim, findings_of, within_seed
+from sipo.studies.fronts import Claim, FrontStudy, findings_of, within_seed
 from sipo.studies.ground import find_ground
 from sipo.studies.intervals import mean_over_seeds, over_seeds
 from sipo.studies.registry import STUDIES
@@ -86,6 +87,22 @@ def test_conflicts_on_subsets_of_one_size(ground: Path, studies: Path) -> None:
         sizes.add(len(train))
         assert sum(row.conflicting(task.objectives) for row in train) == round(ratio * len(train))
     assert len(sizes) == 1
+
+
+def test_methods_are_those_that_fit_the_ground(ground: Path, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, study = find_ground(str(ground), studies).settings(0, QUIET), STUDIES["methods"]
+    assert isinstance(study, FrontStudy)
+    by_label = {arm.label: arm.changes for arm in study.arms(settings)}
+    assert set(study.claimed(by_label)) == set(study.claims) and by_label["best-of-n"] == {}
+    greedy = study.arms(turned(settings, {"decoding.temperature": 0}))
+    assert all(arm.changes["best_of_n.temperature"] == 1 for arm in greedy if arm.method == "best-of-n")
+    assert {dict(arm.changes).get("best_of_n.n") for arm in greedy} == {None, 16}
+    monkeypatch.setattr(catalogue, "read_tokenizer", lambda _: tokenizer_of("word", None))
+    labels = [arm.label for arm in study.arms(settings)]
+    assert set(by_label) - set(labels) == {"prompting"}
+    assert [claim for claim in study.claims if claim not in study.claimed(labels)] == [
+        Claim("sipo", "prompting", ours=True)
+    ]
 
 
 def test_filters_are_measured_against_true_rewards(ground: Path, studies: Path) -> None:

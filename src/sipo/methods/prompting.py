@@ -77,9 +77,9 @@ def prompting(objectives: "Sequence[Objective]", policies: "Sequence[Adapter]") 
     return Method("prompting", at)
 
 
-def understood(tokenizer: "PreTrainedTokenizerBase", text: str) -> bool:
-    """Does the vocabulary have most of the text's words?"""
-    ids = tokenizer.encode(text, add_special_tokens=False)
+def understood(tokenizer: "PreTrainedTokenizerBase", objectives: "Sequence[Objective]") -> bool:
+    """Does the vocabulary have most words of an instruction?"""
+    ids = tokenizer.encode(instruction(objectives, (1 / len(objectives),) * len(objectives)), add_special_tokens=False)
     return 2 * ids.count(tokenizer.unk_token_id) < len(ids)
 
 
@@ -89,14 +89,13 @@ def check_prompting(task: "Task") -> None:
 
     longest = max(test_rows(task), key=lambda row: len(task.prompt_tokens(row)), default=task.splits.train[0])
     method = prompting(task.config.objectives, ())
+    if not understood(task.codec.tokenizer, task.config.objectives):
+        raise SipoError(
+            f"methods: `prompting` asks in English words, most of which the tokenizer of {task.config.model.path} does "
+            "not know; leave it out"
+        )
     for weight in task.weights:
-        aligned = method.at(weight)
-        if not understood(task.codec.tokenizer, str(aligned.instruct)):
-            raise SipoError(
-                f"methods: `prompting` asks in English words, most of which the tokenizer of {task.config.model.path} "
-                "does not know; leave it out"
-            )
-        prompt_of(task, method.name, aligned, longest)
+        prompt_of(task, method.name, method.at(weight), longest)
 
 
 def _build(config: Any, policies: "Sequence[Adapter]") -> list[Method]:

@@ -7,6 +7,9 @@ from itertools import pairwise
 from sipo.configfile import parse_config
 from sipo.data import split_rows
 from sipo.data.subset import largest_size
+from sipo.methods.prompting import understood
+from sipo.models.locate import origin_of
+from sipo.models.pretrained import read_tokenizer
 from sipo.studies.arms import Arm, turned
 from sipo.studies.fronts import Claim, FrontStudy
 from sipo.studies.ground import Settings
@@ -67,11 +70,37 @@ CONFLICTS = FrontStudy(
     ],
     pictured=("soups", "modpo", "lw", "mod"),
 )
+
+
+def method_arms(settings: Settings) -> list[Arm]:
+    """All methods, but for prompting where the model knows no English. Best-of-n once with the tokens that MOD decodes,
+    and once with 16 draws; they need a temperature, which greedy decoding does not have.
+    """
+    config = parse_config(settings, "study")
+    warm = {} if config.decoding.temperature else {"best_of_n.temperature": 1.0}
+    names = ("base", "prompting", "soups", "lw", "consensus", "raco", "modpo", "mod", "sipo")
+    left_out = () if understood(read_tokenizer(origin_of(config.model)), config.objectives) else ("prompting",)
+    return [
+        *(Arm(name, name) for name in names if name not in left_out),
+        Arm("best-of-n", "best-of-n", warm),
+        Arm("best-of-16", "best-of-n", {**warm, "best_of_n.n": 16}),
+    ]
+
+
 METHODS = FrontStudy(
     "methods",
-    "How do the methods compare? (Figure 6.)",
-    always(*(Arm(name, name) for name in ("base", "soups", "lw", "modpo", "mod", "sipo"))),
-    [Claim("mod", "modpo"), Claim("modpo", "soups"), Claim("modpo", "lw"), Claim("sipo", "mod")],
+    "How do the methods compare? (Figure 6, and what one would try first.) `best-of-n` decodes as many tokens as MOD, "
+    "`best-of-16` sixteen answers.",
+    method_arms,
+    [
+        *(Claim("mod", name) for name in ("modpo", "soups", "lw")),
+        *(Claim("modpo", name) for name in ("soups", "lw")),
+        *(Claim("sipo", name) for name in ("mod", "modpo", "soups", "lw")),
+        *(
+            Claim("sipo", name, ours=True)
+            for name in ("base", "prompting", "best-of-n", "best-of-16", "consensus", "raco")
+        ),
+    ],
 )
 ABLATION = FrontStudy(
     "ablation",

@@ -1,6 +1,6 @@
 """Studies that compare fronts: arms over seeds, indicators with intervals, and the paper's comparisons."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -47,6 +47,10 @@ class FrontStudy:
     pictured: tuple[str, ...] = ()
     """A picture for each of these words, of the arms whose labels begin with it; without any, one of all arms."""
 
+    def claimed(self, arms: Collection[str]) -> list[Claim]:
+        """What is claimed of the arms that there are; some may fit other settings alone."""
+        return [claim for claim in self.claims if claim.better in arms and claim.worse in arms]
+
     def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
         """Points, lengths and indicators of every arm, with bootstrap draws over prompts; and what a seed alone says
         of every claim.
@@ -63,7 +67,7 @@ class FrontStudy:
             "arms": indicators_of(fronts, config, np.array([reference[name] for name in config.names])),
             "claims": [
                 within_seed(fronts[claim.better].rewards_M_P_N, fronts[claim.worse].rewards_M_P_N, config)
-                for claim in self.claims
+                for claim in self.claimed(fronts)
             ],
         }
 
@@ -95,7 +99,7 @@ class FrontStudy:
             Table(title, ["arm", *MEASURES, "tokens"], measured),
             Table("Their shapes", ["arm", *means, *ranges, "epsilon", "IGD+", "dominated"], shapes),
         ]
-        return Conclusion(tables, findings_of(self.claims, seeds), self._pictures(seeds, objectives, labels))
+        return Conclusion(tables, findings_of(self.claimed(labels), seeds), self._pictures(seeds, objectives, labels))
 
     def _pictures(
         self, seeds: Sequence[dict[str, Any]], objectives: list[dict[str, str]], labels: Sequence[str]
