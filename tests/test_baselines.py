@@ -19,11 +19,11 @@ from sipo.config import Decoding
 from sipo.configfile import parse_config
 from sipo.data import Message
 from sipo.decoding import BestOf, Request, at_soup, base, decode, seed_of
+from sipo.engines import Local
 from sipo.errors import SipoError
 from sipo.estimate.sizes import counted
 from sipo.estimate.work import Lengths, Plan
 from sipo.graph.build import Graph
-from sipo.logprobs import table
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.methods.base import base_model
@@ -242,29 +242,30 @@ def test_greedy_draws_are_refused_in_a_configuration(settings: dict[str, Any]) -
         parse_config({**greedy, **fine}, "x")
 
 
+@pytest.mark.parametrize("ending", ["draws", "scores"])
 def test_draws_and_scores_survive_a_kill(
-    task: Task, pair: list[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, pair: list[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    task = changed(task, execution={"score_tokens": 100})
-    method, scored = best_of_n(pair, BestOfN(n=2)), []
-    whole = answer_prompts(task, [method], tmp_path / "undisturbed")
-    real = table.score_rows
+    task, method = changed(task, execution={"score_tokens": 100}), best_of_n(pair, BestOfN(n=2))
+    real, computed, limit = Local.compute, list[int](), 10**6
 
-    def dying(*given: Any) -> Any:
-        if len(scored) == 3:
+    def counted_or_killed(*given: Any) -> Any:
+        if len(computed) == limit:
             raise KeyboardInterrupt
-        scored.append(1)
+        computed.append(1)
         return real(*given)
 
-    monkeypatch.setattr(table, "score_rows", dying)
+    monkeypatch.setattr(Local, "compute", counted_or_killed)
+    whole = answer_prompts(task, [method], tmp_path / "undisturbed")
+    batches = len(computed)
+    limit = 2 if ending == "draws" else batches - 2
+    computed.clear()
     with pytest.raises(KeyboardInterrupt):
         answer_prompts(task, [method], tmp_path / "killed")
-    again: list[int] = []
-    monkeypatch.setattr(table, "score_rows", lambda *given: again.append(1) or real(*given))
-    monkeypatch.setattr("sipo.decoding.requests.decode", lambda *_: pytest.fail("decoded what it had"))
+    done, limit = limit, 10**6
+    computed.clear()
     assert answer_prompts(task, [method], tmp_path / "killed") == whole
-    monkeypatch.setattr(table, "score_rows", lambda *_: pytest.fail("scored what it had"))
-    assert answer_prompts(task, [method], tmp_path / "killed") == whole and again
+    assert len(computed) == batches - done, "what it had is not computed again"
 
 
 # What they cost
