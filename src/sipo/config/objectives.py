@@ -199,7 +199,7 @@ class Objective(Section):
     name: Name
     """Letters, digits, _ and -; rows name their labels by it."""
     better: str
-    """One sentence that says what a better response is; reviews, rewrites and judges quote it."""
+    """One sentence that says what a better response is; reviews, rewrites, judges and prompting quote it."""
     reward: Reward | None = None
     """What scores held-out responses: `module:function`, (prompts, responses) -> one number each, or a mapping."""
     direction: Literal["maximize", "minimize"] = "maximize"
