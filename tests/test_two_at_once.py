@@ -96,7 +96,7 @@ def commands(tmp_path: Path, model_folder: Path) -> dict[str, list[str]]:
         "prepare": ["data", "prepare", str(rows), "--to", str(tmp_path / "out")],
         "convert": ["data", "convert", str(rows), "--to", str(tmp_path / "out")],
         "label": [*label, "--objective", "words=sipo.rewards.text:words", "--to", str(tmp_path / "out")],
-        "reward": ["reward", "train", *pairs, "--to", str(tmp_path / "out")],
+        "reward": ["reward", "train", *pairs, "--held-out", "0", "--to", str(tmp_path / "out")],
         "init": ["init", str(tmp_path / "out")],
     }
 
