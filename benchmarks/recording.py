@@ -95,7 +95,7 @@ class Recording:
         if found:
             mine = sorted(found)
             answers = [found[unit] for unit in mine]
-            self.recorder.note(Texts(span.adapters, [requests[unit] for unit in mine], limit, stops, answers))
+            self.recorder.note(Texts(span.loaded, [requests[unit] for unit in mine], limit, stops, answers))
 
     def score(
         self, span: Span, requests: Sequence[ScoreRequest], done: Collection[int] = ()
@@ -107,7 +107,7 @@ class Recording:
         if found:
             mine = sorted(found)
             values = [found[unit] for unit in mine]
-            self.recorder.note(Scores(span.adapters, [requests[unit] for unit in mine], values))
+            self.recorder.note(Scores(span.loaded, [requests[unit] for unit in mine], values))
 
 
 @contextmanager

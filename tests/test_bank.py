@@ -250,7 +250,7 @@ def test_unmounting_leaves_the_model_as_it_was(bank: Bank, policies: list[Adapte
     with pytest.raises(KeyboardInterrupt), bank.mounted(policies):
         bank_logits(bank, [[0.2, 0.3, 0.5]] * 3)
         raise KeyboardInterrupt
-    assert hooks(bank.model) == before and bank.adapters == ()
+    assert hooks(bank.model) == before and bank.policies == ()
     assert torch.equal(plain_logits(bank.model), expected)
     assert all(torch.equal(value, weights[name]) for name, value in bank.model.state_dict().items())
 
@@ -259,7 +259,7 @@ def test_one_mounting_at_a_time(bank: Bank, policies: list[Adapter]) -> None:
     with bank.mounted(policies[:2]):
         with pytest.raises(RuntimeError, match="already mounted"), bank.mounted(policies[2:]):
             pass
-        assert bank.adapters == tuple(policies[:2]), "a refused mounting must not undo the one that stands"
+        assert bank.policies == tuple(policies[:2]), "a refused mounting must not undo the one that stands"
         bank_logits(bank, [[0.5, 0.5]] * 3)
     assert hooks(bank.model) == 0
 

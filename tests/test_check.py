@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 
 import sipo.models.shapes
 from sipo.bank import Bank, new_adapter, save_adapter
+from sipo.bank.whole import new_whole
 from sipo.cli.main import main
 from sipo.config import Lora
 from sipo.configfile import parse_config
@@ -21,7 +22,7 @@ from sipo.decoding import Request, decode
 from sipo.decoding.mixture import at_mod
 from sipo.estimate.memory import Peaks, Shape, adapter_parameters, shape
 from sipo.estimate.sizes import PAPER, counted, planned, stated
-from sipo.estimate.work import Lengths, Plan
+from sipo.estimate.work import Lengths, Plan, Sizes
 from sipo.graph.build import Graph
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import response_logprobs
@@ -106,15 +107,17 @@ def test_keys_and_values_are_counted(dtype: torch.dtype, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_activations_are_counted(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_activations_are_counted(dtype: torch.dtype, whole: bool) -> None:
     """What one more layer keeps for the backward, tensor by tensor, is what the formula gives it."""
     kept = {}
     for layers in (2, 3):
         backbone = llama(layers, dtype)
-        adapter = new_adapter(backbone.model, LORA, 0).trainable_copy(torch.device("cpu"))
+        fresh: Any = new_whole(backbone.model) if whole else new_adapter(backbone.model, LORA, 0)
+        policy = fresh.trainable_copy(torch.device("cpu"))
         groups = [Group(tuple(range(30)), (tuple(range(30)), tuple(range(5, 35))))] * 2
         packed, bank = pack(groups), Bank(backbone)
-        fixed = {p.untyped_storage().data_ptr() for p in [*backbone.model.parameters(), *adapter.parameters]}
+        fixed = {p.untyped_storage().data_ptr() for p in [*backbone.model.parameters(), *policy.parameters]}
         held, sizes = [], {}
 
         def pack_hook(tensor: torch.Tensor, held: Any = held, sizes: Any = sizes) -> torch.Tensor:
@@ -122,12 +125,40 @@ def test_activations_are_counted(dtype: torch.dtype) -> None:
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with bank.mounted([adapter]), torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
+        with bank.mounted([policy]), torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
             response_logprobs(bank, packed, torch.ones(2, 1))
         kept[layers] = sum(size for where, size in sizes.items() if where not in fixed)
         tokens, row, of = packed.ids.numel(), packed.ids.shape[1], shape(backbone.model)
-    copies = adapter_parameters(backbone.model, LORA) // 3 * of.bytes  # of the adapter, in the backbone's dtype
-    assert kept[3] - kept[2] == pytest.approx(tokens * of.activations(LORA.r, 4, row) + copies, rel=0.02)
+    learned = sum(parameter.numel() for parameter in policy.parameters)
+    copies = {False: learned // 3, True: (learned - embedded(backbone.model)) // 3 * (of.bytes < 4)}[whole] * of.bytes
+    each = of.whole_activations(row) if whole else of.activations(LORA.r, 4, row)
+    assert kept[3] - kept[2] == pytest.approx(tokens * each + copies, rel=0.02)
+
+
+def embedded(model: Any) -> int:
+    """Parameters outside of the layers."""
+    return sum(each.numel() for name, each in model.named_parameters() if ".layers." not in name)
+
+
+def test_whole_models_take_what_their_parameters_do(settings: dict[str, Any]) -> None:
+    model, whole = (
+        outline(KNOWN["meta-llama/Llama-2-7b-hf"], torch.bfloat16),
+        {k: v for k, v in settings.items() if k != "lora"},
+    )
+    config = parse_config({**whole, "policies": "full", "methods": ["soups", "raco"]}, "here")
+    of, lengths = shape(model), Lengths(512, 512, 300, 300)
+    found = Peaks(config, lengths, model, of, 4096, ())
+    peaks = {stage.name: stage.peak(found) for stage in Graph(config) if stage.peak}
+    p = of.parameters
+    # float32 parameters, their gradients, two moments and the best so far; what computes, and the frozen backbone
+    assert 24 * p < peaks["align"] < 24 * p + 60e9
+    assert peaks["raco"] - peaks["align"] == 2 * 4 * p
+    assert 4 * 2 * p < peaks["answers/soups"], "the backbone, two policies and a soup"
+    sizes = Sizes(100, 10, 10, (100, 100), 50, 50, "counted")
+    light, full = (
+        Plan(parse_config({**whole, "policies": kind}, "here"), lengths, sizes, ()) for kind in ("lora", "full")
+    )
+    assert (light.step(), full.step(), full.step(2)) == (2, 3, 5)
 
 
 ANSWERS = [f"answers/{name}" for name in ("base", "soups", "mod", "sipo")]

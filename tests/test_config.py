@@ -78,6 +78,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "sft.max_tokens": (999, ["sft"]),
     "sft.warmup": (0.2, ["sft"]),
     "sft.weight_decay": (0.0, ["sft"]),
+    "policies": ("full", [*ALIGNED, "realign", "report"]),
     "lora.r": (3, [*ALIGNED, "realign", "report"]),
     "lora.alpha": (3.0, [*ALIGNED, "realign", "report"]),
     "lora.target_modules": (["q_proj"], [*ALIGNED, "realign", "report"]),
@@ -208,6 +209,8 @@ def test_a_key_changes_the_configuration_and_the_stages_that_depend_on_it(
     monkeypatch.chdir(tmp_path)
     value, expected = TURNED[key]
     values = turn(values, "filter.rule", "paper") if key in PAPER_ALONE else values
+    if key == "policies":
+        values.pop("lora")
     before, after = parse_config(values, "before"), parse_config(turn(values, key, value), "after")
     assert dump_config(after) != dump_config(before)
     old, new, graph = every_key(before), every_key(after), Graph(before)
@@ -348,3 +351,20 @@ def test_a_bad_override_is_named(values: dict[str, Any], override: str, message:
     with pytest.raises(SipoError, match="--set") as caught:
         load_config(path, [override])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("lora.r", 8, "lora: .*is not read; leave it out"),
+        ("execution.engine", "vllm", "execution.engine: .*vllm decodes adapters"),
+        ("model.trust_remote_code", True, "model.trust_remote_code: "),
+        ("methods", ["base", "factor-soups"], "factor-soups averages factors"),
+    ],
+)
+def test_whole_models_refuse_what_is_an_adapter_s(values: dict[str, Any], key: str, value: Any, says: str) -> None:
+    whole = {name: each for name, each in values.items() if name != "lora"} | {"policies": "full"}
+    config = parse_config(whole, "settings")
+    assert parse_config(yaml.safe_load(dump_config(config)), "its copy") == config
+    with pytest.raises(SipoError, match=says):
+        parse_config(turn(whole, key, value), "settings")

@@ -141,7 +141,9 @@ def test_fine_tuning_that_diverges_stops(settings: dict[str, Any]) -> None:
     assert not (Path(settings["run_dir"]) / "sft").exists()
 
 
-@pytest.mark.parametrize("extra", [["--rank", "0", "--held-out", "0.3"], ["--rank", "2", "--held-out", "0.3"], ["--held-out", "0"]])
+@pytest.mark.parametrize(
+    "extra", [["--rank", "0", "--held-out", "0.3"], ["--rank", "2", "--held-out", "0.3"], ["--held-out", "0"]]
+)
 @pytest.mark.parametrize("lr", ["1e20", "1e38"])
 def test_a_reward_training_that_diverges_is_not_written(
     model_folder: Path, tmp_path: Path, rows_file: Path, capsys: pytest.CaptureFixture[str], extra: list[str], lr: str

@@ -214,7 +214,7 @@ def test_training_is_trl_s(bank: Bank, both: Both) -> None:
         if ".default." in name:
             layer = name.removeprefix("base_model.model.").split(".lora_")[0]
             torch.testing.assert_close(
-                result.adapter.factors[layer]["lora_B" in name], parameter.data, rtol=0, atol=1e-3
+                result.policy.factors[layer]["lora_B" in name], parameter.data, rtol=0, atol=1e-3
             )
 
 

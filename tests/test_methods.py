@@ -111,11 +111,11 @@ def test_training_modpo_is_training_dpo_on_the_shifted_reference(bank: Bank, pol
     modpo = train(bank, start(bank), plain, [], SETTINGS, lr=1e-2, seed=0, weighting=Weighting((1.0,), w[0]))
     sharper = SETTINGS.model_copy(update={"beta": beta / w[0]})
     dpo = train(bank, start(bank), shifted, [], sharper, lr=1e-2, seed=0)
-    same(modpo.adapter, dpo.adapter, rtol=1e-3, atol=1e-4)
+    same(modpo.policy, dpo.policy, rtol=1e-3, atol=1e-4)
     unshifted = [Example(each.group, each.reference, each.pairs) for each in plain]
     other = train(bank, start(bank), unshifted, [], sharper, lr=1e-2, seed=0)
     with pytest.raises(AssertionError):
-        same(modpo.adapter, other.adapter, rtol=1e-3, atol=1e-4)
+        same(modpo.policy, other.policy, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("i", [0, 1])
@@ -125,7 +125,7 @@ def test_lw_at_a_one_hot_weight_is_that_objective_s_dpo(bank: Bank, policies: li
     alone = [Example(g, tuple(reference[k]), ((1, 0, SIGNS[k][i]),)) for k, g in enumerate(GROUPS)]
     lw = train(bank, start(bank), both, [], SETTINGS, lr=1e-2, seed=0, weighting=Weighting(corners(2)[i]))
     dpo = train(bank, start(bank), alone, [], SETTINGS, lr=1e-2, seed=0)
-    same(lw.adapter, dpo.adapter, rtol=1e-5, atol=1e-6)
+    same(lw.policy, dpo.policy, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fresh_adapter_above_a_policy_is_one_on_merged_weights(
@@ -144,10 +144,10 @@ def test_a_fresh_adapter_above_a_policy_is_one_on_merged_weights(
         for name, (a, b) in policies[0].factors.items():
             layers[name].weight += policies[0].scaling * b @ a
     on_merged = train(Bank(merged), start(bank), rows, [], SETTINGS, lr=1e-2, seed=0, alpha=0.1)
-    same(above.adapter, on_merged.adapter, rtol=1e-3, atol=1e-5)
+    same(above.policy, on_merged.policy, rtol=1e-3, atol=1e-5)
 
-    both = soup([policies[0], above.adapter], [1.0, 1.0])
-    stacked = logprobs(bank, [(1.0, 1.0)], [policies[0], above.adapter])
+    both = soup([policies[0], above.policy], [1.0, 1.0])
+    stacked = logprobs(bank, [(1.0, 1.0)], [policies[0], above.policy])
     torch.testing.assert_close(
         torch.tensor([v for g in logprobs(bank, [(1.0,)], [both])[0] for v in g]),
         torch.tensor([v for g in stacked[0] for v in g]),

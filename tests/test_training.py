@@ -79,7 +79,7 @@ def flipped(examples: list[Example]) -> list[Example]:
 def assert_equal(left: Trained, right: Trained) -> None:
     """Bit by bit."""
     assert left.history == right.history
-    assert left.adapter.identity == right.adapter.identity
+    assert left.policy.identity == right.policy.identity
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
@@ -92,12 +92,12 @@ def test_micro_batches_of_any_size_give_the_same_adapter(
         for budget in (1, 90, 100_000)
     ]
     for result in results[1:]:
-        for mine, theirs in zip(result.adapter.parameters, results[0].adapter.parameters, strict=True):
+        for mine, theirs in zip(result.policy.parameters, results[0].policy.parameters, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-4)
         for mine, theirs in zip(result.history, results[0].history, strict=True):
             assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
     moved = max(
-        float((a - b).abs().max()) for a, b in zip(results[0].adapter.parameters, policies[0].parameters, strict=True)
+        float((a - b).abs().max()) for a, b in zip(results[0].policy.parameters, policies[0].parameters, strict=True)
     )
     assert moved > 3e-3
 
@@ -183,15 +183,15 @@ def test_the_best_epoch_is_kept(
     after_epochs: list[list[torch.Tensor]] = []
 
     def validate(bank: Bank, *_: object) -> float:
-        after_epochs.append([parameter.detach().clone() for parameter in bank.adapters[0].parameters])
+        after_epochs.append([parameter.detach().clone() for parameter in bank.policies[0].parameters])
         return next(losses)
 
     monkeypatch.setattr(loop, "validate", validate)
     best = train(bank, start, examples, examples[:2], SETTINGS, lr=LR, seed=0, keep_best=True)
     last = train(bank, start, examples, examples[:2], SETTINGS, lr=LR, seed=0)
-    assert all(torch.equal(mine, kept) for mine, kept in zip(best.adapter.parameters, after_epochs[2], strict=True))
-    assert all(torch.equal(mine, kept) for mine, kept in zip(last.adapter.parameters, after_epochs[7], strict=True))
-    assert best.adapter.identity != last.adapter.identity
+    assert all(torch.equal(mine, kept) for mine, kept in zip(best.policy.parameters, after_epochs[2], strict=True))
+    assert all(torch.equal(mine, kept) for mine, kept in zip(last.policy.parameters, after_epochs[7], strict=True))
+    assert best.policy.identity != last.policy.identity
     assert [r["validation_loss"] for r in best.history if "validation_loss" in r] == [3.0, 1.0, 2.0]
     assert [r["step"] for r in best.history if "validation_loss" in r] == [3, 6, 9]
     assert [r["start_validation_loss"] for r in best.history if "start_validation_loss" in r] == [9.0]
@@ -214,15 +214,15 @@ def test_validation_is_the_mean_loss_and_changes_nothing(
             assert actual == pytest.approx(sum(expected) / len(expected), rel=1e-4)
     watched = train(bank, policies[0], examples, examples[:3], SETTINGS, lr=1e-3, seed=0)
     alone = train(bank, policies[0], examples, [], SETTINGS, lr=1e-3, seed=0)
-    assert watched.adapter.identity == alone.adapter.identity
+    assert watched.policy.identity == alone.policy.identity
 
 
 def test_the_start_is_not_changed(bank: Bank, policies: list[Adapter], examples: list[Example]) -> None:
     before = policies[0].identity
     result = train(bank, policies[0], examples, [], SETTINGS, lr=LR, seed=0)
-    assert policies[0].identity == before != result.adapter.identity
-    assert not any(parameter.requires_grad for parameter in (*policies[0].parameters, *result.adapter.parameters))
-    assert bank.adapters == ()
+    assert policies[0].identity == before != result.policy.identity
+    assert not any(parameter.requires_grad for parameter in (*policies[0].parameters, *result.policy.parameters))
+    assert bank.policies == ()
 
 
 def test_the_loss_falls_on_what_can_be_learnt(bank: Bank, start: Adapter, examples: list[Example]) -> None:
@@ -289,7 +289,7 @@ def test_cached_references_equal_live_ones(
         for references in (cached, [[live(model, g.prompt, y) for y in g.responses] for g in groups]):
             rows = [Example(g, tuple(r), ((0, 1, 1.0),), nll=True) for g, r in zip(groups, references, strict=True)]
             results.append(train(bank, policies[0], rows, [], SETTINGS, lr=1e-3, seed=0, alpha=0.1))
-        for mine, theirs in zip(results[0].adapter.parameters, results[1].adapter.parameters, strict=True):
+        for mine, theirs in zip(results[0].policy.parameters, results[1].policy.parameters, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-4)
         losses = [[record["loss"] for record in result.history] for result in results]
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)

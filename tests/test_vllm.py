@@ -81,6 +81,8 @@ def policies(backbone: Backbone) -> list[Adapter]:
 
 
 class TestVllm(EngineConformance):
+    whole = False
+
     @pytest.fixture
     def model(self, bank: Bank) -> Model:
         return bank.backbone.settings

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from sipo.bank.adapter import target_layers
+from sipo.bank.kinds import adapted_layers
 from sipo.config import Config
 from sipo.data import Row
 from sipo.data.consistency import doubts, written_mark
@@ -19,7 +19,7 @@ from sipo.models.chat import Codec
 from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
-from sipo.remarks import about_keys, about_lengths, about_rewards, about_rows
+from sipo.remarks import about_keys, about_lengths, about_rates, about_rewards, about_rows
 from sipo.runs.folder import RunFolder
 from sipo.runs.subject import subject
 from sipo.runs.validate import validate
@@ -85,8 +85,8 @@ def _say_subject(task: Task, absent: Absent) -> None:
         say(f"model      {config.model.path} on {backbone.device} in {dtype}, {context}")
         for slower in task.bank.routes.said:
             say(f"           {slower}")
-        adapted = sorted({n.rsplit(".", 1)[-1] for n in target_layers(backbone.model, config.lora.target_modules)})
-        say(f"adapters   of {', '.join(adapted)}")
+        adapted = sorted({n.rsplit(".", 1)[-1] for n in adapted_layers(backbone.model, config)})
+        say(f"adapters   of {', '.join(adapted)}" if adapted else "policies   whole models, all parameters")
         for line in about_chats(task.codec):
             say(f"chats      {line}")
     for objective in config.objectives:
@@ -216,7 +216,7 @@ def _text(task: Task, tokens: Sequence[int]) -> str:
 
 
 def _remarks(task: Task, absent: Absent) -> list[str]:
-    lines = about_keys(task.config) + about_rewards(task)
+    lines = about_keys(task.config) + about_rates(task.config) + about_rewards(task)
     if not absent.rows:
         mark = written_mark if absent.model else task.codec.plain.found
         lines += about_rows(task) + doubts(sorted(task.rows, key=lambda row: row.key), task.objectives, mark)

@@ -20,6 +20,8 @@ FEW_WORKED = 30
 """Rows that SIPO works on; it keeps a response for a part of them."""
 FEW_LABELS = 20
 MANY_CUT = 0.1
+FAST, FULL_RATES = 2e-5, "5e-7 to 1e-6, small ones at up to 1e-5"
+"""A rate of DPO on all parameters that is too high, and those that are usual."""
 
 
 SWITCHES = ("refine.enabled", "sft.enabled")
@@ -56,6 +58,18 @@ def about_rewards(task: Task) -> list[str]:
         f"{' and '.join(names)} have one and the same reward: what is measured of them is one thing, not several"
         for names in named.values()
         if len(names) > 1
+    ]
+
+
+def about_rates(config: Config) -> list[str]:
+    if config.policies != "full":
+        return []
+    sections = {"align": config.align, "realign": config.realign if improves(config.methods) else None}
+    rates = {name: max(map(each.lr_of, config.names)) for name, each in sections.items() if each}
+    return [
+        f"{name}.lr is {rate:g}: an adapter's rate; whole models (policies: full) usually learn at {FULL_RATES}"
+        for name, rate in rates.items()
+        if rate > FAST
     ]
 
 

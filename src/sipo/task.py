@@ -12,8 +12,8 @@ from typing import cast
 import torch
 
 from sipo import weights
-from sipo.bank import Adapter, Bank
-from sipo.bank.adapter import target_layers
+from sipo.bank import Bank, Policy
+from sipo.bank.kinds import adapted_layers
 from sipo.config import Config, Execution, Model
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
@@ -113,13 +113,13 @@ class Site:
 
     @cached_property
     def bank(self) -> Bank:
-        return Bank(self.backbone).proven(target_layers(self.backbone.model, self.config.lora.target_modules))
+        return Bank(self.backbone).proven(adapted_layers(self.backbone.model, self.config))
 
     def engine(self) -> AbstractContextManager[Engine]:
         """The configured engine, for the block; training has the memory again after it."""
         return self.engines(self.config.execution, self.bank)
 
-    def span(self, policies: Iterable[Adapter] = ()) -> Span:
+    def span(self, policies: Iterable[Policy] = ()) -> Span:
         """Of policies over this backbone."""
         return Span(self.backbone.settings, tuple(policies))
 
@@ -210,7 +210,7 @@ class Task:
     def engine(self) -> AbstractContextManager[Engine]:
         return self.site.engine()
 
-    def span(self, policies: Iterable[Adapter] = ()) -> Span:
+    def span(self, policies: Iterable[Policy] = ()) -> Span:
         return self.site.span(policies)
 
     @property

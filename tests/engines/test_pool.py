@@ -59,11 +59,11 @@ def test_a_worker_that_dies_is_one_line_and_what_is_finished_is_kept(pool: Pool,
 
 
 def test_what_fails_in_a_worker_is_raised_here_and_the_pool_goes_on(pool: Pool, span: Span) -> None:
-    broken = Adapter({n: (a, b * torch.inf) for n, (a, b) in span.adapters[0].factors.items()}, 1.0)
+    broken = Adapter({n: (a, b * torch.inf) for n, (a, b) in span.loaded[0].factors.items()}, 1.0)
     asked = requests(at_mod((1.0,)))
     with pytest.raises(SipoError, match="the model's logits are not finite"):
         list(pool.generate(Span(span.model, (broken,)), asked, GREEDY, NEW, ()))
-    elsewhere = Span(span.model.model_copy(update={"path": "/nowhere"}), span.adapters[:1])
+    elsewhere = Span(span.model.model_copy(update={"path": "/nowhere"}), span.loaded[:1])
     with pytest.raises(SipoError, match="/nowhere"):
         list(pool.generate(elsewhere, asked, GREEDY, NEW, ()))
     alone = replace(span, policies=span.policies[:1])

@@ -56,12 +56,12 @@ def preferring(examples: list[Example], *columns: int) -> list[Example]:
 
 
 def same(one: Trained, other: Trained) -> None:
-    for a, b in zip(one.adapter.parameters, other.adapter.parameters, strict=True):
+    for a, b in zip(one.policy.parameters, other.policy.parameters, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
 
 
 def apart(one: Trained, other: Trained) -> float:
-    pairs = zip(one.adapter.parameters, other.adapter.parameters, strict=True)
+    pairs = zip(one.policy.parameters, other.policy.parameters, strict=True)
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
@@ -134,7 +134,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(fit: Fit, examples: list[E
         fit(examples, weighting, watch=kill, **options)
     resumed = fit(examples, weighting, **options)
     assert resumed.history == undisturbed.history
-    assert resumed.adapter.identity == undisturbed.adapter.identity
+    assert resumed.policy.identity == undisturbed.policy.identity
 
 
 def test_what_a_loss_does_not_depend_on_has_no_gradient() -> None:

@@ -1,7 +1,20 @@
-"""One backbone, many adapters, any mixture of them in one forward."""
+"""One backbone, many policies over it, any mixture of them in one batch."""
 
 from sipo.bank.adapter import Adapter, factor_soup, new_adapter, soup
 from sipo.bank.bank import Bank
+from sipo.bank.kinds import load_policy, new_policy
 from sipo.bank.peft_folder import load_adapter, save_adapter
+from sipo.bank.policy import Policy
 
-__all__ = ["Adapter", "Bank", "factor_soup", "load_adapter", "new_adapter", "save_adapter", "soup"]
+__all__ = [
+    "Adapter",
+    "Bank",
+    "Policy",
+    "factor_soup",
+    "load_adapter",
+    "load_policy",
+    "new_adapter",
+    "new_policy",
+    "save_adapter",
+    "soup",
+]

@@ -2,7 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,11 @@ from transformers.pytorch_utils import Conv1D
 
 from sipo.config import Lora
 from sipo.errors import SipoError
+
+if TYPE_CHECKING:
+    from sipo.bank.bank import Bank
+    from sipo.bank.policy import Mounted
+    from sipo.models.load import Backbone
 
 ADAPTABLE = (nn.Linear, Conv1D)
 """The layers that LoRA changes; a Conv1D, of GPT-2's family, is a linear one that keeps its weight as [in, out]."""
@@ -28,6 +36,7 @@ class Adapter:
 
     factors: dict[str, tuple[Tensor, Tensor]]
     scaling: float
+    apart: ClassVar[bool] = False
 
     @property
     def rank(self) -> int:
@@ -36,6 +45,10 @@ class Adapter:
     @property
     def parameters(self) -> list[Tensor]:
         return [factor for pair in self.factors.values() for factor in pair]
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.factors)
 
     @property
     def still(self) -> bool:
@@ -55,6 +68,29 @@ class Adapter:
             for name, pair in self.factors.items()
         }
         return Adapter(copies, self.scaling)  # type: ignore[arg-type]
+
+    def mount(self, bank: "Bank", policies: "Sequence[Adapter]") -> "AbstractContextManager[Mounted]":
+        from sipo.bank.stacked import Stacked
+
+        return Stacked.on(bank, policies)
+
+    def soup(self, policies: "Sequence[Adapter]", weights: Sequence[float], model: nn.Module) -> "Adapter":
+        return soup(policies, weights)
+
+    @torch.no_grad()
+    def merged(self, model: nn.Module) -> dict[str, Tensor]:
+        layers, weights = dict(model.named_modules()), {}
+        for name, (a, b) in self.factors.items():
+            weight, update = layers[name].weight, self.scaling * (b @ a)
+            update = update.T if isinstance(layers[name], Conv1D) else update
+            weights[f"{name}.weight"] = (weight.float() + update.to(weight.device)).to(weight.dtype)
+        return weights
+
+    def save(self, folder: Path, backbone: "Backbone") -> None:
+        """A folder that PEFT loads over the backbone."""
+        from sipo.bank.peft_folder import save_adapter
+
+        save_adapter(self, folder, backbone.source)
 
 
 USUAL = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -143,8 +179,10 @@ def soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
 def factor_soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     """The adapter of sum_i w_i A_i and sum_i w_i B_i, averaged apart as the authors' code does: not the soup.
 
-    At a corner it is that policy. Raises SipoError where the adapters' ranks or scalings differ.
+    At a corner it is that policy. Raises SipoError where the adapters' ranks or scalings differ, or for whole models.
     """
+    if not all(isinstance(each, Adapter) for each in adapters):
+        raise SipoError("factor-soups: whole models have no factors to average; take soups")
     if len({(adapter.rank, adapter.scaling) for adapter in adapters}) > 1:
         raise SipoError("factor-soups: the adapters differ in rank or scaling, so their factors have no average")
 

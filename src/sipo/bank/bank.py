@@ -1,34 +1,32 @@
-"""The bank: one frozen backbone with N adapters mounted side by side.
+"""The bank: one frozen backbone with N policies mounted side by side.
 
-Every row of a batch carries a point c in the adapters' span, and layer by layer computes
-
-    y = W x + sum_i c_i * scaling_i * B_i (A_i x)
-
-so one forward holds the reference (c = 0), the policies (c = e_i) and the exact soups (c = w) at once.
+Every row of a batch carries a point c in the policies' span, so one batch holds the reference (c = 0), the policies
+(c = e_i) and the exact soups (c = w) at once.
 """
 
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sipo.bank.adapter import ADAPTABLE, Adapter, widths
+from sipo.bank.adapter import ADAPTABLE
+from sipo.bank.cache import Cache
 from sipo.bank.head import Head, find_head
 from sipo.bank.layout import Layout
+from sipo.bank.policy import Mounted, Policy
 from sipo.bank.routes import Routes, once
-from sipo.bank.update import Place, StackedUpdate, readers
+from sipo.bank.stacked import Stacked
+from sipo.bank.update import readers
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 
 
 class Bank:
-    """A backbone that answers for any mixture of its mounted adapters.
+    """A backbone that answers for any mixture of its mounted policies.
 
     Here are the reference and a policy in one forward of two rows:
 
@@ -37,7 +35,7 @@ class Bank:
     >>> policy = sipo.load_adapter(Path("runs/quickstart/align/adapters/detail"))
     >>> with bank.mounted([policy]), torch.no_grad():
     ...     points, ids = torch.tensor([[0.0], [1.0]]), torch.tensor([[5, 6, 7], [5, 6, 7]])
-    ...     logits = bank.head(bank.hidden_states(points, input_ids=ids).last_hidden_state)
+    ...     logits = bank.logits(bank.hidden_states(points, input_ids=ids).last_hidden_state, points)
     >>> tuple(logits.shape) == (2, 3, bank.model.config.vocab_size)
     True
     """
@@ -46,19 +44,17 @@ class Bank:
         """Raises SipoError where the model's logits are more than a head over its last hidden state."""
         self.backbone = backbone
         self.model = backbone.model
-        self.adapters: tuple[Adapter, ...] = ()
+        self.policies: tuple[Policy, ...] = ()
         self.computed = 0
         """Tokens that went through the backbone: rows times columns of every forward, padding included."""
         self.routes = Routes()
         """How this model is computed: what `proven` has found; until then, the fastest way."""
         self._proven: frozenset[str] | None = None
-        self._points: Tensor | None = None
-        self._rank_points: Tensor | None = None
-        self._place: Place | None = None
         self._body = body_of(self.model)
         self._takes = inspect.signature(self._body.forward).parameters.keys()
         adaptable = {n: m for n, m in self.model.named_modules() if isinstance(m, ADAPTABLE)}
         self._reads = readers(adaptable, self._find_head)
+        self._mounted: Mounted = Stacked(self)
 
     @property
     def device(self) -> torch.device:
@@ -100,81 +96,62 @@ class Bank:
         return self
 
     @contextmanager
-    def mounted(self, adapters: Sequence[Adapter]) -> Iterator["Bank"]:
-        """Mount adapters for the duration of the block; a trainable one stays connected to its parameters.
+    def mounted(self, policies: Sequence[Policy]) -> Iterator["Bank"]:
+        """Mount policies of one kind for the duration of the block; a trainable one stays connected to its parameters.
 
-        Raises SipoError where the adapters do not fit, or the model cannot be served with them.
+        Raises SipoError where they do not fit, or the model cannot be served with them.
         """
-        if self.adapters:
-            raise RuntimeError("adapters are already mounted")
-        self.proven(self._changed(adapters, dict(self.model.named_modules())))
-        with self.mounted_unproven(adapters):
-            yield self
-
-    @contextmanager
-    def mounted_unproven(self, adapters: Sequence[Adapter]) -> Iterator["Bank"]:
-        """The same for the proof itself."""
-        layers = dict(self.model.named_modules())
-        names = self._changed(adapters, layers)
-        like = torch.empty(0, dtype=self.model.dtype, device=self.device)
-        self.adapters = tuple(adapters)
-        hooks = []
-        try:
-            for _, together in groupby(sorted(names, key=self._input_of), self._input_of):
-                update = StackedUpdate(list(together), adapters, like, lambda: self._place)
-                hooks += [layers[n].register_forward_hook(partial(update.add, i)) for i, n in enumerate(update.names)]
-            yield self
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self.adapters, self._points, self._rank_points, self._place = (), None, None, None
+        if self.policies:
+            raise RuntimeError("policies are already mounted")
+        if len(kinds := {type(each) for each in policies}) > 1:
+            raise SipoError(f"{' and '.join(sorted(each.__name__ for each in kinds))} policies have no span in common")
+        before = self._mounted
+        with policies[0].mount(self, policies) if policies else Stacked.on(self, []) as mounted:
+            self.proven(policies[0].layers if policies else [])
+            self.policies, self._mounted = tuple(policies), mounted
+            try:
+                yield self
+            finally:
+                self.policies, self._mounted = (), before
 
     def hidden_states(self, points: Tensor, *, layout: Layout | None = None, **inputs: Any) -> Any:
-        """Run the backbone without its head. `points` [rows, N]: each row's place in the adapters' span.
+        """Run the backbone without its head. `points` [rows, N]: each row's place in the policies' span.
 
-        `layout`: None where all rows begin at column 0 and are of one length, without padding. Returns the model's
-        output with `last_hidden_state` [rows, T, d] and `past_key_values`.
+        `layout`: None where all rows begin at column 0 and are of one length, without padding. Returns an output with
+        `last_hidden_state` [rows, T, d].
         """
-        if points is not self._points:
-            self._points, self._rank_points = points, self._per_rank(points)
         self.computed += inputs["input_ids"].numel()
-        columns = inputs["input_ids"].shape[1]
-        self._place = None if self._rank_points is None else Place(self._rank_points, columns)
+        return self._mounted.forward(points, layout, inputs)
+
+    def logits(self, hidden: Tensor, points: Tensor) -> Tensor:
+        """[rows, .., d] -> [rows, .., V], each row by the output head at its point [rows, N]."""
+        (rows, head), *others = self.heads(points)
+        if rows is None:
+            return head(hidden)
+        first = head(hidden[rows])
+        logits = first.new_empty(len(hidden), *first.shape[1:])
+        logits[rows] = first
+        for rows, head in others:
+            logits[rows] = head(hidden[rows])
+        return logits
+
+    def heads(self, points: Tensor) -> list[tuple[Tensor | None, Head]]:
+        """The output heads of rows at these points, each with the rows that pass it; None where all rows do."""
+        return self._mounted.heads(points)
+
+    def cache(self) -> Cache:
+        """For the keys and values of rows that are decoded, empty."""
+        return self._mounted.cache()
+
+    def run(self, layout: Layout | None, inputs: dict[str, Any]) -> Any:
+        """The model's own forward, without its head."""
         if layout is not None:
-            inputs.update({n: each for n, each in layout.inputs(columns).items() if n in self._takes})
+            columns = inputs["input_ids"].shape[1]
+            inputs = {**inputs, **{n: each for n, each in layout.inputs(columns).items() if n in self._takes}}
         with layout.imposed() if layout is not None else nullcontext():
             return self._body(**inputs)
 
-    def _per_rank(self, points: Tensor) -> Tensor | None:
-        """[rows, 1, 1, R]: c_i * scaling_i for each of adapter i's ranks.
-
-        None where all are zero: the reference alone runs at the backbone's speed.
-        """
-        scaled = points.float().cpu() * torch.tensor([adapter.scaling for adapter in self.adapters])
-        if not self.adapters or not bool(scaled.any()):
-            return None
-        ranks = torch.tensor([adapter.rank for adapter in self.adapters])
-        return scaled.repeat_interleave(ranks, dim=1)[:, None, None].to(self.device, self.model.dtype)
-
-    def _changed(self, adapters: Sequence[Adapter], layers: dict[str, nn.Module]) -> list[str]:
-        """The layers that the adapters change. Raises SipoError where that makes no sense."""
-        names = list(adapters[0].factors) if adapters else []
-        for adapter in adapters:
-            for name in set(names) ^ set(adapter.factors):
-                raise SipoError(
-                    f"one adapter changes layer `{name}` and another does not; train them on the same layers"
-                )
-        for name in names:
-            shapes = {(a.shape[1], b.shape[0]) for a, b in (adapter.factors[name] for adapter in adapters)}
-            if name not in layers:
-                raise SipoError(f"the adapter changes layer `{name}`, which the model has not: another base?")
-            if layers[name] is self.head.layer:  # its weight is also used directly, without the update
-                raise SipoError(f"the adapter changes the output head `{name}`, which sipo keeps frozen")
-            if not isinstance(layers[name], ADAPTABLE) or shapes != {widths(layers[name])}:
-                raise SipoError(f"the adapter changes layer `{name}`, of another shape in the model: another base?")
-        return names
-
-    def _input_of(self, name: str) -> tuple[int, str]:
+    def input_of(self, name: str) -> tuple[int, str]:
         """Equal for layers that read the same tensor; one that no forward has reached stands alone."""
         return (self._reads[name], "") if name in self._reads else (0, name)
 

@@ -12,7 +12,7 @@ from sipo.errors import SipoError
 
 @dataclass(frozen=True)
 class Head:
-    """logits = cap tanh(scale (W h + b) / cap), or scale (W h + b) without a cap; frozen."""
+    """logits = cap tanh(scale (W h + b) / cap), or scale (W h + b) without a cap."""
 
     layer: nn.Linear
     scale: float = 1.0

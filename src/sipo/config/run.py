@@ -106,6 +106,8 @@ class Run(Section):
     weights: Weights = Weights()
     sft: Sft | None = None
     """A section here fine-tunes the backbone first, on all responses of the training rows; needs `sipo[sft]`."""
+    policies: Literal["lora", "full"] = "lora"
+    """What is trained: adapters over the backbone, or whole models of their own."""
     lora: Lora = Lora()
     decoding: Decoding = Decoding()
     align: Align = Align()
@@ -155,6 +157,19 @@ class Run(Section):
                 raise ValueError(
                     f"{place}: leaves out `{missing[0]}`; give a number for each of {', '.join(self.names)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_models_have_no_adapters(self) -> Self:
+        if self.policies == "full":
+            dead = {
+                "lora": (self.lora != Lora(), "is not read; leave it out"),
+                "execution.engine": (self.execution.engine == "vllm", "vllm decodes adapters; take transformers"),
+                "model.trust_remote_code": (self.model.trust_remote_code, "a model's own code is not run for them"),
+            }
+            for key, (given, why) in dead.items():
+                if given:
+                    raise ValueError(f"{key}: with policies: full, which trains whole models, {why}")
         return self
 
     @model_validator(mode="after")

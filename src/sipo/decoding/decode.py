@@ -13,12 +13,11 @@ from os.path import commonprefix
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from sipo.bank import Bank
+from sipo.bank.cache import Cache
 from sipo.bank.layout import PADDING, Layout
 from sipo.config import Decoding
-from sipo.decoding.cache import roomy_cache, select_rows
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, Mixture, slots
 from sipo.decoding.sampling import BROKEN, next_tokens, uniforms
@@ -54,7 +53,7 @@ def decode(
     stops: Collection[int],
     watch: Callable[[int, int], None] | None = None,
 ) -> list[Generated]:
-    """Answer every request, in order. The bank's mounted adapters span the requests' points; a response ends with
+    """Answer every request, in order. The bank's mounted policies span the requests' points; a response ends with
     any token of `stops`.
 
     `watch(request, token)` is told of every token as it is chosen. Equal, up to rounding, to decoding the
@@ -121,7 +120,7 @@ class Batch:
         live: list[int],
         mixtures: list[Mixture],
         layout: Layout | None,
-        cache: DynamicCache,
+        cache: Cache,
         logits: Tensor,
         so_far: Tensor,
     ) -> None:
@@ -169,14 +168,14 @@ class Batch:
         output = bank.hidden_states(
             self.points, layout=self.layout, input_ids=tokens[:, None], past_key_values=self.cache, use_cache=True
         )
-        self.logits = bank.head(output.last_hidden_state[:, -1])
+        self.logits = bank.logits(output.last_hidden_state[:, -1], self.points)
 
     def keep(self, places: list[int]) -> "Batch":
         """The batch with only the requests at these places in `live`."""
         kept = torch.zeros(len(self.live), dtype=torch.bool, device=self.owner.device)
         kept[places] = True
         rows = kept[self.owner].nonzero()[:, 0]
-        select_rows(self.cache, rows)
+        self.cache.select(rows)
         return Batch(
             [self.live[place] for place in places],
             [self.mixtures[place] for place in places],
@@ -195,29 +194,30 @@ def prefill(bank: Bank, requests: Sequence[Request]) -> Batch:
         distinct = list(dict.fromkeys(rows))
         shared = len(commonprefix([request.prompt for request in requests]))
         shared = min(shared, min(len(request.prompt) for request in requests) - 1)
-    device, cache = bank.device, roomy_cache(bank.model.config)
+    device, cache = bank.device, bank.cache()
     if shared:
         points = list(dict.fromkeys(point for _, point in distinct))
         prefix = torch.tensor([requests[0].prompt[:shared]] * len(points), device=device)
         bank.hidden_states(torch.tensor(points), input_ids=prefix, past_key_values=cache, use_cache=True)
-        select_rows(cache, torch.tensor([points.index(point) for _, point in distinct], device=device))
+        cache.select(torch.tensor([points.index(point) for _, point in distinct], device=device))
 
     rests = [prompt[shared:] for prompt, _ in distinct]
     ids, layout = _padded(rests, shared)
     layout = layout and layout.to(device)
+    at = torch.tensor([point for _, point in distinct])
     output = bank.hidden_states(
-        torch.tensor([point for _, point in distinct]),
+        at,
         layout=layout,
         input_ids=ids.to(device),
         past_key_values=cache,
         use_cache=True,
     )
-    logits = bank.head(output.last_hidden_state[:, -1])
+    logits = bank.logits(output.last_hidden_state[:, -1], at)
 
     if len(distinct) < len(rows):
         where = {row: index for index, row in enumerate(distinct)}
         expand = torch.tensor([where[row] for row in rows], device=device)
-        select_rows(cache, expand)
+        cache.select(expand)
         layout, logits = layout and layout.of(expand), logits[expand]
     return Batch(
         list(range(len(requests))),

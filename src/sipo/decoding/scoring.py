@@ -24,15 +24,14 @@ def mixture_logprobs(bank: Bank, groups: Sequence[Group], mixture: Mixture) -> l
 def _one(bank: Bank, group: Group, mixture: Mixture) -> float:
     k = len(mixture.points)
     packed = pack([group] * k, bank.device)
-    output = bank.hidden_states(
-        torch.tensor(mixture.points), layout=packed.layout, input_ids=packed.ids, use_cache=False
-    )
+    points = torch.tensor(mixture.points)
+    output = bank.hidden_states(points, layout=packed.layout, input_ids=packed.ids, use_cache=False)
     hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors].unflatten(0, (k, -1))  # [K, L, d]
     targets = packed.targets.unflatten(0, (k, -1))[0]  # [L]
     weights = torch.tensor(mixture.weights, device=bank.device)
     before, total = torch.zeros(k, 1, device=bank.device), 0.0
     for h, t in zip(hidden.split(CHUNK, dim=1), targets.split(CHUNK), strict=True):
-        each = bank.head(h).float().log_softmax(-1)  # [K, C, V]
+        each = bank.logits(h, points).float().log_softmax(-1)  # [K, C, V]
         chosen = each.gather(-1, t[None, :, None].expand(k, -1, 1))[..., 0]
         so_far = before + chosen.cumsum(-1)  # [K, C] log-probability of what precedes, and the token
         logprobs = (so_far - chosen)[..., None] + each

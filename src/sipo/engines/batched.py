@@ -89,7 +89,7 @@ class Batched(ABC):
         span.check(request.mixture for request in requests)
         plan: list[tuple[Units, Batch]] = [
             (units, Texts([requests[unit] for unit in units], decoding, limit, stops))
-            for units in text_plan(requests, self.rows)
+            for units in text_plan(requests, self.rows, span.apart)
         ]
         yield from self._remaining(span, plan, done)
 
@@ -99,7 +99,7 @@ class Batched(ABC):
         span.check(request.mixture for request in requests)
         plan: list[tuple[Units, Batch]] = []
         if len(done) < len(requests):
-            plan = score_plan(requests, self._knee(span), self.tokens)
+            plan = score_plan(requests, self._knee(span), self.tokens, span.apart)
         yield from self._remaining(span, plan, done)
 
     def _remaining(
@@ -121,18 +121,23 @@ class Batched(ABC):
         """(index of a batch, what it gives), in any order; nothing is started where there are none."""
 
 
-def text_plan(requests: Sequence[Request], rows: int) -> list[Units]:
-    """Batches of one divergence and of neighbouring lengths, of at most `rows` rows or a single request."""
+def text_plan(requests: Sequence[Request], rows: int, apart: bool = False) -> list[Units]:
+    """Batches of one divergence and of neighbouring lengths, of at most `rows` rows or a single request; of the same
+    points alone where they are computed `apart`.
+    """
+
+    def alike(unit: int) -> tuple[Any, ...]:
+        mixture = requests[unit].mixture
+        return mixture.divergence, mixture.points if apart else ()
 
     def similar(unit: int) -> tuple[Any, ...]:
-        request = requests[unit]
-        return request.mixture.divergence, len(request.prompt), request.prompt
+        return *alike(unit), len(requests[unit].prompt), requests[unit].prompt
 
     plan: list[list[int]] = []
     room = 0
     for unit in sorted(range(len(requests)), key=similar):
         mixture = requests[unit].mixture
-        if not plan or len(mixture.points) > room or requests[plan[-1][0]].mixture.divergence != mixture.divergence:
+        if not plan or len(mixture.points) > room or alike(plan[-1][0]) != alike(unit):
             plan.append([])
             room = rows
         plan[-1].append(unit)
@@ -140,9 +145,11 @@ def text_plan(requests: Sequence[Request], rows: int) -> list[Units]:
     return [tuple(units) for units in plan]
 
 
-def score_plan(requests: Sequence[ScoreRequest], knee: int | None, tokens: int) -> list[tuple[Units, Batch]]:
+def score_plan(
+    requests: Sequence[ScoreRequest], knee: int | None, tokens: int, apart: bool = False
+) -> list[tuple[Units, Batch]]:
     """Responses to one prompt under one point share a row where it pays (`worth_sharing`); a mixture of several points
-    goes response by response.
+    goes response by response. A batch is of one point where they are computed `apart`.
     """
     together: dict[tuple[tuple[int, ...], Point], list[int]] = {}
     mixed: list[int] = []
@@ -157,7 +164,11 @@ def score_plan(requests: Sequence[ScoreRequest], knee: int | None, tokens: int) 
         for group in worth_sharing(Group(prompt, tuple(requests[unit].response for unit in units)), knee):
             rows.append((tuple(next(order) for _ in group.responses), group, point))
     plan: list[tuple[Units, Batch]] = []
-    for indices in batches([group.tokens for _, group, _ in rows], tokens):
-        batch = tuple(unit for index in indices for unit in rows[index][0])
-        plan.append((batch, Rows([rows[index][1:] for index in indices])))
+    shared: dict[Point, list[tuple[Units, Group, Point]]] = {}
+    for row in rows:
+        shared.setdefault(row[2] if apart else (), []).append(row)
+    for alike in shared.values():
+        for indices in batches([group.tokens for _, group, _ in alike], tokens):
+            batch = tuple(unit for index in indices for unit in alike[index][0])
+            plan.append((batch, Rows([alike[index][1:] for index in indices])))
     return [*plan, *(((unit,), Mixed(requests[unit])) for unit in mixed)]

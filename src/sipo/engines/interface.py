@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from sipo.bank import Adapter, load_adapter
+from sipo.bank import Policy, load_policy
 from sipo.config import Decoding, Model
 from sipo.decoding import Generated, Mixture, Request
 from sipo.errors import SipoError
@@ -24,27 +24,32 @@ NONE: frozenset[int] = frozenset()
 class Span:
     """A backbone and N policies over it. The point (c_1, .., c_N) is the model whose update is sum_i c_i update_i.
 
-    It pickles, with the adapters that it holds; of those that it names by folder the folder alone.
+    It pickles, with the policies that it holds; of those that it names by folder the folder alone.
     """
 
     model: Model
-    policies: tuple[Adapter | Path, ...] = ()
-    """Adapters, or PEFT folders, which are read where they are needed."""
+    policies: tuple[Policy | Path, ...] = ()
+    """Policies of one kind, or folders of such, which are read where they are needed."""
 
     @cached_property
-    def adapters(self) -> tuple[Adapter, ...]:
+    def loaded(self) -> tuple[Policy, ...]:
         """Raises SipoError for a folder that cannot be read."""
-        return tuple(each if isinstance(each, Adapter) else load_adapter(each) for each in self.policies)
+        return tuple(load_policy(each) if isinstance(each, Path) else each for each in self.policies)
 
     @cached_property
     def key(self) -> str:
         """Names the content: equal in every process, and another for another model or policy."""
-        parts = [self.model.model_dump_json(), *(adapter.identity for adapter in self.adapters)]
+        parts = [self.model.model_dump_json(), *(policy.identity for policy in self.loaded)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    @property
+    def apart(self) -> bool:
+        """Does a batch do well to hold requests of the same points alone? See `Policy.apart`."""
+        return any(policy.apart for policy in self.loaded)
 
     def moves(self, point: Point) -> bool:
         """Whether the point is another model than the backbone: some policy with a share changes something."""
-        return any(share and not adapter.still for share, adapter in zip(point, self.adapters, strict=True))
+        return any(share and not policy.still for share, policy in zip(point, self.loaded, strict=True))
 
     def check(self, mixtures: Iterable[Mixture]) -> None:
         """Raise SipoError for a point that names other policies than there are."""

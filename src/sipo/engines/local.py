@@ -44,7 +44,7 @@ class Local(Batched):
         bank = self.bank(span)
         if self._mounted is not span:
             self._release()
-            self._mount.enter_context(bank.mounted(span.adapters))
+            self._mount.enter_context(bank.mounted(span.loaded))
             self._mounted = span
         before = bank.computed
         results = batch(bank)

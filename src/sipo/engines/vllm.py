@@ -106,7 +106,7 @@ class Vllm:
         points = {point for request in requests for point in request.mixture.points if point}
         most = max((len(set(request.mixture.points)) for request in requests), default=1)
         longest = max((len(request.prompt) for request in requests), default=0) + limit
-        ranks = [_rank(span.adapters, point) for point in points]
+        ranks = [_rank(_adapters(span), point) for point in points]
         wanted = Sizes(
             max(self.rows, max((len(request.mixture.points) for request in requests), default=1)),
             min(bank.backbone.context, 2 ** math.ceil(math.log2(longest))),
@@ -173,11 +173,11 @@ class Vllm:
         """
         if not point:
             return None
-        key = span.adapters, point
+        key = _adapters(span), point
         number = self._adapters.setdefault(key, len(self._adapters) + 1)
         folder = Path(self._folder.name) / str(number)
         if not folder.exists():
-            save_adapter(soup(span.adapters, point), folder, source)
+            save_adapter(soup(_adapters(span), point), folder, source)
         return number, folder
 
 
@@ -329,6 +329,14 @@ def _settling(running: _Running) -> type:
             return logits
 
     return Settling
+
+
+def _adapters(span: Span) -> tuple[Adapter, ...]:
+    """Raises SipoError where the policies are whole models."""
+    adapters = tuple(each for each in span.loaded if isinstance(each, Adapter))
+    if len(adapters) < len(span.loaded):
+        raise SipoError("execution.engine: vllm decodes adapters alone, not whole models; take transformers")
+    return adapters
 
 
 def _rank(adapters: Sequence[Adapter], point: Point) -> int:

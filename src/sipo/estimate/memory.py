@@ -1,4 +1,4 @@
-"""Peak memory of every stage, by formula: weights, adapters, optimizer, keys and values, activations.
+"""Peak memory of every stage, by formula: weights, policies, optimizer, keys and values, activations.
 
 For decoders of the Llama kind with gated feed-forward layers; docs/paper.md states the formulas. Kernels' own working
 memory and the allocator's gaps are not in them, so a machine should have `SPARE` more.
@@ -53,6 +53,10 @@ class Shape:
         kept = 3 * self.feed_forward + 4 * self.queries + self.hidden + rank * targets + row
         return self.bytes * kept + 8 * self.hidden + 4 * self.heads + 8
 
+    def whole_activations(self, row: int) -> int:
+        """The same where all weights learn: also what is fed forward from gate and up, and what the norms give."""
+        return self.activations(0, 0, row) + self.bytes * (self.feed_forward + 3 * self.hidden)
+
 
 def shape(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Shape:
     """Of a loaded model, or of an outline of it."""
@@ -103,24 +107,30 @@ class Peaks(Reckoning):
     """Bytes of the reward models, loaded one at a time."""
 
     @property
-    def adapter(self) -> int:
+    def whole(self) -> bool:
+        return self.config.policies == "full"
+
+    @property
+    def policy(self) -> int:
         """Parameters of one."""
-        return adapter_parameters(self.model, self.config.lora)
+        return self.of.parameters if self.whole else adapter_parameters(self.model, self.config.lora)
 
     @property
     def targets(self) -> int:
-        return _targets(self.model, self.config.lora)
+        return 0 if self.whole else _targets(self.model, self.config.lora)
 
     def mounted(self) -> int:
-        return self.of.weights + self.n * self.adapter * self.of.bytes
+        """Of whole models also a soup, of which there is one at a time."""
+        return self.of.weights + (self.n + self.whole) * self.policy * self.of.bytes
 
     def training(self, row: float) -> int:
         """On rows of so many tokens at most."""
         tokens = max(self.config.execution.train_tokens, int(row))
-        kept = self.of.activations(self.config.lora.r, self.targets, int(row))
-        # float32 adapter, gradient, both moments and the best so far; its copy in the backbone's dtype
-        trained = self.adapter * (5 * 4 + self.of.bytes)
-        return self.of.weights + trained + (self.of.layers + 1) * kept * tokens
+        of, rank = self.of, self.config.lora.r
+        kept = of.whole_activations(int(row)) if self.whole else of.activations(rank, self.targets, int(row))
+        # float32 policy, gradient, both moments and the best so far; its copy in the backbone's dtype
+        trained = self.policy * (5 * 4 + (0 if self.whole and of.bytes == 4 else of.bytes))
+        return of.weights + trained + (of.layers + 1) * kept * tokens
 
     def scoring(self, row: float) -> int:
         tokens = max(self.config.execution.score_tokens, int(row))

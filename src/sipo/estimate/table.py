@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from sipo.config import Config
 from sipo.data import Message
 from sipo.estimate.absent import Absent, judge_of
-from sipo.estimate.memory import GIB, SPARE, Peaks, adapter_parameters, shape
+from sipo.estimate.memory import GIB, SPARE, Peaks, shape
 from sipo.estimate.sizes import counted, planned
 from sipo.estimate.work import CHARACTERS, Lengths, Plan
 from sipo.graph.build import Graph
@@ -33,7 +33,7 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, tokens_per_se
     peaks = Peaks(config, longest, model, of, context_of(model.config), judges)
     say(
         f"plan       {of.parameters / 1e6:,.6g} M parameters in {str(dtype).removeprefix('torch.')}, "
-        f"{adapter_parameters(model, config.lora) / 1e6:.3g} M an adapter, "
+        f"{peaks.policy / 1e6:.3g} M {'a policy' if peaks.whole else 'an adapter'}, "
         f"{of.token_cache / 1024:.4g} KiB of keys and values a token"
     )
     say(

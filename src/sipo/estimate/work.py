@@ -14,8 +14,6 @@ from sipo.weights import Weight, is_corner
 if TYPE_CHECKING:  # the configuration reads the methods, and they this
     from sipo.config import Config, Training
 
-TRAINED = 2
-"""Forwards that a training step through a frozen backbone is worth: one forward, and one back to the adapter."""
 CHARACTERS = 3
 """A token is taken to have so many where no tokenizer is at hand: fewer than in most English text."""
 
@@ -105,9 +103,13 @@ class Plan(Reckoning):
     def rewrites(self) -> int:
         return self.samples * self.config.refine.enabled
 
-    def trained(self, rows: int, models: int = 1, step: int = TRAINED) -> float:
-        """Tokens of training with the settings of `align`, `models` validated; a step is worth so many forwards."""
-        return self.config.align.epochs * self.both * (step * rows + models * self.sizes.validation)
+    def step(self, ways: int = 1) -> int:
+        """Forwards that a training step is worth. Each way back is worth one to an adapter, and two to all weights."""
+        return 1 + ways * (2 if self.config.policies == "full" else 1)
+
+    def trained(self, rows: int, models: int = 1, ways: int = 1) -> float:
+        """Tokens of training with the settings of `align`, `models` validated."""
+        return self.config.align.epochs * self.both * (self.step(ways) * rows + models * self.sizes.validation)
 
 
 def nothing(_: Plan) -> Work:
@@ -152,7 +154,7 @@ def score(plan: Plan, soups: bool) -> Work:
 
 def realign(plan: Plan) -> Work:
     settings, worked = plan.config.realign, plan.sizes.worked
-    tokens = TRAINED * plan.n * settings.epochs * worked * (plan.both + plan.longest)
+    tokens = plan.step() * plan.n * settings.epochs * worked * (plan.both + plan.longest)
     return Work(plan.n * steps(worked, settings), 0, 0, tokens)
 
 

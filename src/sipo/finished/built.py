@@ -48,8 +48,17 @@ class Built:
         """Those that can answer now: the methods that the run compares, then the others that its stages suffice for."""
         done = {each.name for each in stage_statuses(self.run, self.config) if each.state == "done"}
         for name in dict.fromkeys([*self.config.methods, *specs()]):
-            if done.issuperset(stage.name for stage in self._answers(specs()[name]).needs()):
+            if self._fits(specs()[name]) and done >= {stage.name for stage in self._answers(specs()[name]).needs()}:
                 yield from [f"{ALONE}{each}" for each in self.config.names] if name == "policies" else [name]
+
+    def _fits(self, spec: MethodSpec) -> bool:
+        """Is it a method for policies of the run's kind?"""
+        try:
+            if spec.check:
+                spec.check(self.config.model_copy(update={"methods": (spec.name,)}))
+        except ValueError:
+            return False
+        return True
 
     def _answers(self, spec: MethodSpec) -> Stage:
         """The stage that asks the method, which need not be one that the run compares."""

@@ -28,7 +28,8 @@ def model_card(model: "AlignedModel", *, base: str, rank: int | None, codec: Cod
     shares = ", ".join(f"{name} {share:g}" for name, share in (model.weights or {}).items()) or "any weight"
     even = 1 / len(config.names)
     nearest = tuple((model.weights or dict.fromkeys(config.names, even)).values())
-    kind = "merged model" if rank is None else "LoRA adapter"
+    whole = "whole model" if config.policies == "full" else "merged model"
+    kind = whole if rank is None else "LoRA adapter"
     parts = [
         _header(config, merged=rank is None),
         f"# {escape(run.resolve().name)} at {shares}",
@@ -48,7 +49,8 @@ def _header(config: Config, merged: bool) -> str:
     lines = ["---", f"library_name: {'transformers' if merged else 'peft'}", "pipeline_tag: text-generation"]
     if _on_the_hub(config):
         lines.append(f"base_model: {config.model.path}")
-    return "\n".join([*lines, "tags: [sipo, dpo, lora, preference-alignment]", "---"])
+    kind = "full-fine-tuning" if config.policies == "full" else "lora"
+    return "\n".join([*lines, f"tags: [sipo, dpo, {kind}, preference-alignment]", "---"])
 
 
 def _recipe(run: Path, config: Config, shares: str, method: str, base: str, rank: int | None) -> str:
@@ -60,11 +62,12 @@ def _recipe(run: Path, config: Config, shares: str, method: str, base: str, rank
     revision = escape(f"at revision {config.model.revision}" if config.model.revision else "")
     tuned = ", fine-tuned on the responses of the data" if config.fine_tunes else ""
     lora = f"r {config.lora.r}, alpha {config.lora.alpha:g} for each policy"
+    exact = "" if rank is None else f"; r {rank} here, since the sum is exact"
     rows = {
         "base": Markdown(" ".join(filter(None, [name, revision])) + tuned),
         "weights": shares,
         "policies": steps,
-        "LoRA": lora if rank is None else f"{lora}; r {rank} here, since the sum is exact",
+        **({"parameters": "all trained"} if config.policies == "full" else {"LoRA": lora + exact}),
         "data": f"{config.data.path.name}, digest {read_subject(run)['rows']}",
         "seed": str(config.seed),
     }

@@ -1,16 +1,12 @@
 """Policies for others to load: a method's model at a preference weight, as an ordinary adapter or merged."""
 
-import json
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import torch
-from torch import Tensor
-from transformers.pytorch_utils import Conv1D
-
-from sipo.bank import Adapter, save_adapter, soup
+from sipo.bank import Adapter, Policy, save_adapter, soup
+from sipo.bank.kinds import base_of
+from sipo.bank.whole import wearing
 from sipo.config import Model
 from sipo.disk.appearing import appearing
 from sipo.disk.publishing import check_name
@@ -40,23 +36,21 @@ def export(model: "AlignedModel", to: Path, *, merged: bool) -> Path:
             f"`{model.method}` mixes {len(points)} models while decoding, which no adapter can hold; "
             "export the soup of its policies, by the method soups or sipo-soups"
         )
-    mixed = soup(model.aligned.adapters, points[0])
-    base = _base(run.path / "align" / "adapters" / config.names[0])
+    policies, point, rank = model.aligned.adapters, points[0], None
+    base = base_of(run.path / "align" / "adapters" / config.names[0])
     with appearing(to) as folder:
-        if merged:
+        if merged or config.policies == "full":
             with run.turn:
-                save_merged(run.task.backbone, run.task.codec.stops, mixed, folder)
+                backbone = run.task.backbone
+                mixed = policies[0].soup(policies, point, backbone.model)
+                save_merged(backbone, run.task.codec.stops, mixed, folder)
         else:
-            save_adapter(mixed, folder, base)
-        rank = None if merged else mixed.rank
+            adapter = soup(cast(tuple[Adapter, ...], policies), point)
+            save_adapter(adapter, folder, base)
+            rank = adapter.rank
         codec = _codec(backbone_of(run.path, config))
         write_text(folder / "README.md", model_card(model, base=base, rank=rank, codec=codec))
     return to
-
-
-def _base(adapter: Path) -> str:
-    """Where the policies' base is found: a hub id or an absolute path."""
-    return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
 def _codec(model: Model) -> Codec | None:
@@ -71,42 +65,20 @@ def _codec(model: Model) -> Codec | None:
     )
 
 
-def save_merged(backbone: Backbone, stops: Collection[int], mixed: Adapter, folder: Path) -> None:
-    """Write the backbone with the adapter's update added, and leave it as it was. `stops` end an answer.
+def save_merged(backbone: Backbone, stops: Collection[int], policy: Policy, folder: Path) -> None:
+    """Write the backbone as it is with the policy, and leave it as it was. `stops` end an answer.
 
     Raises SipoError for weights that are not finite.
     """
-    generation = backbone.model.generation_config
+    weights, generation = policy.merged(backbone.model), backbone.model.generation_config
+    name = infinite_tensor(weights.items())
+    if name is not None:
+        raise SipoError(f"export: the merged {name} is not finite in {weights[name].dtype}; set model.dtype to float32")
     ends = generation.eos_token_id
-    with _added(backbone, mixed):
+    with wearing(backbone.model, weights):
         try:
             generation.eos_token_id = sorted(stops)  # others stop where the policy learned to, too
             backbone.model.save_pretrained(folder)
         finally:
             generation.eos_token_id = ends
     backbone.tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def _added(backbone: Backbone, mixed: Adapter) -> Iterator[None]:
-    """The backbone with the update added to its weights, in the block."""
-    layers = dict(backbone.model.named_modules())
-    before: list[tuple[Tensor, Tensor]] = []
-    try:
-        with torch.no_grad():
-            for name, (a, b) in mixed.factors.items():
-                weight = layers[name].weight
-                before.append((weight, weight.clone()))
-                update = mixed.scaling * (b @ a)
-                update = update.T if isinstance(layers[name], Conv1D) else update
-                weight.copy_(weight.float() + update.to(weight.device))
-                if infinite_tensor([(name, weight)]):
-                    raise SipoError(
-                        f"export: the merged weights of {name} are not finite in {weight.dtype}; "
-                        "set model.dtype to float32"
-                    )
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, value in before:
-                weight.copy_(value)

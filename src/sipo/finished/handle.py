@@ -290,7 +290,8 @@ class AlignedModel:
         """Write the model into the new folder, with a card, and return the folder.
 
         An ordinary PEFT adapter, exact; or, `merged`, the whole model with W + sum_i w_i s_i B_i A_i, added up in
-        float32 and rounded once to the model's dtype. Raises SipoError for MOD and sipo, which mix several models
+        float32 and rounded once to the model's dtype. Whole models (`policies: full`) are always written as one, with
+        sum_i w_i W_i. Raises SipoError for MOD and sipo, which mix several models
         token by token: their soups are `soups` and `sipo-soups`.
 
         >>> run = sipo.open("runs/quickstart")

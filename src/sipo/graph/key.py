@@ -62,6 +62,9 @@ def _usual(lora: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lora(config: Config) -> Any:
+    """How a policy is made: with whole models, that it is one."""
+    if config.policies == "full":
+        return config.policies
     return _usual(config.lora.model_dump(mode="json"))
 
 

@@ -12,14 +12,14 @@ from sipo.graph.stage import Part
 from sipo.records import Candidate, Refinement, Response, Sample
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
     from sipo.logprobs.table import LogprobTable
 
 
-def _policies(places: Sequence[Path], objectives: Sequence[str]) -> "list[Adapter]":
-    from sipo.bank import load_adapter
+def _policies(places: Sequence[Path], objectives: Sequence[str]) -> "list[Policy]":
+    from sipo.bank import load_policy
 
-    return [load_adapter(place / objective) for place in places for objective in objectives]
+    return [load_policy(place / objective) for place in places for objective in objectives]
 
 
 def _logprobs(places: Sequence[Path], _: Sequence[str]) -> "LogprobTable":

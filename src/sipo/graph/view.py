@@ -8,7 +8,7 @@ from pydantic import BaseModel
 FREE = ("execution", "run_dir", "model", "objectives.name", "data.path", "data.source")
 """Seen by every stage, and part of no key: how the work is cut up and where things are. What the model, the rows and
 the objectives are is in every key, as the run's subject."""
-IMPLIED = {"objectives.reward": ("objectives.direction", "objectives.better")}
+IMPLIED = {"objectives.reward": ("objectives.direction", "objectives.better"), "lora": ("policies",)}
 """Keys that come with another, whose digest holds them as far as they matter."""
 
 

@@ -1,10 +1,11 @@
-"""log p of given tokens through a frozen output head, without ever holding all logits."""
+"""log p of given tokens through an output head, without ever holding all logits."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import cross_entropy, linear
+from torch.utils.checkpoint import checkpoint
 
 from sipo.bank.head import Head
 
@@ -15,7 +16,7 @@ GPU_CHUNK = 1024
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """The head is frozen, so the gradient of log p(t | h) to h is known: with logits f(z), z = W h + b, it is
+    """Where the head is frozen the gradient of log p(t | h) to h is known: with logits f(z), z = W h + b, it is
     f'(z_t) W_t - sum_v p_v f'(z_v) W_v, a row of d numbers.
 
     It is made in the forward while the chunk's probabilities are at hand; nothing of size V is kept.
@@ -55,7 +56,15 @@ class _TokenLogprobs(torch.autograd.Function):
         return (upstream[:, None] * gradient).to(gradient.dtype), None, None
 
 
+def _chosen(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    return -cross_entropy(head(hidden).float(), targets, reduction="none")
+
+
 def token_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """log softmax(head(hidden)) at `targets`, float32. hidden [L, d], targets [L] -> [L]."""
     hidden = hidden.to(head.weight.dtype)
+    if head.weight.requires_grad:
+        chunk = GPU_CHUNK if hidden.is_cuda else CHUNK
+        pairs = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        return torch.cat([checkpoint(_chosen, h, head, t, use_reentrant=False) for h, t in pairs])
     return _TokenLogprobs.apply(hidden, head, targets)

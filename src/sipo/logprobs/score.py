@@ -16,11 +16,18 @@ Point = tuple[float, ...]
 def response_logprobs(bank: Bank, packed: Packed, points: Tensor) -> Tensor:
     """Summed log-probabilities of every response in the batch, float32 [S], differentiable.
 
-    `points` [groups, N]: the place in the mounted adapters' span that scores each group.
+    `points` [groups, N]: the place in the mounted policies' span that scores each group.
     """
-    output = bank.hidden_states(points[packed.group.cpu()], layout=packed.layout, input_ids=packed.ids, use_cache=False)
+    at = points[packed.group.cpu()]
+    output = bank.hidden_states(at, layout=packed.layout, input_ids=packed.ids, use_cache=False)
     hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors]
-    each = token_logprobs(hidden, bank.head, packed.targets)
+    each, row = hidden.new_zeros(len(hidden), dtype=torch.float32), packed.predictors // packed.ids.shape[1]
+    for rows, head in bank.heads(at):
+        if rows is None:
+            each = token_logprobs(hidden, head, packed.targets)
+        else:
+            mine = torch.isin(row, rows)
+            each[mine] = token_logprobs(hidden[mine], head, packed.targets[mine])
     return torch.zeros(len(packed.lengths), device=each.device).index_add(0, packed.owner, each)
 
 

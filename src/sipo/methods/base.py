@@ -8,10 +8,10 @@ from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
 
 
-def base_model(policies: "Sequence[Adapter]") -> Method:
+def base_model(policies: "Sequence[Policy]") -> Method:
     """The backbone, mounted with the policies, so that its answers share their batches' setting.
 
     >>> folder = Path("runs/quickstart/align/adapters")
@@ -25,7 +25,7 @@ def base_model(policies: "Sequence[Adapter]") -> Method:
     return Method("base", lambda _: origin, steerable=False)
 
 
-def _build(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+def _build(_: Any, policies: "Sequence[Policy]") -> list[Method]:
     return [base_model(policies)]
 
 

@@ -13,7 +13,7 @@ from sipo.methods.spec import MethodSpec
 from sipo.weights import Weight, corners, grid, is_corner
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
     from sipo.estimate.memory import Peaks
     from sipo.graph.build import Graph
 
@@ -21,7 +21,7 @@ READS = ("seed", "data", "weights", "lora", "align")
 """What training a model for each weight, as the policies were trained, sees."""
 
 
-def by_weight(name: str, models: "Mapping[Weight, Adapter]") -> Method:
+def by_weight(name: str, models: "Mapping[Weight, Policy]") -> Method:
     """The method that answers with the model of each weight."""
     from sipo.decoding import at_soup
 
@@ -59,18 +59,18 @@ def by_weight_spec(
         )
         return {"adapters": trained[ADAPTERS], "policies": graph.policies}
 
-    def build(config: Any, adapters: Path, policies: "Sequence[Adapter]") -> list[Method]:
+    def build(config: Any, adapters: Path, policies: "Sequence[Policy]") -> list[Method]:
         return [by_weight(name, read_by_weight(adapters, grid(config), policies))]
 
     return MethodSpec(name, says, needs=inputs, build=build, **{**more, "reads": ("weights",)})
 
 
-def read_by_weight(adapters: Path, weights: Sequence[Weight], policies: "Sequence[Adapter]") -> "dict[Weight, Adapter]":
+def read_by_weight(adapters: Path, weights: Sequence[Weight], policies: "Sequence[Policy]") -> "dict[Weight, Policy]":
     """The trained models with the policies at the corners, by weight."""
-    from sipo.bank import load_adapter
+    from sipo.bank import load_policy
 
     models = dict(zip(corners(len(policies)), policies, strict=True))
-    models.update({w: load_adapter(adapters / folder_of(w)) for w in weights if not is_corner(w)})
+    models.update({w: load_policy(adapters / folder_of(w)) for w in weights if not is_corner(w)})
     return models
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
     from sipo.data import Message
     from sipo.decoding import BestOf, Mixture
 
@@ -23,7 +23,7 @@ class Aligned:
     ((0.3, 0.7),)
     """
 
-    adapters: "tuple[Adapter, ...]"
+    adapters: "tuple[Policy, ...]"
     mixture: "Mixture"
     instruct: str | None = None
     """System text that it is asked with."""

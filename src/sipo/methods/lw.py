@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sipo.estimate.work import TRAINED, Plan, Work, steps
+from sipo.estimate.work import Plan, Work, steps
 from sipo.graph.parts import LOGPROBS
 from sipo.graph.stage import Inputs
 from sipo.looks import Look
@@ -73,10 +73,10 @@ def _examples(
     return examples
 
 
-def lw_work(plan: Plan, step: int = TRAINED) -> Work:
-    """Where a training step is worth so many forwards."""
+def lw_work(plan: Plan, ways: int = 1) -> Work:
+    """Where a training step goes back so many times."""
     rows = plan.sizes.train
-    return Work(plan.between * steps(rows, plan.config.align), 0, 0, plan.between * plan.trained(rows, step=step))
+    return Work(plan.between * steps(rows, plan.config.align), 0, 0, plan.between * plan.trained(rows, ways=ways))
 
 
 def lw_needs(graph: "Graph") -> Inputs:

@@ -12,7 +12,7 @@ from sipo.section import Number, Section
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
     from sipo.decoding import Divergence
 
 
@@ -21,7 +21,7 @@ class Mod(Section):
     """Of the alpha-divergence that `mod-alpha` decodes by; towards 0 it is reverse KL, at 1 forward KL."""
 
 
-def mod(policies: "Sequence[Adapter]", divergence: "Divergence | None" = None, name: str | None = None) -> Method:
+def mod(policies: "Sequence[Policy]", divergence: "Divergence | None" = None, name: str | None = None) -> Method:
     """MOD over the policies for one f-divergence (Shi et al. 2024; SIPO, Eq. 3); reverse KL, the usual one, mixes their
     log-probabilities.
 
@@ -37,23 +37,23 @@ def mod(policies: "Sequence[Adapter]", divergence: "Divergence | None" = None, n
     return Method(name or default, lambda weight: Aligned(tuple(policies), at_mod(weight, by)))
 
 
-def _reverse_kl(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+def _reverse_kl(_: Any, policies: "Sequence[Policy]") -> list[Method]:
     return [mod(policies)]
 
 
-def _forward_kl(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+def _forward_kl(_: Any, policies: "Sequence[Policy]") -> list[Method]:
     from sipo.decoding import FORWARD_KL
 
     return [mod(policies, FORWARD_KL)]
 
 
-def _alpha(config: Any, policies: "Sequence[Adapter]") -> list[Method]:
+def _alpha(config: Any, policies: "Sequence[Policy]") -> list[Method]:
     from sipo.decoding import Divergence
 
     return [mod(policies, Divergence("alpha", config.mod.alpha))]
 
 
-def _jensen_shannon(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+def _jensen_shannon(_: Any, policies: "Sequence[Policy]") -> list[Method]:
     from sipo.decoding import JENSEN_SHANNON
 
     return [mod(policies, JENSEN_SHANNON)]

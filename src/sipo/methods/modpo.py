@@ -21,7 +21,7 @@ from sipo.section import Name, Section
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
     from sipo.data import Row
     from sipo.graph.build import Graph
     from sipo.logprobs.packing import Group
@@ -35,7 +35,7 @@ class Modpo(Section):
     """The objective k that MODPO trains on; null takes the one with the largest share of each weight."""
 
 
-def train_modpo(task: "Task", policies: "Sequence[Adapter]", known: "LogprobTable", folder: Path) -> None:
+def train_modpo(task: "Task", policies: "Sequence[Policy]", known: "LogprobTable", folder: Path) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
     from sipo.logprobs.table import policy_points
     from sipo.stages.align import train_fresh

@@ -9,10 +9,10 @@ from sipo.methods.spec import MethodSpec
 from sipo.weights import Weight, corners
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
 
 
-def single_policies(policies: "Mapping[str, Adapter]") -> list[Method]:
+def single_policies(policies: "Mapping[str, Policy]") -> list[Method]:
     """`policy:NAME` by objective: the corners of the simplex.
 
     >>> folder = Path("runs/quickstart/align/adapters")
@@ -29,7 +29,7 @@ def single_policies(policies: "Mapping[str, Adapter]") -> list[Method]:
     return [alone(name, corner) for name, corner in zip(policies, corners(len(policies)), strict=True)]
 
 
-def _build(config: Any, policies: "Sequence[Adapter]") -> list[Method]:
+def _build(config: Any, policies: "Sequence[Policy]") -> list[Method]:
     return single_policies(dict(zip(config.names, policies, strict=True)))
 
 

@@ -40,11 +40,11 @@ def train_raco(task: "Task", known: "LogprobTable", folder: Path) -> None:
 
 
 def _work(plan: Plan) -> Work:
-    return lw_work(plan, 1 + plan.n)  # a way back for each objective
+    return lw_work(plan, ways=plan.n)  # back for each objective
 
 
 def _peak(peaks: "Peaks") -> float:
-    return peaks.training(peaks.both) + peaks.n * peaks.adapter * 4  # each objective's gradient
+    return peaks.training(peaks.both) + peaks.n * peaks.policy * 4  # each objective's gradient
 
 
 METHODS = (

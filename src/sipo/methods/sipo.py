@@ -10,10 +10,10 @@ from sipo.methods.soups import soups
 from sipo.methods.spec import MethodSpec, shares
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
 
 
-def sipo(realigned: "Sequence[Adapter]") -> Method:
+def sipo(realigned: "Sequence[Policy]") -> Method:
     """SIPO's main result: MOD over the realigned policies (SIPO, section 3).
 
     >>> folder = Path("runs/quickstart/realign/adapters")
@@ -24,11 +24,11 @@ def sipo(realigned: "Sequence[Adapter]") -> Method:
     return mod(realigned, name="sipo")
 
 
-def _mixed(_: Any, realigned: "Sequence[Adapter]") -> list[Method]:
+def _mixed(_: Any, realigned: "Sequence[Policy]") -> list[Method]:
     return [sipo(realigned)]
 
 
-def _averaged(_: Any, realigned: "Sequence[Adapter]") -> list[Method]:
+def _averaged(_: Any, realigned: "Sequence[Policy]") -> list[Method]:
     return [soups(realigned, "sipo-soups")]
 
 

@@ -9,10 +9,10 @@ from sipo.methods.spec import MethodSpec
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Adapter, Policy
 
 
-def soups(policies: "Sequence[Adapter]", name: str = "soups") -> Method:
+def soups(policies: "Sequence[Policy]", name: str = "soups") -> Method:
     """The exact soup, sum_i w_i B_i A_i in every layer: a point in the policies' span (SIPO, section 2).
 
     >>> folder = Path("runs/quickstart/align/adapters")
@@ -44,12 +44,19 @@ def factor_soups(policies: "Sequence[Adapter]") -> Method:
     return Method("factor-soups", at)
 
 
-def _exact(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
+def _exact(_: Any, policies: "Sequence[Policy]") -> list[Method]:
     return [soups(policies)]
 
 
 def _of_factors(_: Any, policies: "Sequence[Adapter]") -> list[Method]:
     return [factor_soups(policies)]
+
+
+def _check(config: Any) -> None:
+    if config.policies == "full" and "factor-soups" in config.methods:
+        raise ValueError(
+            "methods: factor-soups averages factors, and whole models (policies: full) have none; take soups"
+        )
 
 
 METHODS = (
@@ -66,5 +73,6 @@ METHODS = (
         needs=lambda graph: {"policies": graph.policies},
         build=_of_factors,
         look=Look("#009E73", "p", "\N{BLACK PENTAGON}", ":"),
+        check=_check,
     ),
 )

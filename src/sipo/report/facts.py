@@ -16,7 +16,7 @@ from sipo.task import Task
 def facts(task: Task) -> list[tuple[str, str]]:
     """Terms and what they are."""
     config, splits, data = task.config, task.splits, task.config.data
-    model = config.model
+    model, lora = config.model, config.lora
     conflicts = sum(row.conflicting(task.objectives) for row in splits.train)
     return [
         ("model", f"{model.path}{f' at {model.revision}' if model.revision else ''}, dtype {model.dtype}"),
@@ -31,7 +31,7 @@ def facts(task: Task) -> list[tuple[str, str]]:
             for each in config.objectives
         ),
         ("weights", f"{len(task.weights)} points"),
-        ("LoRA", f"r {config.lora.r}, alpha {config.lora.alpha:g}"),
+        ("policies", "whole models") if config.policies == "full" else ("LoRA", f"r {lora.r}, alpha {lora.alpha:g}"),
         ("decoding", f"{_decoding(config.decoding)}, at most {data.max_response_tokens} tokens"),
         ("seed", str(config.seed)),
     ]

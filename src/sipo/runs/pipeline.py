@@ -184,4 +184,6 @@ def _conclude(task: Task, run: Path) -> None:
     by = [] if improves(task.config.methods) else ["--method", "mod"]
     say(f"ask it   {command('sipo', 'generate', run, *by, '--weights', weights, '--prompt', 'Why is the sky blue?')}")
     say(f"take it  {command('sipo', 'export', run, '--weights', weights, '--to', 'soup')}")
-    say("         then PeftModel.from_pretrained(base, 'soup'), or vllm serve BASE --lora-modules soup=soup")
+    whole = "AutoModelForCausalLM.from_pretrained('soup'), or vllm serve soup"
+    adapter = "PeftModel.from_pretrained(base, 'soup'), or vllm serve BASE --lora-modules soup=soup"
+    say(f"         then {whole if task.config.policies == 'full' else adapter}")

@@ -1,6 +1,7 @@
 """Everything that would stop a run later on, found before it starts: the cheap things first, the model last."""
 
 from sipo.bank.adapter import target_layers
+from sipo.bank.kinds import adapted_layers
 from sipo.config.objectives import UNNAMED, UNSAID
 from sipo.data import Message
 from sipo.engines import check_engine
@@ -75,7 +76,7 @@ def _by_its_shape(task: Task) -> None:
     model = task.config.model
     config = shape_of(model.path, model.revision)
     assert config is not None  # `find_absent` asked
-    target_layers(outline(config), task.config.lora.target_modules)
+    adapted_layers(outline(config), task.config)
     check_room(task.config, context_of(config))
 
 

@@ -1,14 +1,15 @@
-"""Stage align: one LoRA policy for each objective by DPO (SIPO, Eq. 2).
+"""Stage align: one policy for each objective by DPO (SIPO, Eq. 2).
 
 The reference log-probabilities of all rows are computed once and serve every objective: the responses are the
-same, only the labels differ. Writes `adapters/<objective>` (PEFT), `training.jsonl` and `logprobs.parquet`.
+same, only the labels differ. Writes `adapters/<objective>` (PEFT, or a whole model), `training.jsonl` and
+`logprobs.parquet`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sipo.bank import Adapter, load_adapter, new_adapter, save_adapter
+from sipo.bank import Policy, load_policy, new_policy
 from sipo.data import Row
 from sipo.decoding import seed_of
 from sipo.disk.journal import FOLDER, resumable
@@ -19,7 +20,7 @@ from sipo.task import Task
 from sipo.training.loop import DPO, Example, Trained, Weighting, train
 
 
-def align(task: Task, folder: Path) -> list[Adapter]:
+def align(task: Task, folder: Path) -> list[Policy]:
     """The N policies, in the order of the objectives."""
     table = LogprobTable()
     rows = [*task.splits.train, *task.splits.validation]
@@ -44,7 +45,7 @@ def align(task: Task, folder: Path) -> list[Adapter]:
             checkpoint=folder / FOLDER / f"{objective}.pt",
             objective=objective,
         )
-        save_adapter(result.adapter, folder / "adapters" / objective, task.backbone.source)
+        result.policy.save(folder / "adapters" / objective, task.backbone)
         return [{"objective": objective, **record} for record in result.history]
 
     histories = resumable(
@@ -55,9 +56,9 @@ def align(task: Task, folder: Path) -> list[Adapter]:
     return read_policies(folder, task.objectives)
 
 
-def read_policies(folder: Path, objectives: Sequence[str]) -> list[Adapter]:
-    """The adapters that align or realign wrote."""
-    return [load_adapter(folder / "adapters" / objective) for objective in objectives]
+def read_policies(folder: Path, objectives: Sequence[str]) -> list[Policy]:
+    """What align or realign wrote."""
+    return [load_policy(folder / "adapters" / objective) for objective in objectives]
 
 
 def train_fresh(
@@ -71,7 +72,7 @@ def train_fresh(
     order: Sequence[object] = ("align",),
     **about: object,
 ) -> Trained:
-    """A fresh adapter trained with the settings of `align`: what every policy and every model of a weight begins as.
+    """A fresh policy trained with the settings of `align`: what every policy and every model of a weight begins as.
 
     `order` seeds the order of the rows; `about` goes into the metrics of every step.
     """
@@ -79,7 +80,7 @@ def train_fresh(
     best = config.align.checkpoint == "best"
     result = train(
         task.bank,
-        new_adapter(task.backbone.model, config.lora, seed_of(config.seed, "adapter")),
+        new_policy(task.backbone.model, config, seed_of(config.seed, "adapter")),
         training,
         validation,
         config.align,

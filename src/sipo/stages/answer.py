@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sipo.bank import Adapter
+from sipo.bank import Policy
 from sipo.config import Decoding
 from sipo.data import Row
 from sipo.decoding import Generated, Request, seed_of
@@ -43,7 +43,7 @@ class _Asked:
     decoding: Decoding
 
     @property
-    def shared(self) -> tuple[tuple[Adapter, ...], Decoding]:
+    def shared(self) -> tuple[tuple[Policy, ...], Decoding]:
         """What those that are decoded together have in common."""
         return self.aligned.adapters, self.decoding
 
@@ -127,7 +127,7 @@ def _given(
 ) -> list[Generated]:
     """Of each answer's draws the one that the policies find best at its weight."""
     groups = {at: _group(*each) for at, each in enumerate(drawn) if len(each[0].draws) > 1}
-    tables: dict[tuple[Adapter, ...], LogprobTable] = {}
+    tables: dict[tuple[Policy, ...], LogprobTable] = {}
     policies = policy_points(task.objectives)
     for adapters in dict.fromkeys(drawn[at][0].aligned.adapters for at in groups):
         known = tables[adapters] = LogprobTable()

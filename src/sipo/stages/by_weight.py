@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sipo.bank import save_adapter
 from sipo.disk.journal import FOLDER, resumable
 from sipo.disk.tables import write_records
 from sipo.methods.by_weight import folder_of
@@ -26,7 +25,7 @@ def train_by_weight(task: Task, fit: Fit, folder: Path) -> None:
 
     def one(weight: Weight) -> list[dict[str, Any]]:
         result = fit(weight, folder / FOLDER / f"{folder_of(weight)}.pt")
-        save_adapter(result.adapter, place(weight), task.backbone.source)
+        result.policy.save(place(weight), task.backbone)
         return [{"objective": folder_of(weight), **record} for record in result.history]
 
     histories = resumable(folder, "weights", weights, one, task.progress, writes=place)

@@ -7,7 +7,6 @@ the paper. Writes `adapters/<fold>-<objective>`, `logprobs.parquet` and `trainin
 from pathlib import Path
 from typing import Any
 
-from sipo.bank import save_adapter
 from sipo.data import folds_of
 from sipo.disk.journal import FOLDER, resumable
 from sipo.disk.tables import write_records
@@ -57,7 +56,7 @@ def _held_out_logprobs(
         fold=fold,
         objective=objective,
     )
-    save_adapter(result.adapter, folder / "adapters" / f"{fold}-{objective}", task.backbone.source)
+    result.policy.save(folder / "adapters" / f"{fold}-{objective}", task.backbone)
     rows = [row for row in task.splits.train if folds[row.key] == fold]
     table = LogprobTable()
     for row in rows:
@@ -65,7 +64,7 @@ def _held_out_logprobs(
     with task.engine() as engine:
         table.fill(
             engine,
-            task.span([result.adapter]),
+            task.span([result.policy]),
             [task.group(row) for row in rows],
             {policy(objective): (1.0,)},
             folder=folder,

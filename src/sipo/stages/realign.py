@@ -2,14 +2,14 @@
 
 The two pairs of a row share their prompt and y_c, so they are one packed row. The frozen policy is the
 reference, and its log-probabilities are those that the candidates were scored by: no reference pass. Writes
-`adapters/<objective>` (PEFT) and `training.jsonl`.
+`adapters/<objective>` (PEFT, or a whole model) and `training.jsonl`.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sipo.bank import Adapter, new_adapter, save_adapter, soup
+from sipo.bank import Policy, new_policy
 from sipo.data import Row
 from sipo.decoding import seed_of
 from sipo.disk.journal import FOLDER, resumable
@@ -33,13 +33,13 @@ WAYS_OUT = (
 
 def realign(
     task: Task,
-    policies: list[Adapter],
+    policies: list[Policy],
     candidates: list[Candidate],
     known: LogprobTable,
     folder: Path,
     *,
     round: int = 1,
-) -> list[Adapter]:
+) -> list[Policy]:
     """The N realigned policies. `known` holds the log-probabilities that `score` made.
 
     A policy that has nothing to learn from stays as it is: where the filter chose nothing, SIPO equals MOD.
@@ -59,10 +59,10 @@ def realign(
         objective = task.objectives[i]
         examples = realignment(task, rows, chosen, objective, known)
         if not examples:
-            save_adapter(policies[i], place(i), task.backbone.source)
+            policies[i].save(place(i), task.backbone)
             return []
         merged = settings.start == "merged"
-        fresh = new_adapter(task.backbone.model, task.config.lora, seed)
+        fresh = new_policy(task.backbone.model, task.config, seed)
         result = train(
             task.bank,
             fresh if merged else policies[i],
@@ -80,9 +80,10 @@ def realign(
             name=f"realigning objective {objective}",
             rate="realign.lr",
         )
-        # What was trained above the frozen policy and the policy itself are one adapter of both ranks.
-        adapter = soup([policies[i], result.adapter], [1.0, 1.0]) if merged else result.adapter
-        save_adapter(adapter, place(i), task.backbone.source)
+        # What was trained above the frozen policy and the policy itself are one: with LoRA, an adapter of both ranks.
+        both, model = [policies[i], result.policy], task.backbone.model
+        realigned = policies[i].soup(both, [1.0, 1.0], model) if merged else result.policy
+        realigned.save(place(i), task.backbone)
         return [{"objective": objective, **record} for record in result.history]
 
     def place(i: int) -> Path:

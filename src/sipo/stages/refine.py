@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from sipo.bank import Adapter
+from sipo.bank import Policy
 from sipo.data import Message, Row
 from sipo.decoding import Generated, Request, at_mod, seed_of
 from sipo.disk.tables import write_records
@@ -25,7 +25,7 @@ from sipo.weights import Weight, as_weight
 
 
 def refine(
-    task: Task, policies: list[Adapter], samples: list[Sample], folder: Path, *, round: int = 1
+    task: Task, policies: list[Policy], samples: list[Sample], folder: Path, *, round: int = 1
 ) -> list[Refinement]:
     """One refinement a sample, in order."""
     config = task.config

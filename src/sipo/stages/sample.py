@@ -5,7 +5,7 @@ Corners of the simplex are left out: the paper samples between the objectives. W
 
 from pathlib import Path
 
-from sipo.bank import Adapter
+from sipo.bank import Policy
 from sipo.data import Row
 from sipo.decoding import Request, at_mod, seed_of
 from sipo.disk.tables import write_records
@@ -15,7 +15,7 @@ from sipo.task import Task
 from sipo.weights import Weight, is_corner
 
 
-def sample(task: Task, policies: list[Adapter], folder: Path, *, round: int = 1) -> list[Sample]:
+def sample(task: Task, policies: list[Policy], folder: Path, *, round: int = 1) -> list[Sample]:
     """Samples by prompt, then weight, then index; every round has noise of its own."""
     config = task.config
     plan = [

@@ -7,7 +7,7 @@ say is also what the realignment takes as its references. Writes `logprobs.parqu
 from collections.abc import Sequence
 from pathlib import Path
 
-from sipo.bank import Adapter
+from sipo.bank import Policy
 from sipo.filters.contest import contests
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points, soup_points
 from sipo.records import Refinement, Sample
@@ -17,7 +17,7 @@ from sipo.task import Task
 
 def score(
     task: Task,
-    policies: list[Adapter],
+    policies: list[Policy],
     samples: list[Sample],
     known: LogprobTable,
     folder: Path,

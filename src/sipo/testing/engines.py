@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from sipo.bank import Adapter, Bank, new_adapter, save_adapter
+from sipo.bank import Adapter, Bank, new_adapter
+from sipo.bank.whole import Whole, parameters_of
 from sipo.config import Decoding, Execution, Lora, Model
 from sipo.decoding import (
     FORWARD_KL,
@@ -60,11 +61,13 @@ NEAR: dict[str, Any] = {"rel": 1e-4, "abs": 1e-3}
 
 @dataclass(frozen=True)
 class Ground:
-    """A local engine over a model, and two spans; what it gives is right (its own tests see to that)."""
+    """A local engine over a model, and three spans; what it gives is right (its own tests see to that)."""
 
     local: Local
     three: Span
     one: Span
+    whole: Span
+    """Of two whole models; the others are of adapters."""
     end: int
     """A token that ends some of the texts."""
 
@@ -76,7 +79,8 @@ def ground(model: Model) -> Ground:
     policies = [_random_adapter(backbone, seed, rank) for seed, rank in ((1, 3), (2, 5), (3, 2), (4, 4))]
     three, one = Span(model, tuple(policies[:3])), Span(model, tuple(policies[3:]))
     unending = texts(local, three, requests(base(3)), SAMPLED)
-    return Ground(local, three, one, unending[0].tokens[NEW // 2])
+    models = [_another(backbone, seed) for seed in (5, 6)]
+    return Ground(local, three, one, Span(model, tuple(models)), unending[0].tokens[NEW // 2])
 
 
 def _random_adapter(backbone: Backbone, seed: int, rank: int) -> Adapter:
@@ -85,6 +89,13 @@ def _random_adapter(backbone: Backbone, seed: int, rank: int) -> Adapter:
     generator.manual_seed(seed)
     factors = {n: (a, 0.3 * torch.randn(b.shape, generator=generator)) for n, (a, b) in adapter.factors.items()}
     return Adapter(factors, adapter.scaling)
+
+
+def _another(backbone: Backbone, seed: int) -> Whole:
+    """The backbone with no parameter as it was."""
+    generator = torch.Generator().manual_seed(seed)
+    own = parameters_of(backbone.model)
+    return Whole({n: w + 0.1 * w.std() * torch.randn(w.shape, generator=generator) for n, w in own.items()})
 
 
 def requests(*mixtures: Mixture) -> list[Request]:
@@ -114,6 +125,9 @@ def _in_order(results: Iterator[tuple[int, Result]], count: int) -> list[Result]
 
 class EngineConformance:
     """Inherit it, and give it fixtures `engine` and `model`. Texts are compared by token and scores up to rounding."""
+
+    whole = True
+    """Does the engine take whole models as policies? One that does not says so."""
 
     @pytest.fixture
     def ground(self, model: Model) -> Ground:
@@ -165,6 +179,23 @@ class EngineConformance:
         assert not list(engine.generate(ground.three, asked, SAMPLED, NEW, (), range(len(asked))))
         assert not list(engine.score(ground.three, scored, range(len(scored))))
 
+    def test_policies_may_be_whole_models(self, engine: Engine, ground: Ground, tmp_path: Path) -> None:
+        mixtures = [base(2), at_soup((0.3, 0.7)), at_soup((1.0, 0.0)), at_mod((0.3, 0.7))]
+        asked, scored = requests(*mixtures), responses(*mixtures)
+        if not self.whole:
+            with pytest.raises(SipoError, match="whole models"):
+                list(engine.generate(ground.whole, asked, GREEDY, NEW, ()))
+            return
+        expected = texts(ground.local, ground.whole, asked, SAMPLED)
+        assert len({each.tokens for each in expected}) > len(asked) / 2
+        for number, policy in enumerate(ground.whole.loaded):
+            policy.save(tmp_path / str(number), ground.local.bank(ground.whole).backbone)
+        named = Span(ground.whole.model, (tmp_path / "0", tmp_path / "1"))
+        assert named.key == ground.whole.key
+        for span in (ground.whole, named):
+            assert texts(engine, span, asked, SAMPLED) == expected
+        assert scores(engine, named, scored) == pytest.approx(scores(ground.local, ground.whole, scored), **NEAR)
+
     def test_nothing_is_asked(self, engine: Engine, ground: Ground) -> None:
         assert not list(engine.generate(ground.three, [], GREEDY, NEW, ()))
         assert not list(engine.score(ground.three, []))
@@ -209,8 +240,8 @@ class EngineConformance:
 
     def test_a_span_is_its_content(self, engine: Engine, ground: Ground, tmp_path: Path) -> None:
         folders = [tmp_path / str(number) for number in range(3)]
-        for folder, adapter in zip(folders, ground.three.adapters, strict=True):
-            save_adapter(adapter, folder, ground.three.model.path)
+        for folder, adapter in zip(folders, ground.three.loaded, strict=True):
+            adapter.save(folder, ground.local.bank(ground.three).backbone)
         named, sent = Span(ground.three.model, tuple(folders)), pickle.loads(pickle.dumps(ground.three))
         assert named.key == sent.key == ground.three.key != ground.one.key
         assert replace(named, policies=named.policies[::-1]).key != named.key

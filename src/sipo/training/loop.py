@@ -1,4 +1,4 @@
-"""Training one adapter on preference pairs whose reference log-probabilities are already known.
+"""Training one policy on preference pairs whose reference log-probabilities are already known.
 
 Departures from the paper's code: no reference model is loaded (its numbers come from a table), a prompt is
 computed once for all responses to it, and the loop can be killed at any moment and goes on as if it had not.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sipo.bank import Adapter, Bank
+from sipo.bank import Bank, Policy
 from sipo.config import Training
 from sipo.errors import SipoError
 from sipo.finite import finite
@@ -63,7 +63,7 @@ DPO = Weighting()
 
 @dataclass(frozen=True)
 class Trained:
-    adapter: Adapter
+    policy: Policy
     history: list[dict[str, float]]
     """One record an optimizer step: step, epoch, loss, accuracy, nll; and validation_loss where it was taken; the first
     also has start_validation_loss, that of the start.
@@ -79,7 +79,7 @@ class Trained:
 
 def train(
     bank: Bank,
-    start: Adapter,
+    start: Policy,
     examples: Sequence[Example],
     validation: Sequence[Example],
     settings: Training,
@@ -87,7 +87,7 @@ def train(
     lr: float,
     seed: int,
     weighting: Weighting = DPO,
-    beneath: Sequence[Adapter] = (),
+    beneath: Sequence[Policy] = (),
     alpha: float = 0.0,
     keep_best: bool = False,
     token_budget: int = 4096,
@@ -99,7 +99,7 @@ def train(
 ) -> Trained:
     """Minimise the preference loss plus alpha times the normalised NLL (SIPO, Eq. 2 and Eq. 8).
 
-    AdamW with linear warm-up and cosine decay; `start` is copied, never changed. Adapters `beneath` it belong to
+    AdamW with linear warm-up and cosine decay; `start` is copied, never changed. Policies `beneath` it belong to
     the frozen model that it is trained on. With `keep_best` the result is the epoch with the lowest validation
     loss, or the start where none is lower. With `checkpoint`, the state is saved there every `checkpoint_seconds` and
     found again after a crash: the result is the same, bit by bit.
@@ -108,15 +108,15 @@ def train(
     """
     if not examples:
         raise SipoError("there is nothing to train on: no row carries a preference for this objective")
-    adapter = start.trainable_copy(bank.device)
+    policy = start.trainable_copy(bank.device)
     way_out = f"lower {rate}, which is {lr:g}, or set model.dtype to float32"
 
     def loss_of(some: Sequence[Example]) -> float:
         return validate(bank, some, settings.beta, token_budget, weighting)
 
-    with bank.mounted([*beneath, adapter]):
+    with bank.mounted([*beneath, policy]):
         history = optimise(
-            adapter.parameters,
+            policy.parameters,
             len(examples),
             settings,
             lambda batch: _backward(bank, [examples[i] for i in batch], settings.beta, weighting, alpha, token_budget),
@@ -131,9 +131,9 @@ def train(
         )
         if not validation:  # else the last step was looked at
             finite(loss_of(examples[:1]), f"{name}: loss after the last step", way_out)
-    for parameter in adapter.parameters:
+    for parameter in policy.parameters:
         parameter.requires_grad_(False)
-    return Trained(adapter, history)
+    return Trained(policy, history)
 
 
 @torch.no_grad()
@@ -162,7 +162,7 @@ def _backward(
     given = sum(sign != 0 for example in batch for _, _, *signs in example.pairs for sign in signs)
     sums = {"loss": 0.0, "accuracy": 0.0, "nll": 0.0}
     weights, shares = weighting.terms(bank.device)
-    parameters = bank.adapters[-1].parameters
+    parameters = bank.policies[-1].parameters
     gradients: list[list[Tensor | None]] = [[parameter.grad for parameter in parameters] for _ in shares]
     for indices in batches([e.group.columns(bank.routes.packs) for e in batch], budget):
         losses, nll, numbers = _losses(bank, [batch[i] for i in indices], beta, weights, weighting.scale)
@@ -191,7 +191,7 @@ def _losses(
     for people.
     """
     packed = pack([example.group for example in examples], bank.device, bank.routes.packs)
-    logprobs = response_logprobs(bank, packed, torch.ones(len(examples), len(bank.adapters)))
+    logprobs = response_logprobs(bank, packed, torch.ones(len(examples), len(bank.policies)))
     reference = torch.tensor([value for example in examples for value in example.reference], device=bank.device)
     logratios = logprobs - reference
     offsets = [0]

@@ -1,6 +1,6 @@
 """The key-value cache of a batch that grows by a token a step."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
@@ -46,18 +46,25 @@ def _grown(held: Tensor | None, new: Tensor, total: int) -> Tensor:
     return room
 
 
-def roomy_cache(config: PreTrainedConfig) -> DynamicCache:
-    """A cache for the model. Layers with a window keep all of the past as well: the mask knows what they may see."""
-    cache = DynamicCache(config=config)
-    plain = (DynamicLayer, DynamicSlidingWindowLayer)
-    cache.layers = [RoomyLayer() if type(layer) in plain else layer for layer in cache.layers]
-    return cache
+class Cache(Protocol):
+    """What a bank keeps of the rows that it has computed."""
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order; a row may come more than once."""
+        ...
 
 
-def select_rows(cache: DynamicCache, rows: Tensor) -> None:
-    """Keep these rows of the cache, in this order; a row may come more than once."""
-    for layer in cache.layers:
-        # A layer with a recurrent state selects all that it holds only where it is asked as for a beam search.
-        recurrent = isinstance(layer, LinearAttentionCacheLayerMixin)
-        select: Any = layer.reorder_cache if recurrent else layer.batch_select_indices  # type: ignore[union-attr]
-        select(rows)
+class RoomyCache(DynamicCache):
+    """Layers with a window keep all of the past as well: the mask knows what they may see."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config=config)
+        plain = (DynamicLayer, DynamicSlidingWindowLayer)
+        self.layers = [RoomyLayer() if type(layer) in plain else layer for layer in self.layers]
+
+    def select(self, rows: Tensor) -> None:
+        for layer in self.layers:
+            # A layer with a recurrent state selects all that it holds only where it is asked as for a beam search.
+            recurrent = isinstance(layer, LinearAttentionCacheLayerMixin)
+            select: Any = layer.reorder_cache if recurrent else layer.batch_select_indices  # type: ignore[union-attr]
+            select(rows)

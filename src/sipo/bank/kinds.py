@@ -1,0 +1,42 @@
+"""The kinds of policies, by what a configuration asks for and by what a folder holds."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
+
+from sipo.bank.adapter import new_adapter, target_layers
+from sipo.bank.peft_folder import load_adapter
+from sipo.bank.policy import Policy
+from sipo.bank.whole import ABOUT, load_whole, new_whole
+from sipo.errors import SipoError
+
+if TYPE_CHECKING:
+    from sipo.config import Config
+
+
+def new_policy(model: PreTrainedModel, config: "Config", seed: int) -> Policy:
+    """A fresh policy of the configured kind, which is the backbone."""
+    return new_whole(model) if config.policies == "full" else new_adapter(model, config.lora, seed)
+
+
+def load_policy(folder: Path) -> Policy:
+    """What `Policy.save` wrote. Raises SipoError where it is missing, damaged, or of no kind."""
+    return load_whole(folder) if (folder / "config.json").exists() else load_adapter(folder)
+
+
+def base_of(folder: Path) -> str:
+    """What the policy in the folder was trained from: a hub id or an absolute path. Raises SipoError if untold."""
+    file, key = (ABOUT, "base") if (folder / ABOUT).exists() else ("adapter_config.json", "base_model_name_or_path")
+    try:
+        return str(json.loads((folder / file).read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError) as error:
+        raise SipoError(f"{folder}: does not tell its base model ({error}); is the folder whole?") from None
+
+
+def adapted_layers(model: PreTrainedModel, config: "Config") -> list[str]:
+    """The layers that policies of the configured kind change the computation of. Raises SipoError where the model has
+    none that `lora.target_modules` names.
+    """
+    return [] if config.policies == "full" else list(target_layers(model, config.lora.target_modules))
