@@ -27,7 +27,7 @@ test-faults: env ## kills at random moments, and damage to any file of a run, fo
 	$(BIN)/python -m pytest -n $(JOBS) -m faults
 
 test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an environment of its own
-	$(VLLM)/bin/python -m pytest tests/test_vllm.py tests/test_engines.py
+	$(VLLM)/bin/python -m pytest tests/engines/test_vllm.py tests/engines/test_engines.py
 
 bench: env ## speed and memory against other ways to do the work, in at most ten minutes: build/bench.json
 	$(BIN)/python -m benchmarks --quick --dtype bfloat16

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sipo.cli.inspect import inspect_file
 from sipo.data import Message, Row, conflict_statistics, read_rows, write_rows
 
-PKU = Path(__file__).parents[2] / "shared" / "data" / "pku-saferlhf" / "sample.jsonl"
+PKU = Path(__file__).parents[3] / "shared" / "data" / "pku-saferlhf" / "sample.jsonl"
 NAMES = ("a", "b", "c", "d")
 
 

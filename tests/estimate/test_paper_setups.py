@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_reward_models import score_model, shape
+from score_models import score_model, shape
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
@@ -33,7 +33,7 @@ from sipo.prompts.template import load_template
 from sipo.records import Refinement, Response
 from sipo.runs.pipeline import run
 
-PAPER = Path(__file__).parents[1] / "configs" / "paper"
+PAPER = Path(__file__).parents[2] / "configs" / "paper"
 SETUPS = ("beavertails-llama2-7b", "beavertails-alpaca-7b", "helpsteer-llama2-7b", "helpsteer-alpaca-7b")
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 FORMAT = "BEGINNING OF CONVERSATION: {turns}USER: {prompt} ASSISTANT:"

@@ -20,7 +20,7 @@ from sipo.data.cleaning import Choice
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
 
-SAMPLES = Path(__file__).parents[2] / "shared" / "data"
+SAMPLES = Path(__file__).parents[3] / "shared" / "data"
 HELPSTEER, PKU = SAMPLES / "helpsteer" / "sample.jsonl", SAMPLES / "pku-saferlhf" / "sample.jsonl"
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 needs_samples = pytest.mark.skipif(not (HELPSTEER.exists() and PKU.exists()), reason="needs the real samples")

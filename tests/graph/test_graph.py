@@ -21,7 +21,7 @@ from sipo.runs.folder import RunFolder
 from sipo.runs.pipeline import run
 from sipo.task import Task
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ABOUT = {"model": "m", "rows": "r", "objectives": ["detail", "brevity"]}
 
 
