@@ -51,7 +51,6 @@ def folder(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: py
     settings["sample"] = {"prompts": 8, "per_weight": 4}
     settings["align"] = {"lr": 0.05, "epochs": 1, "batch_size": 8, "checkpoint": "last"}
     settings["realign"] = {"lr": 0.05}
-    settings["filter"] = {"keep": 1.0}
     return run(parse_config(settings, "settings"), until="lw", quiet=True)
 
 
@@ -196,7 +195,7 @@ def test_the_methods_are_those_that_can_answer(opened: FinishedRun, folder: Path
     """Soups stand on what MOD stands on, asked for or not; what has not been trained is not there."""
     found = opened.methods
     assert found[: len(METHODS)] == METHODS
-    assert set(found[len(METHODS) :]) == {f"policy:{name}" for name in NAMES}
+    assert set(found[len(METHODS) :]) == {"prompting", "best-of-n", *(f"policy:{name}" for name in NAMES)}
     for name in found:
         assert opened.at(shares("halves"), name).method == name
 
