@@ -45,7 +45,10 @@ def backbone(model_folder: Path) -> Backbone:
 
 @pytest.fixture(scope="session")
 def bank(backbone: Backbone) -> Bank:
-    return Bank(backbone)
+    """Proven while its weights are whole: some tests spoil them."""
+    bank = Bank(backbone)
+    with bank.mounted([]):
+        return bank
 
 
 def random_adapter(backbone: Backbone, seed: int, r: int = 3) -> Adapter:
