@@ -184,6 +184,21 @@ def test_everything_stands_on_the_fine_tuned_model(finished: Any, model_folder: 
     assert "fine-tuned on the responses" in card and str(tuned.resolve()) in card
 
 
+@pytest.mark.parametrize("only", ["align", "answers/base"])
+def test_a_stage_made_alone_stands_on_it_too(finished: Any, tmp_path: Path, only: str) -> None:
+    config, whole = finished
+    folder = shutil.copytree(whole, tmp_path / "run")
+    lr = {"lr": 0.02} if only == "align" else {}
+    again = config.model_copy(update={"run_dir": folder, "align": config.align.model_copy(update=lr)})
+    shutil.rmtree(folder / only)
+    run(again, only=only, quiet=True)
+    tables = {"align": "logprobs.parquet", "answers/base": "responses.jsonl"}  # no rate of the policies is in these
+    assert (folder / only / tables[only]).read_bytes() == (whole / only / tables[only]).read_bytes()
+    if only == "align":
+        adapter = json.loads((folder / "align" / "adapters" / "detail" / "adapter_config.json").read_text())
+        assert adapter["base_model_name_or_path"] == str((folder / "sft" / "model").resolve())
+
+
 def _chat(text: str) -> Any:
     from sipo.data import Message
 

@@ -114,18 +114,17 @@ class Work:
             try:
                 if self.folder.holds(name, key, every_byte=True):
                     progress.say(f"{name}: holds")
-                    return self._stand(stage)
+                    return
             except DamageError as damage:
                 aside = self.folder.set_aside_damaged(name)
                 note(f"{damage.place}: damaged ({damage.why}); {name} is made anew, the damaged one is in {aside}")
             if self.folder.restore(name, key):
                 progress.say(f"{name}: restored")
-                return self._stand(stage)
+                return
         changed = " (its settings or inputs changed)" if self.folder.stage(name).exists() else ""
         progress.say(f"{name}{' anew' if anew else changed}")
         progress.stage = name
         self._make(stage, key, anew)
-        return self._stand(stage)
 
     def _make(self, stage: Stage, key: str, anew: bool) -> None:
         task, name = self.task, stage.name
@@ -133,6 +132,7 @@ class Work:
         plan = hashlib.sha256(json.dumps([key, execution, *(["anew"] if anew else [])]).encode()).hexdigest()[:16]
         folder, device = self.folder.begin(name, plan), find_device(task.config.execution.device)
         resumed = any(file.is_file() and file.stat().st_size for file in (folder / JOURNAL).rglob("*"))
+        self._stand(stage)
         reset_peak(device)
         before, began = task.site.computed, time.monotonic()
         stage.make(task=task.of(stage), folder=folder, **self.outputs.inputs(stage), **stage.given)
@@ -150,8 +150,11 @@ class Work:
         task.progress.say(f"  {name} took {seconds:.0f} s{rate}")
 
     def _stand(self, stage: Stage) -> None:
-        if self.graph.backbone and stage is self.graph.backbone.stage:
-            self.task.site.stand_on(backbone_of(self.folder.path, self.task.config))
+        """Put the model that the run fine-tuned under a stage that is made on it, also where it is made alone."""
+        if stage.backbone:
+            model = backbone_of(self.folder.path, self.task.config)
+            if model != self.task.model:
+                self.task.site.stand_on(model)
 
 
 def _known(names: list[str], *asked: str | None) -> None:
