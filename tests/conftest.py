@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -150,3 +151,19 @@ def compared(prompt: str, first: str, second: str, **preferred: int | None) -> E
 
 def scored(prompt: str, response: str, **scores: float | None) -> Example:
     return Example((Item((Message("user", prompt),), response),), tuple(scores.get(name) for name in NAMES))
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the stages that are made during the test, in order; those that hold are not among them."""
+    from sipo.runs.pipeline import Work
+
+    names: list[str] = []
+    make = Work._make
+
+    def recorded(work: Any, stage: Any, *given: Any) -> None:
+        names.append(stage.name)
+        make(work, stage, *given)
+
+    monkeypatch.setattr(Work, "_make", recorded)
+    return names

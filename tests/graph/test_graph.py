@@ -16,7 +16,6 @@ from sipo.configfile import dump_config, parse_config
 from sipo.graph.build import Graph
 from sipo.graph.stage import Stage, later
 from sipo.graph.view import UndeclaredError, View
-from sipo.runs import pipeline
 from sipo.runs.folder import RunFolder
 from sipo.runs.pipeline import run
 from sipo.task import Task
@@ -39,30 +38,16 @@ def finished(once: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return {**once, "run_dir": str(tmp_path / "run")}
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stages that were made, in order."""
-    names: list[str] = []
-    make = pipeline.Work._make
-
-    def recorded(work: Any, stage: Any, *given: Any) -> None:
-        names.append(stage.name)
-        make(work, stage, *given)
-
-    monkeypatch.setattr(pipeline.Work, "_make", recorded)
-    return names
-
-
 def again(settings: dict[str, Any], **changes: Any) -> Path:
     return run(parse_config({**settings, **changes}, "settings"), quiet=True)
 
 
-def test_a_new_method_decodes_its_own_answers_and_no_others(finished: dict[str, Any], made: list[str]) -> None:
+def test_a_new_method_decodes_its_own_answers_and_no_others(finished: dict[str, Any], executed: list[str]) -> None:
     again(finished, methods=["base", "soups", "lw"])
-    assert made == ["lw", "answers/lw", "judged/lw", "compare", "report"]
-    made.clear()
+    assert executed == ["lw", "answers/lw", "judged/lw", "compare", "report"]
+    executed.clear()
     again(finished, methods=["lw", "soups"])
-    assert made == ["compare", "report"], "what is no longer compared costs nothing"
+    assert executed == ["compare", "report"], "what is no longer compared costs nothing"
 
 
 @pytest.mark.parametrize(
@@ -74,21 +59,21 @@ def test_a_new_method_decodes_its_own_answers_and_no_others(finished: dict[str, 
     ],
 )
 def test_only_what_reads_a_key_is_made_anew(
-    finished: dict[str, Any], made: list[str], key: str, value: Any, expected: list[str]
+    finished: dict[str, Any], executed: list[str], key: str, value: Any, expected: list[str]
 ) -> None:
     again(finished, evaluate={**finished["evaluate"], key: value})
-    assert made == expected
+    assert executed == expected
 
 
-def test_an_output_that_came_out_the_same_stops_the_wave(finished: dict[str, Any], made: list[str]) -> None:
+def test_an_output_that_came_out_the_same_stops_the_wave(finished: dict[str, Any], executed: list[str]) -> None:
     """The prompts are all asked already: the answers are made anew, and nothing that reads them."""
     prompts = len(set((Path(finished["run_dir"]) / "answers/base/responses.jsonl").read_text().split('"prompt": ')))
     again(finished, evaluate={**finished["evaluate"], "prompts": 100 + prompts})
-    assert made == ["answers/base", "answers/soups"]
+    assert executed == ["answers/base", "answers/soups"]
 
 
 def test_a_raised_version_makes_its_stage_again_and_those_whose_input_changed(
-    finished: dict[str, Any], made: list[str], monkeypatch: pytest.MonkeyPatch
+    finished: dict[str, Any], executed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def newer(name: str, make: Any = None) -> None:
         add = Graph.add
@@ -102,8 +87,8 @@ def test_a_raised_version_makes_its_stage_again_and_those_whose_input_changed(
 
     newer("align")
     again(finished)
-    assert made == ["align"], "it writes what it wrote before"
-    made.clear()
+    assert executed == ["align"], "it writes what it wrote before"
+    executed.clear()
     judge = later("sipo.stages.judge:judge")
 
     def generous(task: Task, answers: list[Any], folder: Path) -> None:
@@ -112,7 +97,7 @@ def test_a_raised_version_makes_its_stage_again_and_those_whose_input_changed(
 
     newer("judged/soups", generous)
     again(finished)
-    assert made == ["judged/soups", "compare", "report"]
+    assert executed == ["judged/soups", "compare", "report"]
 
 
 def test_a_stage_sees_the_keys_that_it_declares(settings: dict[str, Any]) -> None:
@@ -189,7 +174,7 @@ def rounds(config: Config) -> list[str]:
 
 
 def test_a_second_round_goes_on_from_the_realigned_policies(
-    make_settings: Callable[[Path], dict[str, Any]], tmp_path: Path, made: list[str]
+    make_settings: Callable[[Path], dict[str, Any]], tmp_path: Path, executed: list[str]
 ) -> None:
     settings = {**make_settings(tmp_path), "methods": ["sipo"]}
     one = again(settings)
@@ -197,13 +182,15 @@ def test_a_second_round_goes_on_from_the_realigned_policies(
         name: (one / "realign/adapters" / name / "adapter_model.safetensors").read_bytes()
         for name in ABOUT["objectives"]
     }
-    made.clear()
+    executed.clear()
     config = parse_config({**settings, "rounds": 2}, "settings")
     folder = run(config, quiet=True)
     assert (
-        made[:5] == rounds(config) == [f"round-2/{name}" for name in ("sample", "refine", "score", "filter", "realign")]
+        executed[:5]
+        == rounds(config)
+        == [f"round-2/{name}" for name in ("sample", "refine", "score", "filter", "realign")]
     )
-    assert made[5:] == ["answers/sipo", "judged/sipo", "compare", "report"], "the first round holds"
+    assert executed[5:] == ["answers/sipo", "judged/sipo", "compare", "report"], "the first round holds"
     assert (folder / "round-2/sample/samples.jsonl").read_text() != (folder / "sample/samples.jsonl").read_text()
     for name, before in first.items():
         now = (folder / "round-2/realign/adapters" / name / "adapter_model.safetensors").read_bytes()
@@ -211,9 +198,9 @@ def test_a_second_round_goes_on_from_the_realigned_policies(
     config_file = tmp_path / "again.yaml"
     config_file.write_text(dump_config(config))
     assert main(["status", str(folder)]) == 0
-    made.clear()
+    executed.clear()
     assert main(["run", str(config_file), "--run-dir", str(folder), "--from", "round-2/filter"]) == 0
-    assert made == ["round-2/filter", "round-2/realign", "answers/sipo", "judged/sipo", "compare", "report"]
+    assert executed == ["round-2/filter", "round-2/realign", "answers/sipo", "judged/sipo", "compare", "report"]
 
 
 def test_keys_do_not_depend_on_the_order_of_methods(settings: dict[str, Any]) -> None:

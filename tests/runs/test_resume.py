@@ -31,7 +31,6 @@ from sipo.disk.tables import read_json, write_text
 from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.runs import folder as folder_module
-from sipo.runs import pipeline
 from sipo.runs.folder import RunFolder
 from sipo.runs.pipeline import run
 
@@ -266,20 +265,6 @@ def inodes(path: Path) -> dict[str, tuple[int, int]]:
         stage: ((path / stage).stat().st_ino, max(f.stat().st_mtime_ns for f in (path / stage).rglob("*")))
         for stage in STAGES
     }
-
-
-@pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stages that were worked on."""
-    names: list[str] = []
-    make = pipeline.Work._make
-
-    def recorded(work: Any, stage: Any, *given: Any) -> None:
-        names.append(stage.name)
-        make(work, stage, *given)
-
-    monkeypatch.setattr(pipeline.Work, "_make", recorded)
-    return names
 
 
 def again(settings: dict[str, Any], **options: Any) -> Path:

@@ -22,7 +22,6 @@ from sipo.configfile import load_config
 from sipo.disk.damage import stages_in
 from sipo.disk.journal import resumable
 from sipo.progress import Progress
-from sipo.runs import pipeline
 from sipo.runs.pipeline import run
 from sipo.training.optimise import Checkpoint, optimise
 
@@ -193,19 +192,6 @@ def test_what_a_run_says_at_its_end_can_be_done(pristine: Path, capsys: pytest.C
 
 
 # Stages made anew on purpose
-
-
-@pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    names: list[str] = []
-    make = pipeline.Work._make
-
-    def recorded(work: Any, stage: Any, *given: Any) -> Any:
-        names.append(stage.name)
-        return make(work, stage, *given)
-
-    monkeypatch.setattr(pipeline.Work, "_make", recorded)
-    return names
 
 
 def stop(*_: Any, **__: Any) -> None:

@@ -44,8 +44,7 @@ class Stage:
     name: str
     """Its folder in the run, and its line in `sipo status`: `align`, `answers/soups`, `round-2/sample`."""
     make: Callable[..., Any]
-    """make(task, folder, **inputs, **given) writes the parts. One that does not go through the bank returns its tokens.
-    """
+    """make(task, folder, **inputs, **given) writes the parts."""
     reads: tuple[str, ...] = ()
     """The keys of the configuration, with dots, that `make` can see: any other raises UndeclaredError."""
     inputs: Inputs = field(default_factory=dict)

@@ -33,7 +33,6 @@ METHODS = (
     MethodSpec(
         "base",
         "the backbone, unaligned",
-        needs=lambda graph: {"policies": graph.policies},
         build=_build,
         look=Look(UNSTEERED, "*", "\N{BLACK STAR}", ""),
         steered=False,

@@ -80,7 +80,6 @@ METHODS = (
     MethodSpec(
         "best-of-n",
         "of several draws of one model, the one that the policies find best",
-        needs=lambda graph: {"policies": graph.policies},
         build=_build,
         reads=("best_of_n",),
         exported=False,

@@ -66,8 +66,7 @@ def _with_reference(weight: Weight) -> int:
 
 
 def _declare(name: str, says: str, build: Any, look: Look, **more: Any) -> MethodSpec:
-    needs = lambda graph: {"policies": graph.policies}  # noqa: E731
-    return MethodSpec(name, says, needs=needs, build=build, look=look, **{"models": shares, **more})
+    return MethodSpec(name, says, build=build, look=look, **{"models": shares, **more})
 
 
 METHODS = (

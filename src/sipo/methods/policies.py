@@ -42,7 +42,6 @@ METHODS = (
     MethodSpec(
         "policies",
         "each objective's policy alone, as policy:NAME",
-        needs=lambda graph: {"policies": graph.policies},
         build=_build,
         answer=_answer,
         steered=False,

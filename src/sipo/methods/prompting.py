@@ -120,7 +120,6 @@ METHODS = (
     MethodSpec(
         "prompting",
         "the backbone, asked in words for what the weights say",
-        needs=lambda graph: {"policies": graph.policies},
         build=_build,
         reads=("objectives.better",),
         exported=False,

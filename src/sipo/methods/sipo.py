@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sipo.graph.stage import Inputs
 from sipo.looks import Look
 from sipo.methods.interface import Method
 from sipo.methods.mod import mod
@@ -11,6 +12,7 @@ from sipo.methods.spec import MethodSpec, shares
 
 if TYPE_CHECKING:
     from sipo.bank import Policy
+    from sipo.graph.build import Graph
 
 
 def sipo(realigned: "Sequence[Policy]") -> Method:
@@ -32,11 +34,15 @@ def _averaged(_: Any, realigned: "Sequence[Policy]") -> list[Method]:
     return [soups(realigned, "sipo-soups")]
 
 
+def _realigned(graph: "Graph") -> Inputs:
+    return {"realigned": graph.realigned}
+
+
 METHODS = (
     MethodSpec(
         "sipo",
         "MOD over the realigned policies",
-        needs=lambda graph: {"realigned": graph.realigned},
+        needs=_realigned,
         build=_mixed,
         look=Look("#D55E00", "D", "\N{BLACK DIAMOND}"),
         models=shares,
@@ -45,7 +51,7 @@ METHODS = (
     MethodSpec(
         "sipo-soups",
         "the realigned policies' parameters, averaged",
-        needs=lambda graph: {"realigned": graph.realigned},
+        needs=_realigned,
         build=_averaged,
         look=Look("#CC79A7", "P", "\N{HEAVY GREEK CROSS}"),
         improves=True,

@@ -63,14 +63,12 @@ METHODS = (
     MethodSpec(
         "soups",
         "the policies' parameters, averaged",
-        needs=lambda graph: {"policies": graph.policies},
         build=_exact,
         look=Look("#009E73", "s", "\N{BLACK SQUARE}"),
     ),
     MethodSpec(
         "factor-soups",
         "the policies' factors, averaged apart",
-        needs=lambda graph: {"policies": graph.policies},
         build=_of_factors,
         look=Look("#009E73", "p", "\N{BLACK PENTAGON}", ":"),
         check=_check,

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from sipo.task import Task
 
 
+def on_policies(graph: "Graph") -> Inputs:
+    """The policies that DPO made, one for each objective."""
+    return {"policies": graph.policies}
+
+
 def one_model(_: Weight) -> int:
     return 1
 
@@ -36,10 +41,10 @@ class MethodSpec:
     """As the configuration's `methods` has it, and the report."""
     says: str
     """What it is, in one line for people."""
-    needs: "Callable[[Graph], Inputs]"
-    """The outputs that its models are built from; stages of its own are added to the graph here."""
     build: "Callable[..., Sequence[Method]]"
     """build(config, **inputs): the method, or several that are answered as one stage. `config` shows `reads` alone."""
+    needs: "Callable[[Graph], Inputs]" = on_policies
+    """The outputs that its models are built from; stages of its own are added to the graph here."""
     reads: tuple[str, ...] = ()
     look: Look | None = None
     """In pictures and tables; None takes a spare one."""
@@ -65,10 +70,6 @@ class MethodSpec:
     """encodes(task) raises SipoError where what it asks with does not fit the model."""
     improves: bool = False
     """Does it stand on policies that have improved themselves (SIPO)?"""
-
-    def settings_of(self, config: Any) -> Any:
-        """Its own section."""
-        return getattr(config, str(self.section))
 
     def answering(self, plan: Plan, weight: Weight) -> Work:
         """What one held-out answer at a weight costs, at most."""
