@@ -10,25 +10,16 @@ import pytest
 import torch
 
 from sipo.bank import Adapter, Bank
-from sipo.config import Execution
 from sipo.decoding import Generated, at_mod
 from sipo.engines import Local, Pool, Span, answer
 from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.testing.engines import GREEDY, MIXTURES, NEW, SAMPLED, requests, responses, texts
 
-EXECUTION = Execution(device="cpu", engine="pool", workers=2, decode_rows=7, score_tokens=120)
-
 
 @pytest.fixture
 def span(bank: Bank, policies: list[Adapter]) -> Span:
     return Span(bank.backbone.settings, tuple(policies))
-
-
-@pytest.fixture(scope="module")
-def pool(bank: Bank) -> Iterator[Pool]:
-    with closing(Pool(EXECUTION, bank)) as pool:
-        yield pool
 
 
 @dataclass
@@ -55,7 +46,7 @@ def test_a_worker_that_dies_is_one_line_and_what_is_finished_is_kept(pool: Pool,
         answers(Deadly(pool))
     kept = (tmp_path / ".journal" / "x.jsonl").read_text().count("\n")
     assert 8 < kept < len(asked)
-    assert answers(pool) == texts(Local(EXECUTION, pool._bank), span, asked, SAMPLED)
+    assert answers(pool) == texts(Local(pool.execution, pool._bank), span, asked, SAMPLED)
 
 
 def test_what_fails_in_a_worker_is_raised_here_and_the_pool_goes_on(pool: Pool, span: Span) -> None:
@@ -67,11 +58,11 @@ def test_what_fails_in_a_worker_is_raised_here_and_the_pool_goes_on(pool: Pool, 
     with pytest.raises(SipoError, match="/nowhere"):
         list(pool.generate(elsewhere, asked, GREEDY, NEW, ()))
     alone = replace(span, policies=span.policies[:1])
-    assert texts(pool, alone, asked) == texts(Local(EXECUTION, pool._bank), alone, asked)
+    assert texts(pool, alone, asked) == texts(Local(pool.execution, pool._bank), alone, asked)
 
 
-def test_tokens_are_counted_and_a_finished_call_starts_nothing(bank: Bank, span: Span) -> None:
-    with closing(Pool(EXECUTION, bank)) as pool:
+def test_a_finished_call_starts_nothing(pool: Pool, bank: Bank, span: Span) -> None:
+    with closing(Pool(pool.execution, bank)) as pool:
         asked = requests(MIXTURES["mod"])
         assert not list(pool.generate(span, asked, GREEDY, NEW, (), range(len(asked))))
         assert not list(pool.score(span, responses(MIXTURES["mod"]), range(len(responses(MIXTURES["mod"])))))
@@ -82,5 +73,5 @@ def test_a_pool_counts_the_tokens_of_its_workers(pool: Pool, span: Span) -> None
     before = pool._bank.computed
     texts(pool, span, requests(MIXTURES["mod"]))
     by_pool, before = pool._bank.computed - before, pool._bank.computed
-    texts(Local(EXECUTION, pool._bank), span, requests(MIXTURES["mod"]))
+    texts(Local(pool.execution, pool._bank), span, requests(MIXTURES["mod"]))
     assert by_pool == pool._bank.computed - before > 0

@@ -153,18 +153,23 @@ class LogprobTable:
         for group in groups:
             by_prompt.setdefault(group.prompt, {}).update(dict.fromkeys(group.responses))
         mixtures = {name: at_soup(point) for name, point in asked.items()}
-        columns, requests = list[str](), list[ScoreRequest]()
-        for prompt, responses in by_prompt.items():
-            for model, lacking in self._missing(Group(prompt, tuple(responses)), list(asked)):
-                columns += [model] * len(lacking.responses)
-                requests += [ScoreRequest(prompt, response, mixtures[model]) for response in lacking.responses]
+        missing = [
+            (model, lacking)
+            for prompt, responses in by_prompt.items()
+            for model, lacking in self._missing(Group(prompt, tuple(responses)), list(asked))
+        ]
+        requests = [
+            ScoreRequest(lacking.prompt, response, mixtures[model])
+            for model, lacking in missing
+            for response in lacking.responses
+        ]
 
         def work(done: Collection[int]) -> Results:
             yield from engine.score(span, requests, done)
 
-        scored = in_any_order(folder, label, len(requests), work, progress)
-        for model, (prompt, response, _), value in zip(columns, requests, scored, strict=True):
-            self.put(model, Group(prompt, (response,)), [value])
+        scored = iter(in_any_order(folder, label, len(requests), work, progress))
+        for model, lacking in missing:
+            self.put(model, lacking, [next(scored) for _ in lacking.responses])
         for model in still:
             for group in groups if model != REFERENCE else ():
                 self.put(model, group, self.of(group, [REFERENCE])[:, 0])
