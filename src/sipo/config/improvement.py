@@ -39,7 +39,7 @@ class Realign(Training):
     rows: Positive | None = None
     """Learn from so many rows at most, a seeded choice of those with a y_c; for comparisons at equal steps."""
     start: Literal["copy", "merged"] = "copy"
-    """Train a copy of each policy's adapter, or a fresh adapter above the policy's own."""
+    """Train a copy of each policy, or a fresh one above it."""
     lr: Rate | dict[str, Rate] = 5e-6
     """Learning rate: a number, or a mapping from objective to number."""
     epochs: Epochs = 1

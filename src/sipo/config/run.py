@@ -107,7 +107,7 @@ class Run(Section):
     sft: Sft | None = None
     """A section here fine-tunes the backbone first, on all responses of the training rows; needs `sipo[sft]`."""
     policies: Literal["lora", "full"] = "lora"
-    """What is trained: adapters over the backbone, or whole models of their own."""
+    """What is trained for each objective: an adapter over the backbone, or a whole model, all parameters its own."""
     lora: Lora = Lora()
     decoding: Decoding = Decoding()
     align: Align = Align()

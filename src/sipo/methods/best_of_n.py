@@ -18,7 +18,7 @@ from sipo.section import Number, Positive, Section
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
     from sipo.estimate.memory import Peaks
 
 
@@ -35,7 +35,7 @@ class BestOfN(Section):
         return self.n or shares(weight)
 
 
-def best_of_n(policies: "Sequence[Adapter]", settings: BestOfN | None = None) -> Method:
+def best_of_n(policies: "Sequence[Policy]", settings: BestOfN | None = None) -> Method:
     """Drawn from one model, chosen by the policies."""
     from sipo.decoding import BestOf, at_soup, base
 
@@ -49,7 +49,7 @@ def best_of_n(policies: "Sequence[Adapter]", settings: BestOfN | None = None) ->
     return Method("best-of-n", at)
 
 
-def _build(config: Any, policies: "Sequence[Adapter]") -> list[Method]:
+def _build(config: Any, policies: "Sequence[Policy]") -> list[Method]:
     return [best_of_n(policies, config.best_of_n)]
 
 

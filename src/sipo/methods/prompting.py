@@ -17,7 +17,7 @@ from sipo.weights import Weight, grid
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from sipo.bank import Adapter
+    from sipo.bank import Policy
     from sipo.config import Config, Objective
     from sipo.estimate.memory import Peaks
     from sipo.task import Task
@@ -67,7 +67,7 @@ def _grade(ratio: float, *, first: bool) -> str:
     return next((word for least, word in others if ratio > least + ROUNDING), LEAST)
 
 
-def prompting(objectives: "Sequence[Objective]", policies: "Sequence[Adapter]") -> Method:
+def prompting(objectives: "Sequence[Objective]", policies: "Sequence[Policy]") -> Method:
     """The backbone, mounted with the policies, so that its answers share their batches' setting."""
     from sipo.decoding import base
 
@@ -98,7 +98,7 @@ def check_prompting(task: "Task") -> None:
         prompt_of(task, method.name, method.at(weight), longest)
 
 
-def _build(config: Any, policies: "Sequence[Adapter]") -> list[Method]:
+def _build(config: Any, policies: "Sequence[Policy]") -> list[Method]:
     return [prompting(config.objectives, policies)]
 
 
