@@ -11,6 +11,7 @@ from sipo.config import Config
 from sipo.config.explain import explain
 from sipo.data.sources.finding import is_path
 from sipo.errors import SipoError
+from sipo.rewards.kinds.registry import kinds
 
 
 def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
@@ -125,12 +126,13 @@ def _rebase_rewards(values: dict[str, Any], folder: Path) -> None:
     objectives = values.get("objectives")
     for objective in objectives if isinstance(objectives, list) else ():
         reward = objective.get("reward") if isinstance(objective, dict) else None
-        if not isinstance(reward, dict) or "judge" in reward:
+        if not isinstance(reward, dict):
             continue
-        for name in ("policy", "base", "model"):
+        kind = next((kind for key, kind in kinds().items() if key in reward), None)
+        for name in kind.places if kind else ():
             value = reward.get(name)
             path = folder / Path(value).expanduser() if isinstance(value, str) else None
-            if path is not None and (name == "policy" or path.exists()):
+            if kind and path is not None and (kind.settings.model_fields[name].annotation is Path or path.exists()):
                 reward[name] = os.path.abspath(path)
 
 

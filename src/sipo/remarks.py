@@ -5,11 +5,12 @@ for two goals.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sipo.config import Config, Judge, Section
+from sipo.config import Config, Section
 from sipo.data import Row
 from sipo.graph.build import Graph
 from sipo.graph.view import FREE
 from sipo.methods.registry import improves
+from sipo.rewards.kinds.registry import kind_of
 from sipo.stages.answer import test_rows
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
@@ -51,8 +52,8 @@ def about_rewards(task: Task) -> list[str]:
     for each in task.config.objectives:
         if each.reward is not None:
             settings = each.reward.model_dump_json() if isinstance(each.reward, Section) else each.reward
-            # A judge is asked for each objective by its own words.
-            words = each.better if isinstance(each.reward, Judge) else ""
+            # What goes by words is asked for each objective by its own.
+            words = each.better if isinstance(each.reward, Section) and kind_of(each.reward).by_words else ""
             named[settings, words, each.direction].append(each.name)
     return [
         f"{' and '.join(names)} have one and the same reward: what is measured of them is one thing, not several"

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from sipo.cli.main import main
 from sipo.config import Judge, Objective
-from sipo.config.objectives import address_of
 from sipo.errors import SipoError
 from sipo.rewards import check_rewards, score_responses
+from sipo.rewards.kinds.judge import address_of
 
 __all__ = ["server"]
 

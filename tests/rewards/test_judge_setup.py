@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from test_judge_replies import GOOD, completion, reply
 
 from sipo.config import Judge
-from sipo.config.objectives import address_of
 from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.rewards import check_rewards, score_responses
+from sipo.rewards.kinds.judge import address_of
 from sipo.rewards.reply import read_answer
 
 __all__ = ["server"]

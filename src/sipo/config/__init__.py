@@ -6,14 +6,17 @@ depends on it.
 
 from sipo.config.improvement import Realign, Refine, Sample
 from sipo.config.inputs import Data, Model
-from sipo.config.objectives import KINDS, Judge, Objective, Policy, Preset, RewardModel
+from sipo.config.objectives import Objective
 from sipo.config.run import Config, Decoding, Evaluate, Execution
 from sipo.config.training import Align, Lora, Sft, Training
 from sipo.filters.spec import Filter
+from sipo.rewards.kinds.judge import Judge
+from sipo.rewards.kinds.model import RewardModel
+from sipo.rewards.kinds.policy import Policy
+from sipo.rewards.kinds.preset import Preset
 from sipo.section import Section
 
 __all__ = [
-    "KINDS",
     "Align",
     "Config",
     "Data",

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from sipo.config import Config, Preset, RewardModel
+from sipo.config import Config, RewardModel, Section
 from sipo.data.sources.finding import on_hub
 from sipo.errors import SipoError
 from sipo.estimate.sizes import stated
 from sipo.models.shapes import is_here, shape_of
-from sipo.rewards.presets import resolve
+from sipo.rewards.kinds.registry import kind_of
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,7 @@ def _rows_absent(config: Config) -> bool:
 
 def judge_of(reward: object) -> RewardModel | None:
     """The reward model that an objective names, if it names one."""
-    if isinstance(reward, Preset):
-        try:
-            return resolve(reward)
-        except SipoError:  # validation says it with the reward's name
-            return None
-    return reward if isinstance(reward, RewardModel) else None
+    return kind_of(reward).loads(reward) if isinstance(reward, Section) else None
 
 
 def _here(path: str, revision: str | None) -> bool:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sipo.config import Config, Judge, Objective, Section
+from sipo.config import Config, Objective, Section
 from sipo.disk.content import Seal, rough_content
 from sipo.errors import SipoError
 from sipo.graph.stage import Part, Stage
+from sipo.rewards.kinds.registry import kind_of
 
 
 def key_of(stage: Stage, config: Config, subject: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -92,13 +93,14 @@ def _measured_by(objective: Objective) -> list[Any]:
     A model or an adapter in a folder counts by its content: it may be trained anew in the same place.
     """
     reward = objective.reward
-    pace = {"concurrency", "requests_per_minute", "timeout", "retries", "key_variable"}
-    settings = reward.model_dump(mode="json", exclude=pace) if isinstance(reward, Section) else reward
-    if isinstance(reward, Judge):
-        return [settings, objective.direction, objective.better]
-    named = [getattr(reward, name, None) for name in ("model", "policy", "base")]
+    if not isinstance(reward, Section):
+        return [reward, objective.direction]
+    kind = kind_of(reward)
+    words = [objective.better] if kind.by_words else []
+    named = [getattr(reward, name) for name in kind.places]
     folders = [Path(path).expanduser() for path in named if path is not None]
-    return [settings, objective.direction, *(_content(folder) for folder in folders if folder.is_dir())]
+    content = [_content(folder) for folder in folders if folder.is_dir()]
+    return [reward.model_dump(mode="json", exclude=set(kind.pace)), objective.direction, *words, *content]
 
 
 def _content(folder: Path) -> str:

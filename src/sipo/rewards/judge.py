@@ -14,6 +14,7 @@ from sipo.errors import SipoError
 from sipo.plain import opening
 from sipo.rewards.endpoint import Endpoint, Pace
 from sipo.rewards.interface import Item, Refused, Scored, named
+from sipo.rewards.kinds.spec import Measure
 from sipo.rewards.reply import PassingError, RefusalError
 
 TRIAL = Item((Message("user", "Name a colour."),), "Blue.")
@@ -197,3 +198,10 @@ def _objects(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
             continue
         except RecursionError:  # nobody's score is so deep, and each level would be tried
             return
+
+
+def measured(
+    settings: Judge, criteria: Mapping[str, str], _: object, __: object
+) -> tuple[JudgeScorer, dict[str, Measure]]:
+    """A column for each objective."""
+    return JudgeScorer(settings, criteria), {name: Measure(column) for column, name in enumerate(criteria)}

@@ -4,7 +4,7 @@ import gc
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from sipo.models.load import find_device, identify, pick_dtype
 from sipo.rewards.classifier import check_head, labels_of, load_classifier, read_config, read_tokenizer
 from sipo.rewards.encoding import READS, Encoded, ItemEncoder
 from sipo.rewards.interface import Item, named
+from sipo.rewards.kinds.spec import Measure
 
 
 class ModelScorer:
@@ -118,3 +119,16 @@ def forward(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor:
     finally:
         model.config.pad_token_id = given
     return output.logits.float()
+
+
+def measured(
+    settings: RewardModel,
+    criteria: Mapping[str, str],
+    execution: Execution,
+    moment: datetime | None,
+    name: str | None = None,
+) -> tuple[ModelScorer, dict[str, Measure]]:
+    """The head that the settings name, under the name of a preset where it has one."""
+    scorer = ModelScorer(name or str(settings), settings, execution, moment)
+    head = Measure(scorer.column(settings.head), settings.scale, settings.shift)
+    return scorer, dict.fromkeys(criteria, head)

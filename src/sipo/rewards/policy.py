@@ -3,7 +3,7 @@
 import gc
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import torch
@@ -18,6 +18,7 @@ from sipo.models.chat import Codec
 from sipo.models.load import find_device, identify, load_backbone, pick_dtype
 from sipo.models.shapes import outline, shape_of
 from sipo.rewards.interface import Item, named
+from sipo.rewards.kinds.spec import Measure
 
 READS = 3
 """Another number whenever an item is read in another way: scores in the cache that are filed under others are not ours.
@@ -80,3 +81,9 @@ def _encoded(codec: Codec, item: Item) -> tuple[tuple[int, ...], tuple[int, ...]
         size = f"{tokens} tokens with its prompt, and the model takes {codec.max_prompt_tokens}"
         raise SipoError(f"{named(item)} has {size}; lower data.max_response_tokens")
     return tuple(prompt), tuple(response)
+
+
+def measured(
+    settings: Policy, criteria: Mapping[str, str], execution: Execution, moment: datetime | None
+) -> tuple[PolicyScorer, dict[str, Measure]]:
+    return PolicyScorer(settings, execution, moment), dict.fromkeys(criteria, Measure(scale=settings.beta))

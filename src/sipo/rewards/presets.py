@@ -3,8 +3,16 @@
 The judges of SIPO's experiments (section 5.1). Facts are from the model cards and from safe-rlhf's data format.
 """
 
-from sipo.config import Preset, RewardModel
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sipo.config import Execution, Preset, RewardModel
 from sipo.errors import SipoError
+
+if TYPE_CHECKING:
+    from sipo.rewards.kinds.spec import Measure
+    from sipo.rewards.model import ModelScorer
 
 BEAVER = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{response}{eos}"
 DPA = (
@@ -41,3 +49,11 @@ def resolve(preset: Preset) -> RewardModel:
         raise SipoError(f"there is no such preset; they are {', '.join(PRESETS)}")
     known = PRESETS[preset.preset]
     return known.model_copy(update={"model": preset.model or known.model, "dtype": preset.dtype})
+
+
+def measured(
+    preset: Preset, criteria: Mapping[str, str], execution: Execution, moment: datetime | None
+) -> "tuple[ModelScorer, dict[str, Measure]]":
+    from sipo.rewards.model import measured
+
+    return measured(resolve(preset), criteria, execution, moment, str(preset))

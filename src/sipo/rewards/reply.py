@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from sipo.config.objectives import address_of
 from sipo.errors import SipoError
 from sipo.plain import opening, plain
+from sipo.rewards.kinds.judge import address_of
 
 LARGEST = 4 << 20
 """Bytes of a reply that are read."""

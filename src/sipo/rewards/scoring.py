@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sipo.config import Execution, Judge, Objective, Policy, Preset, RewardModel
+from sipo.config import Execution, Objective, Section
 from sipo.disk.cache import cache_folder
 from sipo.errors import SipoError
 from sipo.pareto.indicators import Array, signs
@@ -19,10 +19,8 @@ from sipo.progress import Progress
 from sipo.rewards.cache import ScoreCache
 from sipo.rewards.function import FunctionScorer
 from sipo.rewards.interface import Item, Refused, Scored, Scorer, named
-from sipo.rewards.judge import JudgeScorer
-from sipo.rewards.model import ModelScorer
-from sipo.rewards.policy import PolicyScorer
-from sipo.rewards.presets import resolve
+from sipo.rewards.kinds.registry import kind_of
+from sipo.rewards.kinds.spec import Measure
 
 KEPT_EVERY = 1.0
 """Seconds between transactions of the cache: what a killed process loses at most, and the score under way."""
@@ -30,15 +28,6 @@ KEPT_EVERY = 1.0
 
 REFUSING = 16
 """Items of which a judge refuses every one: then it is not the items that it refuses."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What an objective takes of a scorer: scale * (its column) + shift."""
-
-    column: int = 0
-    scale: float = 1.0
-    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,36 +104,27 @@ def signed_rewards(
 
 
 def _sources(objectives: Sequence[Objective], execution: Execution, moment: datetime | None) -> list[Source]:
-    """What scores each objective. Objectives that name the same judge are asked about together.
+    """What scores each objective. Where that goes by words, objectives that name the same are asked about together.
 
     Heads of one model need no such care: its numbers are filed for all heads, so the second finds the first's.
     """
-    sources, judged = [], dict[str, list[Objective]]()
+    sources, together = [], dict[str, list[Objective]]()
     for each in objectives:
-        if isinstance(each.reward, Judge):
-            judged.setdefault(each.reward.model_dump_json(), []).append(each)
+        if isinstance(each.reward, Section) and kind_of(each.reward).by_words:
+            together.setdefault(f"{kind_of(each.reward).name} {each.reward.model_dump_json()}", []).append(each)
         elif each.reward is not None:
-            with _naming(each.reward):
-                scorer, measure = _scorer(each.reward, execution, moment)
-            sources.append(Source(scorer, {each.name: measure}))
-    for group in judged.values():
-        with _naming(group[0].reward):
-            judge = JudgeScorer(group[0].reward, {each.name: each.better for each in group})  # type: ignore[arg-type]
-        measures = {each.name: Measure(column) for column, each in enumerate(group)}
-        sources.append(Source(judge, measures, refusable=judge.settings.on_refusal == "skip"))
-    return sources
+            sources.append(_source([each], execution, moment))
+    return [*sources, *(_source(group, execution, moment) for group in together.values())]
 
 
-def _scorer(
-    reward: str | Preset | RewardModel | Policy, execution: Execution, moment: datetime | None
-) -> tuple[Scorer, Measure]:
-    if isinstance(reward, str):
-        return FunctionScorer(reward), Measure()
-    if isinstance(reward, Policy):
-        return PolicyScorer(reward, execution, moment), Measure(scale=reward.beta)
-    settings = resolve(reward) if isinstance(reward, Preset) else reward
-    scorer = ModelScorer(str(reward), settings, execution, moment)
-    return scorer, Measure(scorer.column(settings.head), settings.scale, settings.shift)
+def _source(objectives: Sequence[Objective], execution: Execution, moment: datetime | None) -> Source:
+    reward: Any = objectives[0].reward
+    with _naming(reward):
+        if isinstance(reward, str):
+            return Source(FunctionScorer(reward), {objectives[0].name: Measure()})
+        kind, criteria = kind_of(reward), {each.name: each.better for each in objectives}
+        scorer, measures = kind.scorer(reward, criteria, execution, moment)
+        return Source(scorer, measures, refusable=kind.refusable(reward))
 
 
 def _tell_refused(source: Source, items: Sequence[Item], rows: Sequence[Scored], progress: Progress) -> None:

@@ -1,0 +1,21 @@
+"""The kinds of reward by name: those of this package, and those that other packages bring as entry points."""
+
+from functools import cache
+
+from sipo.registry import Registry
+from sipo.rewards.kinds.spec import RewardSpec
+from sipo.section import Section
+
+REGISTRY = Registry("sipo.rewards.kinds", "REWARDS", RewardSpec, "kind of reward", group="sipo.rewards")
+
+
+@cache
+def kinds() -> dict[str, RewardSpec]:
+    """By the key that tells a kind, the most telling first: one that is a key of other kinds tells less."""
+    specs = REGISTRY.specs()
+    shared = {name: sum(name in each.settings.model_fields for each in specs.values()) for name in specs}
+    return {name: specs[name] for name in sorted(specs, key=lambda name: shared[name])}
+
+
+def kind_of(reward: Section) -> RewardSpec:
+    return next(each for each in kinds().values() if type(reward) is each.settings)

@@ -1,0 +1,54 @@
+"""What a kind of reward declares in its own file: the key that tells it, its keys, and what scores by them.
+
+A file of this package, or an entry point of the group `sipo.rewards`, holds its declarations as `REWARDS`. The
+configuration reads them, so nothing here or at the top of such a file loads torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sipo.section import Section
+
+if TYPE_CHECKING:
+    from sipo.rewards.interface import Scorer
+    from sipo.rewards.kinds.model import RewardModel
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What an objective takes of a scorer: scale * (its column) + shift."""
+
+    column: int = 0
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+def nothing(_: Any) -> None:
+    return None
+
+
+def never(_: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    name: str
+    """The key that tells a mapping of this kind."""
+    settings: type[Section]
+    says: str
+    """What scores, in one line for people."""
+    scorer: "Callable[..., tuple[Scorer, dict[str, Measure]]]"
+    """scorer(settings, criteria, execution, moment): what scores, and what each objective of `criteria`, which has what
+    is better in words, takes of it. `moment` is what chat templates with a date are told. Raises SipoError."""
+    by_words: bool = False
+    """Does it go by what is better in words? Objectives with equal settings are then asked about together."""
+    refusable: Callable[[Any], bool] = never
+    """refusable(settings): may items stay without a score?"""
+    pace: frozenset[str] = frozenset()
+    """Keys that change no number."""
+    places: tuple[str, ...] = ()
+    """Keys that may name a folder, which counts by its content; those that are paths always do."""
+    loads: "Callable[[Any], RewardModel | None]" = nothing
+    """loads(settings): the classification model that it loads, for `sipo check` to plan with."""
