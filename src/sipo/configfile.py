@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sipo.config import Config
 from sipo.config.explain import explain
 from sipo.data.sources.finding import is_path
+from sipo.disk.damage import CONFIG, is_run
 from sipo.errors import SipoError
 from sipo.rewards.kinds.registry import kinds
 
@@ -18,14 +19,17 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     """The configuration in a YAML file, with `key=value` overrides such as `align.lr=1e-4` laid over it.
 
     Paths in the file are relative to the file's folder; `run_dir`, and whatever an override names, to the
-    working directory. Without `run_dir` a run lives in `runs/<name of the file>`. Raises SipoError, one line that names
-    the file and the key, for the first thing that is wrong.
+    working directory. Without `run_dir` a run lives in `runs/<name of the file>`; a run's own `config.yaml` is of the
+    run that it lies in, wherever that has been moved to. Raises SipoError, one line that names the file and the key,
+    for the first thing that is wrong.
 
     >>> sipo.load_config("quickstart.yaml", ["align.lr=1e-4"]).align.lr
     0.0001
     """
     path = Path(path)
     values = _read(path)
+    if path.name == CONFIG and is_run(path.parent):
+        values["run_dir"] = os.path.abspath(path.parent)
     _rebase(values, path.parent)
     for override in overrides or []:
         _override(values, override)

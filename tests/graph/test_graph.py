@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from stage_keys import stage_keys
 from sipo.cli.main import main
 from sipo.config import Config
 from sipo.configfile import dump_config, parse_config
+from sipo.graph import key
 from sipo.graph.build import Graph
 from sipo.graph.stage import Stage, later
 from sipo.graph.view import UndeclaredError, View
 from sipo.runs.folder import RunFolder
 from sipo.runs.pipeline import run
+from sipo.runs.status import read_run, stage_statuses
 from sipo.task import Task
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +101,72 @@ def test_a_raised_version_makes_its_stage_again_and_those_whose_input_changed(
     newer("judged/soups", generous)
     again(finished)
     assert executed == ["judged/soups", "compare", "report"]
+
+
+def test_a_folder_of_stages_is_made_anew_and_killed_goes_on(
+    finished: dict[str, Any], made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    config = parse_config(finished, "settings")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["sipo.stages.compare"], "compare", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, quiet=True, start="judged")
+    assert made == ["judged/base", "judged/soups", "compare"]
+    made.clear()
+    run(config, quiet=True, start="judged")
+    assert made == ["compare", "report"], "what the first try made is left"
+    made.clear()
+    run(config, quiet=True, start="judged")
+    assert made == ["judged/base", "judged/soups", "compare", "report"], "that try was brought to its end"
+
+
+def test_another_command_does_not_go_on_with_the_one_that_was_killed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    names = ["align", "compare", "report"]
+    assert folder.left_of("--from align", names) == names
+    folder.made_anew("align")
+    assert folder.left_of("--from align", names) == names[1:]
+    assert folder.left_of("--from align, other settings", names) == names
+    assert folder.left_of("none", []) == [] and folder.left_of("--from align", names) == names
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(
+    finished: dict[str, Any], made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again(finished, run_dir=finished["run_dir"])
+    moved = Path(finished["run_dir"]).rename(tmp_path / "moved")
+    assert main(["run", str(moved / "config.yaml")]) == 0
+    monkeypatch.chdir(moved)
+    assert main(["run", "config.yaml"]) == 0
+    assert made == [] and not Path(finished["run_dir"]).exists()
+
+
+def test_a_reward_functions_code_counts_and_one_that_is_not_here_is_as_it_was(
+    finished: dict[str, Any], made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "of_mine" / "rewards.py"
+    code.parent.mkdir()
+    code.write_text("def much(prompts, responses):\n    return [len(each) for each in responses]\n")
+    objectives = [{**each, "reward": "of_mine.rewards:much"} for each in finished["objectives"]]
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        again(finished, objectives=objectives)
+        assert made == ["judged/base", "judged/soups", "compare", "report"]
+        made.clear()
+        code.write_text(code.read_text().replace("len(each)", "-len(each)"))
+        for name in ("of_mine.rewards", "of_mine"):
+            patch.delitem(sys.modules, name)
+        key._code.cache_clear()
+        again(finished, objectives=objectives)
+        assert made == ["judged/base", "judged/soups", "compare", "report"]
+    for name in ("of_mine.rewards", "of_mine"):
+        sys.modules.pop(name, None)
+    key._code.cache_clear()
+    config = read_run(Path(finished["run_dir"]))
+    assert {each.state for each in stage_statuses(Path(finished["run_dir"]), config)} == {"done"}
 
 
 def test_a_stage_sees_the_keys_that_it_declares(settings: dict[str, Any]) -> None:

@@ -228,6 +228,17 @@ def test_a_change_of_it_makes_all_that_follows_anew(finished: Any) -> None:
     assert "sft" not in stage_names(off)
 
 
+def test_a_stage_alone_stands_on_the_fine_tuned_model(finished: Any, tmp_path: Path) -> None:
+    config, folder = finished
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "align")
+    run(config.model_copy(update={"run_dir": tmp_path / "run"}), quiet=True, only="align")
+    names = [Path("align/logprobs.parquet")]
+    names += [Path(f"align/adapters/{name}/adapter_model.safetensors") for name in config.names]
+    for name in names:
+        assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
+
+
 def test_a_finished_run_does_nothing_again(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config, folder = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.parent != folder}

@@ -2,7 +2,8 @@
 
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from sipo.progress import Progress
 from sipo.runs.outputs import Outputs
 from sipo.studies import arms as arms_module
 from sipo.studies import catalogue, responses
-from sipo.studies.arms import Arm, run_arms, turned
+from sipo.studies.arms import Arm, digest, run_arms, turned
 from sipo.studies.catalogue import RATIOS, WITHOUT_FILTER, conflict_arms
 from sipo.studies.filters import RULES
 from sipo.studies.fronts import Claim, FrontStudy, findings_of, within_seed
-from sipo.studies.ground import find_ground
+from sipo.studies.ground import Ground, find_ground
 from sipo.studies.intervals import mean_over_seeds, over_seeds
 from sipo.studies.registry import STUDIES
 from sipo.studies.study import Conclusion, Finding, Table, markdown, run_study
@@ -128,6 +129,43 @@ def test_what_is_measured_is_not_measured_again(ground: Path, studies: Path, mon
     monkeypatch.setattr(arms_module, "run", lambda *_, **__: pytest.fail("ran again"))
     assert main(command) == 0
     assert (studies / "run" / "soups" / "results.md").read_text() == before
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A study that costs nothing."""
+
+    name: str = "counted"
+    question: str = "How many?"
+
+    def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
+        return {"seed": seed}
+
+    def conclude(self, ground: Ground, seeds: Sequence[dict[str, Any]]) -> Conclusion:
+        return Conclusion([Table("", ["seeds"], [[" ".join(str(each["seed"]) for each in seeds)]])], [], {})
+
+
+def test_seeds_of_other_settings_or_rows_are_left_out(ground: Path, tmp_path: Path) -> None:
+    mine, rows = tmp_path / "mine.yaml", tmp_path / "rows.jsonl"
+    settings = yaml.safe_load(ground.read_text())
+    rows.write_text(Path(settings["data"]["path"]).read_text())
+    settings["data"]["path"] = str(rows)
+
+    def seeds(*asked: int) -> str:
+        mine.write_text(yaml.safe_dump(settings))
+        page = run_study(Counted(), find_ground(str(mine), tmp_path), asked, QUIET) / "results.md"
+        return page.read_text().rstrip().splitlines()[-1].strip("| ")
+
+    assert (seeds(0, 1), seeds(2)) == ("0 1", "0 1 2")
+    settings["execution"]["decode_rows"] = 4
+    assert seeds(0) == "0 1 2", "it changes nothing"
+    settings["align"]["lr"] = 0.02
+    assert (seeds(1), seeds(3)) == ("1", "1 3")
+    rows.write_text(rows.read_text().partition("\n")[2])
+    before = digest(settings, Arm("a", "mod"))
+    assert seeds(0) == "0"
+    settings["objectives"][0]["reward"] = "sipo.rewards.text:distinct_words"
+    assert seeds(2) == "2" and digest(settings, Arm("a", "mod")) != before
 
 
 def test_an_arm_with_other_settings_is_made_anew(ground: Path, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,20 @@ def rough_content(folder: Path) -> Iterator[bytes]:
                 yield stream.read(EDGE)
                 stream.seek(max(0, file.stat().st_size - EDGE))
                 yield stream.read()
+
+
+def rough_digest(folder: Path) -> str:
+    """Of that, read once a process as long as the files stay as they are."""
+    found = sorted(file for file in folder.iterdir() if file.is_file())
+    return _rough(folder, tuple((file.name, *_about(file)) for file in found))
+
+
+@cache
+def _rough(folder: Path, _: tuple[tuple[object, ...], ...]) -> str:
+    digest = sha256()
+    for part in rough_content(folder):
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def seal_of(folder: Path, without: Iterable[str] = ()) -> Seal:
@@ -73,8 +87,13 @@ def _files(folder: Path, top: Path) -> Iterator[str]:
 
 def sha256_of(file: Path) -> str:
     """Once a process for a file that stays as it is."""
+    return _sha256(os.fspath(file.absolute()), *_about(file))
+
+
+def _about(file: Path) -> tuple[int, int, int]:
+    """What changes when the file does."""
     about = file.stat()
-    return _sha256(os.fspath(file.absolute()), about.st_ino, about.st_size, about.st_ctime_ns)
+    return about.st_ino, about.st_size, about.st_ctime_ns
 
 
 @cache

@@ -82,13 +82,17 @@ class Graph:
         """Add a stage that asks or trains the model."""
         return self.add(Stage(name, make, reads, inputs, backbone=self.backbone, **more))
 
-    def after(self, name: str) -> list[str]:
-        """The stage and all that is made from it, in order."""
-        found = [name]
+    def within(self, name: str) -> list[str]:
+        """The stage, or where `name` is a folder of several (`judged`, `round-2`) all that are in it."""
+        return [each for each in self.names if each == name or each.startswith(f"{name}/")]
+
+    def after(self, *names: str) -> list[str]:
+        """The stages and all that is made from them, in order."""
+        found = set(names)
         for stage in self:
             if any(each.name in found for each in stage.needs()):
-                found.append(stage.name)
-        return found
+                found.add(stage.name)
+        return [name for name in self.names if name in found]
 
     def before(self, stage: Stage) -> list[Stage]:
         """All that the stage is made from, in order."""

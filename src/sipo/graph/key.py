@@ -5,24 +5,47 @@ An input counts by its bytes, so one that was made anew and came out the same st
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sipo.config import Config, Objective, Section
-from sipo.disk.content import Seal, rough_content
-from sipo.errors import SipoError
+from sipo.disk.content import Seal, rough_digest
 from sipo.graph.stage import Part, Stage
 from sipo.rewards.kinds.registry import kind_of
 
 
-def key_of(stage: Stage, config: Config, subject: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def key_of(
+    stage: Stage,
+    config: Config,
+    subject: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    outside: Mapping[str, str | None] | None = None,
+) -> str:
     """`subject` is what the run is about; `inputs` the digests of the outputs that it is made from, by their names in
-    `stage.outputs()`. Raises SipoError for a file that a setting names and that cannot be read.
+    `stage.outputs()`; `outside` what `outside_of` gives.
     """
     read = {key: setting(config, key) for key in stage.reads}
-    content = [stage.name, stage.version, read, dict(stage.given), dict(subject), dict(inputs)]
-    return _digest(content)
+    outside = outside_of(stage, config) if outside is None else outside
+    return _digest([stage.name, stage.version, read, dict(stage.given), dict(subject), dict(inputs), dict(outside)])
+
+
+def outside_of(stage: Stage, config: Config) -> dict[str, str | None]:
+    """Digests of what the stage's settings only name, by the setting: prompt templates, models and adapters in
+    folders, the code of functions. They may change in their places. None for what is not to be found from here.
+    """
+    found: dict[str, str | None] = {}
+    for name in ("review_template", "rewrite_template"):
+        path = getattr(config.refine, name)
+        if path is not None and f"refine.{name}" in stage.reads:
+            found[f"refine.{name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+    if "objectives.reward" in stage.reads:
+        for objective in config.objectives:
+            found.update(_named_by(objective))
+    return found
 
 
 def digest_of_part(seal: Seal, part: Part) -> str:
@@ -36,7 +59,7 @@ def digest_of_part(seal: Seal, part: Part) -> str:
 
 
 def setting(config: Config, key: str) -> Any:
-    """The value of a key as plain data; of what lies outside the configuration, its content."""
+    """The value of a key as plain data."""
     if key in SPECIAL:
         return SPECIAL[key](config)
     value: Any = config
@@ -74,47 +97,50 @@ def _sft(config: Config) -> Any:
     return {**read, "lora": _usual(read["lora"])} if read.get("lora") else read
 
 
-def _template(name: str) -> Callable[[Config], str | None]:
-    def content(config: Config) -> str | None:
-        path = getattr(config.refine, name)
-        if path is None:
-            return None
-        try:
-            return str(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SipoError(f"prompt template {path}: cannot be read ({error})") from None
-
-    return content
-
-
 def _measured_by(objective: Objective) -> list[Any]:
-    """What an objective's values depend on; a judge also reads what is better, and its pace changes nothing.
-
-    A model or an adapter in a folder counts by its content: it may be trained anew in the same place.
-    """
+    """What an objective's values depend on; a judge also reads what is better, and its pace changes nothing."""
     reward = objective.reward
     if not isinstance(reward, Section):
         return [reward, objective.direction]
     kind = kind_of(reward)
     words = [objective.better] if kind.by_words else []
-    named = [getattr(reward, name) for name in kind.places]
-    folders = [Path(path).expanduser() for path in named if path is not None]
-    content = [_content(folder) for folder in folders if folder.is_dir()]
-    return [reward.model_dump(mode="json", exclude=set(kind.pace)), objective.direction, *words, *content]
+    return [reward.model_dump(mode="json", exclude=set(kind.pace)), objective.direction, *words]
 
 
-def _content(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for part in rough_content(folder):
-        digest.update(part)
-    return digest.hexdigest()[:16]
+def _named_by(objective: Objective) -> Iterator[tuple[str, str | None]]:
+    """What an objective's reward names, and its digest; a hub id is all that is known of a model there."""
+    reward, place = objective.reward, f"objectives.{objective.name}.reward"
+    if isinstance(reward, str):
+        yield place, _code(reward)
+    elif isinstance(reward, Section):
+        for name in kind_of(reward).places:
+            path = Path(getattr(reward, name) or "").expanduser()
+            if path.is_absolute() or (path.parts and path.is_dir()):
+                yield f"{place}.{name}", rough_digest(path) if path.is_dir() else None
+
+
+@cache
+def _code(function: str) -> str | None:
+    """Of the file of a function's module, which is not imported; what it imports in turn is not followed.
+
+    Once a process, which goes on with the code that it has once loaded.
+    """
+    first, *rest = function.partition(":")[0].split(".")
+    try:
+        spec = find_spec(first)
+        for part in rest:
+            spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations) if spec else None
+    except (ImportError, ValueError):  # no name of a module; one that was made by hand
+        return None
+    file = Path(spec.origin) if spec and spec.origin else None
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file and file.is_file() else None
 
 
 SPECIAL: Mapping[str, Callable[[Config], Any]] = {
     "data": _data,
     "lora": _lora,
     "sft": _sft,
-    "refine.review_template": _template("review_template"),
-    "refine.rewrite_template": _template("rewrite_template"),
+    "refine.review_template": lambda _: None,  # it counts by its content
+    "refine.rewrite_template": lambda _: None,
     "objectives.reward": lambda config: [_measured_by(objective) for objective in config.objectives],
 }

@@ -6,7 +6,7 @@ set aside in `.superseded`, and comes back if the configuration does; so is one 
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
@@ -25,6 +25,8 @@ MOMENT = "moment"
 """Of the run's beginning, in its subject: chat templates with a date are told it for ever."""
 PLAN = ".plan"
 PARTIAL, SUPERSEDED = ".partial", ".superseded"
+ANEW = ".anew"
+"""What `--from` has still to make."""
 
 
 def moment_of(run: Path) -> datetime | None:
@@ -156,6 +158,27 @@ class RunFolder:
         files = seal_of(partial, without=(STAGE,))
         write_checked(partial / STAGE, {"fingerprint": fingerprint, **record, "files": files})
         self._publish(name, fingerprint, partial)
+
+    def left_of(self, command: str, names: Sequence[str]) -> list[str]:
+        """Of the stages that a command makes anew, those that an earlier try of the same command has left."""
+        left, about = list(names), digest_of(command)
+        with suppress(DamageError):
+            known = read_checked(self.path / ANEW, known_by="left")
+            if known["command"] == about:
+                left = [name for name in names if name in known["left"]]
+        remove(self.path / ANEW)
+        if left:
+            write_checked(self.path / ANEW, {"command": about, "left": left})
+        return left
+
+    def made_anew(self, name: str) -> None:
+        """One of them is made."""
+        with suppress(DamageError):
+            known = read_checked(self.path / ANEW, known_by="left")
+            if left := [each for each in known["left"] if each != name]:
+                write_checked(self.path / ANEW, {**known, "left": left})
+            else:
+                remove(self.path / ANEW)
 
     def set_aside(self, name: str) -> None:
         """Move the stage to where it comes back from when its settings do."""

@@ -1,14 +1,16 @@
 """What the stages of a run wrote, read back as what their functions returned."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sipo.config import Config, Model
+from sipo.disk.damage import DamageError
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
-from sipo.graph.key import digest_of_part, key_of
+from sipo.graph.key import digest_of_part, key_of, outside_of
 from sipo.graph.stage import Output, Part, Stage
 from sipo.runs.folder import RunFolder
 
@@ -71,7 +73,16 @@ class Outputs:
             if "files" not in record:
                 return None
             inputs[name] = digest_of_part(record["files"], output.part)
-        return key_of(stage, self.config, subject, inputs)
+        return key_of(stage, self.config, subject, inputs, self._outside(stage))
+
+    def _outside(self, stage: Stage) -> dict[str, str | None]:
+        """What is not to be found from here is as it was: a finished run is read on machines that lack it."""
+        found = outside_of(stage, self.config)
+        if None in found.values():
+            with suppress(DamageError):
+                known = self.folder.record(stage.name).get("outside", {})
+                found |= {place: known.get(place) for place, digest in found.items() if digest is None}
+        return found
 
     def _read(self, outputs: tuple[Output, ...]) -> Any:
         places = [self.folder.verify(each.stage.name) / each.part.files for each in outputs]

@@ -14,6 +14,7 @@ from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
+from sipo.graph.key import outside_of
 from sipo.graph.stage import Stage
 from sipo.methods.registry import improves
 from sipo.models.load import find_device
@@ -37,7 +38,8 @@ def run(
 ) -> Path:
     """Make every stage that does not hold yet, and return the run's folder.
 
-    `start` makes that stage and all that is made from it anew, and sets what stood there aside; `only` makes a single
+    `start` makes that stage, or all in that folder (`judged`), and all that is made from it anew, and sets what stood
+    there aside; killed, the same call goes on with what is left. `only` makes a single
     stage, whose inputs must hold; `until` is the last stage to make. A stage that was damaged is set aside, and made
     anew. Raises SipoError before any work where the configuration, the data or the model is at fault.
 
@@ -50,7 +52,8 @@ def run(
         )
     task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet))
     graph = Graph(config)
-    _known(graph.names, start, only, until)
+    _known(graph, graph.within(start or ""), start)
+    _known(graph, graph.names, only, until)
     work = Work(task, graph, subject(task))
     work.folder.check(work.subject)
     if only:
@@ -59,17 +62,19 @@ def run(
     asked = [stage for stage in graph if only in (None, stage.name)]
     if until and not only:
         asked = asked[: graph.names.index(until) + 1]
-    anew = graph.after(start) if start else []
+    anew = graph.after(*graph.within(start)) if start else []
     if work.folder.path.exists() and not os.access(work.folder.path, os.W_OK):
         work.look_at(asked, start)
     else:
         with work.folder.locked():
             work.folder.claim(work.subject, dump_config(config), task.moment)
             _introduce(task)
-            for name in anew:
+            left = work.folder.left_of(f"{start} {dump_config(config)}", anew)
+            for name in left:
                 work.folder.set_aside(name)
             for stage in asked:
-                work.bring_about(stage, stage.name in anew)
+                work.bring_about(stage, stage.name in left)
+                work.folder.made_anew(stage.name)
     if only in (None, "report") and until in (None, "report"):
         _conclude(task, work.folder.path)
     return work.folder.path
@@ -144,7 +149,8 @@ class Work:
             "peak_memory_gib": round(peak_bytes(device) / 2**30, 3),
             "resumed": resumed,  # then the numbers are of this process alone
         }
-        self.folder.finish(name, key, numbers)
+        outside = outside_of(stage, task.config)
+        self.folder.finish(name, key, {**numbers, **({"outside": outside} if outside else {})})
         task.progress.metric(**numbers)
         rate = f", {tokens / seconds:,.0f} tokens/s" if tokens else ""
         task.progress.say(f"  {name} took {seconds:.0f} s{rate}")
@@ -157,10 +163,10 @@ class Work:
                 self.task.site.stand_on(model)
 
 
-def _known(names: list[str], *asked: str | None) -> None:
+def _known(graph: Graph, names: list[str], *asked: str | None) -> None:
     for name in asked:
         if name is not None and name not in names:
-            raise SipoError(f"`{name}` is no stage of this run; they are {', '.join(names)}")
+            raise SipoError(f"`{name}` is no stage of this run; they are {', '.join(graph.names)}")
 
 
 def _introduce(task: Task) -> None:

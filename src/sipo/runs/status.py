@@ -11,6 +11,7 @@ from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.tables import read_checked
 from sipo.errors import SipoError
+from sipo.graph.build import Graph
 from sipo.graph.parts import FRONTS
 from sipo.plain import command
 from sipo.runs.folder import MOMENT, PARTIAL, RunFolder, digest_of
@@ -63,11 +64,12 @@ def read_subject(run: Path) -> dict[str, Any]:
     return {name: value for name, value in known.items() if name not in (CONFIG, MOMENT)}
 
 
-def stage_statuses(run: Path, config: Config) -> list[StageStatus]:
-    """Every stage of the run, in order; its files are compared by their sizes."""
+def stage_statuses(run: Path, config: Config, name: str | None = None) -> list[StageStatus]:
+    """Every stage of the run, or one and all that it is made from, in order; files are compared by their sizes."""
     outputs, about = Outputs(run, config), read_subject(run)
     found: dict[str, StageStatus] = {}
-    for stage in outputs.graph():
+    graph = outputs.graph()
+    for stage in [*graph.before(graph[name]), graph[name]] if name else graph:
         ready = all(found[each.name].state == "done" for each in stage.needs())
         key = outputs.key(stage, about) if ready else None
         found[stage.name] = _status(outputs.folder, stage.name, key)
@@ -76,20 +78,20 @@ def stage_statuses(run: Path, config: Config) -> list[StageStatus]:
 
 def require(run: Path, config: Config, stage: str) -> None:
     """Raise SipoError, with the way out, unless the stage is done."""
-    found = {each.name: each for each in stage_statuses(run, config)}
-    if stage not in found:
+    if stage not in Graph(config):
         methods = ", ".join(config.methods)
         raise SipoError(f"{run}: has no stage `{stage}`, because its methods are {methods}")
-    if found[stage].problem:
-        raise SipoError(found[stage].problem)
-    if found[stage].state != "done":
+    found = stage_statuses(run, config, stage)[-1]
+    if found.problem:
+        raise SipoError(found.problem)
+    if found.state != "done":
         finish = command("sipo", "run", Path(run) / CONFIG, "--run-dir", run)
-        raise SipoError(f"{run}: stage `{stage}` is {found[stage].state}, not done; `{finish}` finishes it")
+        raise SipoError(f"{run}: stage `{stage}` is {found.state}, not done; `{finish}` finishes it")
 
 
 def fronts_of(run: Path, config: Config) -> dict[str, Any] | None:
     """What the run measured; None where that is yet to be done, or was done with other settings or policies."""
-    found = next(each for each in stage_statuses(run, config) if each.name == "compare")
+    found = stage_statuses(run, config, "compare")[-1]
     if found.problem:
         raise SipoError(found.problem)
     if found.state != "done":

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from sipo.records import Response
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.section import RULE
-from sipo.studies.ground import Settings
+from sipo.studies.ground import Settings, digest_of
 
 Array = NDArray[np.float64]
 
@@ -137,7 +136,4 @@ def _place(each: Response) -> str:
 
 def digest(settings: Settings, arm: Arm) -> str:
     """Names what an arm comes to with these settings, whatever it is called and wherever it runs."""
-    content = {**turned(settings, arm.changes), "methods": [arm.method]}
-    for key in ("run_dir", "execution", "report"):
-        content.pop(key, None)
-    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return digest_of({**turned(settings, arm.changes), "methods": [arm.method]})

@@ -10,6 +10,7 @@ import numpy as np
 from sipo.configfile import parse_config
 from sipo.disk.tables import read_checked, write_checked
 from sipo.filters.contest import CHOSEN
+from sipo.finished.built import task_of
 from sipo.graph.parts import CANDIDATES, CHOICE
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.dominance import truly_better
@@ -114,7 +115,7 @@ def _precision(settings: Settings, varied: bool) -> dict[str, Any]:
     """Of one rule: rows chosen, precision, its estimate, and the shares of truly better candidates."""
     config = parse_config({**settings, "methods": ["sipo"]}, "filters")
     folder = run(config, until="filter", quiet=True)
-    task = Task(config)
+    task = task_of(folder, config)
     candidates = Outputs(folder, config).read("filter", CANDIDATES)
     better = _truly_better(task, [(each.row, each.response) for each in candidates])
     return {

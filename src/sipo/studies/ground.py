@@ -3,20 +3,27 @@
 A ground gives the settings of an ordinary run for a seed; a study turns keys of them.
 """
 
+import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sipo.config import Config
-from sipo.configfile import dump_config, load_config
+from sipo.configfile import dump_config, load_config, parse_config
+from sipo.disk.content import sha256_of
 from sipo.disk.tables import read_checked, write_checked
 from sipo.errors import SipoError
+from sipo.graph.build import Graph
+from sipo.graph.key import outside_of
+from sipo.models.load import identify
 from sipo.pareto.indicators import Array, reference_below
 from sipo.progress import Progress
+from sipo.task import rows_file
 from sipo.testbed import ENVIRONMENTS, Sft, prepare
 
 Settings = dict[str, Any]
@@ -37,8 +44,25 @@ class Ground:
             sft = Sft(teach=("respond",)) if self.name.endswith(UNTAUGHT) else Sft()
             settings = prepare(ENVIRONMENTS[environment], seed, self.folder / "prepared", sft=sft).settings()
         else:
-            settings = yaml.safe_load(dump_config(load_config(self.where)))
+            config = load_config(self.where)
+            rows_file(config, progress)
+            settings = yaml.safe_load(dump_config(config))
         return {**settings, "seed": seed, "run_dir": str(self.folder / f"seed-{seed}")}
+
+    def about(self) -> str:
+        """Tells seeds that were measured here from those of other settings, rows, models or rewards."""
+        if self.where.partition(":")[0] == TESTBED:
+            return self.where
+        return digest_of({**yaml.safe_load(dump_config(load_config(self.where))), "seed": None})
+
+
+def digest_of(settings: Settings) -> str:
+    """Of settings and of what they name, whatever changes nothing but where and how a run is made left out."""
+    config = parse_config({**settings, "seed": settings["seed"] or 0}, "study")
+    named = {place: about for stage in Graph(config) for place, about in outside_of(stage, config).items()}
+    content = [named, sha256_of(config.data.path), identify(config.model)]
+    kept = {key: value for key, value in settings.items() if key not in ("run_dir", "execution", "report")}
+    return sha256(json.dumps([kept, content], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 TESTBED = "testbed"

@@ -61,6 +61,8 @@ class Conclusion:
         return f"Of {len(of_the_paper)} statement{'s' if len(of_the_paper) > 1 else ''} of the paper: {shown}."
 
 
+ABOUT = "about"
+"""In the file of a seed: the ground that it was measured on."""
 OUTCOMES: dict[Outcome, str] = {
     "holds": "hold",
     "is not contradicted": "say that there is no gain, and none is shown",
@@ -111,7 +113,12 @@ def _run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Pro
         ):
             for _ in pool.map(_measure, repeat(study), repeat(ground), seeds):
                 advance(1)
-    everything = {int(path.stem): read_checked(path) for path in (folder / "seeds").glob("*.json")}
+    about = ground.about()
+    about = ground.about()
+    known = {int(path.stem): read_checked(path) for path in (folder / "seeds").glob("*.json")}
+    everything = {seed: measured for seed, measured in known.items() if measured.get(ABOUT) == about}
+    if others := ",".join(map(str, sorted(known.keys() - everything.keys()))):
+        progress.say(f"seeds {others} are of other settings or data and are left out; `--seeds {others}` adds them")
     conclusion = study.conclude(ground, [everything[seed] for seed in sorted(everything)])
     for name, picture in conclusion.pictures.items():
         write_bytes(folder / name, picture)
@@ -145,7 +152,7 @@ def _stopping(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 def _measure(study: Study, ground: Ground, seed: int, progress: Progress | None = None) -> None:
     folder = ground.folder / study.name
     measured = study.measure(ground, seed, folder, progress or Progress(quiet=True))
-    write_checked(folder / "seeds" / f"{seed}.json", measured)
+    write_checked(folder / "seeds" / f"{seed}.json", {**measured, ABOUT: ground.about()})
 
 
 def page(study: Study, ground: Ground, seeds: Sequence[int], conclusion: Conclusion) -> str:
