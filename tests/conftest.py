@@ -5,7 +5,8 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sipo.bank import Adapter, Bank, new_adapter, save_adapter
-from sipo.config import Lora, Model
+from sipo.config import Execution, Lora, Model
 from sipo.data import Message
+from sipo.engines import Pool
 from sipo.models.load import Backbone, load_backbone
 from sipo.rewards import Item
 from sipo.rewards.examples import Example
@@ -50,6 +52,14 @@ def bank(backbone: Backbone) -> Bank:
     bank = Bank(backbone)
     with bank.mounted([]):
         return bank
+
+
+@pytest.fixture(scope="session")
+def pool(bank: Bank) -> Iterator[Pool]:
+    """One for all tests of engines: its workers take seconds to start."""
+    execution = Execution(device="cpu", engine="pool", workers=2, decode_rows=7, score_tokens=120)
+    with closing(Pool(execution, bank)) as pool:
+        yield pool
 
 
 def random_adapter(backbone: Backbone, seed: int, r: int = 3) -> Adapter:

@@ -104,7 +104,7 @@ def test_a_raised_version_makes_its_stage_again_and_those_whose_input_changed(
 
 
 def test_a_folder_of_stages_is_made_anew_and_killed_goes_on(
-    finished: dict[str, Any], made: list[str], monkeypatch: pytest.MonkeyPatch
+    finished: dict[str, Any], executed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -114,13 +114,13 @@ def test_a_folder_of_stages_is_made_anew_and_killed_goes_on(
         patch.setattr(sys.modules["sipo.stages.compare"], "compare", kill)
         with pytest.raises(KeyboardInterrupt):
             run(config, quiet=True, start="judged")
-    assert made == ["judged/base", "judged/soups", "compare"]
-    made.clear()
+    assert executed == ["judged/base", "judged/soups", "compare"]
+    executed.clear()
     run(config, quiet=True, start="judged")
-    assert made == ["compare", "report"], "what the first try made is left"
-    made.clear()
+    assert executed == ["compare", "report"], "what the first try made is left"
+    executed.clear()
     run(config, quiet=True, start="judged")
-    assert made == ["judged/base", "judged/soups", "compare", "report"], "that try was brought to its end"
+    assert executed == ["judged/base", "judged/soups", "compare", "report"], "that try was brought to its end"
 
 
 def test_another_command_does_not_go_on_with_the_one_that_was_killed(tmp_path: Path) -> None:
@@ -134,18 +134,18 @@ def test_another_command_does_not_go_on_with_the_one_that_was_killed(tmp_path: P
 
 
 def test_a_run_that_was_moved_goes_on_where_it_is(
-    finished: dict[str, Any], made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: dict[str, Any], executed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again(finished, run_dir=finished["run_dir"])
     moved = Path(finished["run_dir"]).rename(tmp_path / "moved")
     assert main(["run", str(moved / "config.yaml")]) == 0
     monkeypatch.chdir(moved)
     assert main(["run", "config.yaml"]) == 0
-    assert made == [] and not Path(finished["run_dir"]).exists()
+    assert executed == [] and not Path(finished["run_dir"]).exists()
 
 
 def test_a_reward_functions_code_counts_and_one_that_is_not_here_is_as_it_was(
-    finished: dict[str, Any], made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: dict[str, Any], executed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = tmp_path / "of_mine" / "rewards.py"
     code.parent.mkdir()
@@ -154,14 +154,14 @@ def test_a_reward_functions_code_counts_and_one_that_is_not_here_is_as_it_was(
     with monkeypatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         again(finished, objectives=objectives)
-        assert made == ["judged/base", "judged/soups", "compare", "report"]
-        made.clear()
+        assert executed == ["judged/base", "judged/soups", "compare", "report"]
+        executed.clear()
         code.write_text(code.read_text().replace("len(each)", "-len(each)"))
         for name in ("of_mine.rewards", "of_mine"):
             patch.delitem(sys.modules, name)
         key._code.cache_clear()
         again(finished, objectives=objectives)
-        assert made == ["judged/base", "judged/soups", "compare", "report"]
+        assert executed == ["judged/base", "judged/soups", "compare", "report"]
     for name in ("of_mine.rewards", "of_mine"):
         sys.modules.pop(name, None)
     key._code.cache_clear()
