@@ -180,7 +180,8 @@ def _fill(
             if heard:
                 store.put(identity, ready)
     if not heard and len(ready) >= REFUSING:
-        item, refused = ready[0]
+        places = {item: at for at, item in enumerate(items)}
+        item, refused = min(ready, key=lambda each: places[each[0]])  # they come in any order
         reason = refused.reason if isinstance(refused, Refused) else ""
         raise SipoError(
             f"reward `{scorer.name}`: refused all {len(ready)}, the first {named(item)}: {reason}; see the account, "
