@@ -56,7 +56,7 @@ def test_the_verdict_sets_sipo_against_each_other_method() -> None:
     assert "No difference of sipo and mod is shown: its interval holds 0 (difference " in text
     assert "; the test finds one of 0." in text and " in four of five such runs)" in text
     assert "sipo is below sipo-soups (difference \N{MINUS SIGN}" in text
-    assert "From one weight to another it moves detail by " in text and "(mod's by " in text and "noise" not in text
+    assert "From no weight to all of it, it moves detail by " in text and "(mod's by " in text and "noise" not in text
     assert ". mod is" not in text and "another seed" in text
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sipo.pareto import indicators
+from sipo.pareto import control, indicators
 from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
 from sipo.pareto.verdicts import decide, holm, mean_difference, moving, undecided
 
@@ -42,9 +42,10 @@ def compare(
 
     `hypervolume` is that of the points; `hypervolume_corrected` lacks what noise adds, and `hypervolume_interval` is
     around it. `additive_epsilon`, `igd_plus` and `spacing` are in units of `scale`, each objective's range over all
-    points, and the first two are against the union of all fronts. `differences` is "a - b" for every two methods, with
-    what may be said of it (`sipo.pareto.verdicts`). `beyond` lists the points that are not better than a stored
-    reference in some objective.
+    points, and the first two are against the union of all fronts. `ranges`, the share of those of `start` that is
+    `kept`, and `control` (Kendall's tau) say how the weights steer (`sipo.pareto.control`); None where none does.
+    `differences` is "a - b" for every two methods, with what may be said of it (`sipo.pareto.verdicts`). `beyond` lists
+    the points that are not better than a stored reference in some objective.
     """
     names, larger = list(maximise), list(maximise.values())
     stacked = {method: each if each.ndim == 3 else each[None] for method, each in rewards.items()}
@@ -64,9 +65,11 @@ def compare(
     values, sampled = (front_indicators(each, weights_M_N, larger, corner, scale) for each in (fronts, sampled_fronts))
     dominated = dominated_shares({method: front[0] for method, front in fronts.items()}, larger)
 
+    moved = {method: sampled_fronts[method] for method in stacked if weights_of[method][0] is not None}
+    steered = _steered({method: (fronts[method][0], each) for method, each in moved.items()}, weights_M_N, maximise)
+
     methods: dict[str, Any] = {}
     for method, front in fronts.items():
-        ranges = (indicators.objective_ranges(part) for part in (front[0], sampled_fronts[method]))
         spacing = indicators.spacing(front[0] / scale)
         methods[method] = {
             "points": [
@@ -77,7 +80,7 @@ def compare(
             **_hypervolume(values[method]["hypervolume"], sampled[method]["hypervolume"], least=0.0),
             "dominated_share": dominated[method],
             "spacing": None if np.isnan(spacing) else spacing,
-            **_by_objective("ranges", "ranges_interval", names, *ranges),
+            **steered.get(method, _unsteered(names)),
         }
     outside = [
         {"method": method, "weights": weight, "objectives": [n for n, out in zip(names, where, strict=True) if out]}
@@ -94,10 +97,41 @@ def compare(
         "reference_stored": reference is not None,
         "scale": dict(zip(names, scale.tolist(), strict=True)),
         "prompts": draws.shape[1],
+        "start": control.start_of(steered),
         "methods": methods,
         "differences": _differences(stacked, weights_M_N, maximise, hypervolumes),
         "beyond": outside,
     }
+
+
+def _steered(
+    fronts: Mapping[str, tuple[Array, Array]], weights_M_N: Array, maximise: Mapping[str, bool]
+) -> dict[str, dict[str, Any]]:
+    """How far and how surely the weights move each objective, of every method's front [M, N] and its resamples
+    [T, M, N].
+    """
+    names, larger = list(maximise), list(maximise.values())
+    ranges = {
+        method: [control.ranges(each, weights_M_N, larger) for each in versions] for method, versions in fronts.items()
+    }
+    start = control.start_of(fronts)
+    found = {}
+    for method, (front, _) in fronts.items():
+        mine, against = ranges[method], ranges[start] if start else None
+        agreement = control.rank_agreement(front, weights_M_N, larger).tolist()
+        found[method] = {
+            **_unsteered(names),
+            **_by_objective("ranges", "ranges_interval", names, *mine),
+            **(control.kept(mine[0], against[0], mine[1], against[1], names) if against else {}),
+            "control": {name: None if np.isnan(tau) else tau for name, tau in zip(names, agreement, strict=True)},
+        }
+    return found
+
+
+def _unsteered(names: Sequence[str]) -> dict[str, Any]:
+    """What is said of a method that no weight steers."""
+    keys = ("ranges", "ranges_interval", "kept", "kept_interval", "control")
+    return {**{key: dict.fromkeys(names) for key in keys}, "narrow": []}
 
 
 def _differences(

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from sipo.pareto.control import least_kept
 from sipo.report.parts import Cell, Measured, Table, share, shares
 from sipo.report.verdict import findings
 
@@ -15,25 +16,34 @@ def measures(fronts: Mapping[str, Any]) -> Table:
     against = {each.other: each for each in findings(fronts) if each.method == "sipo"}
     columns = ["method", "points", f"mean utility [{INTERVAL}]"]
     columns += [f"sipo less this [{INTERVAL}]", "sipo is"] if against else []
-    columns += [f"hypervolume [{INTERVAL}]"]
+    columns += [f"hypervolume [{INTERVAL}]", "least range kept"]
     rows: list[list[Cell]] = []
     for name, front in fronts["methods"].items():
         row: list[Cell] = [name, len(front["points"]), Measured(front["utility"], *front["utility_interval"])]
         if against:
             found = against.get(name)
             row += [Measured(found.difference, found.low, found.high), found.word] if found else [None, None]
-        rows.append([*row, Measured(front["hypervolume_corrected"], *front["hypervolume_interval"])])
+        rows.append([*row, Measured(front["hypervolume_corrected"], *front["hypervolume_interval"]), kept(front)])
     return Table(columns, rows)
+
+
+def kept(front: Mapping[str, Any]) -> str | None:
+    """Of the objective whose range a method keeps least of: the share of the start's, beside its hypervolume."""
+    least = least_kept(front)
+    return f"{least[1]:.0%} of {least[0]}" + (", shrunk" if front["narrow"] else "") if least else None
 
 
 def in_short(methods: Mapping[str, Any]) -> tuple[str, list[str], list[list[Any]]]:
     """Title, columns and rows of the same for a terminal."""
     rows = [
-        [name, each["utility"], *each["utility_interval"], each["hypervolume_corrected"], *each["hypervolume_interval"]]
+        [
+            *(name, each["utility"], *each["utility_interval"]),
+            *(each["hypervolume_corrected"], *each["hypervolume_interval"], kept(each) or "-"),
+        ]
         for name, each in methods.items()
     ]
     title = "mean utility, and hypervolume without what noise adds, with 95 % intervals (larger is better)"
-    return title, ["method", "utility", "low", "high", "hypervolume", "low", "high"], rows
+    return title, ["method", "utility", "low", "high", "hypervolume", "low", "high", "least range kept"], rows
 
 
 def shapes(fronts: Mapping[str, Any]) -> Table:
@@ -47,13 +57,16 @@ def shapes(fronts: Mapping[str, Any]) -> Table:
             share(round(front["dominated_share"] * len(front["points"])), len(front["points"])),
             front["spacing"],
             *(
-                Measured(front["ranges"][each], *front["ranges_interval"][each]) if len(front["points"]) > 1 else None
+                None
+                if front["ranges"][each] is None
+                else Measured(front["ranges"][each], *front["ranges_interval"][each])
                 for each in names
             ),
+            *(front["control"][each] for each in names),
         ]
         for name, front in fronts["methods"].items()
     ]
-    headings = [f"range of {name} [{INTERVAL}]" for name in names]
+    headings = [f"range of {name} [{INTERVAL}]" for name in names] + [f"Kendall of {name}" for name in names]
     columns = ["method", f"additive epsilon [{INTERVAL}]", f"IGD+ [{INTERVAL}]", "dominated share", "spacing"]
     return Table([*columns, *headings], rows)
 

@@ -9,8 +9,6 @@ from sipo.report.parts import alike, number
 
 SPELLED_OUT = 4
 """So many comparisons are told one by one, with their numbers; more are grouped."""
-NARROWED_FROM = ("mod", "soups")
-"""Fronts whose ends are the policies that realignment begins from, the first at hand being named."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +101,37 @@ def lift(fronts: Mapping[str, Any]) -> str:
     return said
 
 
+def narrowed(fronts: Mapping[str, Any]) -> str:
+    """A warning of fronts that shrank, in one sentence; nothing where none did, beyond the noise."""
+    found = {name: each["narrow"] for name, each in fronts["methods"].items() if each["narrow"]}
+    if not found:
+        return ""
+    parts = []
+    for method, objectives in found.items():
+        shares = [f"{name} {fronts['methods'][method]['kept'][name]:.0%}" for name in objectives]
+        parts.append(f"of {method} ({_listed(shares)})")
+    return (
+        f"warning: the weights steer less than half as far as those of {fronts['start']}: {', '.join(parts)}; "
+        "hypervolume does not tell that a front has shrunk"
+    )
+
+
 def _kept(fronts: Mapping[str, Any]) -> list[str]:
     """How far sipo's weights still steer."""
-    known = next((name for name in NARROWED_FROM if name in fronts["methods"]), None)
-    if "sipo" not in fronts["methods"] or known is None:
+    start = fronts["start"]
+    if "sipo" not in fronts["methods"] or start is None:
         return []
-    mine, theirs = (fronts["methods"][name]["ranges"] for name in ("sipo", known))
-    still = fronts["differences"].get(f"sipo - {known}", {}).get("still", ())
-    noise = {name: ", both no more than noise" if name in still else "" for name in mine}
+    mine, theirs = fronts["methods"]["sipo"], fronts["methods"][start]
+    still = fronts["differences"].get(f"sipo - {start}", {}).get("still", ())
+    noise = {name: ", both no more than noise" if name in still else "" for name in mine["ranges"]}
     parts = [
-        f"{name} by {number(each)} ({known}'s by {number(theirs[name])}{noise[name]})" for name, each in mine.items()
+        f"{name} by {number(each)} ({start}'s by {number(theirs['ranges'][name])}{noise[name]})"
+        for name, each in mine["ranges"].items()
     ]
-    return [f"From one weight to another it moves {_listed(parts)}."]
+    said = [f"From no weight to all of it, it moves {_listed(parts)}."]
+    if mine["narrow"]:
+        said.append(f"So it steers {_listed(mine['narrow'])} less than half as far: its front has shrunk.")
+    return said
 
 
 def _grouped(found: list[Finding]) -> list[str]:

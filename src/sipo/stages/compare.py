@@ -12,6 +12,7 @@ from sipo.pareto.bootstrap import Array
 from sipo.pareto.compare import compare as compare_rewards
 from sipo.records import Response, comparable
 from sipo.report.fronts import in_short
+from sipo.report.verdict import narrowed
 from sipo.task import Task
 from sipo.weights import Weight
 
@@ -30,6 +31,8 @@ def compare(task: Task, judged: list[Response], folder: Path) -> dict[str, Any]:
         ],
     )
     task.progress.table(*in_short(fronts["methods"]))
+    if warning := narrowed(fronts):
+        task.progress.say(warning)
     return fronts
 
 

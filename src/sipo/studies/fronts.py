@@ -10,9 +10,11 @@ import numpy as np
 
 from sipo.config import Config
 from sipo.configfile import parse_config
+from sipo.methods.registry import find
 from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
 from sipo.pareto.compare import MEASURES, dominated_shares, front_indicators
-from sipo.pareto.indicators import beyond, mean_utility, objective_ranges, unit_ranges
+from sipo.pareto.control import NARROW, ranges, start_of
+from sipo.pareto.indicators import beyond, mean_utility, unit_ranges
 from sipo.pareto.verdicts import OPPOSED, Difference, decide, holm, mean_difference, moving, undecided
 from sipo.progress import Progress
 from sipo.report.plots import attainment_png, front_png
@@ -56,15 +58,17 @@ class FrontStudy:
         of every claim.
         """
         settings = ground.settings(seed, progress)
-        fronts = run_arms(self.arms(settings), settings, ground.folder / "fronts", progress)
+        arms = self.arms(settings)
+        fronts = run_arms(arms, settings, ground.folder / "fronts", progress)
         config = parse_config(settings, self.name)
         reference = reference_point(config, np.concatenate([each.points for each in fronts.values()]), folder)
+        measured = indicators_of(fronts, config, np.array([reference[name] for name in config.names]))
         return {
             "objectives": [{"name": each.name, "direction": each.direction} for each in config.objectives],
             "reference_point": reference,
             "weights": [dict(zip(config.names, weight, strict=True)) for weight in grid(config)],
             "prompts": next(iter(fronts.values())).rewards_M_P_N.shape[1],
-            "arms": indicators_of(fronts, config, np.array([reference[name] for name in config.names])),
+            "arms": {arm.label: {**measured[arm.label], "steered": find(arm.method).steered} for arm in arms},
             "claims": [
                 within_seed(fronts[claim.better].rewards_M_P_N, fronts[claim.worse].rewards_M_P_N, config)
                 for claim in self.claimed(fronts)
@@ -77,8 +81,9 @@ class FrontStudy:
         names = [objective["name"] for objective in objectives]
         arms = {label: [seed["arms"][label] for seed in seeds] for label in labels}
         measured = [
-            [label, *(shown(_interval(mine, measure)) for measure in MEASURES), _mean(mine, "length")]
+            [label, *(shown(_interval(mine, measure)) for measure in MEASURES), _kept(label, arms, names), length]
             for label, mine in arms.items()
+            for length in [_mean(mine, "length")]
         ]
         shapes = [
             [
@@ -89,15 +94,15 @@ class FrontStudy:
             ]
             for label, mine in arms.items()
         ]
-        means, ranges = [f"mean {name}" for name in names], [f"range of {name}" for name in names]
+        means, moved = [f"mean {name}" for name in names], [f"range of {name}" for name in names]
         unit = f"{len(seeds)} seeds, 95 % t intervals" if len(seeds) > 1 else "one seed, 95 % intervals over prompts"
         outside = sum(each["beyond"] for seed in seeds for each in seed["arms"].values())
         corner = ", ".join(f"{name} {value:.3g}" for name, value in seeds[0]["reference_point"].items())
         note = f"; {outside} points lie beyond the reference and add nothing to it" if outside else ""
         title = f"Fronts, hypervolume above {corner} ({unit}{note})"
         tables = [
-            Table(title, ["arm", *MEASURES, "tokens"], measured),
-            Table("Their shapes", ["arm", *means, *ranges, "epsilon", "IGD+", "dominated"], shapes),
+            Table(title, ["arm", *MEASURES, "least range kept", "tokens"], measured),
+            Table("Their shapes", ["arm", *means, *moved, "epsilon", "IGD+", "dominated"], shapes),
         ]
         return Conclusion(tables, findings_of(self.claimed(labels), seeds), self._pictures(seeds, objectives, labels))
 
@@ -132,7 +137,7 @@ def indicators_of(fronts: Mapping[str, Front], config: Config, corner_N: Array) 
             "epsilon": float(values[label]["additive_epsilon"][0]),
             "igd_plus": float(values[label]["igd_plus"][0]),
             "dominated": dominated[label],
-            "ranges": objective_ranges(mine).tolist(),
+            "ranges": ranges(mine, weights, config.maximise).tolist(),
             "length": float(fronts[label].lengths_M.mean()),
             "beyond": int(beyond(mine, corner_N, config.maximise).any(axis=1).sum()),
             "interval": [
@@ -222,6 +227,17 @@ def _interval(arms: Sequence[dict[str, Any]], measure: str) -> Interval:
 
 def _mean(arms: Sequence[dict[str, Any]], measure: str) -> float:
     return float(np.mean([each[measure] for each in arms]))
+
+
+def _kept(label: str, arms: Mapping[str, Sequence[dict[str, Any]]], names: Sequence[str]) -> str:
+    """Of the objective whose range an arm keeps least of, the share of the start's, by the means over seeds."""
+    start = start_of(arms)
+    if start is None or not arms[label][0].get("steered", True):
+        return "-"
+    mine, theirs = (np.mean([seed["ranges"] for seed in arms[each]], axis=0) for each in (label, start))
+    shares = {name: a / b for name, a, b in zip(names, mine, theirs, strict=True) if b > 0}
+    least = min(shares, key=lambda name: shares[name], default=None)
+    return "-" if least is None else f"{shares[least]:.0%} of {least}" + ", shrunk" * bool(shares[least] < NARROW)
 
 
 def _picture(seeds: Sequence[dict[str, Any]], objectives: list[dict[str, str]], labels: Sequence[str]) -> bytes:
