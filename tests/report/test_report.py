@@ -116,20 +116,24 @@ def test_every_number_has_a_column() -> None:
     measured = fronts({"base": -1.0, "soups": 0.0, "sipo": 0.5})
     table = tables.measures(measured)
     assert [column.split(" [")[0] for column in table.columns] == [
-        "method", "points", "mean utility", "sipo less this", "sipo is", "hypervolume",
+        "method", "points", "mean utility", "sipo less this", "sipo is", "hypervolume", "least range kept",
     ]  # fmt: skip
     base, soups, sipo = table.rows
     assert (base[:2], soups[4], sipo[3:5]) == (["base", 1], "above", [None, None])
     assert soups[3].value == pytest.approx(sipo[2].value - soups[2].value)
     without = tables.measures(fronts({"base": -1.0, "soups": 0.0}))
-    assert [column.split(" [")[0] for column in without.columns] == ["method", "points", "mean utility", "hypervolume"]
+    assert [column.split(" [")[0] for column in without.columns] == [
+        "method", "points", "mean utility", "hypervolume", "least range kept",
+    ]  # fmt: skip
+    assert [row[-1] for row in table.rows] == [None, "100% of detail", "100% of detail"]
 
     shapes = tables.shapes(measured)
     assert [column.split(" [")[0] for column in shapes.columns] == [
         "method", "additive epsilon", "IGD+", "dominated share", "spacing", "range of detail", "range of words",
+        "Kendall of detail", "Kendall of words",
     ]  # fmt: skip
     rows = {row[0]: row[1:] for row in shapes.rows}
-    assert rows["base"][2:] == ["100 %", None, None, None], "one point has neither spacing nor range"
+    assert rows["base"][2:] == ["100 %", None, None, None, None, None], "one point has neither spacing nor range"
     assert rows["sipo"][0].value == 0 and rows["sipo"][2] == "0 %"
     assert rows["soups"][4].value == pytest.approx(2, abs=0.01)
     for each in (table, shapes, tables.differences(measured), tables.points(measured)):
