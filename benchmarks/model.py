@@ -8,10 +8,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTra
 
 from benchmarks.settings import Settings
 from sipo.bank import Adapter, new_adapter
-from sipo.config import Lora, Model
 from sipo.errors import SipoError
 from sipo.models.load import Backbone, find_device, load_backbone, pick_dtype
 from sipo.models.shapes import KNOWN
+from sipo.settings import Lora, Model
 
 SHAPES: dict[str, PretrainedConfig] = {
     "llama-2-7b": KNOWN["meta-llama/Llama-2-7b-hf"],

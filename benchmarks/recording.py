@@ -10,10 +10,10 @@ from typing import Any
 from unittest.mock import patch
 
 from sipo.bank import Adapter, Bank
-from sipo.config import Decoding, Execution, Training
 from sipo.decoding import Generated, Request
 from sipo.engines import Engine, ScoreRequest, Span, opened
 from sipo.logprobs.score import Point
+from sipo.settings import Decoding, Execution, Training
 from sipo.training.loop import Example, Trained
 
 TRAINERS = ("align", "realign")

@@ -18,12 +18,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sipo.bank import Adapter, Bank, new_adapter, save_adapter
-from sipo.config import Execution, Lora, Model
 from sipo.data import Message
 from sipo.engines import Pool
 from sipo.models.load import Backbone, load_backbone
 from sipo.rewards import Item
 from sipo.rewards.examples import Example
+from sipo.settings import Execution, Lora, Model
 
 # The models are so small that threads only wait for each other; OMP_NUM_THREADS=2 tries more all the same.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

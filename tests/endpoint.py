@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sipo.config import Objective
 from sipo.data import Message
 from sipo.rewards import Item
+from sipo.rewards.objective import Objective
 
 Answer = tuple[int, Any]
 """Status and body; a string body is the assistant's message."""

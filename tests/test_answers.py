@@ -7,7 +7,7 @@ import pytest
 from families import CHATML, KINDS, MARKS, TEMPLATES, save_model, tokenizer_of
 
 from sipo.check import about_chats, check
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import Message
 from sipo.errors import SipoError
 from sipo.models.chat import Codec

@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.bank import Adapter
-from sipo.config import Decoding
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import Message
 from sipo.decoding import BestOf, Request, at_soup, base, decode, seed_of
 from sipo.engines import Local
@@ -35,6 +34,7 @@ from sipo.methods.soups import soups
 from sipo.models.chat import Codec
 from sipo.progress import Progress
 from sipo.records import Response
+from sipo.settings import Decoding
 from sipo.stages import answer as answering
 from sipo.stages.answer import answer_prompts
 from sipo.task import Task

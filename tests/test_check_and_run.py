@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 import sipo.runs.pipeline
 from sipo.check import check
 from sipo.cli.main import main
-from sipo.configfile import load_config
+from sipo.config.file import load_config
 from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.runs.pipeline import run

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sipo
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.runs.pipeline import run
 
 ROOT = Path(sipo.__file__).parent

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sipo.cli.main import main
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.runs.pipeline import run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

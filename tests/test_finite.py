@@ -17,8 +17,7 @@ from torch import Tensor
 
 from sipo.bank import Adapter, Bank, new_adapter
 from sipo.cli.main import main
-from sipo.config import Decoding, Execution, Lora, Model, Objective, Training
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.decoding import Request, at_mod, at_soup, base, decode, mixture_logprobs
 from sipo.decoding.mixture import Mixture
 from sipo.decoding.sampling import BROKEN, next_tokens
@@ -31,7 +30,9 @@ from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.models.load import Backbone, load_backbone
 from sipo.rewards import Item, score_responses
+from sipo.rewards.objective import Objective
 from sipo.runs.pipeline import run
+from sipo.settings import Decoding, Execution, Lora, Model, Training
 from sipo.training.loop import Example, train
 from sipo.training.optimise import optimise
 

@@ -15,7 +15,7 @@ import pytest
 from damage import DAMAGES, files_of
 
 from benchmarks.same_as import differences, tables
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk import journal
 from sipo.errors import SipoError
 from sipo.graph.build import Graph

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from sipo.config import Objective, Sample, Training
 from sipo.data import Message, Row
 from sipo.filters.contest import CHOSEN
 from sipo.finished.streaming import Stream
@@ -17,6 +16,8 @@ from sipo.models.load import Backbone
 from sipo.records import Candidate
 from sipo.report.inputs import Inputs
 from sipo.report.rewards import by_kind, texts_of
+from sipo.rewards.objective import Objective
+from sipo.settings import Sample, Training
 from sipo.stages.sample import worked_rows
 from sipo.training.optimise import optimise
 

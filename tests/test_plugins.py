@@ -25,7 +25,7 @@ METHOD = '''
 
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec
-from sipo.section import Fraction, Section
+from sipo.settings.section import Fraction, Section
 
 
 class Bold(Section):
@@ -57,7 +57,7 @@ import numpy as np
 
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, Decision
 from sipo.filters.spec import Filter, Outcome, RuleSpec
-from sipo.section import Natural
+from sipo.settings.section import Natural
 
 
 class Longest(Filter):
@@ -199,7 +199,7 @@ def test_a_reward_that_heeds_the_order_fails_its_suite(monkeypatch: pytest.Monke
     class ByPlace(RewardConformance):
         reward = "by_place:numbers"
 
-    from sipo.config import Objective
+    from sipo.rewards.objective import Objective
 
     objective = Objective(name="mine", better="b", reward=ByPlace.reward)
     with pytest.raises(AssertionError):

@@ -9,8 +9,8 @@ import yaml
 
 from sipo.cli.main import main
 from sipo.config import Config
+from sipo.config.file import dump_config, load_config
 from sipo.config.schema import PAGE, SCHEMA, as_text, keys_of, schema, with_table
-from sipo.configfile import dump_config, load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "\nobjectives:" in path.read_text("utf-8")]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.cli.arguments import parse_weights
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.errors import SipoError
 from sipo.weights import as_weight, corners, evenly, grid, is_corner, simplex_lattice
 

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from sipo.bank import Bank, load_policy
 from sipo.bank.whole import Whole, average, new_whole, parameters_of, wearing
-from sipo.config import Decoding, Training
 from sipo.decoding import (
     FORWARD_KL,
     JENSEN_SHANNON,
@@ -30,6 +29,7 @@ from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.models.load import Backbone
+from sipo.settings import Decoding, Training
 from sipo.training.loop import DPO, Example, Weighting, _backward, train
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sipo
 from sipo.bank import load_policy
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk.tables import read_json, read_records
 from sipo.errors import SipoError
 from sipo.records import Response

@@ -14,8 +14,8 @@ from benchmarks.alternatives import sequential, trl_dpo
 from benchmarks.alternatives.switched import Switched
 from benchmarks.recording import Asked, Learning, Scores, Texts
 from sipo.bank import Adapter, new_adapter
-from sipo.config import Lora
 from sipo.models.load import Backbone
+from sipo.settings import Lora
 
 FEW = 6
 """Requests of a kind that are replayed."""

@@ -17,8 +17,8 @@ from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 from benchmarks.alternatives.stepping import Tokens
 from benchmarks.model import twin
 from sipo.bank import Adapter, save_adapter
-from sipo.config import Training
 from sipo.models.load import Backbone
+from sipo.settings import Training
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from benchmarks.measure import Route
 from benchmarks.records import OURS, Agreement, Record
 from benchmarks.works.ours import table
 from sipo.bank import Adapter, new_adapter
-from sipo.config import Lora, Training
 from sipo.logprobs.table import REFERENCE
+from sipo.settings import Lora, Training
 from sipo.training.loop import Example, train
 
 PAIRS, QUICK_PAIRS = 64, 16

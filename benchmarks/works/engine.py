@@ -17,12 +17,12 @@ from benchmarks.measure import Route
 from benchmarks.records import OURS, Agreement, Record
 from benchmarks.works.ours import write
 from sipo.bank import Bank
-from sipo.config import Decoding, Execution
 from sipo.decoding import Request, at_mod
 from sipo.engines import Span, opened
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 from sipo.progress import Progress
+from sipo.settings import Decoding, Execution
 
 BATCHES = 4
 

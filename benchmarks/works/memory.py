@@ -11,10 +11,10 @@ from benchmarks.measure import parameter_bytes, peak_growth
 from benchmarks.records import NOTHING, OURS, Pair, Record
 from benchmarks.works.ours import write
 from sipo.bank import Adapter, new_adapter
-from sipo.config import Lora, Training
 from sipo.decoding import Request, at_mod
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import score_rows
+from sipo.settings import Lora, Training
 from sipo.training.loop import Example, train
 from sipo.weights import corners
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from benchmarks.bench import Bench, Tokens
 from sipo.bank import Adapter
-from sipo.config import Decoding, Execution
 from sipo.decoding import Request, decode
 from sipo.engines import Local, Span
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import Point
 from sipo.logprobs.table import LogprobTable
 from sipo.progress import Progress
+from sipo.settings import Decoding, Execution
 
 SCORE_TOKENS = 4096
 """Tokens a forward, as `execution.score_tokens` has it by default."""

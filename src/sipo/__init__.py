@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sipo.bank import Adapter, Bank, load_adapter, save_adapter, soup
     from sipo.config import Config
-    from sipo.configfile import load_config
+    from sipo.config.file import load_config
     from sipo.data import Message, Row, conflict_statistics, read_rows, write_rows
     from sipo.errors import SipoError
     from sipo.finished.handle import AlignedModel, FinishedRun, open
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _HOME = {
     "sipo.bank": ("Adapter", "Bank", "load_adapter", "save_adapter", "soup"),
     "sipo.config": ("Config",),
-    "sipo.configfile": ("load_config",),
+    "sipo.config.file": ("load_config",),
     "sipo.data": ("Message", "Row", "conflict_statistics", "read_rows", "write_rows"),
     "sipo.errors": ("SipoError",),
     "sipo.finished.handle": ("AlignedModel", "FinishedRun", "open"),

@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 from sipo.bank import Bank
-from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, read_prompts, write_rows
 from sipo.decoding import Request, base, seed_of
 from sipo.disk.journal import forget, resumable
@@ -20,6 +19,8 @@ from sipo.models.load import identify, load_backbone
 from sipo.progress import Progress
 from sipo.rewards import Item, check_rewards, signed_rewards
 from sipo.rewards.interface import Chat
+from sipo.rewards.objective import Objective
+from sipo.settings import Decoding, Execution, Model
 
 
 def label(
@@ -42,7 +43,8 @@ def label(
 
     Raises SipoError, and writes nothing, where no row comes of it or an objective prefers nothing in any row.
 
-    >>> from sipo.config import Decoding, Model, Objective
+    >>> from sipo.rewards.objective import Objective
+    >>> from sipo.settings import Decoding, Model
     >>> from sipo.progress import Progress
     >>> goals = [Objective(name="detail", better="It says more.", reward="sipo.rewards.text:words")]
     >>> how = {"decoding": Decoding(temperature=2), "max_new_tokens": 12, "progress": Progress(quiet=True)}

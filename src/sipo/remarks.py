@@ -5,12 +5,13 @@ for two goals.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sipo.config import Config, Section
+from sipo.config import Config
 from sipo.data import Row
 from sipo.graph.build import Graph
 from sipo.graph.view import FREE
 from sipo.methods.registry import improves
 from sipo.rewards.kinds.registry import kind_of
+from sipo.settings import Section
 from sipo.stages.answer import test_rows
 from sipo.stages.sample import worked_rows
 from sipo.task import Task

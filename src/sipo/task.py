@@ -14,7 +14,7 @@ import torch
 from sipo import weights
 from sipo.bank import Bank, Policy
 from sipo.bank.kinds import adapted_layers
-from sipo.config import Config, Execution, Model
+from sipo.config import Config
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
 from sipo.engines import Engine, Span, opened
@@ -26,6 +26,7 @@ from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress
 from sipo.runs.folder import moment_of
+from sipo.settings import Execution, Model
 
 Engines = Callable[[Execution, Bank], AbstractContextManager[Engine]]
 """What opens the configured engine; `sipo.engines.opened` does."""

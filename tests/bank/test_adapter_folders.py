@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sipo.bank import Adapter, Bank, load_adapter, new_adapter, save_adapter
-from sipo.config import Execution, Lora, Policy
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 from sipo.models.shapes import outline
+from sipo.rewards.kinds.policy import Policy
 from sipo.rewards.policy import PolicyScorer
+from sipo.settings import Execution, Lora
 
 IDS = torch.arange(5, 25)[None]
 WEIGHTS = "adapter_model.safetensors"

@@ -19,13 +19,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from sipo.bank import Adapter, Bank, new_adapter, probe, routes
 from sipo.bank.adapter import attention_modules
 from sipo.check import check
-from sipo.config import Decoding, Lora
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.decoding import Request, at_mod, at_soup, base, decode, mixture_logprobs
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import response_logprobs, score_rows
 from sipo.models.load import UNLIMITED, Backbone, attention_of, context_of
+from sipo.settings import Decoding, Lora
 from sipo.training.losses import preference_loss
 
 CORNERS = ((1.0, 0.0), (0.0, 1.0))

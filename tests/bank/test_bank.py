@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sipo.bank import Adapter, Bank, load_adapter, new_adapter, save_adapter, soup
-from sipo.config import Lora
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
+from sipo.settings import Lora
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 IDS = torch.randint(2, 300, (3, 9), generator=torch.Generator().manual_seed(0))

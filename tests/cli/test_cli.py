@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from sipo import __version__
 from sipo.cli.arguments import parse_weights
 from sipo.cli.main import main
-from sipo.configfile import load_config
+from sipo.config.file import load_config
 from sipo.data import conflict_statistics, read_rows
 from sipo.errors import SipoError
 from sipo.runs.pipeline import run as run_stages

@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from stage_keys import stage_keys, stage_names
 
 from sipo.config import Config
-from sipo.config.explain import rules_of
-from sipo.configfile import dump_config, load_config, parse_config
+from sipo.config.file import dump_config, load_config, parse_config
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.runs.subject import subject
+from sipo.settings.explain import rules_of
 from sipo.task import Task
 
 BY_WEIGHT = ["lw", "modpo", "raco", "consensus"]

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from sipo.config import Config
-from sipo.config.explain import rules_of
-from sipo.configfile import load_config, parse_config
+from sipo.config.file import load_config, parse_config
 from sipo.errors import SipoError
+from sipo.settings.explain import rules_of
 
 REWARDS: list[Any] = [
     "m:f",

@@ -18,7 +18,7 @@ from stage_keys import stage_keys
 import sipo.data.making
 from sipo.cli.main import main
 from sipo.config import Config
-from sipo.configfile import dump_config, load_config, parse_config
+from sipo.config.file import dump_config, load_config, parse_config
 from sipo.data import read_rows
 from sipo.data.cleaning import Choice
 from sipo.data.digest import digest_of
@@ -322,7 +322,7 @@ def test_a_kill_leaves_no_rows_and_the_next_run_makes_them(
     program = (
         "import os, signal, sys, sipo.data.prepare\n"
         "sipo.data.prepare.data_card = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from sipo.configfile import load_config\n"
+        "from sipo.config.file import load_config\n"
         "from sipo.task import Task\n"
         "Task(load_config(sys.argv[1])).rows\n"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from sipo.check import check
 from sipo.cli.main import main
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import read_rows
 from sipo.data.cleaning import Choice
 from sipo.data.labels import as_label, as_number, as_split

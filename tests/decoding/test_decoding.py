@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from peft import PeftModel
 
 from sipo.bank import Adapter, Bank
-from sipo.config import Decoding, Execution
 from sipo.decoding import (
     Generated,
     Mixture,
@@ -31,6 +30,7 @@ from sipo.decoding.sampling import next_tokens, uniforms
 from sipo.engines import Local, Span, answer, batched
 from sipo.engines.batched import text_plan
 from sipo.progress import Progress
+from sipo.settings import Decoding, Execution
 
 decode_module = sys.modules[decode_function.__module__]
 

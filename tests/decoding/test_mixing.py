@@ -12,7 +12,6 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from sipo.bank import Adapter, Bank
-from sipo.config import Decoding
 from sipo.decoding import (
     FORWARD_KL,
     JENSEN_SHANNON,
@@ -28,6 +27,7 @@ from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import slots
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
+from sipo.settings import Decoding
 
 DIVERGENCES = [REVERSE_KL, FORWARD_KL, Divergence("alpha", 0.3), Divergence("alpha", 0.8), JENSEN_SHANNON]
 VOCABULARY, LENGTH = 3, 3

@@ -5,9 +5,9 @@ from contextlib import closing
 
 import pytest
 
-from sipo.config import Execution, Model
 from sipo.engines import Engine, Local, Pool
 from sipo.models.load import Backbone
+from sipo.settings import Execution, Model
 from sipo.testing.engines import EngineConformance
 
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 import sipo.engines
 from sipo.bank import Adapter, Bank
 from sipo.check import check
-from sipo.config import Decoding, Execution
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.decoding import (
     FORWARD_KL,
     JENSEN_SHANNON,
@@ -30,6 +29,7 @@ from sipo.engines import check_engine, opened
 from sipo.engines.groups import Group, Row, rows_of, settle
 from sipo.engines.schedule import Room, drive
 from sipo.errors import SipoError
+from sipo.settings import Decoding, Execution
 
 GREEDY, SAMPLED = Decoding(temperature=0), Decoding(temperature=0.8, top_k=40, top_p=0.95)
 NEW = 8

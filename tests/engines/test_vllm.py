@@ -16,8 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import sipo
 from sipo.bank import Adapter, Bank
-from sipo.config import Decoding, Execution, Model
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.decoding import (
     FORWARD_KL,
     JENSEN_SHANNON,
@@ -37,6 +36,7 @@ from sipo.errors import SipoError
 from sipo.labelling import label
 from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress
+from sipo.settings import Decoding, Execution, Model
 from sipo.testing.engines import EngineConformance
 
 pytest.importorskip("vllm")

@@ -16,8 +16,7 @@ import sipo.models.shapes
 from sipo.bank import Bank, new_adapter, save_adapter
 from sipo.bank.whole import new_whole
 from sipo.cli.main import main
-from sipo.config import Lora
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.decoding import Request, decode
 from sipo.decoding.mixture import at_mod
 from sipo.estimate.memory import Peaks, Shape, adapter_parameters, shape
@@ -29,6 +28,7 @@ from sipo.logprobs.score import response_logprobs
 from sipo.models.load import Backbone
 from sipo.models.shapes import KNOWN, is_here, outline, shape_of
 from sipo.runs.pipeline import run
+from sipo.settings import Lora
 from sipo.task import Task
 
 TINY = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 256}
@@ -99,7 +99,7 @@ def test_keys_and_values_are_counted(dtype: torch.dtype, monkeypatch: pytest.Mon
     adapters = [new_adapter(backbone.model, LORA, seed) for seed in (1, 2)]
     with bank.mounted(adapters):
         monkeypatch.setattr(Bank, "hidden_states", watched)
-        from sipo.config import Decoding
+        from sipo.settings import Decoding
 
         decode(bank, [Request(prompt, at_mod((0.5, 0.5))) for prompt in prompts], Decoding(), new, ())
     rows = len(prompts) * len(adapters)

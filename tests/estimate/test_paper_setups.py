@@ -23,7 +23,7 @@ from transformers import (
 
 import sipo.models.shapes
 from sipo.cli.main import main
-from sipo.configfile import load_config, parse_config
+from sipo.config.file import load_config, parse_config
 from sipo.data import Message, read_rows
 from sipo.data.cleaning import Choice
 from sipo.disk.tables import read_records

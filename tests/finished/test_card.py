@@ -10,7 +10,7 @@ from families import CHATML, save_model, tokenizer_of
 from transformers import GenerationConfig
 
 import sipo
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.runs.pipeline import run
 
 THINKS = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")

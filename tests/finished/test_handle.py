@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import sipo
 from sipo.bank import Bank
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import Message
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import Request, at_mod, decode, mixture_logprobs, scoring, seed_of

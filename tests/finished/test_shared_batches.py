@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import sipo
 from sipo.bank import Bank
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import JENSEN_SHANNON, BestOf, Request, at_mod, at_soup, decode, embedded, mixture_logprobs, seed_of
 from sipo.errors import SipoError

@@ -13,7 +13,7 @@ from stage_keys import stage_keys
 
 from sipo.cli.main import main
 from sipo.config import Config
-from sipo.configfile import dump_config, parse_config
+from sipo.config.file import dump_config, parse_config
 from sipo.graph import key
 from sipo.graph.build import Graph
 from sipo.graph.stage import Stage, later

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 from sipo.bank import Adapter, Bank
 from sipo.bank.head import Head
-from sipo.config import Execution
 from sipo.engines import Local, Span, batched
 from sipo.logprobs.head import CHUNK, token_logprobs
 from sipo.logprobs.packing import Group, batches, pack, worth_sharing
 from sipo.logprobs.score import Point, response_logprobs, score_rows
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points, soup_at
 from sipo.progress import Progress
+from sipo.settings import Execution
 
 GROUPS = [
     Group((5, 6, 7), ((8, 9), (10, 11, 12, 13, 14), (8,))),

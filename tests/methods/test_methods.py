@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.bank import Adapter, Bank, factor_soup, load_adapter, new_adapter, soup
-from sipo.config import Lora, Training
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import Row
 from sipo.decoding import at_soup
 from sipo.disk.tables import read_json
@@ -34,6 +33,7 @@ from sipo.models.load import Backbone
 from sipo.progress import Progress
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
+from sipo.settings import Lora, Training
 from sipo.task import Task
 from sipo.training.loop import Example, Weighting, train
 from sipo.training.losses import preference_loss
@@ -131,8 +131,8 @@ def test_lw_at_a_one_hot_weight_is_that_objective_s_dpo(bank: Bank, policies: li
 def test_a_fresh_adapter_above_a_policy_is_one_on_merged_weights(
     model_folder: Path, bank: Bank, policies: list[Adapter]
 ) -> None:
-    from sipo.config import Model
     from sipo.models.load import load_backbone
+    from sipo.settings import Model
 
     (reference,) = logprobs(bank, [(1.0,)], policies[:1])
     rows = [Example(g, tuple(reference[k]), ((1, 0, SIGNS[k][0]),), nll=True) for k, g in enumerate(GROUPS)]

@@ -9,7 +9,7 @@ import pytest
 from families import ALTERNATING, CHATML, KINDS, REFUSING, TEMPLATES, save_model, tokenizer_of
 
 from sipo.check import check
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import Message, read_rows
 from sipo.data.consistency import doubts
 from sipo.errors import SipoError

@@ -28,13 +28,14 @@ from transformers import (
 
 import sipo
 from sipo.bank import Bank
-from sipo.config import Model, RewardModel
 from sipo.errors import SipoError
 from sipo.estimate.table import _judge_bytes
 from sipo.finite import infinite_tensor
 from sipo.models.load import load_backbone
 from sipo.rewards.classifier import load_classifier
 from sipo.rewards.heads import with_heads
+from sipo.rewards.kinds.model import RewardModel
+from sipo.settings import Model
 
 Weights = dict[str, Tensor]
 LAYER = "model.layers.0.self_attn.q_proj"

@@ -7,12 +7,12 @@ import torch
 from families import CHATML, TEMPLATES, save_model, tokenizer_of
 
 from sipo.bank import Bank
-from sipo.config import Decoding, Model
 from sipo.data import Message
 from sipo.decoding import Request, base, decode
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone, identify, load_backbone
+from sipo.settings import Decoding, Model
 
 NOW = "2031-02-03"
 FAMILIES = {

@@ -14,7 +14,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sipo.config import Model
 from sipo.data import Message, Row
 from sipo.disk.appearing import appearing
 from sipo.disk.locking import alone
@@ -23,6 +22,7 @@ from sipo.models import gguf as gguf_module
 from sipo.models.chat import Codec
 from sipo.models.gguf import converted, packaged_gguf
 from sipo.models.load import Backbone, identify, load_backbone
+from sipo.settings import Model
 
 IDS = torch.arange(5, 25)[None]
 

@@ -13,8 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 from sipo.bank import save_adapter
 from sipo.check import check
 from sipo.cli.main import main
-from sipo.config import Execution, Model, Objective, Policy
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import Message
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
@@ -22,8 +21,11 @@ from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress
 from sipo.rewards import Item, score_responses
 from sipo.rewards.examples import Example
+from sipo.rewards.kinds.policy import Policy
+from sipo.rewards.objective import Objective
 from sipo.rewards.reading import Reader
 from sipo.runs.pipeline import run
+from sipo.settings import Execution, Model
 
 ROWS = 317
 """Of the tiny model's embedding, which has one for each of its tokens."""

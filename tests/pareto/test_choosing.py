@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.cli.main import main
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk.tables import read_json
 from sipo.pareto.choosing import equal_gain, knee, reachable, shortfall, simultaneous_intervals, within
 from sipo.runs.pipeline import run

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sipo.config import Objective
 from sipo.data import Message
 from sipo.errors import SipoError
 from sipo.prompts.template import load_template
+from sipo.rewards.objective import Objective
 from sipo.sandbox import SIZE, Bounded, weigh
 
 OBJECTIVES = [Objective(name="kind", better="It is kind.")]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipo.config import Objective
 from sipo.data import Message
 from sipo.errors import SipoError
 from sipo.prompts.template import PromptTemplate, load_template
+from sipo.rewards.objective import Objective
 
 OBJECTIVES = [Objective(name=f"goal{i}", better=f"It is better in way {i}.") for i in range(5)]
 HOSTILE = [

@@ -11,10 +11,10 @@ from endpoint import Server, items, objectives, server
 from pydantic import ValidationError
 
 from sipo.cli.main import main
-from sipo.config import Judge, Objective
 from sipo.errors import SipoError
 from sipo.rewards import check_rewards, score_responses
-from sipo.rewards.kinds.judge import address_of
+from sipo.rewards.kinds.judge import Judge, address_of
+from sipo.rewards.objective import Objective
 
 __all__ = ["server"]
 

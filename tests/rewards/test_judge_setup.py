@@ -11,11 +11,10 @@ from endpoint import Answer, Server, by_length, items, objectives, response_of, 
 from pydantic import ValidationError
 from test_judge_replies import GOOD, completion, reply
 
-from sipo.config import Judge
 from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.rewards import check_rewards, score_responses
-from sipo.rewards.kinds.judge import address_of
+from sipo.rewards.kinds.judge import Judge, address_of
 from sipo.rewards.reply import read_answer
 
 __all__ = ["server"]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from endpoint import items
 
-from sipo.config import Objective
 from sipo.errors import SipoError
 from sipo.rewards import score_responses
+from sipo.rewards.objective import Objective
 
 RESULTS = {
     "a text": ("'777'", "gave a str; return a list of numbers"), "bytes": ("b'777'", "gave a bytes"),

@@ -14,11 +14,12 @@ from endpoint import Answer, Server, by_length, items, objectives, response_of, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipo.config import Judge, Objective
 from sipo.errors import SipoError
 from sipo.rewards import check_rewards, score_responses
 from sipo.rewards.endpoint import Pace
 from sipo.rewards.judge import parse
+from sipo.rewards.kinds.judge import Judge
+from sipo.rewards.objective import Objective
 
 __all__ = ["server"]
 

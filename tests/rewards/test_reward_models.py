@@ -25,15 +25,16 @@ from transformers import (
 
 import sipo.rewards.model
 from sipo.bank import save_adapter
-from sipo.config import Execution, Objective
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import Message, read_rows
 from sipo.disk.tables import read_records
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 from sipo.records import Response
 from sipo.rewards import Item, check_rewards, score_responses
+from sipo.rewards.objective import Objective
 from sipo.runs.pipeline import run
+from sipo.settings import Execution
 
 CPU = Execution(device="cpu", score_tokens=200)
 CHAT = (Message("system", "be kind"), Message("user", "how are you?"))

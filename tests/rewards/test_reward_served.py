@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sipo.config import Objective
 from sipo.data import Message
 from sipo.errors import SipoError
 from sipo.rewards import Item, check_rewards, score_responses
+from sipo.rewards.objective import Objective
 
 SAID = '{"kind": 7}'
 PATIENCE = 120.0

@@ -26,7 +26,6 @@ from transformers import (
 )
 
 from sipo.cli.main import main
-from sipo.config import Execution, Model, Objective
 from sipo.data import Message
 from sipo.errors import SipoError
 from sipo.progress import Progress
@@ -36,9 +35,11 @@ from sipo.rewards.accuracy import (
     score_errors,
 )
 from sipo.rewards.examples import Example, read_examples
+from sipo.rewards.objective import Objective
 from sipo.rewards.reading import Prepared, Reader
 from sipo.rewards.targets import TARGETS, bradley_terry, squared_error, values_of
 from sipo.rewards.training import RewardTraining, plan_of, rewards_of, train_reward_model
+from sipo.settings import Execution, Model
 from sipo.training import optimise as optimise_module
 from sipo.training.optimise import Checkpoint
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipo.config import Objective
 from sipo.data import Message
 from sipo.errors import SipoError
 from sipo.rewards import Item, check_rewards, score_responses, signed_rewards
 from sipo.rewards.function import load_function
+from sipo.rewards.objective import Objective
 from sipo.rewards.text import distinct_words, reading_ease, sentiment, words
 
 MODULES = {

@@ -11,7 +11,7 @@ import yaml
 from damage import DAMAGES, Damage, cut, emptied, files_of, flipped, nulled, removed, results_of
 
 from sipo.cli.main import main
-from sipo.configfile import load_config
+from sipo.config.file import load_config
 from sipo.disk.damage import stages_in as stages_of_run
 from sipo.errors import SipoError
 from sipo.runs import folder as folder_module

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from endpoint import Answer, Server, by_length, server
 
-from sipo.config import Decoding, Execution, Model, Objective
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.filters.contest import CHOSEN, Contender, Contest
 from sipo.filters.rewards import decide_by_rewards
 from sipo.labelling import label
 from sipo.progress import Progress
 from sipo.records import Response, comparable
+from sipo.rewards.objective import Objective
 from sipo.runs.pipeline import run
+from sipo.settings import Decoding, Execution, Model
 from sipo.studies.arms import Front, _on_the_same_prompts
 
 __all__ = ["server"]

@@ -22,7 +22,7 @@ from damage import DAMAGES, Damage
 from safetensors.torch import save_file
 from stage_keys import stage_keys
 
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk import publishing as publishing_module
 from sipo.disk.appearing import appearing
 from sipo.disk.damage import DamageError
@@ -53,7 +53,7 @@ import torch
 torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 import sipo.stages.report
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.errors import SipoError
 from sipo.runs.pipeline import run
 

@@ -12,8 +12,8 @@ from families import DATED, tokenizer_of
 from transformers import AutoTokenizer
 
 import sipo
-from sipo.config import Config, Decoding, Execution, Model, Objective
-from sipo.configfile import parse_config
+from sipo.config import Config
+from sipo.config.file import parse_config
 from sipo.data import Message
 from sipo.disk.tables import read_json, write_json
 from sipo.labelling import label
@@ -21,8 +21,10 @@ from sipo.models.chat import Codec
 from sipo.progress import Progress
 from sipo.rewards import Item
 from sipo.rewards.encoding import ItemEncoder
+from sipo.rewards.objective import Objective
 from sipo.runs.folder import MOMENT, SUBJECT, moment_of
 from sipo.runs.pipeline import run
+from sipo.settings import Decoding, Execution, Model
 from sipo.task import Task
 
 WEIGHT = {"detail": 0.5, "brevity": 0.5}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sipo.bank import Bank
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk.tables import read_checked
 from sipo.runs import pipeline
 from sipo.runs.peak import peak_bytes, reset_peak

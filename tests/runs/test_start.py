@@ -12,8 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from sipo.bank import Adapter, Bank, load_adapter
-from sipo.config import Execution
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk.tables import read_json, read_records
 from sipo.engines import Local, Span
 from sipo.filters.paper import outspoken
@@ -21,6 +20,7 @@ from sipo.logprobs.table import REFERENCE, LogprobTable
 from sipo.progress import Progress
 from sipo.records import Candidate, Response
 from sipo.runs.pipeline import run
+from sipo.settings import Execution
 from sipo.training.optimise import Checkpoint, optimise
 
 

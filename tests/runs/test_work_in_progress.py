@@ -18,7 +18,7 @@ import yaml
 from damage import DAMAGES, Damage, files_of, results_of
 
 from sipo.cli.main import main
-from sipo.configfile import load_config
+from sipo.config.file import load_config
 from sipo.disk.damage import stages_in
 from sipo.disk.journal import resumable
 from sipo.progress import Progress

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import sipo
 import sipo.stages.sft
 from sipo.cli.main import main
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk.tables import read_checked, write_checked
 from sipo.errors import SipoError
 from sipo.models.load import load_backbone

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from sipo.bank import save_adapter, soup
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.decoding import Request, at_mod, decode, seed_of
 from sipo.disk.tables import read_json, read_records, write_records
 from sipo.engines import batched

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sipo.check import check
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import read_rows
 from sipo.runs.pipeline import run
 from sipo.studies.filters import _truly_better

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.cli.main import main
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk.tables import read_json
 from sipo.errors import SipoError
 from sipo.pareto.bootstrap import percentile_interval

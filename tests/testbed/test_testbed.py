@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 import sipo.cli.testbed
 from sipo.cli.main import main
-from sipo.config import Objective
-from sipo.configfile import load_config, parse_config
+from sipo.config.file import load_config, parse_config
 from sipo.data import Message, conflict_statistics, read_rows
 from sipo.errors import SipoError
 from sipo.models.chat import Codec
 from sipo.models.load import load_backbone
 from sipo.prompts.template import load_template
+from sipo.rewards.objective import Objective
 from sipo.runs.pipeline import run
 from sipo.testbed import ENVIRONMENTS, Environment, F, G, H, Prepared, Sft, prepare
 from sipo.testbed.language import FINE, ITEMS, RISKY_AS_R, VOCABULARY, Pair, asked_for, make_pair, pairs, read, write

@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from sipo.bank import Adapter, Bank, save_adapter
-from sipo.config import Training
 from sipo.data import Message
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import Point, score_rows
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
+from sipo.settings import Training
 from sipo.training.loop import DPO, Example, _backward, train
 from sipo.training.losses import accuracy, implicit_rewards, normalised_nll, preference_loss
 

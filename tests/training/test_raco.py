@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sipo.bank import Adapter, Bank
-from sipo.config import Training
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
+from sipo.settings import Training
 from sipo.training import loop
 from sipo.training.conflict import Rule, combine, direction, gram
 from sipo.training.loop import Example, Trained, Weighting, train

@@ -10,7 +10,6 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from sipo.bank import Adapter, Bank, new_adapter
-from sipo.config import Decoding, Execution, Lora, Training
 from sipo.data import Message
 from sipo.decoding import Request, at_mod, decode
 from sipo.engines import Local, Span
@@ -21,6 +20,7 @@ from sipo.logprobs.table import REFERENCE, LogprobTable
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
 from sipo.progress import Progress
+from sipo.settings import Decoding, Execution, Lora, Training
 from sipo.training import loop
 from sipo.training.loop import Example, Trained, train
 

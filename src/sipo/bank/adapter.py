@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sipo.config import Lora
 from sipo.errors import SipoError
+from sipo.settings import Lora
 
 if TYPE_CHECKING:
     from sipo.bank.bank import Bank

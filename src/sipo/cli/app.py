@@ -13,7 +13,7 @@ from sipo.cli.disk import writing
 from sipo.cli.hush import hush
 from sipo.cli.reward import reward
 from sipo.config import Config
-from sipo.configfile import load_config
+from sipo.config.file import load_config
 from sipo.errors import SipoError
 from sipo.plain import command, plain
 from sipo.progress import say

@@ -8,12 +8,12 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment
 
-from sipo.config.objectives import UNNAMED, UNSAID
 from sipo.data import objectives_of, read_rows
 from sipo.disk.locking import alone
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
-from sipo.section import NAME
+from sipo.rewards.objective import UNNAMED, UNSAID
+from sipo.settings.section import NAME
 
 EXAMPLES = [
     {

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sipo.config import Decoding, Execution, Model, Objective
-from sipo.config.explain import adjusted, explain
-from sipo.configfile import parse_yaml
+from sipo.config.file import parse_yaml
 from sipo.data._files import SUFFIXES
 from sipo.errors import SipoError
 from sipo.labelling import label
+from sipo.rewards.objective import Objective
+from sipo.settings import Decoding, Execution, Model
+from sipo.settings.explain import adjusted, explain
 
 
 def make_rows(

@@ -56,7 +56,6 @@ def train(
     Where the source has scores, they are learned; `sipo data prepare` makes pairs of them. A killed training goes on
     when the same command is given again.
     """
-    from sipo.config import Model
     from sipo.disk.appearing import STATE, appearing
     from sipo.disk.locking import place_beside
     from sipo.disk.publishing import check_name
@@ -66,6 +65,7 @@ def train(
     from sipo.rewards.examples import read_examples
     from sipo.rewards.reading import Reader
     from sipo.rewards.training import RewardTraining, plan_of, rewards_of, train_reward_model
+    from sipo.settings import Model
     from sipo.training.optimise import Checkpoint
 
     if not 0 < lr < math.inf:

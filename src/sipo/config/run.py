@@ -1,4 +1,4 @@
-"""A whole run, and how it decodes, measures, reports and uses the machine."""
+"""A whole run: the sections that all runs have, and those that methods and filter rules declare in their own files."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -6,84 +6,32 @@ from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
-from sipo.config.improvement import Realign, Refine, Sample
-from sipo.config.inputs import Data, Model
-from sipo.config.objectives import Objective
-from sipo.config.training import Align, Lora, Sft
+from sipo.config.data import Data
 from sipo.filters.registry import specs as rules
 from sipo.filters.spec import Filter
 from sipo.methods.registry import check_name, specs
-from sipo.section import Natural, NotNegative, Number, Positive, Section, Seed, Shares, Whole, field_of
+from sipo.rewards.objective import Objective
+from sipo.settings import (
+    Align,
+    Decoding,
+    Evaluate,
+    Execution,
+    Lora,
+    Model,
+    Realign,
+    Refine,
+    Report,
+    Sample,
+    Section,
+    Sft,
+    Weights,
+)
+from sipo.settings.section import Seed, Whole, field_of
 
 MOST_WEIGHTS = 10_000
 """Each is a point of every front; the lattice over N objectives grows like divisions^(N - 1)."""
-
-
-class Weights(Section):
-    """The preference weights: the lattice of the simplex with steps of 1 / divisions, or an explicit list."""
-
-    divisions: Positive = 5
-    """All weights that are multiples of 1 / divisions."""
-    grid: Annotated[tuple[Shares, ...], Field(min_length=1)] | None = None
-    """Or an explicit list of mappings from objective to share."""
-
-
-class Decoding(Section):
-    """How every response is drawn; temperature 0 is greedy."""
-
-    temperature: Annotated[Number, Field(ge=0, le=1000)] = 0.0
-    """0 is greedy."""
-    top_k: Natural = 0
-    """Draw from so many of the likeliest tokens; 0 from all."""
-    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    """Draw from the likeliest tokens that have this probability together; 1 from all."""
-
-    @field_validator("temperature")
-    @classmethod
-    def _can_be_divided_by(cls, temperature: float) -> float:
-        if 0 < temperature < 1e-4:
-            raise ValueError(f"{temperature:g} is too near 0 to divide by; 0 itself is greedy")
-        return temperature
-
-
-class Evaluate(Section):
-    prompts: Positive | None = None
-    """At most so many held-out prompts; null takes all."""
-    per_prompt: Annotated[Whole, Field(gt=0, le=10_000)] = 1
-    """Answers a prompt, method and weight; what no weight steers is asked as often, unless decoding is greedy."""
-    reference_point: Shares | None = None
-    """The corner from which hypervolume is measured; null puts it just below the worst point found."""
-    bootstrap: Annotated[Whole, Field(gt=0, le=100_000)] = 2000
-    """Resamples of the prompts."""
-
-
-class Report(Section):
-    cases: Positive = 40
-    """Prompts whose answers are shown side by side."""
-    title: str | None = None
-    """Of the page; null is the run's name."""
-
-
-class Execution(Section):
-    """How the work is cut up: changes speed and memory, not what is computed (up to rounding)."""
-
-    device: str = "auto"
-    """cuda, mps or cpu; auto takes the first that is there."""
-    engine: Literal["transformers", "pool", "vllm"] = "transformers"
-    """What writes and scores: this process; a pool of processes; or, for many prompts, vLLM, which needs `sipo[vllm]`.
-    The texts are the same up to rounding."""
-    workers: Positive = 2
-    """Of the pool: processes, each with a copy of the model."""
-    decode_rows: Positive = 64
-    """Rows decoded at once; MOD takes one for each policy."""
-    score_tokens: Positive = 4096
-    """Padded tokens in a forward of scoring."""
-    train_tokens: Positive = 4096
-    """Padded tokens in a forward of training; gradients accumulate over several."""
-    checkpoint_seconds: NotNegative = 60.0
-    """How often training saves its state."""
 
 
 class Run(Section):

@@ -13,11 +13,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
-from sipo.config.explain import rules_of
-from sipo.config.objectives import Objective
 from sipo.config.run import Config
 from sipo.methods.registry import specs
-from sipo.section import RULE
+from sipo.rewards.objective import Objective
+from sipo.settings.explain import rules_of
+from sipo.settings.section import RULE
 
 SCHEMA, PAGE = "config.schema.json", "configuration.md"
 BEGIN, END = "<!-- The table of keys: make docs writes it from the code. -->", "<!-- Its end. -->"

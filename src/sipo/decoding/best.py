@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sipo.config import Decoding
 from sipo.decoding.decode import Request
 from sipo.decoding.sampling import seed_of
 from sipo.errors import SipoError
+from sipo.settings import Decoding
 from sipo.weights import Weight
 
 

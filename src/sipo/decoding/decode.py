@@ -17,12 +17,12 @@ from torch import Tensor
 from sipo.bank import Bank
 from sipo.bank.cache import Cache
 from sipo.bank.layout import PADDING, Layout
-from sipo.config import Decoding
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, Mixture, slots
 from sipo.decoding.sampling import BROKEN, next_tokens, uniforms
 from sipo.errors import SipoError
 from sipo.finite import SMALLER
+from sipo.settings import Decoding
 
 COMPACT_BELOW = 0.75
 """The batch is rebuilt without its finished requests once fewer than this share of them is live."""

@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from sipo.config import Decoding
+from sipo.settings import Decoding
 
 BROKEN = -1
 """No token: a number that was not finite has come in."""

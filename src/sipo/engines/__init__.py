@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sipo.bank import Bank
-from sipo.config import Decoding, Execution
 from sipo.decoding import Generated, Request
 from sipo.disk.journal import Results, in_any_order
 from sipo.engines.interface import Engine, ScoreRequest, Span
@@ -15,6 +14,7 @@ from sipo.engines.local import Local
 from sipo.engines.pool import Pool
 from sipo.errors import SipoError
 from sipo.progress import Progress
+from sipo.settings import Decoding, Execution
 
 if TYPE_CHECKING:
     from sipo.engines.vllm import Vllm

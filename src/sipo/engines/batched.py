@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sipo.bank import Bank
-from sipo.config import Decoding, Execution
 from sipo.decoding import Generated, Request, decode, mixture_logprobs
 from sipo.engines.interface import NONE, Point, ScoreRequest, Span
 from sipo.logprobs.packing import Group, batches, worth_sharing
 from sipo.logprobs.score import score_rows
+from sipo.settings import Decoding, Execution
 
 Units = tuple[int, ...]
 """Indices of the requests that a batch is of."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sipo.config import Decoding
 from sipo.decoding.decode import Generated, Request
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, slots
 from sipo.decoding.sampling import BROKEN, next_tokens, uniforms
 from sipo.errors import SipoError
 from sipo.finite import SMALLER
+from sipo.settings import Decoding
 
 
 @dataclass(eq=False)

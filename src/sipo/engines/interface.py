@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sipo.bank import Policy, load_policy
-from sipo.config import Decoding, Model
 from sipo.decoding import Generated, Mixture, Request
 from sipo.errors import SipoError
+from sipo.settings import Decoding, Model
 
 Point = tuple[float, ...]
 NONE: frozenset[int] = frozenset()

@@ -5,10 +5,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from sipo.bank import Bank
-from sipo.config import Execution
 from sipo.engines.batched import Batch, Batched
 from sipo.engines.interface import Span
 from sipo.models.load import load_backbone
+from sipo.settings import Execution
 
 
 class Local(Batched):

@@ -23,11 +23,11 @@ import torch
 
 import sipo
 from sipo.bank import Bank
-from sipo.config import Execution, Model
 from sipo.engines.batched import Batch, Batched
 from sipo.engines.interface import Span
 from sipo.engines.local import Local
 from sipo.errors import SipoError
+from sipo.settings import Execution, Model
 
 PATIENCE = 10.0
 """Seconds for a process to end whose pipe has."""

@@ -19,7 +19,6 @@ from typing import Any, get_args
 import torch
 
 from sipo.bank import Adapter, Bank, save_adapter, soup
-from sipo.config import Decoding, Execution
 from sipo.decoding import Generated, Request
 from sipo.engines.batched import text_plan
 from sipo.engines.groups import Group, Row, settle
@@ -27,6 +26,7 @@ from sipo.engines.interface import NONE, Point, ScoreRequest, Span
 from sipo.engines.local import Local
 from sipo.engines.schedule import Room, drive
 from sipo.errors import SipoError
+from sipo.settings import Decoding, Execution
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: `settle` and the schedule share the groups

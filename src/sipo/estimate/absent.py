@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
-from sipo.config import Config, RewardModel, Section
+from sipo.config import Config
 from sipo.data.sources.finding import on_hub
 from sipo.errors import SipoError
 from sipo.estimate.sizes import stated
 from sipo.models.shapes import is_here, shape_of
+from sipo.rewards.kinds.model import RewardModel
 from sipo.rewards.kinds.registry import kind_of
+from sipo.settings import Section
 
 
 @dataclass(frozen=True)

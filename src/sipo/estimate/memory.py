@@ -11,8 +11,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sipo.bank.adapter import target_layers, widths
-from sipo.config import Lora
 from sipo.estimate.work import Reckoning
+from sipo.settings import Lora
 
 SPARE = 0.1
 """The share of a device's memory that a plan leaves free."""

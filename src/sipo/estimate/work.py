@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from sipo.weights import Weight, is_corner
 
 if TYPE_CHECKING:  # the configuration reads the methods, and they this
-    from sipo.config import Config, Training
+    from sipo.config import Config
+    from sipo.settings import Training
 
 CHARACTERS = 3
 """A token is taken to have so many where no tokenizer is at hand: fewer than in most English text."""

@@ -22,7 +22,7 @@ from sipo.filters.evidence import by_objective, labelled_pairs, own_accuracy, ut
 from sipo.filters.judge import Judge, fit_judge, held_out_accuracy, log_sigmoid, soft_dominance
 from sipo.filters.spec import Filter, Outcome, RuleSpec
 from sipo.graph.stage import Inputs
-from sipo.section import Number, Rate, Whole
+from sipo.settings.section import Number, Rate, Whole
 
 if TYPE_CHECKING:
     from sipo.graph.build import Graph

@@ -14,7 +14,7 @@ from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Cont
 from sipo.filters.evidence import estimates
 from sipo.filters.spec import Filter, Outcome, RuleSpec
 from sipo.pareto.dominance import choose, reasons
-from sipo.section import Rate
+from sipo.settings.section import Rate
 
 if TYPE_CHECKING:
     from sipo.logprobs.packing import Group

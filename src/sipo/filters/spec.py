@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from sipo.filters.contest import Decision, Pool
 from sipo.graph.stage import Inputs
-from sipo.section import Section
+from sipo.settings.section import Section
 
 if TYPE_CHECKING:
     from sipo.graph.build import Graph

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sipo.bank import Bank
-from sipo.config import Decoding
 from sipo.decoding import Generated, Mixture, Request, decode, embedded
 from sipo.finished.streaming import Stream
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.methods.interface import Aligned
 from sipo.models.chat import Codec
+from sipo.settings import Decoding
 
 Watch = Callable[[int, str], None]
 

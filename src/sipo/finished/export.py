@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, cast
 from sipo.bank import Adapter, Policy, save_adapter, soup
 from sipo.bank.kinds import base_of
 from sipo.bank.whole import wearing
-from sipo.config import Model
 from sipo.disk.appearing import appearing
 from sipo.disk.publishing import check_name
 from sipo.disk.tables import write_text
@@ -20,6 +19,7 @@ from sipo.models.load import UNLIMITED, Backbone
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import read_config, read_generation, read_tokenizer
 from sipo.runs.outputs import backbone_of
+from sipo.settings import Model
 
 if TYPE_CHECKING:
     from sipo.finished.handle import AlignedModel

@@ -9,7 +9,6 @@ from threading import RLock
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 from sipo.config import Config
-from sipo.config.explain import adjusted
 from sipo.data import Message
 from sipo.data.chats import kind_of
 from sipo.data.prompts import parse_text
@@ -22,6 +21,7 @@ from sipo.finished.built import Built, task_of
 from sipo.finished.prompts import Chat, Prompt, chat_of, listed
 from sipo.methods.interface import Aligned
 from sipo.runs.status import fronts_of, read_run
+from sipo.settings.explain import adjusted
 from sipo.task import Task
 from sipo.weights import as_weight
 

@@ -12,10 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sipo.config import Config, Objective, Section
+from sipo.config import Config
 from sipo.disk.content import Seal, rough_digest
 from sipo.graph.stage import Part, Stage
 from sipo.rewards.kinds.registry import kind_of
+from sipo.rewards.objective import Objective
+from sipo.settings import Section
 
 
 def key_of(

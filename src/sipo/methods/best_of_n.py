@@ -14,7 +14,7 @@ from sipo.estimate.work import Plan, Work, written
 from sipo.looks import Look
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec, shares
-from sipo.section import Number, Positive, Section
+from sipo.settings.section import Number, Positive, Section
 from sipo.weights import Weight
 
 if TYPE_CHECKING:

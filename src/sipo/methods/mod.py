@@ -8,7 +8,7 @@ from pydantic import Field
 from sipo.looks import Look
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec, shares
-from sipo.section import Number, Section
+from sipo.settings.section import Number, Section
 from sipo.weights import Weight
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from sipo.graph.parts import LOGPROBS
 from sipo.graph.stage import Inputs
 from sipo.looks import Look
 from sipo.methods.by_weight import READS, by_weight_spec
-from sipo.section import Name, Section
+from sipo.settings.section import Name, Section
 from sipo.weights import Weight
 
 if TYPE_CHECKING:

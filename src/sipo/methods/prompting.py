@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from sipo.bank import Policy
-    from sipo.config import Config, Objective
+    from sipo.config import Config
     from sipo.estimate.memory import Peaks
+    from sipo.rewards.objective import Objective
     from sipo.task import Task
 
 GRADES = ((1.0, "just as important"), (0.5, "slightly less important"), (0.25, "less important"))

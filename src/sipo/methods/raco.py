@@ -11,7 +11,7 @@ from sipo.estimate.work import Plan, Work
 from sipo.looks import Look
 from sipo.methods.by_weight import READS, by_weight_spec
 from sipo.methods.lw import lw_needs, lw_work, train_lw
-from sipo.section import Fraction, Section
+from sipo.settings.section import Fraction, Section
 
 if TYPE_CHECKING:
     from sipo.estimate.memory import Peaks

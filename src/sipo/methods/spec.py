@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sipo.estimate.work import Plan, Work, written
 from sipo.graph.stage import Inputs
 from sipo.looks import Look
-from sipo.section import Section
+from sipo.settings.section import Section
 from sipo.weights import Weight
 
 if TYPE_CHECKING:

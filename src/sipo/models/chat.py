@@ -10,13 +10,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sipo.config import Model
 from sipo.data import Message, Row
 from sipo.errors import SipoError
 from sipo.models.ends import ASKED, SAID, Beginning, Ends, added, find_beginning, find_ends, framing, stated
 from sipo.models.load import Backbone
 from sipo.models.plain import Plain, frame, within
 from sipo.models.template import ChatTemplate
+from sipo.settings import Model
 
 
 class TooLongError(SipoError):

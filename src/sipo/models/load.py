@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sipo.config import Model
 from sipo.disk.content import rough_content
 from sipo.errors import SipoError
 from sipo.models.locate import locate, origin_of
 from sipo.models.pretrained import read_config, read_tokenizer, read_weights
+from sipo.settings import Model
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sipo.config import Model
 from sipo.errors import SipoError
 from sipo.models.gguf import converted, packaged_gguf
 from sipo.models.pretrained import Origin
+from sipo.settings import Model
 
 
 def origin_of(model: Model) -> Origin:

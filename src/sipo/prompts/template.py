@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import StrictUndefined
 from jinja2.meta import find_undeclared_variables
 
-from sipo.configfile import parse_yaml
+from sipo.config.file import parse_yaml
 from sipo.data import Message
 from sipo.data.chats import ROLES
 from sipo.errors import SipoError

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sipo.config import Decoding
 from sipo.data import conflict_statistics
 from sipo.report.fronts import better
 from sipo.report.parts import Cell, Table, share
+from sipo.settings import Decoding
 from sipo.task import Task
 
 

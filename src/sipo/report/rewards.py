@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from statistics import fmean
 
-from sipo.config import Execution, Objective
 from sipo.data import Row
 from sipo.records import known
 from sipo.report.fronts import better
 from sipo.report.inputs import Inputs
 from sipo.report.parts import Cell, Table
 from sipo.rewards import Item, score_responses
+from sipo.rewards.objective import Objective
+from sipo.settings import Execution
 
 TrueRewards = Mapping[Item, Mapping[str, float | None]]
 """By objective, in its own direction; None where a judge refused, objectives without a reward function left out."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from sipo.config import Objective
 from sipo.data import Row
 from sipo.filters.registry import find
 from sipo.pareto.dominance import truly_better
@@ -15,6 +14,7 @@ from sipo.report.inputs import Inputs
 from sipo.report.parts import Cell, Table, share
 from sipo.report.rewards import TrueRewards
 from sipo.rewards import Item
+from sipo.rewards.objective import Objective
 from sipo.task import Task
 
 REASONS = 10

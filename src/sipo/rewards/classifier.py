@@ -13,12 +13,13 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from sipo.config import Model, RewardModel
 from sipo.errors import SipoError
 from sipo.models import pretrained
 from sipo.models.checkpoint import stored_shapes
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin
+from sipo.rewards.kinds.model import RewardModel
+from sipo.settings import Model
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
-from sipo.config import Judge
 from sipo.errors import SipoError
 from sipo.plain import plain
+from sipo.rewards.kinds.judge import Judge
 from sipo.rewards.reply import LARGEST, Answer, PassingError, Reply, read_answer
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0

@@ -11,12 +11,12 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from sipo.config import Model
 from sipo.logprobs.packing import batches
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import read_config, read_weights
 from sipo.rewards.model import forward
 from sipo.rewards.reading import Prepared
+from sipo.settings import Model
 
 STARTS_FROM = 64
 """Examples whose mean state tells a head without a bias where to start."""

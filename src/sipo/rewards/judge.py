@@ -8,12 +8,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import islice
 from typing import Any
 
-from sipo.config import Judge
 from sipo.data import Message
 from sipo.errors import SipoError
 from sipo.plain import opening
 from sipo.rewards.endpoint import Endpoint, Pace
 from sipo.rewards.interface import Item, Refused, Scored, named
+from sipo.rewards.kinds.judge import Judge
 from sipo.rewards.kinds.spec import Measure
 from sipo.rewards.reply import PassingError, RefusalError
 

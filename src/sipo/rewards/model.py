@@ -13,7 +13,6 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from sipo.config import Execution, Model, RewardModel
 from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import batches
@@ -21,7 +20,9 @@ from sipo.models.load import find_device, identify, pick_dtype
 from sipo.rewards.classifier import check_head, labels_of, load_classifier, read_config, read_tokenizer
 from sipo.rewards.encoding import READS, Encoded, ItemEncoder
 from sipo.rewards.interface import Item, named
+from sipo.rewards.kinds.model import RewardModel
 from sipo.rewards.kinds.spec import Measure
+from sipo.settings import Execution, Model
 
 
 class ModelScorer:

@@ -10,7 +10,6 @@ import torch
 
 from sipo.bank import Bank, load_adapter
 from sipo.bank.peft_folder import read_lora
-from sipo.config import Execution, Model, Policy
 from sipo.decoding import at_soup
 from sipo.engines import ScoreRequest, Span, opened
 from sipo.errors import SipoError
@@ -18,7 +17,9 @@ from sipo.models.chat import Codec
 from sipo.models.load import find_device, identify, load_backbone, pick_dtype
 from sipo.models.shapes import outline, shape_of
 from sipo.rewards.interface import Item, named
+from sipo.rewards.kinds.policy import Policy
 from sipo.rewards.kinds.spec import Measure
+from sipo.settings import Execution, Model
 
 READS = 3
 """Another number whenever an item is read in another way: scores in the cache that are filed under others are not ours.

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sipo.config import Execution, Preset, RewardModel
 from sipo.errors import SipoError
+from sipo.rewards.kinds.model import RewardModel
+from sipo.rewards.kinds.preset import Preset
+from sipo.settings import Execution
 
 if TYPE_CHECKING:
     from sipo.rewards.kinds.spec import Measure

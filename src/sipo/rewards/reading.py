@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from sipo.config import Model
 from sipo.errors import SipoError
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import read_config, read_tokenizer
@@ -14,6 +13,7 @@ from sipo.rewards.encoding import Encoded, ItemEncoder
 from sipo.rewards.examples import Example
 from sipo.rewards.interface import named
 from sipo.rewards.model import context_of, rows_of
+from sipo.settings import Model
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from sipo.config import Execution, Objective, Section
 from sipo.disk.cache import cache_folder
 from sipo.errors import SipoError
 from sipo.pareto.indicators import Array, signs
@@ -21,6 +20,8 @@ from sipo.rewards.function import FunctionScorer
 from sipo.rewards.interface import Item, Refused, Scored, Scorer, named
 from sipo.rewards.kinds.registry import kind_of
 from sipo.rewards.kinds.spec import Measure
+from sipo.rewards.objective import Objective
+from sipo.settings import Execution, Section
 
 KEPT_EVERY = 1.0
 """Seconds between transactions of the cache: what a killed process loses at most, and the score under way."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sipo.config import Model
 from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import batches
@@ -22,6 +21,7 @@ from sipo.rewards.interface import named
 from sipo.rewards.model import forward
 from sipo.rewards.reading import Prepared
 from sipo.rewards.targets import TARGETS, Target, values_of
+from sipo.settings import Model
 from sipo.training.optimise import Checkpoint, optimise, steps_of
 
 LOWER = "lower the learning rate (--lr)"

@@ -6,13 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sipo.config import Config, Model
+from sipo.config import Config
 from sipo.disk.damage import DamageError
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import digest_of_part, key_of, outside_of
 from sipo.graph.stage import Output, Part, Stage
 from sipo.runs.folder import RunFolder
+from sipo.settings import Model
 
 
 def backbone_of(run: Path, config: Config) -> Model:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sipo.config import Config
-from sipo.configfile import dump_config
+from sipo.config.file import dump_config
 from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.errors import SipoError

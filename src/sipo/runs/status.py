@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sipo.config import Config
-from sipo.configfile import load_config
+from sipo.config.file import load_config
 from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.tables import read_checked

@@ -2,7 +2,6 @@
 
 from sipo.bank.adapter import target_layers
 from sipo.bank.kinds import adapted_layers
-from sipo.config.objectives import UNNAMED, UNSAID
 from sipo.data import Message
 from sipo.engines import check_engine
 from sipo.errors import SipoError
@@ -14,6 +13,7 @@ from sipo.models.load import context_of
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.rewards import Item, check_rewards, try_functions
+from sipo.rewards.objective import UNNAMED, UNSAID
 from sipo.stages.refine import encode, reviewer
 from sipo.stages.sample import worked_rows
 from sipo.stages.sft import check_trl

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from sipo.bank import Policy
-from sipo.config import Decoding
 from sipo.data import Row
 from sipo.decoding import Generated, Request, seed_of
 from sipo.disk.tables import write_records
@@ -25,6 +24,7 @@ from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.registry import find
 from sipo.records import Response
+from sipo.settings import Decoding
 from sipo.stages.sample import named, one_row_a_prompt
 from sipo.task import Task
 from sipo.weights import Weight

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sipo.bank.adapter import attention_modules
-from sipo.config import Sft
 from sipo.decoding import seed_of
 from sipo.disk.content import flaw_in, seal_of
 from sipo.disk.damage import DamageError, note
@@ -29,6 +28,7 @@ from sipo.finite import finite, infinite_tensor
 from sipo.models.load import attention_of
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin, read_config, read_tokenizer, read_weights
+from sipo.settings import Sft
 from sipo.task import Task
 
 WHOLE = "whole.json"

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sipo.config import Config
-from sipo.config.explain import rules_of
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk.damage import reading
 from sipo.disk.locking import alone
 from sipo.disk.publishing import replacing
@@ -26,7 +25,8 @@ from sipo.progress import Progress
 from sipo.records import Response
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
-from sipo.section import RULE
+from sipo.settings.explain import rules_of
+from sipo.settings.section import RULE
 from sipo.studies.ground import Settings, digest_of
 
 Array = NDArray[np.float64]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import split_rows
 from sipo.data.subset import largest_size
 from sipo.methods.prompting import understood

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.disk.tables import read_checked, write_checked
 from sipo.filters.contest import CHOSEN
 from sipo.finished.built import task_of

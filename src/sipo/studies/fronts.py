@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sipo.config import Config
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.methods.registry import find
 from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
 from sipo.pareto.compare import MEASURES, dominated_shares, front_indicators

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from sipo.config import Config
-from sipo.configfile import dump_config, load_config, parse_config
+from sipo.config.file import dump_config, load_config, parse_config
 from sipo.disk.content import sha256_of
 from sipo.disk.tables import read_checked, write_checked
 from sipo.errors import SipoError

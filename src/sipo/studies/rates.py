@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.data import objectives_of, read_rows
 from sipo.progress import Progress
 from sipo.report.plots import dots_png

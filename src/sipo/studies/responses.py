@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sipo.configfile import parse_config
+from sipo.config.file import parse_config
 from sipo.errors import SipoError
 from sipo.filters.contest import CHOSEN
 from sipo.graph.parts import CANDIDATES

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from types import MappingProxyType
 
-from sipo.config import Objective
 from sipo.errors import SipoError
+from sipo.rewards.objective import Objective
 
 TASKS = ("respond", "review", "rewrite")
 

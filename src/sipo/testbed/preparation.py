@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from jinja2 import Environment as Jinja
 
-from sipo.config import Decoding, Execution, Model, Objective
 from sipo.data import Row, write_rows
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import seed_of
@@ -24,6 +23,8 @@ from sipo.errors import SipoError
 from sipo.labelling import draw
 from sipo.progress import Progress
 from sipo.rewards import Item, score_responses, signed_rewards
+from sipo.rewards.objective import Objective
+from sipo.settings import Decoding, Execution, Model
 from sipo.testbed.environment import Environment
 from sipo.testbed.sft import Sft, demonstrations, fine_tune
 from sipo.testbed.tiny import CHAT, new_model, new_tokenizer, save

@@ -5,7 +5,7 @@ from random import Random
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sipo.config import Objective
+from sipo.rewards.objective import Objective
 from sipo.testbed.environment import Environment
 from sipo.testbed.language import (
     ASKED,

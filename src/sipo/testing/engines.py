@@ -21,7 +21,6 @@ import torch
 
 from sipo.bank import Adapter, Bank, new_adapter
 from sipo.bank.whole import Whole, parameters_of
-from sipo.config import Decoding, Execution, Lora, Model
 from sipo.decoding import (
     FORWARD_KL,
     JENSEN_SHANNON,
@@ -37,6 +36,7 @@ from sipo.decoding import (
 from sipo.engines import Engine, Local, ScoreRequest, Span
 from sipo.errors import SipoError
 from sipo.models.load import Backbone, load_backbone
+from sipo.settings import Decoding, Execution, Lora, Model
 
 GREEDY, SAMPLED = Decoding(temperature=0), Decoding(temperature=0.8, top_k=40, top_p=0.95)
 NEW = 8

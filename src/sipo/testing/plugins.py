@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sipo.config import Config, Objective
+from sipo.config import Config
+from sipo.config.file import dump_config, parse_config
 from sipo.config.schema import keys_of
-from sipo.configfile import dump_config, parse_config
 from sipo.data.rows import Row
 from sipo.data.sources.interface import Dropped, Record, Source
 from sipo.data.sources.registry import sources
@@ -27,6 +27,7 @@ from sipo.graph.parts import CANDIDATES, RESPONSES
 from sipo.methods.registry import find as find_method
 from sipo.methods.spec import MethodSpec
 from sipo.rewards import Item, score_responses
+from sipo.rewards.objective import Objective
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.task import Task

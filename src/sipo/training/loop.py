@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from sipo.bank import Bank, Policy
-from sipo.config import Training
 from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import response_logprobs
+from sipo.settings import Training
 from sipo.training.conflict import Rule, direction
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
 from sipo.training.optimise import Checkpoint, optimise

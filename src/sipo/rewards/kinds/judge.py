@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sipo.graph.stage import later
 from sipo.rewards.kinds.spec import RewardSpec
-from sipo.section import Natural, Number, Positive, Rate, Section
+from sipo.settings.section import Natural, Number, Positive, Rate, Section
 
 SECRET = re.compile(
     r"(key|token|secret|pass|pwd|auth|sig|cred|jwt|bearer|\bcode)[^=&;]*="  # by its name

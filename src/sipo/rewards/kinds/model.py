@@ -4,7 +4,7 @@ from pydantic import field_validator
 
 from sipo.graph.stage import later
 from sipo.rewards.kinds.spec import RewardSpec
-from sipo.section import Dtype, Natural, Number, Section
+from sipo.settings.section import Dtype, Natural, Number, Section
 
 
 class RewardModel(Section):

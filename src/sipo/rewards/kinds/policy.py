@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sipo.graph.stage import later
 from sipo.rewards.kinds.spec import RewardSpec
-from sipo.section import Dtype, Rate, Section
+from sipo.settings.section import Dtype, Rate, Section
 
 
 class Policy(Section):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from sipo.graph.stage import later
 from sipo.rewards.kinds.spec import RewardSpec
-from sipo.section import Dtype, Section
+from sipo.settings.section import Dtype, Section
 
 if TYPE_CHECKING:
     from sipo.rewards.kinds.model import RewardModel

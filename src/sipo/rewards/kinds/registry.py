@@ -4,7 +4,7 @@ from functools import cache
 
 from sipo.registry import Registry
 from sipo.rewards.kinds.spec import RewardSpec
-from sipo.section import Section
+from sipo.settings.section import Section
 
 REGISTRY = Registry("sipo.rewards.kinds", "REWARDS", RewardSpec, "kind of reward", group="sipo.rewards")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sipo.section import Section
+from sipo.settings.section import Section
 
 if TYPE_CHECKING:
     from sipo.rewards.interface import Scorer

@@ -8,11 +8,11 @@ import yaml
 from pydantic import ValidationError
 
 from sipo.config import Config
-from sipo.config.explain import explain
 from sipo.data.sources.finding import is_path
 from sipo.disk.damage import CONFIG, is_run
 from sipo.errors import SipoError
 from sipo.rewards.kinds.registry import kinds
+from sipo.settings.explain import explain
 
 
 def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:

@@ -1,4 +1,4 @@
-"""What a run begins with: the model and the rows."""
+"""The rows that a run begins with."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,38 +9,7 @@ from sipo.data.cleaning import Choice, Ties
 from sipo.data.making import ROWS, place_for
 from sipo.data.sources.finding import told
 from sipo.errors import SipoError
-from sipo.section import Dtype, Fraction, Number, Positive, Section, Seed
-
-
-class Model(Section):
-    """The backbone: a hub id, a folder, a GGUF file, or `package:NAME` for a GGUF inside a Python package."""
-
-    path: str
-    """A hub id, a folder, a GGUF file, or `package:NAME` for the GGUF file inside a Python package."""
-    revision: str | None = None
-    """Of a hub id."""
-    dtype: Dtype = "auto"
-    """Auto is bf16 where the hardware multiplies it."""
-    trust_remote_code: bool = False
-    """True lets code that the model's own folder or repository brings run on this machine; else such a model is
-    refused, and nobody is asked."""
-    prompt_template: str | None = None
-    """For models without a chat template; `{prompt}` is the user's text, and what follows `{turns}` recurs for each
-    turn."""
-    end_tokens: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Tokens at which an answer ends; null takes those of the tokenizer, the model's configurations and the chat
-    template."""
-    thinking: bool = False
-    """True where the model shall think before it answers: responses then hold their thoughts, as the chat template has
-    them."""
-
-    @field_validator("prompt_template")
-    @classmethod
-    def _has_a_place_for_the_prompt(cls, template: str | None) -> str | None:
-        _, place, after = ("{prompt}" if template is None else template).partition("{prompt}")
-        if not place or "{turns}" in after:
-            raise ValueError("must contain {prompt}, and {turns} (the earlier turns), if at all, before it")
-        return template
+from sipo.settings.section import Fraction, Number, Positive, Section, Seed
 
 
 class Source(Section):

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError, field_validator
 
-from sipo.config.explain import explain
 from sipo.rewards.kinds.registry import kinds
-from sipo.section import Name, Section
+from sipo.settings.explain import explain
+from sipo.settings.section import Name, Section
 
 UNSAID = "Say here in one sentence what is better about a response that {name} prefers."
 UNNAMED = "module:function"

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sipo.config.training import Epochs, Training
-from sipo.section import NotNegative, Positive, Rate, Section, Shares, Whole
+from sipo.settings.section import NotNegative, Positive, Rate, Section, Shares, Whole
+from sipo.settings.training import Epochs, Training
 
 
 class Sample(Section):

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from sipo.errors import SipoError
-from sipo.section import RULE
+from sipo.settings.section import RULE
 
 S = TypeVar("S", bound=BaseModel)
 

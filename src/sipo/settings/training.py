@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sipo.section import Fraction, NotNegative, Positive, Rate, Section, Whole
+from sipo.settings.section import Fraction, NotNegative, Positive, Rate, Section, Whole
 
 Epochs = Annotated[Whole, Field(gt=0, le=10_000)]
 

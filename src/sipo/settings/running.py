@@ -1,0 +1,72 @@
+"""How a run weighs, decodes, measures, reports and uses the machine."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from sipo.settings.section import Natural, NotNegative, Number, Positive, Section, Shares, Whole
+
+
+class Weights(Section):
+    """The preference weights: the lattice of the simplex with steps of 1 / divisions, or an explicit list."""
+
+    divisions: Positive = 5
+    """All weights that are multiples of 1 / divisions."""
+    grid: Annotated[tuple[Shares, ...], Field(min_length=1)] | None = None
+    """Or an explicit list of mappings from objective to share."""
+
+
+class Decoding(Section):
+    """How every response is drawn; temperature 0 is greedy."""
+
+    temperature: Annotated[Number, Field(ge=0, le=1000)] = 0.0
+    """0 is greedy."""
+    top_k: Natural = 0
+    """Draw from so many of the likeliest tokens; 0 from all."""
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Draw from the likeliest tokens that have this probability together; 1 from all."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _can_be_divided_by(cls, temperature: float) -> float:
+        if 0 < temperature < 1e-4:
+            raise ValueError(f"{temperature:g} is too near 0 to divide by; 0 itself is greedy")
+        return temperature
+
+
+class Evaluate(Section):
+    prompts: Positive | None = None
+    """At most so many held-out prompts; null takes all."""
+    per_prompt: Annotated[Whole, Field(gt=0, le=10_000)] = 1
+    """Answers a prompt, method and weight; what no weight steers is asked as often, unless decoding is greedy."""
+    reference_point: Shares | None = None
+    """The corner from which hypervolume is measured; null puts it just below the worst point found."""
+    bootstrap: Annotated[Whole, Field(gt=0, le=100_000)] = 2000
+    """Resamples of the prompts."""
+
+
+class Report(Section):
+    cases: Positive = 40
+    """Prompts whose answers are shown side by side."""
+    title: str | None = None
+    """Of the page; null is the run's name."""
+
+
+class Execution(Section):
+    """How the work is cut up: changes speed and memory, not what is computed (up to rounding)."""
+
+    device: str = "auto"
+    """cuda, mps or cpu; auto takes the first that is there."""
+    engine: Literal["transformers", "pool", "vllm"] = "transformers"
+    """What writes and scores: this process; a pool of processes; or, for many prompts, vLLM, which needs `sipo[vllm]`.
+    The texts are the same up to rounding."""
+    workers: Positive = 2
+    """Of the pool: processes, each with a copy of the model."""
+    decode_rows: Positive = 64
+    """Rows decoded at once; MOD takes one for each policy."""
+    score_tokens: Positive = 4096
+    """Padded tokens in a forward of scoring."""
+    train_tokens: Positive = 4096
+    """Padded tokens in a forward of training; gradients accumulate over several."""
+    checkpoint_seconds: NotNegative = 60.0
+    """How often training saves its state."""
