@@ -11,8 +11,8 @@ from unittest.mock import patch
 
 from sipo.bank import Adapter, Bank
 from sipo.decoding import Generated, Request
-from sipo.engines import Engine, ScoreRequest, Span, opened
-from sipo.logprobs.score import Point
+from sipo.engines import Engine, Span, opened
+from sipo.logprobs.score import Point, ScoreRequest
 from sipo.settings import Decoding, Execution, Training
 from sipo.training.loop import Example, Trained
 

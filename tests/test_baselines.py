@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from sipo.bank import Adapter
 from sipo.config.file import parse_config
 from sipo.data import Message
+from sipo.declare.work import Lengths, Plan
 from sipo.decoding import BestOf, Request, at_soup, base, decode, seed_of
 from sipo.engines import Local
 from sipo.engines.batched import knee
 from sipo.errors import SipoError
 from sipo.estimate.sizes import counted
-from sipo.estimate.work import Lengths, Plan
 from sipo.graph.build import Graph
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows

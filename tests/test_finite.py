@@ -18,7 +18,7 @@ from torch import Tensor
 from sipo.bank import Adapter, Bank, new_adapter
 from sipo.cli.main import main
 from sipo.config.file import parse_config
-from sipo.decoding import Request, at_mod, at_soup, base, decode, mixture_logprobs
+from sipo.decoding import Request, at_mod, at_soup, base, decode
 from sipo.decoding.mixture import Mixture
 from sipo.decoding.sampling import BROKEN, next_tokens
 from sipo.engines.groups import Group as EngineGroup
@@ -26,6 +26,7 @@ from sipo.engines.groups import rows_of, settle
 from sipo.errors import SipoError
 from sipo.finished.export import save_merged
 from sipo.finite import finite
+from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.models.load import Backbone, load_backbone

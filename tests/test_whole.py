@@ -13,19 +13,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from sipo.bank import Bank, load_policy
 from sipo.bank.whole import Whole, average, new_whole, parameters_of, wearing
-from sipo.decoding import (
-    FORWARD_KL,
-    JENSEN_SHANNON,
-    REVERSE_KL,
-    Request,
-    at_mod,
-    at_soup,
-    base,
-    decode,
-    mixture_logprobs,
-)
+from sipo.decoding import FORWARD_KL, JENSEN_SHANNON, REVERSE_KL, Request, at_mod, at_soup, base, decode
 from sipo.decoding.mixture import Divergence, Mixture
 from sipo.errors import SipoError
+from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.models.load import Backbone

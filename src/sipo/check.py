@@ -9,6 +9,7 @@ from sipo.bank.kinds import adapted_layers
 from sipo.config import Config
 from sipo.data import Row
 from sipo.data.consistency import doubts, written_mark
+from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
 from sipo.estimate.absent import Absent, find_absent
 from sipo.estimate.sizes import stated
@@ -20,7 +21,6 @@ from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
 from sipo.remarks import about_keys, about_lengths, about_rates, about_rewards, about_rows
-from sipo.runs.folder import RunFolder
 from sipo.runs.subject import subject
 from sipo.runs.validate import validate
 from sipo.stages.refine import encode

@@ -17,15 +17,15 @@ from sipo.bank.kinds import adapted_layers
 from sipo.config import Config
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
+from sipo.declare.stage import Stage
+from sipo.disk.run import moment_of
 from sipo.engines import Engine, Span, opened
 from sipo.errors import SipoError
-from sipo.graph.stage import Stage
 from sipo.graph.view import View
 from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress
-from sipo.runs.folder import moment_of
 from sipo.settings import Execution, Model
 
 Engines = Callable[[Execution, Bank], AbstractContextManager[Engine]]

@@ -16,12 +16,14 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from sipo.bank import Adapter, Bank, new_adapter, probe, routes
+from sipo.bank import Adapter, Bank, new_adapter, routes
 from sipo.bank.adapter import attention_modules
 from sipo.check import check
 from sipo.config.file import parse_config
-from sipo.decoding import Request, at_mod, at_soup, base, decode, mixture_logprobs
+from sipo.decoding import Request, at_mod, at_soup, base, decode
+from sipo.engines import probe
 from sipo.errors import SipoError
+from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import response_logprobs, score_rows
 from sipo.models.load import UNLIMITED, Backbone, attention_of, context_of

@@ -155,7 +155,7 @@ def test_a_terminal_of_few_letters_gets_all_lines(surroundings: dict[str, str], 
 
 def test_bars_of_other_libraries_are_silent_but_those_of_downloads() -> None:
     bars = """
-from sipo.cli.hush import settle
+from sipo.hush import settle
 settle()
 from tqdm.auto import tqdm
 list(tqdm([1], desc="converting"))

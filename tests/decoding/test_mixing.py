@@ -12,19 +12,10 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from sipo.bank import Adapter, Bank
-from sipo.decoding import (
-    FORWARD_KL,
-    JENSEN_SHANNON,
-    REVERSE_KL,
-    Divergence,
-    Mixture,
-    Request,
-    at_mod,
-    decode,
-    mixture_logprobs,
-)  # fmt: skip
+from sipo.decoding import FORWARD_KL, JENSEN_SHANNON, REVERSE_KL, Divergence, Mixture, Request, at_mod, decode
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import slots
+from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.settings import Decoding

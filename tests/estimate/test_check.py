@@ -17,11 +17,11 @@ from sipo.bank import Bank, new_adapter, save_adapter
 from sipo.bank.whole import new_whole
 from sipo.cli.main import main
 from sipo.config.file import parse_config
+from sipo.declare.memory import Peaks, Shape, adapter_parameters, shape
+from sipo.declare.work import Lengths, Plan, Sizes
 from sipo.decoding import Request, decode
 from sipo.decoding.mixture import at_mod
-from sipo.estimate.memory import Peaks, Shape, adapter_parameters, shape
 from sipo.estimate.sizes import PAPER, counted, planned, stated
-from sipo.estimate.work import Lengths, Plan, Sizes
 from sipo.graph.build import Graph
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import response_logprobs

@@ -15,11 +15,12 @@ from sipo.bank import Bank
 from sipo.config.file import parse_config
 from sipo.data import Message
 from sipo.data.prompts import parse_prompt
-from sipo.decoding import Request, at_mod, decode, mixture_logprobs, scoring, seed_of
+from sipo.declare.parts import POLICIES
+from sipo.decoding import Request, at_mod, decode, scoring, seed_of
 from sipo.decoding.mixture import at_soup
 from sipo.errors import SipoError
 from sipo.finished.handle import FinishedRun
-from sipo.graph.parts import POLICIES
+from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.models.load import load_backbone

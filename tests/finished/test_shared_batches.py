@@ -17,10 +17,11 @@ import sipo
 from sipo.bank import Bank
 from sipo.config.file import parse_config
 from sipo.data.prompts import parse_prompt
-from sipo.decoding import JENSEN_SHANNON, BestOf, Request, at_mod, at_soup, decode, embedded, mixture_logprobs, seed_of
+from sipo.decoding import JENSEN_SHANNON, BestOf, Request, at_mod, at_soup, decode, embedded, seed_of
 from sipo.errors import SipoError
 from sipo.finished.handle import AlignedModel, FinishedRun
 from sipo.graph.build import Graph
+from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group
 from sipo.methods.interface import Method
 from sipo.methods.registry import find

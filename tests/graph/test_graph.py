@@ -14,11 +14,11 @@ from stage_keys import stage_keys
 from sipo.cli.main import main
 from sipo.config import Config
 from sipo.config.file import dump_config, parse_config
+from sipo.declare.stage import Stage, later
+from sipo.disk.run import RunFolder
 from sipo.graph import key
 from sipo.graph.build import Graph
-from sipo.graph.stage import Stage, later
 from sipo.graph.view import UndeclaredError, View
-from sipo.runs.folder import RunFolder
 from sipo.runs.pipeline import run
 from sipo.runs.status import read_run, stage_statuses
 from sipo.task import Task

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from sipo.bank import Adapter, Bank, factor_soup, load_adapter, new_adapter, soup
 from sipo.config.file import parse_config
 from sipo.data import Row
+from sipo.declare.parts import CANDIDATES, LOGPROBS, POLICIES
 from sipo.decoding import at_soup
 from sipo.disk.tables import read_json
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
-from sipo.graph.parts import CANDIDATES, LOGPROBS, POLICIES
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.methods.by_weight import by_weight, folder_of

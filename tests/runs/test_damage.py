@@ -12,10 +12,10 @@ from damage import DAMAGES, Damage, cut, emptied, files_of, flipped, nulled, rem
 
 from sipo.cli.main import main
 from sipo.config.file import load_config
+from sipo.disk import run as folder_module
 from sipo.disk.damage import stages_in as stages_of_run
+from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
-from sipo.runs import folder as folder_module
-from sipo.runs.folder import RunFolder
 from sipo.runs.pipeline import run
 
 NAMES = ("detail", "brevity")

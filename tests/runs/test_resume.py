@@ -24,14 +24,14 @@ from stage_keys import stage_keys
 
 from sipo.config.file import parse_config
 from sipo.disk import publishing as publishing_module
+from sipo.disk import run as folder_module
 from sipo.disk.appearing import appearing
 from sipo.disk.damage import DamageError
 from sipo.disk.journal import resumable
+from sipo.disk.run import RunFolder
 from sipo.disk.tables import read_json, write_text
 from sipo.errors import SipoError
 from sipo.progress import Progress
-from sipo.runs import folder as folder_module
-from sipo.runs.folder import RunFolder
 from sipo.runs.pipeline import run
 
 METHODS = ["base", "soups", "mod", "sipo"]

@@ -15,6 +15,7 @@ import sipo
 from sipo.config import Config
 from sipo.config.file import parse_config
 from sipo.data import Message
+from sipo.disk.run import MOMENT, SUBJECT, moment_of
 from sipo.disk.tables import read_json, write_json
 from sipo.labelling import label
 from sipo.models.chat import Codec
@@ -22,7 +23,6 @@ from sipo.progress import Progress
 from sipo.rewards import Item
 from sipo.rewards.encoding import ItemEncoder
 from sipo.rewards.objective import Objective
-from sipo.runs.folder import MOMENT, SUBJECT, moment_of
 from sipo.runs.pipeline import run
 from sipo.settings import Decoding, Execution, Model
 from sipo.task import Task
@@ -30,7 +30,7 @@ from sipo.task import Task
 WEIGHT = {"detail": 0.5, "brevity": 0.5}
 MODULES = (
     "sipo.task",
-    "sipo.runs.folder",
+    "sipo.disk.run",
     "sipo.models.chat",
     "sipo.labelling",
     "sipo.rewards.model",

@@ -224,7 +224,7 @@ def test_renaming_is_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.M
 
 def test_nothing_is_removed_through_a_link(pristine_links: Path, settings: dict) -> None:
     """Of `.partial` and `.superseded` that lead elsewhere, and of links in the work in progress."""
-    from sipo.runs.folder import RunFolder
+    from sipo.disk.run import RunFolder
 
     outside = pristine_links / "outside"
     (outside / "report").mkdir(parents=True)
@@ -251,7 +251,7 @@ def pristine_links(tmp_path: Path) -> Path:
 
 def test_a_stage_that_was_moved_to_another_disk_and_linked(tmp_path: Path) -> None:
     """It is read, and set aside as a link that still leads there; the new one is an ordinary folder."""
-    from sipo.runs.folder import RunFolder
+    from sipo.disk.run import RunFolder
 
     folder, disk = RunFolder(tmp_path / "run"), tmp_path / "disk"
     disk.mkdir()

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from sipo.bank import save_adapter, soup
 from sipo.config.file import parse_config
+from sipo.declare.parts import CANDIDATES, LOGPROBS, POLICIES, REFINEMENTS, SAMPLES
 from sipo.decoding import Request, at_mod, decode, seed_of
 from sipo.disk.tables import read_json, read_records, write_records
 from sipo.engines import batched
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
-from sipo.graph.parts import CANDIDATES, LOGPROBS, POLICIES, REFINEMENTS, SAMPLES
 from sipo.logprobs.table import REFERENCE
 from sipo.pareto.indicators import hypervolume
 from sipo.progress import Progress

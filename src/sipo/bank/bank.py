@@ -84,7 +84,7 @@ class Bank:
         Raises SipoError where there are none.
         """
         if self._proven is None or not self._proven.issuperset(layers):
-            from sipo.bank.probe import find_routes  # it goes by routes that are built on this module
+            from sipo.engines.probe import find_routes
 
             self._proven = frozenset(layers).union(self._proven or ())
             try:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class Routes:
-    """Found by `sipo.bank.probe`."""
+    """Found by `sipo.engines.probe`."""
 
     packs: bool = True
     """Do responses to one prompt share a row?"""

@@ -10,11 +10,11 @@ import typer
 from sipo.cli.arguments import parse_pairs, parse_weights
 from sipo.cli.data import data
 from sipo.cli.disk import writing
-from sipo.cli.hush import hush
 from sipo.cli.reward import reward
 from sipo.config import Config
 from sipo.config.file import load_config
 from sipo.errors import SipoError
+from sipo.hush import hush
 from sipo.plain import command, plain
 from sipo.progress import say
 

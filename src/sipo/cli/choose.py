@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sipo.config import Config
+from sipo.declare.parts import RESPONSES
 from sipo.errors import SipoError
-from sipo.graph.parts import RESPONSES
 from sipo.methods.registry import find
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.choosing import equal_gain, knee, reachable, shortfall, simultaneous_intervals, within

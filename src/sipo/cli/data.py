@@ -7,7 +7,7 @@ import typer
 
 from sipo.cli.arguments import parse_pairs
 from sipo.cli.disk import writing
-from sipo.cli.hush import hush
+from sipo.hush import hush
 from sipo.plain import command
 from sipo.progress import say
 

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             # While these are imported, nothing is there yet to be cleared away.
             from sipo.cli.app import app
-            from sipo.cli.hush import settle
+            from sipo.hush import settle
 
             settle()
             stops.at_once = False

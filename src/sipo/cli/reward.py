@@ -12,8 +12,8 @@ import typer
 
 from sipo.cli.arguments import parse_pairs
 from sipo.cli.disk import writing
-from sipo.cli.hush import hush
 from sipo.errors import SipoError
+from sipo.hush import hush
 
 if TYPE_CHECKING:
     from sipo.progress import Progress

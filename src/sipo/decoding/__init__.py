@@ -14,7 +14,6 @@ from sipo.decoding.mixture import (
     embedded,
 )
 from sipo.decoding.sampling import seed_of
-from sipo.decoding.scoring import mixture_logprobs
 
 __all__ = [
     "FORWARD_KL",
@@ -30,6 +29,5 @@ __all__ = [
     "base",
     "decode",
     "embedded",
-    "mixture_logprobs",
     "seed_of",
 ]

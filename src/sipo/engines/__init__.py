@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sipo.bank import Bank
 from sipo.decoding import Generated, Request
 from sipo.disk.journal import Results, in_any_order
-from sipo.engines.interface import Engine, ScoreRequest, Span
+from sipo.engines.interface import Engine, Span
 from sipo.engines.local import Local
 from sipo.engines.pool import Pool
 from sipo.errors import SipoError
@@ -19,7 +19,7 @@ from sipo.settings import Decoding, Execution
 if TYPE_CHECKING:
     from sipo.engines.vllm import Vllm
 
-__all__ = ["Engine", "Local", "Pool", "ScoreRequest", "Span", "answer", "check_engine", "opened"]
+__all__ = ["Engine", "Local", "Pool", "Span", "answer", "check_engine", "opened"]
 
 
 def check_engine(execution: Execution) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sipo.bank import Bank
-from sipo.decoding import Generated, Request, decode, mixture_logprobs
-from sipo.engines.interface import NONE, Point, ScoreRequest, Span
+from sipo.decoding import Generated, Request, decode
+from sipo.engines.interface import NONE, Span
+from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group, batches, worth_sharing
-from sipo.logprobs.score import score_rows
+from sipo.logprobs.score import Point, ScoreRequest, score_rows
 from sipo.settings import Decoding, Execution
 
 Units = tuple[int, ...]

@@ -9,14 +9,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from sipo.bank import Policy, load_policy
 from sipo.decoding import Generated, Mixture, Request
 from sipo.errors import SipoError
+from sipo.logprobs.score import Point, ScoreRequest
 from sipo.settings import Decoding, Model
 
-Point = tuple[float, ...]
 NONE: frozenset[int] = frozenset()
 
 
@@ -60,14 +60,6 @@ class Span:
 
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)}
-
-
-class ScoreRequest(NamedTuple):
-    """log pi(response | prompt) under a mixture: what `generate` draws from at temperature 1."""
-
-    prompt: tuple[int, ...]
-    response: tuple[int, ...]
-    mixture: Mixture
 
 
 class Engine(Protocol):

@@ -193,7 +193,7 @@ def _told(problem: Exception, trace: str) -> bytes:
 
 def main(handle: int) -> None:
     """A worker; `handle` is its end of the pipe."""
-    from sipo.cli.hush import hush, settle
+    from sipo.hush import hush, settle
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the pool ends its workers itself
     settle()

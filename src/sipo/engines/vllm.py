@@ -22,10 +22,11 @@ from sipo.bank import Adapter, Bank, save_adapter, soup
 from sipo.decoding import Generated, Request
 from sipo.engines.batched import text_plan
 from sipo.engines.groups import Group, Row, settle
-from sipo.engines.interface import NONE, Point, ScoreRequest, Span
+from sipo.engines.interface import NONE, Span
 from sipo.engines.local import Local
 from sipo.engines.schedule import Room, drive
 from sipo.errors import SipoError
+from sipo.logprobs.score import Point, ScoreRequest
 from sipo.settings import Decoding, Execution
 
 ENVIRONMENT = {

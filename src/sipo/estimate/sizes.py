@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sipo.config import Config
-from sipo.estimate.work import Sizes
+from sipo.declare.work import Sizes
 from sipo.methods.registry import improves
 from sipo.stages.answer import test_rows
 from sipo.stages.sample import one_row_a_prompt, worked_rows

@@ -8,10 +8,10 @@ from transformers import AutoModelForSequenceClassification
 
 from sipo.config import Config
 from sipo.data import Message
+from sipo.declare.memory import GIB, SPARE, Peaks, shape
+from sipo.declare.work import CHARACTERS, Lengths, Plan
 from sipo.estimate.absent import Absent, judge_of
-from sipo.estimate.memory import GIB, SPARE, Peaks, shape
 from sipo.estimate.sizes import counted, planned
-from sipo.estimate.work import CHARACTERS, Lengths, Plan
 from sipo.graph.build import Graph
 from sipo.models.load import context_of, find_device, pick_dtype
 from sipo.models.shapes import outline, shape_of

@@ -16,12 +16,12 @@ import numpy as np
 from pydantic import Field
 
 from sipo.data.splits import folds_of
+from sipo.declare.stage import Inputs
 from sipo.errors import SipoError
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision, Pool
 from sipo.filters.evidence import by_objective, labelled_pairs, own_accuracy, utilities_of
 from sipo.filters.judge import Judge, fit_judge, held_out_accuracy, log_sigmoid, soft_dominance
 from sipo.filters.spec import Filter, Outcome, RuleSpec
-from sipo.graph.stage import Inputs
 from sipo.settings.section import Number, Rate, Whole
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from sipo.declare.stage import Inputs
 from sipo.filters.contest import Decision, Pool
-from sipo.graph.stage import Inputs
 from sipo.settings.section import Section
 
 if TYPE_CHECKING:

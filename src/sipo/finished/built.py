@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from sipo.config import Config
+from sipo.declare.stage import Output, Stage
+from sipo.disk.run import moment_of
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
-from sipo.graph.stage import Output, Stage
 from sipo.graph.view import View
 from sipo.methods.interface import Method
 from sipo.methods.registry import specs
 from sipo.methods.spec import MethodSpec
 from sipo.models.load import identify
-from sipo.runs.folder import moment_of
 from sipo.runs.outputs import Outputs, backbone_of
 from sipo.runs.status import read_subject, require, stage_statuses
 from sipo.task import Task

@@ -13,12 +13,13 @@ from sipo.data import Message
 from sipo.data.chats import kind_of
 from sipo.data.prompts import parse_text
 from sipo.decoding import seed_of
-from sipo.engines import Local, ScoreRequest, Span
+from sipo.engines import Local, Span
 from sipo.engines.batched import score_plan
 from sipo.errors import SipoError
 from sipo.finished.answering import Asked, Placed, answers_to
 from sipo.finished.built import Built, task_of
 from sipo.finished.prompts import Chat, Prompt, chat_of, listed
+from sipo.logprobs.score import ScoreRequest
 from sipo.methods.interface import Aligned
 from sipo.runs.status import fronts_of, read_run
 from sipo.settings.explain import adjusted
@@ -269,7 +270,7 @@ class AlignedModel:
 
         It is of drawing the response at temperature 1 and then ending it; as everywhere in the run, one of
         data.max_response_tokens or more is cut there and does not end. A mixture's distribution is renormalised at
-        every token (`sipo.decoding.scoring`). Raises SipoError where they do not match, or a prompt is too long.
+        every token (`sipo.logprobs.mixture`). Raises SipoError where they do not match, or a prompt is too long.
 
         >>> model = sipo.open("runs/quickstart").at({"detail": 0.3, "plain": 0.7}, method="mod")
         >>> model.logprobs("What is rain?", "water") < 0

@@ -1,4 +1,4 @@
-"""A run as a graph: stages, what each may see of the configuration, what it is made from, and when it holds.
+"""A run as a graph of stages: which there are, what each sees of the configuration, and when it holds.
 
-Nothing here loads torch. `stage` and `view` stand below the methods, which declare stages of their own; `build` above.
+Nothing here loads torch.
 """

@@ -8,9 +8,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from sipo.config import Config
-from sipo.estimate import work
-from sipo.filters.registry import find as find_rule
-from sipo.graph.parts import (
+from sipo.declare import work
+from sipo.declare.parts import (
     CANDIDATES,
     CHOICE,
     FRONTS,
@@ -22,7 +21,8 @@ from sipo.graph.parts import (
     SAMPLES,
     TRAINING,
 )
-from sipo.graph.stage import Inputs, Output, Stage, later
+from sipo.declare.stage import Inputs, Output, Stage, later
+from sipo.filters.registry import find as find_rule
 from sipo.methods.registry import find
 from sipo.methods.spec import MethodSpec
 
@@ -243,5 +243,5 @@ class Graph:
 
 
 def _peak(name: str) -> Callable[[Any], float]:
-    formula = later(f"sipo.estimate.memory:{name}")
+    formula = later(f"sipo.declare.memory:{name}")
     return lambda peaks: float(formula(peaks))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sipo.config import Config
+from sipo.declare.stage import Part, Stage
 from sipo.disk.content import Seal, rough_digest
-from sipo.graph.stage import Part, Stage
 from sipo.rewards.kinds.registry import kind_of
 from sipo.rewards.objective import Objective
 from sipo.settings import Section

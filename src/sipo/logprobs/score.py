@@ -1,16 +1,26 @@
 """log pi(y | x), summed over the response's tokens: the one number behind references, margins and rewards."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sipo.bank import Bank
+from sipo.decoding import Mixture
 from sipo.finite import finite
 from sipo.logprobs.head import token_logprobs
 from sipo.logprobs.packing import Group, Packed, pack
 
 Point = tuple[float, ...]
+
+
+class ScoreRequest(NamedTuple):
+    """log pi(response | prompt) under a mixture: what decoding draws from at temperature 1."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    mixture: Mixture
 
 
 def response_logprobs(bank: Bank, packed: Packed, points: Tensor) -> Tensor:

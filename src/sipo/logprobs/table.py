@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +17,15 @@ from numpy.typing import NDArray
 from sipo.decoding import at_soup
 from sipo.disk.journal import Results, in_any_order
 from sipo.disk.tables import read_parquet, write_parquet
-from sipo.engines import Engine, ScoreRequest, Span
 from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import Group
-from sipo.logprobs.score import Point
+from sipo.logprobs.score import Point, ScoreRequest
 from sipo.progress import Progress
 from sipo.weights import Weight, corners, is_corner
+
+if TYPE_CHECKING:
+    from sipo.engines import Engine, Span
 
 Array = NDArray[np.float64]
 Tokens = tuple[int, ...]
@@ -131,8 +134,8 @@ class LogprobTable:
 
     def fill(
         self,
-        engine: Engine,
-        span: Span,
+        engine: "Engine",
+        span: "Span",
         groups: Iterable[Group],
         models: Mapping[str, Point],
         *,

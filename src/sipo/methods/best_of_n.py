@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from sipo.estimate.work import Plan, Work, written
+from sipo.declare.work import Plan, Work, written
 from sipo.looks import Look
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec, shares
@@ -19,7 +19,7 @@ from sipo.weights import Weight
 
 if TYPE_CHECKING:
     from sipo.bank import Policy
-    from sipo.estimate.memory import Peaks
+    from sipo.declare.memory import Peaks
 
 
 class BestOfN(Section):

@@ -4,17 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sipo.declare.parts import ADAPTERS, TRAINING
+from sipo.declare.stage import Inputs
+from sipo.declare.work import Plan, Work
 from sipo.errors import SipoError
-from sipo.estimate.work import Plan, Work
-from sipo.graph.parts import ADAPTERS, TRAINING
-from sipo.graph.stage import Inputs
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec
 from sipo.weights import Weight, corners, grid, is_corner
 
 if TYPE_CHECKING:
     from sipo.bank import Policy
-    from sipo.estimate.memory import Peaks
+    from sipo.declare.memory import Peaks
     from sipo.graph.build import Graph
 
 READS = ("seed", "data", "weights", "lora", "align")

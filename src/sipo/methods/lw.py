@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sipo.estimate.work import Plan, Work, steps
-from sipo.graph.parts import LOGPROBS
-from sipo.graph.stage import Inputs
+from sipo.declare.parts import LOGPROBS
+from sipo.declare.stage import Inputs
+from sipo.declare.work import Plan, Work, steps
 from sipo.looks import Look
 from sipo.methods.by_weight import by_weight_spec
 from sipo.weights import Weight

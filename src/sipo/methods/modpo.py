@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sipo.estimate.work import Plan, Work, steps
-from sipo.graph.parts import LOGPROBS
-from sipo.graph.stage import Inputs
+from sipo.declare.parts import LOGPROBS
+from sipo.declare.stage import Inputs
+from sipo.declare.work import Plan, Work, steps
 from sipo.looks import Look
 from sipo.methods.by_weight import READS, by_weight_spec
 from sipo.settings.section import Name, Section

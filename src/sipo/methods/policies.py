@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sipo.estimate.work import Plan, Work, written
+from sipo.declare.work import Plan, Work, written
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec
 from sipo.weights import Weight, corners

@@ -7,8 +7,8 @@ chat template has no system turn is `sipo.models.template`'s.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sipo.declare.work import CHARACTERS, Plan, Work, written
 from sipo.errors import SipoError
-from sipo.estimate.work import CHARACTERS, Plan, Work, written
 from sipo.looks import Look
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sipo.bank import Policy
     from sipo.config import Config
-    from sipo.estimate.memory import Peaks
+    from sipo.declare.memory import Peaks
     from sipo.rewards.objective import Objective
     from sipo.task import Task
 

@@ -7,14 +7,14 @@ them: RACO's, or, with `raco.rule`, that of CAGrad or MGDA.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sipo.estimate.work import Plan, Work
+from sipo.declare.work import Plan, Work
 from sipo.looks import Look
 from sipo.methods.by_weight import READS, by_weight_spec
 from sipo.methods.lw import lw_needs, lw_work, train_lw
 from sipo.settings.section import Fraction, Section
 
 if TYPE_CHECKING:
-    from sipo.estimate.memory import Peaks
+    from sipo.declare.memory import Peaks
     from sipo.logprobs.table import LogprobTable
     from sipo.task import Task
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sipo.graph.stage import Inputs
+from sipo.declare.stage import Inputs
 from sipo.looks import Look
 from sipo.methods.interface import Method
 from sipo.methods.mod import mod

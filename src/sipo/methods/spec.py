@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sipo.estimate.work import Plan, Work, written
-from sipo.graph.stage import Inputs
+from sipo.declare.stage import Inputs
+from sipo.declare.work import Plan, Work, written
 from sipo.looks import Look
 from sipo.settings.section import Section
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
-    from sipo.estimate.memory import Peaks
+    from sipo.declare.memory import Peaks
     from sipo.graph.build import Graph
     from sipo.methods.interface import Method
     from sipo.task import Task

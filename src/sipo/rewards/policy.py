@@ -11,8 +11,9 @@ import torch
 from sipo.bank import Bank, load_adapter
 from sipo.bank.peft_folder import read_lora
 from sipo.decoding import at_soup
-from sipo.engines import ScoreRequest, Span, opened
+from sipo.engines import Span, opened
 from sipo.errors import SipoError
+from sipo.logprobs.score import ScoreRequest
 from sipo.models.chat import Codec
 from sipo.models.load import find_device, identify, load_backbone, pick_dtype
 from sipo.models.shapes import outline, shape_of

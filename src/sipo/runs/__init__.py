@@ -1,1 +1,1 @@
-"""A run: its folder, its plan, and the pipeline that brings it about."""
+"""A run: what it is of, and the pipeline that brings it about."""

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sipo.config import Config
+from sipo.declare.stage import Output, Part, Stage
 from sipo.disk.damage import DamageError
+from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import digest_of_part, key_of, outside_of
-from sipo.graph.stage import Output, Part, Stage
-from sipo.runs.folder import RunFolder
 from sipo.settings import Model
 
 
@@ -29,7 +29,7 @@ class Outputs:
 
     Raises SipoError for damage.
 
-    >>> from sipo.graph.parts import POLICIES
+    >>> from sipo.declare.parts import POLICIES
     >>> outputs = sipo.Outputs(Path("runs/quickstart"), sipo.load_config("quickstart.yaml"))
     >>> [policy.rank for policy in outputs.read("align", POLICIES)]
     [2, 2]

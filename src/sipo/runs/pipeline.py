@@ -10,12 +10,12 @@ from typing import Any
 
 from sipo.config import Config
 from sipo.config.file import dump_config
+from sipo.declare.stage import Stage
 from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import outside_of
-from sipo.graph.stage import Stage
 from sipo.methods.registry import improves
 from sipo.models.load import find_device
 from sipo.plain import command

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from sipo.config import Config
 from sipo.config.file import load_config
+from sipo.declare.parts import FRONTS
 from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
+from sipo.disk.run import MOMENT, PARTIAL, RunFolder, digest_of
 from sipo.disk.tables import read_checked
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
-from sipo.graph.parts import FRONTS
 from sipo.plain import command
-from sipo.runs.folder import MOMENT, PARTIAL, RunFolder, digest_of
 from sipo.runs.outputs import Outputs
 
 State = Literal["done", "partial", "stale", "absent", "damaged"]

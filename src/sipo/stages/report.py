@@ -6,6 +6,7 @@ The model is not asked. Writes `report.html`, `front.png` and `training.png`.
 from pathlib import Path
 from typing import Any
 
+from sipo.disk.run import RunFolder
 from sipo.disk.tables import write_text
 from sipo.graph.build import Graph
 from sipo.records import Response
@@ -19,7 +20,6 @@ from sipo.report.page import Picture, render
 from sipo.report.plots import front_png, training_png
 from sipo.report.verdict import lift, verdict
 from sipo.report.yields import chose_nothing, stayed, trust, why_fallen, yields
-from sipo.runs.folder import RunFolder
 from sipo.stages.realign import WAYS_OUT
 from sipo.stages.sample import worked_rows
 from sipo.task import Task

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from sipo.config import Config
 from sipo.config.file import parse_config
+from sipo.declare.parts import RESPONSES
 from sipo.disk.damage import reading
 from sipo.disk.locking import alone
 from sipo.disk.publishing import replacing
 from sipo.errors import SipoError
-from sipo.graph.parts import RESPONSES
 from sipo.progress import Progress
 from sipo.records import Response
 from sipo.runs.outputs import Outputs

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from sipo.config.file import parse_config
+from sipo.declare.parts import CANDIDATES, CHOICE
 from sipo.disk.tables import read_checked, write_checked
 from sipo.filters.contest import CHOSEN
 from sipo.finished.built import task_of
-from sipo.graph.parts import CANDIDATES, CHOICE
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.dominance import truly_better
 from sipo.progress import Progress

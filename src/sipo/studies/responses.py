@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from sipo.config.file import parse_config
+from sipo.declare.parts import CANDIDATES
 from sipo.errors import SipoError
 from sipo.filters.contest import CHOSEN
-from sipo.graph.parts import CANDIDATES
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.indicators import signs
 from sipo.pareto.verdicts import decide, holm

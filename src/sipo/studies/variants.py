@@ -14,16 +14,16 @@ import torch
 
 from sipo.bank import Bank, load_adapter
 from sipo.data import folds_of
+from sipo.declare.parts import LOGPROBS, REFINEMENTS, SAMPLES
 from sipo.decoding import at_soup
-from sipo.engines import ScoreRequest
+from sipo.disk.run import RunFolder
 from sipo.filters.calibrated import Calibrated, decide_calibrated, fit_on_held_out
 from sipo.filters.contest import CHOSEN, Array, Contest, contests
 from sipo.filters.evidence import features_of, labelled_pairs, utilities_of
 from sipo.filters.judge import LabelledPairs, fit_judge
-from sipo.graph.parts import LOGPROBS, REFINEMENTS, SAMPLES
 from sipo.logprobs.packing import Group, pack
+from sipo.logprobs.score import ScoreRequest
 from sipo.logprobs.table import LogprobTable, policy
-from sipo.runs.folder import RunFolder
 from sipo.runs.outputs import Outputs
 from sipo.stages.sample import worked_rows
 from sipo.task import Task

@@ -33,8 +33,9 @@ from sipo.decoding import (
     base,
     seed_of,
 )
-from sipo.engines import Engine, Local, ScoreRequest, Span
+from sipo.engines import Engine, Local, Span
 from sipo.errors import SipoError
+from sipo.logprobs.score import ScoreRequest
 from sipo.models.load import Backbone, load_backbone
 from sipo.settings import Decoding, Execution, Lora, Model
 

@@ -21,9 +21,9 @@ from sipo.config.schema import keys_of
 from sipo.data.rows import Row
 from sipo.data.sources.interface import Dropped, Record, Source
 from sipo.data.sources.registry import sources
+from sipo.declare.parts import CANDIDATES, RESPONSES
 from sipo.filters.registry import find as find_rule
 from sipo.filters.spec import RuleSpec
-from sipo.graph.parts import CANDIDATES, RESPONSES
 from sipo.methods.registry import find as find_method
 from sipo.methods.spec import MethodSpec
 from sipo.rewards import Item, score_responses

@@ -7,7 +7,7 @@ from urllib.parse import unquote_plus, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from sipo.graph.stage import later
+from sipo.declare.stage import later
 from sipo.rewards.kinds.spec import RewardSpec
 from sipo.settings.section import Natural, Number, Positive, Rate, Section
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sipo.graph.stage import later
+from sipo.declare.stage import later
 from sipo.rewards.kinds.spec import RewardSpec
 from sipo.settings.section import Dtype, Rate, Section
 

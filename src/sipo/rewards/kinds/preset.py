@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sipo.graph.stage import later
+from sipo.declare.stage import later
 from sipo.rewards.kinds.spec import RewardSpec
 from sipo.settings.section import Dtype, Section
 

@@ -9,10 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sipo.estimate.work import Plan, Work, nothing
+from sipo.declare.work import Plan, Work, nothing
 
 if TYPE_CHECKING:
-    from sipo.estimate.memory import Peaks
+    from sipo.declare.memory import Peaks
 
 
 @dataclass(frozen=True)

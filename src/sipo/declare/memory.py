@@ -11,7 +11,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sipo.bank.adapter import target_layers, widths
-from sipo.estimate.work import Reckoning
+from sipo.declare.work import Reckoning
 from sipo.settings import Lora
 
 SPARE = 0.1

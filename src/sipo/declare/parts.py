@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sipo.declare.stage import Part
 from sipo.disk.tables import read_json, read_lines, read_records
-from sipo.graph.stage import Part
 from sipo.records import Candidate, Refinement, Response, Sample
 
 if TYPE_CHECKING:
