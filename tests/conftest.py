@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +25,9 @@ from sipo.models.load import Backbone, load_backbone
 from sipo.rewards import Item
 from sipo.rewards.examples import Example
 from sipo.settings import Execution, Lora, Model
+
+# As where this environment is active: commands that are printed begin with `sipo`.
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
 
 # The models are so small that threads only wait for each other; OMP_NUM_THREADS=2 tries more all the same.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

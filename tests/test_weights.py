@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.cli.arguments import parse_weights
+from sipo.commands import evenly, ratios
 from sipo.config.file import parse_config
 from sipo.errors import SipoError
-from sipo.weights import as_weight, corners, evenly, grid, is_corner, simplex_lattice
+from sipo.weights import as_weight, corners, grid, is_corner, simplex_lattice
 
 NAMES = ("helpful", "harmless", "honest")
 
@@ -75,4 +76,4 @@ def test_a_run_s_grid_is_a_lattice_or_a_list(settings: dict) -> None:
 @pytest.mark.parametrize("n", range(2, 13))
 def test_even_shares_can_be_read_back(n: int) -> None:
     names = [f"o{i}" for i in range(n)]
-    assert as_weight(parse_weights(evenly(names)), names, "here") == pytest.approx([1 / n] * n)
+    assert as_weight(parse_weights(ratios(evenly(names))), names, "here") == (1 / n,) * n

@@ -1,7 +1,6 @@
 """Text from elsewhere (files, people, models, servers) made fit to be shown: on terminals, on pages, in Markdown."""
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 
 # Not among them are tab and line feed, nor the marks that right-to-left text needs and that turn nothing around.
@@ -18,11 +17,6 @@ def opening(text: str, length: int = 80) -> str:
     """How a text begins, on one line, in quotes."""
     line = plain(" ".join(text[: 10 * length].split()))
     return f"'{line[:length]}{'...' if len(line) > length or len(text) > 10 * length else ''}'"
-
-
-def command(*words: object) -> str:
-    """A command line to be copied: words in quotes where a shell would read something else into them."""
-    return shlex.join(map(str, words))
 
 
 class Markdown(str):

@@ -46,11 +46,6 @@ def grid(config: "Config") -> list[Weight]:
     return [as_weight(shares, config.names, f"weights.grid[{i}]") for i, shares in enumerate(config.weights.grid)]
 
 
-def evenly(objectives: Sequence[str]) -> str:
-    """The same share for each objective, in as many digits as `--weights` needs to read it."""
-    return ",".join(f"{name}={1 / len(objectives):.9g}" for name in objectives)
-
-
 def is_corner(weight: Weight) -> bool:
     return max(weight) == 1.0
 

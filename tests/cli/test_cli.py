@@ -245,7 +245,7 @@ def test_heavy_verbs_say_nothing_but_our_own_lines(finished: Finished, tmp_path:
     command = ["export", str(finished.run), "--weights", WEIGHTS, "--to", str(tmp_path / "merged"), "--merged"]
     done = subprocess.run([sys.executable, "-m", "sipo", *command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 1
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [f"{tmp_path / 'merged'}:", "serve"]
 
 
 def test_the_same_in_python(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:

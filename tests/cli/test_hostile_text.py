@@ -20,8 +20,9 @@ from markdown_it import MarkdownIt
 
 import sipo
 from sipo.cli.main import main
+from sipo.commands import command
 from sipo.errors import SipoError
-from sipo.plain import code, command, escape, markdown_table, opening, plain
+from sipo.plain import code, escape, markdown_table, opening, plain
 from sipo.progress import Progress
 
 HOSTILE = {

@@ -192,7 +192,9 @@ def test_without_vllm_one_line_says_how_to_get_it(bank: Bank, monkeypatch: pytes
     monkeypatch.setattr(sipo.engines, "find_spec", lambda _: None)
     check_engine(Execution())
     for use in (check_engine, lambda execution: opened(execution, bank).__enter__()):
-        with pytest.raises(SipoError, match=r"execution.engine: vllm is not installed; pip install 'sipo\[vllm\]'"):
+        with pytest.raises(
+            SipoError, match=r"execution.engine: vllm is not installed; `.* -m pip install 'vllm<[\d.]+,>=[\d.]+'`"
+        ):
             use(Execution(engine="vllm"))
 
 

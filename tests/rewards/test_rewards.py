@@ -143,5 +143,5 @@ def test_sentiment_tells_kind_from_hostile() -> None:
 )
 def test_the_missing_extra_is_named(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(SipoError, match=rf"{name}`: .*{module}.*pip install 'sipo\[text\]'"):
+    with pytest.raises(SipoError, match=rf"{name}`: .*{module}.*pip install 'textstat\S+ 'vadersentiment"):
         score(f"sipo.rewards.text:{name}", ["r"])

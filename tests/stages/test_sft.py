@@ -248,7 +248,7 @@ def test_a_finished_run_does_nothing_again(finished: Any, monkeypatch: pytest.Mo
 
 def test_without_trl_it_says_what_to_install(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "trl", None)
-    with pytest.raises(SipoError, match=r"sft: needs TRL .*; pip install 'sipo\[sft\]'"):
+    with pytest.raises(SipoError, match=r"sft: needs TRL .*; `.* -m pip install .*'trl>=[\d.]+'"):
         run(task_of(settings).config, quiet=True)
 
 

@@ -11,11 +11,12 @@ from sipo.cli.arguments import parse_pairs, parse_weights
 from sipo.cli.data import data
 from sipo.cli.disk import writing
 from sipo.cli.reward import reward
+from sipo.commands import serve_exported, sipo
 from sipo.config import Config
 from sipo.config.file import load_config
 from sipo.errors import SipoError
 from sipo.hush import hush
-from sipo.plain import command, plain
+from sipo.plain import plain
 from sipo.progress import say
 
 app = typer.Typer(
@@ -57,7 +58,7 @@ def init(
 
     with writing(path):
         write_config(path, data)
-    say(f"{path}: written; `{command('sipo', 'check', path)}` is next")
+    say(f"{path}: written; `{sipo('check', path)}` is next")
 
 
 @app.command()
@@ -91,10 +92,10 @@ def check(
     found = check(settings, gpu=gpu, tokens_per_second=tokens_per_second)
     laid_over = [word for override in overrides or () for word in ("--set", override)]
     if found.absent.rows:
-        say(f"what is here can be read; `{command('sipo', 'check', config, *laid_over)}` again once the rows are there")
+        say(f"what is here can be read; `{sipo('check', config, *laid_over)}` again once the rows are there")
     else:
         what = "nothing stops it" if found.remarks else f"{'what is here' if found.absent else 'all'} is well"
-        say(f"{what}; `{command('sipo', 'run', config, *laid_over)}` starts it")
+        say(f"{what}; `{sipo('run', config, *laid_over)}` starts it")
 
 
 @app.command()
@@ -132,7 +133,7 @@ def try_it(
 
     with writing(to):
         config = make_testbed(environment, seed, to)
-    say(f"{config}: ready; `{command('sipo', 'run', config)}` runs it")
+    say(f"{config}: ready; `{sipo('run', config)}` runs it")
     if not only_prepare:
         run(config)
 
@@ -158,7 +159,9 @@ def generate(
     run: RunFolder,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to answer.")],
     weights: Annotated[str | None, typer.Option(metavar="A=0.3,B=0.7", help="A share for each objective.")] = None,
-    method: Annotated[str, typer.Option(help="sipo, mod, soups, lw, base, policy:NAME, ...")] = "sipo",
+    method: Annotated[
+        str | None, typer.Option(help="sipo, mod, soups, lw, base, policy:NAME, ...  [default: sipo, else mod]")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.  [default: the run's]")] = None,
     top_k: Annotated[int | None, typer.Option(help="0 is off.  [default: the run's]")] = None,
     top_p: Annotated[float | None, typer.Option(help="1 is off.  [default: the run's]")] = None,
@@ -224,13 +227,14 @@ def export(
     shares = parse_weights(weights)
     hush()
     from sipo.finished.handle import open
-    from sipo.methods.registry import improves
+    from sipo.methods.registry import usual_soup
 
     finished = open(run)
-    newest = "sipo-soups" if improves(finished.config.methods) else "soups"
     with writing(to):
-        finished.at(shares, method or newest).save_pretrained(to, merged=merged)
+        finished.at(shares, method or usual_soup(finished.config.methods)).save_pretrained(to, merged=merged)
     say(f"{to}: written; {to / 'README.md'} says how to load it")
+    if served := serve_exported(to):
+        say(f"serve it {served}")
 
 
 @app.command()

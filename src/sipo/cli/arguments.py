@@ -6,7 +6,7 @@ from sipo.errors import SipoError
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """`a=0.3,b=0.7` as shares by objective. Raises SipoError; that they lie on the simplex is checked elsewhere."""
+    """`a=0.3,b=0.7` or `a=1/3,b=2/3` as shares by objective. Raises SipoError."""
     return {name: _number(name, share) for name, share in parse_pairs("--weights", text.split(",")).items()}
 
 
@@ -24,7 +24,8 @@ def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def _number(name: str, text: str) -> float:
+    above, slash, below = text.partition("/")
     try:
-        return float(text)
-    except ValueError:
-        raise SipoError(f"--weights: {name}={text} is no number; write shares such as {name}=0.5") from None
+        return float(above) / float(below) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise SipoError(f"--weights: {name}={text} is no number; write shares such as {name}=0.5 or 1/3") from None

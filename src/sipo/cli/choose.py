@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from sipo.commands import export, generate, question, sipo
 from sipo.config import Config
 from sipo.declare.parts import RESPONSES
 from sipo.errors import SipoError
-from sipo.methods.registry import find
+from sipo.methods.registry import find, usual, usual_soup
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.choosing import equal_gain, knee, reachable, shortfall, simultaneous_intervals, within
-from sipo.plain import command
 from sipo.progress import Progress
 from sipo.records import Response, comparable
 from sipo.runs.outputs import Outputs
@@ -81,7 +81,7 @@ def choose(run: Path, wish: Wish, methods: Sequence[str] = (), *, as_json: bool 
     if as_json:
         print(json.dumps(chosen, ensure_ascii=False))
     else:
-        _say(run, config, wish, chosen)
+        _say(run, config, wish, chosen, question(each.text for each in responses))
 
 
 def _responses(run: Path, config: Config) -> list[Response]:
@@ -146,9 +146,8 @@ def _best(config: Config, wish: Wish, means: Array, base: Array | None) -> int:
     return int(np.argmax(means[:, i] * (1 if config.maximise[i] else -1)))
 
 
-def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any]) -> None:
+def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any], prompt: str) -> None:
     progress = Progress()
-    shares = ",".join(f"{name}={share:.9g}" for name, share in chosen["weights"].items())
     shown = " ".join(f"{name}={share:g}" for name, share in chosen["weights"].items())
     if chosen["fits"]:
         sure = (
@@ -173,11 +172,13 @@ def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any]) -> None:
     progress.table(
         "mean rewards on held-out prompts, with 95 % intervals that hold for all points at once", columns, rows
     )
-    method = ["--method", chosen["method"]]
-    ask = command("sipo", "generate", run, *method, "--weights", shares, "--prompt", "Why is the sky blue?")
-    progress.say(f"ask it   {ask}")
-    spec = find(chosen["method"])
-    single = spec.exported and spec.models(tuple(chosen["weights"].values())) == 1
-    take = method if single else []
-    where = "" if single else " (the soup of its policies: one model, not this mixture)"
-    progress.say(f"take it  {command('sipo', 'export', run, *take, '--weights', shares, '--to', 'chosen')}{where}")
+    weights, method = chosen["weights"], chosen["method"]
+    spec, named = find(method), None if method == usual(config.methods) else method
+    progress.say(f"ask it   {sipo(*generate(run, weights, prompt, named))}")
+    if spec.exported:
+        alone = spec.models(tuple(weights.values())) == 1
+        soup = usual_soup([method])
+        taken = export(run, weights, "chosen", method if alone else soup)
+        progress.say(
+            f"take it  {sipo(*taken)}{'' if alone else ' # the soup of its policies: one model, not this mixture'}"
+        )

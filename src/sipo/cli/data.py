@@ -7,8 +7,8 @@ import typer
 
 from sipo.cli.arguments import parse_pairs
 from sipo.cli.disk import writing
+from sipo.commands import sipo
 from sipo.hush import hush
-from sipo.plain import command
 from sipo.progress import say
 
 data = typer.Typer(help="Look at preference rows, or make them.", no_args_is_help=True, rich_markup_mode=None)
@@ -65,7 +65,7 @@ def label(
             seed=seed,
             device=device,
         )
-    say(f"{to}: {rows} rows; `{command('sipo', 'data', 'inspect', to)}` shows them")
+    say(f"{to}: {rows} rows; `{sipo('data', 'inspect', to)}` shows them")
 
 
 @data.command()

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from sipo.cli.arguments import parse_pairs
+from sipo.commands import sipo
 from sipo.data.cleaning import Choice
 from sipo.data.columns import about_unread
 from sipo.data.convert import convert
 from sipo.data.datacard import GIVEN_UP
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
-from sipo.plain import command
 from sipo.progress import say
 
 
@@ -55,7 +55,7 @@ def prepare_source(
     for line in (*made.doubts, *about_unread(made.unread)):
         say(line)
     rows_file = to / made.file
-    following = f"`{command('sipo', 'init', 'run.yaml', '--data', rows_file)}` is next"
+    following = f"`{sipo('init', 'run.yaml', '--data', rows_file)}` is next"
     if len(count.objectives) < 2:
         following = "a run needs two objectives or more"
     say(f"{rows_file}: written; {to / 'README.md'} is its card; {following}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sipo.plain import command
+from sipo.commands import resume, sipo
 from sipo.progress import Progress
 from sipo.report.fronts import in_short
 from sipo.runs.status import StageStatus, fronts_of, read_run, stage_statuses
@@ -25,7 +25,7 @@ def show_status(run: Path) -> None:
             progress.say(stage.problem)
     if not all(stage.state == "done" for stage in stages):
         progress.say()
-        progress.say(f"`{command('sipo', 'run', run / 'config.yaml', '--run-dir', run)}` goes on")
+        progress.say(f"`{sipo(*resume(run))}` goes on")
 
 
 def _row(stage: StageStatus) -> list[str]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sipo.commands import resume, sipo
 from sipo.errors import SipoError
-from sipo.plain import command, plain
+from sipo.plain import plain
 
 SUBJECT, CONFIG = "subject.json", "config.yaml"
 """Stand in every run's folder, beside the folders of its stages."""
@@ -45,9 +46,9 @@ def way_out(path: Path, sealed: bool = False) -> str:
     for run in path.parents:
         if is_run(run):
             if path.relative_to(run) == Path(CONFIG):
-                anew = command("sipo", "run", "CONFIG", "--run-dir", run)
+                anew = sipo("run", "CONFIG", "--run-dir", run)
                 return f"`{anew}` writes it anew; CONFIG is your own file, or an edited copy"
-            again = command("sipo", "run", run / CONFIG, "--run-dir", run)
+            again = sipo(*resume(run))
             stage = next((each for each in stages_in(run) if each in (path, *path.parents)), None)
             if not sealed and stage:
                 return f"`{again} --from {stage.relative_to(run).as_posix()}` makes it anew"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sipo.bank import Bank
+from sipo.commands import install_extra
 from sipo.decoding import Generated, Request
 from sipo.disk.journal import Results, in_any_order
 from sipo.engines.interface import Engine, Span
@@ -25,7 +26,8 @@ __all__ = ["Engine", "Local", "Pool", "Span", "answer", "check_engine", "opened"
 def check_engine(execution: Execution) -> None:
     """Raise SipoError where the configured engine is not installed."""
     if execution.engine == "vllm" and find_spec("vllm") is None:
-        raise SipoError("execution.engine: vllm is not installed; pip install 'sipo[vllm]', or set it to transformers")
+        way = install_extra("vllm")
+        raise SipoError(f"execution.engine: vllm is not installed; `{way}`, or set it to transformers")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sipo import __version__
+from sipo.commands import serve
 from sipo.config import Config
 from sipo.methods.registry import specs
 from sipo.models.chat import Codec
@@ -40,7 +41,7 @@ def model_card(model: "AlignedModel", *, base: str, rank: int | None, codec: Cod
         "## Numbers",
         _numbers(run, config, nearest, method),
         "## How to use it",
-        _use(base, None if config.fine_tunes else config.model.revision, rank is None, codec),
+        _use(base, None if config.fine_tunes else config.model.revision, rank, codec),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -100,7 +101,8 @@ def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
     return "\n\n".join(filter(None, [what, markdown_table(columns, lines), left_out(fronts), about]))
 
 
-def _use(base: str, revision: str | None, merged: bool, codec: Codec | None) -> str:
+def _use(base: str, revision: str | None, rank: int | None, codec: Codec | None) -> str:
+    merged = rank is None
     if merged:
         code = [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -118,7 +120,9 @@ def _use(base: str, revision: str | None, merged: bool, codec: Codec | None) -> 
             'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
             f"tokenizer = AutoTokenizer.from_pretrained({_quoted(base)}{at})",
         ]
-    return "\n".join(["```python", *code, *(_asking(codec) if codec else []), "```"])
+    served = serve("path/to/this/folder", None if merged else base, rank or 0)
+    server = ["", "With vLLM:", "", "```sh", served, "```"] if served else []
+    return "\n".join(["```python", *code, *(_asking(codec) if codec else []), "```", *server])
 
 
 def _asking(codec: Codec) -> list[str]:

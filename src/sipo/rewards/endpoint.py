@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
+from sipo.commands import install_extra
 from sipo.errors import SipoError
 from sipo.plain import plain
 from sipo.rewards.kinds.judge import Judge
@@ -153,5 +154,5 @@ def _httpx() -> Any:
     try:
         import httpx2  # an optional extra
     except ModuleNotFoundError as error:
-        raise SipoError(f"no module named `{error.name}`; pip install 'sipo[judge]'") from None
+        raise SipoError(f"no module named `{error.name}`; `{install_extra('judge')}`") from None
     return httpx2

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from sipo.commands import install_extra
 from sipo.errors import SipoError
 
 WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
@@ -41,4 +42,4 @@ def sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
 
 
 def _missing(error: ModuleNotFoundError) -> SipoError:
-    return SipoError(f"no module named `{error.name}`; pip install 'sipo[text]'")
+    return SipoError(f"no module named `{error.name}`; `{install_extra('text')}`")

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sipo.bank.kinds import base_of
+from sipo.commands import evenly, export, generate, question, serve, sipo
 from sipo.config import Config
 from sipo.config.file import dump_config
 from sipo.declare.stage import Stage
@@ -16,16 +18,14 @@ from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import outside_of
-from sipo.methods.registry import improves
+from sipo.methods.registry import find
 from sipo.models.load import find_device
-from sipo.plain import command
 from sipo.progress import Progress
 from sipo.runs.outputs import Outputs, backbone_of
 from sipo.runs.peak import peak_bytes, reset_peak
 from sipo.runs.subject import subject
 from sipo.runs.validate import validate
 from sipo.task import Task
-from sipo.weights import evenly
 
 
 def run(
@@ -185,14 +185,16 @@ def _introduce(task: Task) -> None:
 
 
 def _conclude(task: Task, run: Path) -> None:
-    weights = evenly(task.objectives)
-    say: Any = task.progress.say
+    config, weights, say = task.config, evenly(task.objectives), task.progress.say
+    prompts = (row.text for row in task.splits.test if len(row.prompt) == 1)
+    base = None if config.policies == "full" else base_of(run / "align" / "adapters" / task.objectives[0])
+    served = serve("soup", base, config.lora.r * len(weights))
     say()
     say(f"report   {run / 'report' / 'report.html'}")
     say(f"fronts   {run / 'compare' / 'fronts.json'}")
-    by = [] if improves(task.config.methods) else ["--method", "mod"]
-    say(f"ask it   {command('sipo', 'generate', run, *by, '--weights', weights, '--prompt', 'Why is the sky blue?')}")
-    say(f"take it  {command('sipo', 'export', run, '--weights', weights, '--to', 'soup')}")
-    whole = "AutoModelForCausalLM.from_pretrained('soup'), or vllm serve soup"
-    adapter = "PeftModel.from_pretrained(base, 'soup'), or vllm serve BASE --lora-modules soup=soup"
-    say(f"         then {whole if task.config.policies == 'full' else adapter}")
+    if any(find(name).steered for name in config.methods):
+        say(f"choose   {sipo('choose', run, '--knee')}")
+    say(f"ask it   {sipo(*generate(run, weights, question(prompts)))}")
+    say(f"take it  {sipo(*export(run, weights, 'soup'))}")
+    if served:
+        say(f"serve it {served}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sipo.commands import resume, sipo
 from sipo.config import Config
 from sipo.config.file import load_config
 from sipo.declare.parts import FRONTS
@@ -14,7 +15,6 @@ from sipo.disk.run import MOMENT, PARTIAL, RunFolder, digest_of
 from sipo.disk.tables import read_checked
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
-from sipo.plain import command
 from sipo.runs.outputs import Outputs
 
 State = Literal["done", "partial", "stale", "absent", "damaged"]
@@ -85,8 +85,7 @@ def require(run: Path, config: Config, stage: str) -> None:
     if found.problem:
         raise SipoError(found.problem)
     if found.state != "done":
-        finish = command("sipo", "run", Path(run) / CONFIG, "--run-dir", run)
-        raise SipoError(f"{run}: stage `{stage}` is {found.state}, not done; `{finish}` finishes it")
+        raise SipoError(f"{run}: stage `{stage}` is {found.state}, not done; `{sipo(*resume(run))}` finishes it")
 
 
 def fronts_of(run: Path, config: Config) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sipo.bank.adapter import attention_modules
+from sipo.commands import install_extra
 from sipo.decoding import seed_of
 from sipo.disk.content import flaw_in, seal_of
 from sipo.disk.damage import DamageError, note
@@ -86,7 +87,7 @@ def check_trl() -> None:
     try:
         import trl  # noqa: F401
     except ImportError as error:
-        raise SipoError(f"sft: needs TRL ({error}); pip install 'sipo[sft]'") from None
+        raise SipoError(f"sft: needs TRL ({error}); `{install_extra('sft')}`") from None
 
 
 def _trainer(

@@ -12,10 +12,11 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from sipo.commands import command
 from sipo.disk.locking import alone
 from sipo.disk.tables import read_checked, write_bytes, write_checked, write_text
 from sipo.errors import SipoError
-from sipo.plain import code, command, escape, markdown_table
+from sipo.plain import code, escape, markdown_table
 from sipo.progress import Progress
 from sipo.studies.ground import Ground
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sipo.commands import install_extra
 from sipo.data.sources.interface import Hub, Record
 from sipo.data.sources.reading import split_named
 from sipo.errors import SipoError
@@ -22,7 +23,7 @@ def _load(part: Hub) -> dict[str, Any]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise SipoError(f"{part.id}: data sets on the hub need another package; pip install 'sipo[hub]'") from None
+        raise SipoError(f"{part.id}: data sets on the hub need another package; `{install_extra('hub')}`") from None
     try:
         loaded = load_dataset(part.id, part.config, data_dir=part.folder)
     except Exception as error:  # the loaders raise whatever the network and the files lead them to
