@@ -3,20 +3,39 @@
 sipo's own are held to the same suites.
 """
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import yaml
 
+from sipo.config import run as configuration
+from sipo.config.file import parse_config
+from sipo.data.sources import registry as source_registry
 from sipo.data.sources import trl
+from sipo.data.sources.registry import known_sets, sources
+from sipo.declare.parts import POLICIES, SAMPLES
+from sipo.errors import SipoError
 from sipo.filters import rewards
+from sipo.filters.registry import specs as rules
+from sipo.filters.spec import Filter, RuleSpec
+from sipo.graph import build, key
 from sipo.methods import policies
+from sipo.methods.by_weight import by_weight_spec
+from sipo.methods.lw import lw_needs, lw_work
+from sipo.methods.raco import Mgda
+from sipo.methods.registry import find, specs
+from sipo.methods.spec import MethodSpec
+from sipo.rewards.kinds.spec import RewardSpec
+from sipo.settings.section import Section
 from sipo.testing.plugins import MethodConformance, RewardConformance, RuleConformance, SourceConformance
 from sipo.testing.tiny import tiny_settings
 
@@ -146,6 +165,7 @@ def test_a_method_and_a_filter_rule_of_one_file_each(tmp_path: Path) -> None:
     ("group", "code", "line"),
     [
         ("sipo.methods", "import nothing_of_that_name", "cannot be imported (ModuleNotFoundError: No module named"),
+        ("sipo.methods", "import sys; sys.exit(3)", "cannot be imported (SystemExit: 3)"),
         ("sipo.methods", "MINE = 5", "the entry point broken:MINE of sipo.methods: is no MethodSpec, nor a tuple of them"),
         ("sipo.filters", "from sipo.filters.paper import RULES\nMINE = RULES * 2", None),
         ("sipo.filters", RULE.replace('"longest"]', '"paper"]'), "the filter rule `paper` is there already; remove one"),
@@ -157,6 +177,186 @@ def test_a_package_that_is_broken_is_one_line(group: str, code: str, line: str |
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (said,) = done.stderr.splitlines()
     assert said.startswith("error: ") and (line or "nowhere") in said
+
+
+def spec(name: Any = "mine", **more: Any) -> MethodSpec:
+    return MethodSpec(name, "says", build=lambda config, policies: [], **more)
+
+
+class Keys(Section):
+    share: float = 0.5
+
+
+class Needy(Section):
+    share: float
+
+
+class Other(Filter):
+    rule: Literal["other"] = "other"
+
+
+class Both(Filter):
+    rule: Literal["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("declare", "said"),
+    [
+        *((lambda name=name: spec(name), "is no name") for name in ("../x", "..", "", "a b", "<b>", "policy:x", 5)),
+        (lambda: spec(reads="seed"), "no tuple"),
+        (lambda: spec(settings=Keys), "settings without a section"),
+        (lambda: spec(section="mine"), "a section without settings"),
+        (lambda: spec(section="my-own", settings=Keys), "the section `my-own`"),
+        (lambda: spec(section="_mine", settings=Keys), "the section `_mine`"),
+        (lambda: spec(section="mine", settings=5), "no class of Section"),
+        (lambda: spec(section="mine", settings=Needy), "Needy.share has no default"),
+        (lambda: spec(section="mine", settings=(Keys, Keys)), "no Literal"),
+        (lambda: spec(section="mine", settings=(Both, Both)), "two are the same"),
+        (lambda: RuleSpec(Filter, "says", print), "no Literal"),
+        (lambda: RuleSpec(Both, "says", print), "declare each by itself"),
+        (lambda: RuleSpec(Mgda, "says", print), "no class of Filter"),
+        (lambda: RuleSpec(Other, "says", print, reads="seed"), "no tuple"),
+        (lambda: RewardSpec("mine", Keys, "says", print), "has no key `mine`"),
+        (lambda: RewardSpec("share", Keys, "says", print, places=("folder",)), "has no key `folder`"),
+        (lambda: RewardSpec("share", dict, "says", print), "no class of Section"),
+    ],
+)
+def test_what_no_configuration_could_hold_is_refused_where_it_is_declared(declare: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        declare()
+
+
+@pytest.mark.parametrize("section", ["align", "seed", "filter", "names", "model_dump", "mod", "raco"])
+def test_a_methods_section_takes_no_other_keys_place(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = spec(section=section, settings=Keys)
+    monkeypatch.setattr(configuration, "specs", lambda: {**specs(), "mine": mine})
+    with pytest.raises(SipoError, match=f"the method `mine`: there is a key `{section}` already"):
+        configuration._sections()
+
+
+def test_of_the_filter_rules_one_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "rules", lambda: {**rules(), "other": RuleSpec(Other, "says", print)})
+    with pytest.raises(SipoError, match="the filter rules: 2 of .*, other have a default"):
+        configuration._filter()
+
+
+def test_a_data_set_has_one_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = next(iter(known_sets()))
+    twice = replace(trl.SOURCE, name="mine", known=(known_sets()[taken][1],))
+    monkeypatch.setattr(source_registry, "sources", lambda: (*sources(), twice))
+    with pytest.raises(SipoError, match=f"both have a data set `{taken}`"):
+        known_sets.__wrapped__()
+
+
+def trained(name: str, **more: Any) -> MethodSpec:
+    return by_weight_spec(name, "says", print, lw_needs, work=lw_work, **more)
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        *((trained(name), "there is another of that name") for name in ("align", "compare", "report", "sample")),
+        (trained("answers"), "stage `answers/answers`: `answers` stands there"),
+        (trained("mine", reads=("nothing.at.all",)), "reads the key nothing.at.all, which"),
+        (spec(reads=("mod.alfa",)), "reads the key mod.alfa, which"),
+        (spec(reads=("objectives.rewards",)), "reads the key objectives.rewards, which"),
+        (spec(needs=lambda graph: {"x": graph.on_backbone("../x", print, (), {}, writes=(POLICIES,))[POLICIES]}), "../x"),
+        (spec(needs=lambda graph: 1 / 0), "the method `mine` failed with ZeroDivisionError"),
+        (spec(needs=lambda graph: None), "the method `mine` failed with AttributeError"),
+        (spec(needs=lambda graph: {"x": graph.align}), "x is no Output of a stage"),
+        (spec(needs=lambda graph: {"x": graph["nowhere"][POLICIES]}), "failed with KeyError: 'nowhere'"),
+        (spec(needs=lambda graph: {"x": graph.align[SAMPLES]}), "stage `align` writes no samples.jsonl"),
+    ],
+)  # fmt: skip
+def test_a_method_that_does_not_fit_into_the_graph_is_one_line(
+    mine: MethodSpec, said: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "find", lambda name: mine if name == mine.name else find(name))
+    config = parse_config(settings, "settings").model_copy(update={"methods": (mine.name, "sipo")})
+    with pytest.raises(SipoError, match=re.escape(said)):
+        build.Graph(config)
+
+
+def test_a_stage_may_be_asked_for_twice_where_it_is_the_same(settings: dict[str, Any]) -> None:
+    graph = build.Graph(parse_config({**settings, "methods": ["base"]}, "settings"))
+    assert graph.held_out(2).stage is graph.held_out(2).stage
+    with pytest.raises(SipoError, match="stage `calibrate`: there is another of that name"):
+        graph.held_out(3)
+
+
+OWN = """
+from sipo.filters.spec import RuleSpec
+from sipo.methods.by_weight import by_weight_spec
+from sipo.methods.lw import lw_needs, lw_work
+from sipo.methods.spec import MethodSpec
+from sipo.rewards.kinds.spec import RewardSpec
+from sipo.settings.section import Section
+from test_plugins import Chosen
+
+
+class Scale(Section):
+    scale: float = 1
+
+
+MINE = MethodSpec("mine", "says", build=lambda config, policies: [])
+TRAINED = by_weight_spec("trained", "says", lambda task, folder, known: None, lw_needs, work=lw_work)
+RULE = RuleSpec(Chosen, "says", lambda task, contests, known: None)
+REWARD = RewardSpec("scale", Scale, "says", lambda settings, criteria, execution, moment: None)
+"""
+
+
+class Chosen(Filter):
+    rule: Literal["chosen"]
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_code_from_elsewhere_counts_by_its_content_and_versions_count(
+    raised: bool, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made by other code of a plug-in does not hold."""
+    file = tmp_path / "of_mine.py"
+    file.write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("of_mine")
+    del sys.modules["of_mine"]
+    brought = {name: getattr(module, name) for name in ("MINE", "TRAINED", "RULE", "REWARD")}
+    config = parse_config(settings, "settings")
+    first, *others = config.objectives
+    changes = {"methods": ("base", "mine", "trained", "sipo"), "filter": Chosen(rule="chosen")}
+    changes |= {"objectives": (first.model_copy(update={"reward": module.Scale()}), *others)}
+    config = config.model_copy(update=changes)
+
+    def keys() -> dict[str, str]:
+        mine = {each.name: each for each in brought.values()}
+        monkeypatch.setattr(build, "find", lambda name: mine.get(name) or find(name))
+        monkeypatch.setattr(build, "find_rule", lambda name: brought["RULE"])
+        monkeypatch.setattr(key, "kind_of", lambda reward: brought["REWARD"])
+        key._code.cache_clear()
+        about = {"model": "m", "rows": "r", "objectives": ["detail", "brevity"]}
+        made = {}
+        for stage in build.Graph(config):
+            made[stage.name] = key.key_of(stage, config, about, {name: "the same" for name, _ in stage.outputs()})
+        return made
+
+    before = keys()
+    assert keys() == before
+    if raised:
+        brought = {name: replace(each, version=2) for name, each in brought.items()}
+        brought["TRAINED"] = by_weight_spec("trained", "says", print, lw_needs, work=lw_work, version=2)
+    else:
+        file.write_text(OWN + "# more")
+    after = keys()
+    judged = [name for name in before if name.startswith("judged/")]
+    answers = ["answers/mine", *(["answers/trained"] if raised else [])]  # where sipo's own code asks its models
+    assert {name for name in before if after[name] != before[name]} == {
+        "filter", "trained", "report", *answers, *judged
+    }  # fmt: skip
+
+
+def test_a_check_that_fails_is_one_line(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "specs", lambda: {"mine": spec(check=lambda config: config.nothing)})
+    with pytest.raises(SipoError, match="the method `mine` failed with AttributeError"):
+        parse_config(settings, "settings")
 
 
 class TestPolicies(MethodConformance):

@@ -4,6 +4,7 @@ The configuration reads it, so no file of such a package loads torch at its top.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -67,13 +68,25 @@ class Registry(Generic[Spec]):
         for point in sorted(entry_points(group=self.group), key=lambda each: each.value):
             try:
                 declared = _several(point.load())
-            except Exception as error:  # whatever another package's code raises
+            except (Exception, SystemExit) as error:  # whatever another package's code raises
                 problem = f"cannot be imported ({type(error).__name__}: {error}); mend or remove it"
                 raise SipoError(f"the package that brings {point.value} to sipo: {problem}") from None
             if not all(isinstance(each, self.kind) for each in declared):
                 problem = f"is no {self.kind.__name__}, nor a tuple of them; mend or remove its package"
                 raise SipoError(f"the entry point {point.value} of {self.group}: {problem}")
             yield from ((point.value, spec) for spec in declared)
+
+
+@contextmanager
+def as_one_line(what: str, expected: type[Exception] = SipoError) -> Iterator[None]:
+    """What a plug-in's own code raises while a run is laid out, which no user of it can read, as a SipoError."""
+    try:
+        yield
+    except (SipoError, expected):
+        raise
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise SipoError(f"{what} failed with {problem}; mend or remove the package that brings it") from error
 
 
 def _several(declared: Any) -> tuple[Any, ...]:

@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from math import comb
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from sipo.config.data import Data
+from sipo.errors import SipoError
 from sipo.filters.registry import specs as rules
 from sipo.filters.spec import Filter
 from sipo.methods.registry import check_name, specs
+from sipo.registry import as_one_line
 from sipo.rewards.objective import Objective
 from sipo.settings import (
     Align,
@@ -91,7 +93,8 @@ class Run(Section):
             raise ValueError("sft.max_tokens: leaves no room for a response beside data.max_prompt_tokens; raise it")
         for spec in specs().values():
             if spec.check:
-                spec.check(self)
+                with as_one_line(f"the method `{spec.name}`", ValueError):
+                    spec.check(self)
         for place, mapping, whole in self._mappings():
             unknown, missing = (
                 sorted(set(mapping) - set(self.names)),
@@ -141,6 +144,28 @@ class Run(Section):
         return [(place, mapping, whole) for place, mapping, whole in found if isinstance(mapping, dict)]
 
 
+def _sections() -> dict[str, Any]:
+    """Of the methods. Raises SipoError where one takes the place of another key."""
+    found: dict[str, Any] = {}
+    taken: dict[str, Any] = {}
+    for spec in specs().values():
+        if spec.section is None or spec.settings is None or taken.get(spec.section) is spec.settings:
+            continue
+        if spec.section in taken or hasattr(Run, spec.section) or spec.section in Run.model_fields:
+            raise SipoError(
+                f"the method `{spec.name}`: there is a key `{spec.section}` already; give its section another name"
+            )
+        found[spec.section], taken[spec.section] = field_of(spec.settings), spec.settings
+    return found
+
+
+def _filter() -> Any:
+    try:
+        return field_of(tuple(spec.settings for spec in rules().values()))
+    except ValueError as problem:
+        raise SipoError(f"the filter rules: {problem}; mend or remove the package that brings one of them") from None
+
+
 if TYPE_CHECKING:
     Config = Run
 else:
@@ -149,6 +174,4 @@ else:
     >>> sipo.load_config("quickstart.yaml").names
     ('detail', 'plain')
     """
-    _SECTIONS = {spec.section: field_of(spec.settings) for spec in specs().values() if spec.settings}
-    _FILTER = field_of(tuple(spec.settings for spec in rules().values()))
-    Config = create_model("Config", __base__=Run, __doc__=SHOWN, filter=_FILTER, **_SECTIONS)
+    Config = create_model("Config", __base__=Run, __doc__=SHOWN, filter=_filter(), **_sections())

@@ -5,6 +5,7 @@ Nothing here loads torch: `sipo status` and the configuration read it.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,8 @@ class Stage:
     """Constants of `make`, such as the round."""
     version: int = 1
     """Raised when the code writes something else than before: what an earlier version wrote is then made anew."""
+    brought: tuple[Callable[..., Any], ...] = ()
+    """What plug-ins bring to `make`. The code of other packages counts by its content, as `make`'s own does there."""
     backbone: Output | None = None
     """What the policies stand on, where the run makes that itself."""
     work: Callable[[Plan], Work] = nothing
@@ -65,6 +68,15 @@ class Stage:
         if part not in self.writes:
             raise KeyError(f"stage `{self.name}` writes no {part.files}")
         return Output(self, part)
+
+    def is_like(self, other: "Stage") -> bool:
+        """Do both write the same into the same folder?"""
+        return self._written() == other._written()
+
+    def _written(self) -> tuple[Any, ...]:
+        made = [(each.__module__, each.__qualname__) for each in map(function_of, (self.make, *self.brought))]
+        outputs = [(name, output.stage.name, output.part) for name, output in self.outputs()]
+        return self.name, made, self.reads, outputs, self.writes, dict(self.given), self.version
 
     def needs(self) -> "Iterator[Stage]":
         """The stages that it is made from, the same one perhaps more than once."""
@@ -85,6 +97,13 @@ class Stage:
                     yield from ((f"{name}.{key}", each) for key, each in given.items())
 
 
+def function_of(made: Callable[..., Any]) -> Any:
+    """The function below its partial ones; an object that is called counts as its class."""
+    while isinstance(made, partial):
+        made = made.func
+    return made if hasattr(made, "__qualname__") else type(made)
+
+
 def later(place: str) -> Callable[..., Any]:
     """The function at `module:name`, whose module is imported when it is called: a graph is there without torch."""
     module, _, name = place.partition(":")
@@ -92,5 +111,5 @@ def later(place: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return getattr(import_module(module), name)(*args, **kwargs)
 
-    call.__name__ = call.__qualname__ = name
+    call.__module__, call.__name__, call.__qualname__ = module, name, name
     return call

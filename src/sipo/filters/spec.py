@@ -6,11 +6,11 @@ configuration reads them, so nothing here or at the top of such a file loads tor
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sipo.declare.stage import Inputs
 from sipo.filters.contest import Decision, Pool
-from sipo.settings.section import Section
+from sipo.settings.section import Section, rules_in
 
 if TYPE_CHECKING:
     from sipo.graph.build import Graph
@@ -64,8 +64,19 @@ class RuleSpec:
     """fits(task) raises SipoError where the rows do not give it what it needs."""
     explains: bool = False
     """Do its decisions hold all that speaks against a candidate?"""
+    version: int = 1
+    """Raised when it chooses otherwise than before: what an earlier version chose is then made anew."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no configuration could hold."""
+        if len(names := rules_in(self.settings)) != 1:
+            raise ValueError(f"{self.settings.__name__} is of the rules {', '.join(names)}; declare each by itself")
+        if not issubclass(self.settings, Filter):
+            raise ValueError(f"{self.settings.__name__} is no class of Filter")
+        if not isinstance(self.reads, tuple):
+            raise ValueError(f"reads of `{self.name}` is no tuple of keys")
 
     @property
     def name(self) -> str:
         """As `filter.rule` has it, and the report."""
-        return str(get_args(self.settings.model_fields["rule"].annotation)[0])
+        return rules_in(self.settings)[0]

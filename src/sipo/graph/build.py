@@ -3,6 +3,7 @@
 Stages stand in the order in which they are made. A method adds those of its own (`MethodSpec.needs`).
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -22,9 +23,13 @@ from sipo.declare.parts import (
     TRAINING,
 )
 from sipo.declare.stage import Inputs, Output, Stage, later
+from sipo.errors import SipoError
 from sipo.filters.registry import find as find_rule
+from sipo.graph.key import is_key
 from sipo.methods.registry import find
 from sipo.methods.spec import MethodSpec
+from sipo.registry import as_one_line
+from sipo.settings.section import NAME
 
 ROWS = ("seed", "data")
 """What gives a stage its rows and their order."""
@@ -53,7 +58,7 @@ class Graph:
         self.align: Stage = self._trained()
         self.policies: Output = self.align[POLICIES]
         """One for each objective, by DPO."""
-        needs = {find(name): find(name).needs(self) for name in dict.fromkeys(config.methods)}
+        needs = {find(name): self._needs(find(name)) for name in dict.fromkeys(config.methods)}
         answers = {spec.name: self._answered(spec, inputs)[RESPONSES] for spec, inputs in needs.items()}
         judged = {name: self._judged(name, output)[RESPONSES] for name, output in answers.items()}
         self.compare = self._compared(judged)
@@ -73,8 +78,25 @@ class Graph:
         return list(self._stages)
 
     def add(self, stage: Stage) -> Stage:
-        """Put the stage at the end; the one of its name that is there already where there is one."""
-        return self._stages.setdefault(stage.name, stage)
+        """Put the stage at the end; the one that writes the same, where it is there already.
+
+        Raises SipoError for one that cannot stand beside the others, which is a plug-in's fault.
+        """
+        place = f"stage `{stage.name}`"
+        for part in stage.name.split("/"):
+            if not re.match(NAME, part):
+                raise SipoError(f"{place}: its folder needs a name of letters, digits, _ and -; mend what brings it")
+        for key in stage.reads:
+            if not is_key(self.config, key):
+                raise SipoError(f"{place}: reads the key {key}, which this configuration has not; mend what brings it")
+        for other in self:
+            if other.name == stage.name and other.is_like(stage):
+                return other
+            if other.name == stage.name or stage.name in _above(other) or other.name in _above(stage):
+                what = "there is another of that name" if other.name == stage.name else f"`{other.name}` stands there"
+                raise SipoError(f"{place}: {what}; mend what brings it")
+        self._stages[stage.name] = stage
+        return stage
 
     def on_backbone(
         self, name: str, make: Callable[..., Any], reads: tuple[str, ...], inputs: Inputs, **more: Any
@@ -102,6 +124,12 @@ class Graph:
                 found |= {further.name for further in each.needs()}
         return [each for each in self if each.name in found]
 
+    def _needs(self, spec: MethodSpec) -> Inputs:
+        with as_one_line(f"the method `{spec.name}`"):
+            needed = spec.needs(self)
+            _check(needed)
+        return needed
+
     def _fine_tuned(self) -> Output:
         make = later("sipo.stages.sft:sft")
         tuned = Stage("sft", make, (*ROWS, "sft"), {}, (MODEL,), work=work.sft, peak=_peak("fine_tuning"))
@@ -121,7 +149,10 @@ class Graph:
     @cached_property
     def realigned(self) -> Output:
         """The policies after all rounds of self-improvement."""
-        needed = find_rule(self.config.filter.rule).needs(self)
+        rule = find_rule(self.config.filter.rule)
+        with as_one_line(f"the filter rule `{rule.name}`"):
+            needed = rule.needs(self)
+            _check(needed)
         policies = self.policies
         for number in range(1, self.config.rounds + 1):
             policies = self._improved(policies, number, needed)
@@ -175,6 +206,8 @@ class Graph:
             (*ROWS, *WORKED, *weighed, "filter", *rule.reads),
             {"samples": samples, **rewrites, "known": scores, **needed},
             writes=(CANDIDATES, CHOICE),
+            version=rule.version,
+            brought=(rule.decide,),
         )
         realigned = self.on_backbone(
             f"{at}realign",
@@ -212,6 +245,8 @@ class Graph:
             inputs,
             writes=(RESPONSES,),
             given={"method": spec.name},
+            version=spec.version,
+            brought=(spec.build,),
             work=cost,
             peak=spec.peak or (lambda peaks: peaks.decoding(peaks.lengths.prompt, peaks.longest)),
         )
@@ -240,6 +275,20 @@ class Graph:
             inputs |= {"candidates": last[CANDIDATES], "choice": last[CHOICE]}
             inputs |= {name: each for name, each in last.inputs.items() if name in ("samples", "refinements")}
         return self.add(Stage("report", later("sipo.stages.report:report"), SHOWN, inputs))
+
+
+def _check(needed: Any) -> None:
+    """Raise TypeError for what are no inputs of a stage."""
+    for name, given in needed.items():
+        each = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple) else (given,)
+        if not all(isinstance(output, Output) for output in each):
+            raise TypeError(f"{name} is no Output of a stage, nor several; an Output is stage[PART]")
+
+
+def _above(stage: Stage) -> list[str]:
+    """The folders that the stage's lies in."""
+    parts = stage.name.split("/")
+    return ["/".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def _peak(name: str) -> Callable[[Any], float]:

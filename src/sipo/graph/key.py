@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sipo.config import Config
-from sipo.declare.stage import Part, Stage
+from sipo.declare.stage import Part, Stage, function_of
 from sipo.disk.content import Seal, rough_digest
 from sipo.rewards.kinds.registry import kind_of
 from sipo.rewards.objective import Objective
@@ -37,9 +37,10 @@ def key_of(
 
 def outside_of(stage: Stage, config: Config) -> dict[str, str | None]:
     """Digests of what the stage's settings only name, by the setting: prompt templates, models and adapters in
-    folders, the code of functions. They may change in their places. None for what is not to be found from here.
+    folders, the code of functions and of plug-ins. They may change in their places. None for what is not to be found
+    from here.
     """
-    found: dict[str, str | None] = {}
+    found = dict(code_of(stage.make, *stage.brought))
     for name in ("review_template", "rewrite_template"):
         path = getattr(config.refine, name)
         if path is not None and f"refine.{name}" in stage.reads:
@@ -58,6 +59,19 @@ def digest_of_part(seal: Seal, part: Part) -> str:
         if part.files in (name, ".") or name.startswith(f"{part.files}/")
     }
     return _digest(held)
+
+
+def is_key(config: Config, key: str) -> bool:
+    """Has the configuration such a key, with the rules that it has?"""
+    section, _, rest = key.partition(".")
+    value: Any = config.objectives[0] if section == "objectives" else config
+    for name in (rest if section == "objectives" else key).split("."):
+        if value is None:  # a part that may be left out
+            return True
+        if not isinstance(value, Section) or name not in type(value).model_fields:
+            return False
+        value = getattr(value, name)
+    return True
 
 
 def setting(config: Config, key: str) -> Any:
@@ -106,7 +120,8 @@ def _measured_by(objective: Objective) -> list[Any]:
         return [reward, objective.direction]
     kind = kind_of(reward)
     words = [objective.better] if kind.by_words else []
-    return [reward.model_dump(mode="json", exclude=set(kind.pace)), objective.direction, *words]
+    raised = [kind.version] if kind.version > 1 else []
+    return [reward.model_dump(mode="json", exclude=set(kind.pace)), objective.direction, *words, *raised]
 
 
 def _named_by(objective: Objective) -> Iterator[tuple[str, str | None]]:
@@ -115,10 +130,19 @@ def _named_by(objective: Objective) -> Iterator[tuple[str, str | None]]:
     if isinstance(reward, str):
         yield place, _code(reward)
     elif isinstance(reward, Section):
-        for name in kind_of(reward).places:
+        kind = kind_of(reward)
+        yield from code_of(kind.scorer)
+        for name in kind.places:
             path = Path(getattr(reward, name) or "").expanduser()
             if path.is_absolute() or (path.parts and path.is_dir()):
                 yield f"{place}.{name}", rough_digest(path) if path.is_dir() else None
+
+
+def code_of(*functions: Callable[..., Any]) -> Iterator[tuple[str, str | None]]:
+    """Where plug-ins bring code, its module and digest; sipo's own counts by the versions of its stages."""
+    for module in sorted({function_of(each).__module__ for each in functions}):
+        if module.partition(".")[0] != __name__.partition(".")[0]:
+            yield f"code of {module}", _code(module)
 
 
 @cache

@@ -43,9 +43,13 @@ def by_weight_spec(
     reads: tuple[str, ...] = READS,
     work: Callable[[Plan], Work],
     peak: "Callable[[Peaks], float]" = lambda peaks: peaks.training(peaks.both),
+    version: int = 1,
     **more: Any,
 ) -> MethodSpec:
-    """The declaration of such a method, with a stage of its name: train(task, folder, **needs) writes the adapters."""
+    """The declaration of such a method, with a stage of its name: train(task, folder, **needs) writes the adapters.
+
+    `version` is of both.
+    """
 
     def inputs(graph: "Graph") -> Inputs:
         trained = graph.on_backbone(
@@ -56,13 +60,14 @@ def by_weight_spec(
             writes=(ADAPTERS, TRAINING),
             work=work,
             peak=peak,
+            version=version,
         )
         return {"adapters": trained[ADAPTERS], "policies": graph.policies}
 
     def build(config: Any, adapters: Path, policies: "Sequence[Policy]") -> list[Method]:
         return [by_weight(name, read_by_weight(adapters, grid(config), policies))]
 
-    return MethodSpec(name, says, needs=inputs, build=build, **{**more, "reads": ("weights",)})
+    return MethodSpec(name, says, needs=inputs, build=build, version=version, **{**more, "reads": ("weights",)})
 
 
 def read_by_weight(adapters: Path, weights: Sequence[Weight], policies: "Sequence[Policy]") -> "dict[Weight, Policy]":

@@ -4,6 +4,7 @@ A file of this package, or an entry point of the group `sipo.methods`, holds its
 configuration reads them, so nothing here or at the top of such a file loads torch.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sipo.declare.stage import Inputs
 from sipo.declare.work import Plan, Work, written
 from sipo.looks import Look
-from sipo.settings.section import Section
+from sipo.settings.section import Section, check_name, field_of
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from sipo.graph.build import Graph
     from sipo.methods.interface import Method
     from sipo.task import Task
+
+
+SECTION = r"^[a-z][a-z0-9_]*$"
 
 
 def on_policies(graph: "Graph") -> Inputs:
@@ -70,6 +74,20 @@ class MethodSpec:
     """encodes(task) raises SipoError where what it asks with does not fit the model."""
     improves: bool = False
     """Does it stand on policies that have improved themselves (SIPO)?"""
+    version: int = 1
+    """Raised when its answers become others than before: those of an earlier version are then made anew."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no configuration could hold."""
+        check_name(self.name)
+        if not isinstance(self.reads, tuple):
+            raise ValueError(f"reads of `{self.name}` is no tuple of keys")
+        if (self.section is None) != (self.settings is None):
+            raise ValueError(f"`{self.name}` has a section without settings, or settings without a section")
+        if self.section is not None and self.settings is not None:
+            if not re.match(SECTION, self.section):
+                raise ValueError(f"the section `{self.section}` is no name of small letters, digits and _")
+            field_of(self.settings)
 
     def answering(self, plan: Plan, weight: Weight) -> Work:
         """What one held-out answer at a weight costs, at most."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sipo.settings.section import Section
+from sipo.settings.section import Section, check_name, check_section
 
 if TYPE_CHECKING:
     from sipo.rewards.interface import Scorer
@@ -52,3 +52,13 @@ class RewardSpec:
     """Keys that may name a folder, which counts by its content; those that are paths always do."""
     loads: "Callable[[Any], RewardModel | None]" = nothing
     """loads(settings): the classification model that it loads, for `sipo check` to plan with."""
+    version: int = 1
+    """Raised when it scores otherwise than before: what an earlier version scored is then judged anew."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no configuration could hold."""
+        check_name(self.name)
+        check_section(self.settings)
+        for key in (self.name, *self.pace, *self.places):
+            if key not in self.settings.model_fields:
+                raise ValueError(f"{self.settings.__name__}, the settings of `{self.name}`, has no key `{key}`")
