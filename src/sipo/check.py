@@ -12,6 +12,7 @@ from sipo.data.consistency import doubts, written_mark
 from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
 from sipo.estimate.absent import Absent, find_absent
+from sipo.estimate.pace import Pace, measured
 from sipo.estimate.sizes import stated
 from sipo.estimate.table import say_plan
 from sipo.graph.build import Graph
@@ -44,12 +45,14 @@ def check(
     *,
     gpu: float | None = None,
     tokens_per_second: float | None = None,
+    measure: bool = False,
 ) -> Checked:
     """Print what a run of this configuration would do; trains nothing, writes nothing but rows of a `data.source` on
     this machine, downloads no rows and no known model.
 
-    `gpu` (GiB) says which stages fit a device, `tokens_per_second` (through the backbone) how long they take. Raises
-    SipoError, one line, for whatever would stop the run; returns what could not be looked at, and what is worth a look.
+    `gpu` (GiB) says which stages fit a device, `tokens_per_second` (through the backbone) how long they take, `measure`
+    how long on this machine. Raises SipoError, one line, for whatever would stop the run; returns what could not be
+    looked at, and what is worth a look.
     """
     for option, value in (("--gpu", gpu), ("--tokens-per-second", tokens_per_second)):
         if value is not None and not 0 < value < math.inf:
@@ -65,7 +68,14 @@ def check(
         _say_lengths(task)
         _show_example(task)
     if not absent.rows or stated(config):
-        say_plan(task, absent, gpu, tokens_per_second)
+        pace = Pace.even(tokens_per_second) if tokens_per_second else None
+        if measure:
+            if absent.model or absent.rows or config.policies == "full":
+                raise SipoError(
+                    "--measure: wants model and rows on this machine, and adapters; take --tokens-per-second"
+                )
+            pace = measured(task)
+        say_plan(task, absent, gpu, pace)
     _say_absent(task, absent)
     remarks = _remarks(task, absent)
     _say_remarks(task, remarks)

@@ -8,6 +8,7 @@ from io import TextIOWrapper
 def settle() -> None:
     """Before anything is imported or said: no bars but ours and those of downloads, no text that cannot be written."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # those that set `disable` themselves, as downloads do, are not meant
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import floors
+from benchmarks import floors, threads
 from benchmarks.__main__ import main
 from benchmarks.agreement import close
 from benchmarks.alternatives import merged, plain, replay
@@ -265,3 +265,21 @@ def test_bad_input_is_one_line(
 
 def test_the_default_settings_can_be_written() -> None:
     assert json.loads(json.dumps(asdict(Settings()), allow_nan=False))["repeats"] == 3
+
+
+def test_threads_take_turns_and_their_medians_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def beside(busy: int, setting: dict[str, str]) -> dict[str, float]:
+        asked.append((busy, str(setting)))
+        return {"training": float(len(asked)), "decoding": 100.0 * busy}
+
+    monkeypatch.setattr(threads, "beside", beside)
+    threads.main(["--repeats", "3", "--busy", "0", "2"])
+    cells = 2 * len(threads.SETTINGS)
+    assert len(asked) == 3 * cells and asked[:cells] == asked[cells : 2 * cells], "round by round"
+    first, *_, last = capsys.readouterr().out.splitlines()[1:]
+    assert first.split() == ["0", "as", "torch", "comes", f"{1 + cells:.1f}", "0.0"]
+    assert last.split() == ["2", "OMP_NUM_THREADS=1", f"{2 * cells:.1f}", "200.0"]

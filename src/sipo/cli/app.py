@@ -77,6 +77,7 @@ def check(
     tokens_per_second: Annotated[
         float | None, typer.Option(metavar="N", help="Through the backbone: say how long stages take.")
     ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Say how long stages take on this machine.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Draw the stages alone, as Mermaid text.")] = False,
 ) -> None:
     """Validate configuration, data and model, and show what a run would do. Trains nothing."""
@@ -89,7 +90,7 @@ def check(
     hush()
     from sipo.check import check
 
-    found = check(settings, gpu=gpu, tokens_per_second=tokens_per_second)
+    found = check(settings, gpu=gpu, tokens_per_second=tokens_per_second, measure=measure)
     laid_over = [word for override in overrides or () for word in ("--set", override)]
     if found.absent.rows:
         say(f"what is here can be read; `{sipo('check', config, *laid_over)}` again once the rows are there")

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sipo import __version__
+from sipo.cli.threads import about_threads
 from sipo.progress import Progress
 
 PACKAGES = (
@@ -51,7 +52,8 @@ def _compute() -> dict[str, str]:
         device = torch.device(pick_device())
         name = f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else ""
         dtype = str(pick_dtype(device)).removeprefix("torch.")
-        return {"device": f"{device}{name}", "dtype": dtype, "cache": str(cache_folder())}
+        threads = about_threads(torch.get_num_threads())
+        return {"device": f"{device}{name}", "dtype": dtype, "threads": threads, "cache": str(cache_folder())}
     except Exception as error:  # a broken installation is what people call the doctor for
         return {"device": f"torch cannot be used ({type(error).__name__}: {error})"}
 

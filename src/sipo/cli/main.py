@@ -22,10 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Stops(lambda: _stopped(arguments)) as stops:
         try:
             # While these are imported, nothing is there yet to be cleared away.
-            from sipo.cli.app import app
+            from sipo.cli.threads import settle_threads
             from sipo.hush import settle
 
             settle()
+            settle_threads()
+            from sipo.cli.app import app
+
             stops.at_once = False
             status = app(arguments, prog_name="sipo", standalone_mode=False)
         except BaseException as error:

@@ -1,7 +1,7 @@
 """The work of a stage, at most: optimizer steps, responses, and tokens through the backbone; the judges' not.
 
 What is upper about it: every response is taken to be as long as it may be where its length is not known, the filter
-to find a response for every row, and nothing to be shared between requests.
+to find a response for every row, and nothing to be shared between requests but what the prompts of a batch begin with.
 """
 
 import math
@@ -38,8 +38,25 @@ class Work:
     """Responses to generate, reviews included."""
     scored: int = 0
     """(response, model) pairs to score."""
-    tokens: float = 0.0
-    """Through the backbone, each once for every model that reads or writes it; training ones counted as forwards."""
+    reading: float = 0.0
+    """Tokens of prompts to be answered. These and the following count once for every model that they go through."""
+    decoding: float = 0.0
+    """Tokens of answers, written one after the other."""
+    scoring: float = 0.0
+    """Tokens of prompts and given responses."""
+    training: float = 0.0
+    """The same, each as often as a step is worth forwards."""
+
+    @property
+    def tokens(self) -> float:
+        """Through the backbone, of whatever kind."""
+        return self.reading + self.decoding + self.scoring + self.training
+
+    def times(self, count: float) -> "Work":
+        return Work(**{name: type(value)(count * value) for name, value in vars(self).items()})
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,8 @@ class Plan(Reckoning):
 
     sizes: Sizes
     weights: Sequence[Weight]
+    shares: bool = True
+    """Is what the prompts of a batch begin with read once for them all? Not by every model (`sipo.bank.routes`)."""
 
     @property
     def between(self) -> int:
@@ -104,13 +123,22 @@ class Plan(Reckoning):
     def rewrites(self) -> int:
         return self.samples * self.config.refine.enabled
 
+    def frames(self, frame: float, prompts: int, models: int) -> float:
+        """Tokens of a template's own text around so many prompts, each read by so many models."""
+        batches = math.ceil(prompts * models / self.config.execution.decode_rows)
+        return frame * models * (min(batches, prompts) if self.shares else prompts)
+
     def step(self, ways: int = 1) -> int:
-        """Forwards that a training step is worth. Each way back is worth one to an adapter, and two to all weights."""
-        return 1 + ways * (2 if self.config.policies == "full" else 1)
+        return forwards(self.config, ways)
 
     def trained(self, rows: int, models: int = 1, ways: int = 1) -> float:
         """Tokens of training with the settings of `align`, `models` validated."""
         return self.config.align.epochs * self.both * (self.step(ways) * rows + models * self.sizes.validation)
+
+
+def forwards(config: "Config", ways: int = 1) -> int:
+    """What a training step is worth. Each way back is worth one to an adapter, and two to all weights."""
+    return 1 + ways * (2 if config.policies == "full" else 1)
 
 
 def nothing(_: Plan) -> Work:
@@ -119,62 +147,63 @@ def nothing(_: Plan) -> Work:
 
 def align(plan: Plan) -> Work:
     labelled = sum(plan.sizes.labelled)
-    tokens = plan.seen * plan.both + plan.trained(labelled, plan.n)
-    return Work(_align_steps(plan), 0, 2 * plan.seen, tokens)
+    training = plan.trained(labelled, plan.n)
+    return Work(_align_steps(plan), scored=2 * plan.seen, scoring=plan.seen * plan.both, training=training)
 
 
 def calibrate(plan: Plan, folds: int) -> Work:
-    others, labelled = folds - 1, sum(plan.sizes.labelled)
-    tokens = plan.n * plan.sizes.train * plan.both + others * plan.trained(labelled, plan.n)
-    return Work(others * _align_steps(plan), 0, 2 * plan.n * plan.sizes.train, tokens)
+    others, rows = folds - 1, plan.n * plan.sizes.train
+    training = others * plan.trained(sum(plan.sizes.labelled), plan.n)
+    return Work(others * _align_steps(plan), scored=2 * rows, scoring=rows * plan.both, training=training)
 
 
 def sample(plan: Plan) -> Work:
-    tokens = plan.n * (plan.sizes.worked_prompts * plan.lengths.prompt + plan.samples * plan.longest)
-    return Work(0, plan.samples, 0, tokens)
+    reading = plan.n * plan.sizes.worked_prompts * plan.lengths.prompt
+    return Work(written=plan.samples, reading=reading, decoding=plan.n * plan.samples * plan.longest)
 
 
 def refine(plan: Plan) -> Work:
     settings, lengths, rewrites = plan.config.refine, plan.lengths, plan.rewrites
     reviewers = sum(share > 0 for share in (settings.reviewer or {}).values()) or plan.n
-    asked = lengths.prompt + plan.longest + settings.review_tokens
-    tokens = (
-        rewrites * reviewers * (lengths.review_frame + asked)
-        + rewrites * plan.n * (lengths.rewrite_frame + asked + plan.longest)
-        + rewrites * (1 + plan.n) * (lengths.prompt + 2 * plan.longest)
+    answered = lengths.prompt + plan.longest
+    reviews = Work(
+        written=rewrites,
+        reading=plan.frames(lengths.review_frame, rewrites, reviewers) + rewrites * reviewers * answered,
+        decoding=rewrites * reviewers * settings.review_tokens,
     )
-    return Work(0, 2 * rewrites, 2 * rewrites * (1 + plan.n), tokens)
+    return reviews + Work(
+        written=rewrites,
+        scored=2 * rewrites * (1 + plan.n),
+        reading=plan.frames(lengths.rewrite_frame, rewrites, plan.n)
+        + rewrites * plan.n * (answered + settings.review_tokens),
+        decoding=rewrites * plan.n * plan.longest,
+        scoring=rewrites * (1 + plan.n) * (answered + plan.longest),
+    )
 
 
 def score(plan: Plan, soups: bool) -> Work:
     sizes, n, between = plan.sizes, plan.n, plan.between if soups else 0
     judged = 2 * (sizes.worked * (n + between) + n * sizes.validation) + (plan.samples + plan.rewrites) * between
     scored = judged + (0 if plan.rewrites else plan.samples * (1 + n))
-    return Work(0, 0, scored, scored * (plan.lengths.prompt + plan.longest))
+    return Work(scored=scored, scoring=scored * (plan.lengths.prompt + plan.longest))
 
 
 def realign(plan: Plan) -> Work:
     settings, worked = plan.config.realign, plan.sizes.worked
-    tokens = plan.step() * plan.n * settings.epochs * worked * (plan.both + plan.longest)
-    return Work(plan.n * steps(worked, settings), 0, 0, tokens)
+    training = plan.step() * plan.n * settings.epochs * worked * (plan.both + plan.longest)
+    return Work(plan.n * steps(worked, settings), training=training)
 
 
 def written(plan: Plan, times: int = 1, *, frame: float = 0.0) -> Work:
     """One held-out answer: so many responses, or as many models that write one token by token; `frame` tokens are added
     to the prompt.
     """
-    return Work(0, 1, 0, times * (plan.lengths.prompt + frame + plan.longest))
+    return Work(written=1, reading=times * (plan.lengths.prompt + frame), decoding=times * plan.longest)
 
 
 def answers(plan: Plan, each: Sequence[Work]) -> Work:
     """An answer to every held-out prompt at each place of a front."""
-    prompts = plan.sizes.test * plan.config.evaluate.per_prompt
-    return Work(
-        0,
-        prompts * sum(one.written for one in each),
-        prompts * sum(one.scored for one in each),
-        prompts * sum(one.tokens for one in each),
-    )
+    return sum(each, Work()).times(plan.sizes.test * plan.config.evaluate.per_prompt)
 
 
 def sft(plan: Plan) -> Work:
@@ -184,7 +213,7 @@ def sft(plan: Plan) -> Work:
         return Work()
     responses, passes = 2 * plan.sizes.train, 3 if settings.lora else 4
     tokens = passes * settings.epochs * responses * (plan.lengths.prompt + plan.lengths.response)
-    return Work(sft_steps(plan.config, responses), 0, 0, tokens)
+    return Work(sft_steps(plan.config, responses), training=tokens)
 
 
 def _align_steps(plan: Plan) -> int:

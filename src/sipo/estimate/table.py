@@ -10,7 +10,8 @@ from sipo.config import Config
 from sipo.data import Message
 from sipo.declare.memory import GIB, SPARE, Peaks, shape
 from sipo.declare.work import CHARACTERS, Lengths, Plan
-from sipo.estimate.absent import Absent, judge_of
+from sipo.estimate.absent import NOTHING, Absent, judge_of
+from sipo.estimate.pace import Pace
 from sipo.estimate.sizes import counted, planned
 from sipo.graph.build import Graph
 from sipo.models.load import context_of, find_device, pick_dtype
@@ -20,14 +21,13 @@ from sipo.stages.refine import encode
 from sipo.task import Task
 
 
-def say_plan(task: Task, absent: Absent, gpu: float | None = None, tokens_per_second: float | None = None) -> None:
-    """`gpu` in GiB; `tokens_per_second` through the backbone, all rows of a batch together."""
+def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | None = None) -> None:
+    """`gpu` in GiB; with a `pace` the hours of every stage."""
     config, say = task.config, task.progress.say
-    sizes = planned(config) if absent.rows else counted(task)
     dtype = _dtype(config, gpu)
     model: Any = outline(_known(config), dtype) if absent.model else task.backbone.model
-    means, longest = _lengths(task, absent)
-    plan = Plan(config, means, sizes, task.weights)
+    plan, longest = plan_of(task, absent)
+    sizes = plan.sizes
     judges = [size for objective in config.objectives if (size := _judge_bytes(objective.reward))]
     of = shape(model, dtype)
     peaks = Peaks(config, longest, model, of, context_of(model.config), judges)
@@ -43,7 +43,7 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, tokens_per_se
     say()
     columns = ["stage", "optimizer steps", "responses written", "responses scored", "M tokens", "peak GiB"]
     columns += [f"fits {gpu:g} GiB"] if gpu is not None else []
-    columns += ["hours"] if tokens_per_second is not None else []
+    columns += ["hours"] if pace else []
     rows, hours = [], 0.0
     for stage in Graph(config):
         if stage.peak is None:
@@ -53,15 +53,23 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, tokens_per_se
         cells = [stage.name, *counts, f"{each.tokens / 1e6:.4g}", f"{peak:.3g}"]
         if gpu is not None:
             cells.append("yes" if peak <= (1 - SPARE) * gpu else "no")
-        if tokens_per_second is not None:
-            hours += each.tokens / tokens_per_second / 3600
-            cells.append(f"{each.tokens / tokens_per_second / 3600:.3g}")
+        if pace:
+            hours += pace.seconds(each) / 3600
+            cells.append(f"{pace.seconds(each) / 3600:.3g}")
         rows.append(cells)
     task.progress.table("work, at most", columns, rows)
-    if tokens_per_second is not None:
-        say(f"{hours:.3g} hours at {tokens_per_second:g} tokens a second, without the judges' own")
+    if pace:
+        say(f"{hours:.3g} hours {pace}, without the judges' own")
     if gpu is not None:
         say(f"fits: at most {1 - SPARE:.0%} of {gpu:g} GiB, by the formulas of docs/paper.md")
+
+
+def plan_of(task: Task, absent: Absent = NOTHING) -> tuple[Plan, Lengths]:
+    """What the work is reckoned with, and the longest lengths."""
+    sizes = planned(task.config) if absent.rows else counted(task)
+    means, longest = _lengths(task, absent)
+    shares = absent.model or task.bank.routes.mixes
+    return Plan(task.config, means, sizes, task.weights, shares), longest
 
 
 def _lengths(task: Task, absent: Absent) -> tuple[Lengths, Lengths]:

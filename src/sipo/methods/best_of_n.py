@@ -64,9 +64,8 @@ def _check(config: Any) -> None:
 
 def _answer(plan: Plan, weight: Weight) -> Work:
     n = plan.config.best_of_n.at(weight)  # type: ignore[attr-defined]
-    drawn = written(plan, n)
     scored = n * (1 + plan.n) if n > 1 else 0
-    return Work(0, n, scored, drawn.tokens + scored * (plan.lengths.prompt + plan.longest))
+    return written(plan).times(n) + Work(scored=scored, scoring=scored * (plan.lengths.prompt + plan.longest))
 
 
 def _peak(peaks: "Peaks") -> float:

@@ -76,7 +76,7 @@ def _examples(
 def lw_work(plan: Plan, ways: int = 1) -> Work:
     """Where a training step goes back so many times."""
     rows = plan.sizes.train
-    return Work(plan.between * steps(rows, plan.config.align), 0, 0, plan.between * plan.trained(rows, ways=ways))
+    return Work(steps(rows, plan.config.align), training=plan.trained(rows, ways=ways)).times(plan.between)
 
 
 def lw_needs(graph: "Graph") -> Inputs:

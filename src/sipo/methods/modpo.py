@@ -103,9 +103,9 @@ def _margin(task: "Task", group: "Group", known: "LogprobTable", weight: Weight,
 
 
 def _work(plan: Plan) -> Work:
-    rows, n, between = max(plan.sizes.labelled), plan.n, plan.between
-    tokens = n * plan.seen * plan.both + between * plan.trained(rows)
-    return Work(between * steps(rows, plan.config.align), 0, 2 * n * plan.seen, tokens)
+    rows, seen = max(plan.sizes.labelled), plan.n * plan.seen
+    trained = Work(steps(rows, plan.config.align), training=plan.trained(rows)).times(plan.between)
+    return trained + Work(scored=2 * seen, scoring=seen * plan.both)
 
 
 def _needs(graph: "Graph") -> Inputs:

@@ -21,6 +21,7 @@ from sipo.graph.key import outside_of
 from sipo.methods.registry import find
 from sipo.models.load import find_device
 from sipo.progress import Progress
+from sipo.runs.foresight import SHORT, foresee, spelled
 from sipo.runs.outputs import Outputs, backbone_of
 from sipo.runs.peak import peak_bytes, reset_peak
 from sipo.runs.subject import subject
@@ -72,9 +73,14 @@ def run(
             left = work.folder.left_of(f"{start} {dump_config(config)}", anew)
             for name in left:
                 work.folder.set_aside(name)
+            foreseen = None if quiet else foresee(task, [each for each in asked if work.lacks(each)])
+            began = time.monotonic()
             for stage in asked:
                 work.bring_about(stage, stage.name in left)
                 work.folder.made_anew(stage.name)
+            if foreseen and foreseen > SHORT:
+                took = spelled(time.monotonic() - began)
+                task.progress.say(f"took {took}; at most {spelled(foreseen)} were foreseen")
     if only in (None, "report") and until in (None, "report"):
         _conclude(task, work.folder.path)
     return work.folder.path
@@ -105,6 +111,14 @@ class Work:
                     raise SipoError(f"--only {stage.name}: its input `{each.name}` does not hold; run without --only")
             except DamageError as damage:
                 raise SipoError(f"--only {stage.name}: its input `{each.name}` is damaged: {damage}") from None
+
+    def lacks(self, stage: Stage) -> bool:
+        """Is it to be made, rather than there or brought back?"""
+        try:
+            key = self.outputs.key(stage, self.subject)
+            return key is None or not (self.folder.holds(stage.name, key) or self.folder.kept(stage.name, key))
+        except SipoError:  # told when it is its turn
+            return True
 
     def _holds(self, stage: Stage) -> bool:
         key = self.outputs.key(stage, self.subject)

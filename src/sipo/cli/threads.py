@@ -1,0 +1,25 @@
+"""How torch's threads wait for each other on a processor, set before torch is loaded.
+
+They wait in turning loops. Beside other work one of them is not running, and the others turn in the time that it would
+need: beside one busy thread two threads are then slower than one. Short loops give the core away, and cost
+nothing measurable where the machine is quiet (docs/benchmarks.md).
+"""
+
+import os
+from collections.abc import MutableMapping
+
+SPIN, WAIT, THREADS = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"
+TURNS = "1000"
+"""Of a waiting loop of GNU's OpenMP, some hundredths of a millisecond; 300,000 without this."""
+
+
+def settle_threads(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Shorten the loops, unless whoever started this process has said how threads wait."""
+    if WAIT not in environment:
+        environment.setdefault(SPIN, TURNS)
+
+
+def about_threads(count: int, environment: MutableMapping[str, str] = os.environ) -> str:
+    """How many torch has, and how they wait, in a line for people."""
+    said = [f"{name}={environment[name]}" for name in (THREADS, SPIN, WAIT) if name in environment]
+    return f"{count} of torch's ({', '.join(said)})"

@@ -1,0 +1,138 @@
+"""How fast this machine is at each kind of a run's work, measured for some seconds on the run's own model and rows."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from sipo.bank.kinds import new_policy
+from sipo.declare.work import Work, forwards
+from sipo.decoding import Request
+from sipo.decoding.decode import Batch, prefill
+from sipo.decoding.mixture import at_mod
+from sipo.decoding.sampling import next_tokens
+from sipo.logprobs.packing import Group
+from sipo.logprobs.score import score_rows
+from sipo.training.loop import Example, train
+from sipo.weights import corners
+
+if TYPE_CHECKING:
+    from sipo.task import Task
+
+Clock = Callable[[], float]
+"""Seconds, from anywhere."""
+KINDS = ("reading", "decoding", "scoring", "training")
+"""As `Work` has them."""
+SECONDS = 10.0
+"""For all kinds together, about."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Tokens a second through the backbone, all rows of a batch together, for each kind of work."""
+
+    reading: float
+    decoding: float
+    scoring: float
+    training: float
+
+    @classmethod
+    def even(cls, tokens_per_second: float) -> "Pace":
+        return cls(*[tokens_per_second] * len(KINDS))
+
+    def seconds(self, work: Work) -> float:
+        """What the work takes, without judges' models and what asks no model."""
+        return sum(getattr(work, kind) / getattr(self, kind) for kind in KINDS)
+
+    def __str__(self) -> str:
+        if len(set(vars(self).values())) == 1:
+            return f"at {self.reading:g} tokens a second"
+        each = ", ".join(f"{kind} {getattr(self, kind):,.0f}" for kind in KINDS)
+        return f"at so many tokens a second: {each}"
+
+
+def rate(call: Callable[[], object], tokens: float, seconds: float, clock: Clock) -> float:
+    """Tokens a second of what computes so many in a call, called until so many seconds are over."""
+    began, calls = clock(), 0
+    while True:
+        call()
+        calls += 1
+        if (spent := clock() - began) >= seconds:
+            return calls * tokens / max(spent, 1e-9)
+
+
+def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_counter) -> Pace:
+    """Of this process on the run's model, with fresh adapters and its first training rows: reading and decoding as MOD
+    does, scoring under every policy, steps of DPO. Changes nothing that the run computes.
+    """
+    share = seconds / (len(KINDS) + 1)
+    groups = [task.group(row) for row in task.splits.train]
+    config, bank, n = task.config, task.bank, len(task.objectives)
+    policies = [new_policy(bank.model, config, seed) for seed in range(n)]
+    requests = [Request(group.prompt, at_mod((1 / n,) * n)) for group in groups]
+
+    def read(some: list[Request]) -> Batch:
+        batch = prefill(bank, some)
+        batch.logits[0, 0].item()  # wait for what a device computes
+        return batch
+
+    def prompts(some: list[Request]) -> int:
+        return n * sum(len(each.prompt) for each in some)
+
+    with bank.mounted(policies), torch.inference_mode():
+        first = requests[:1]
+        read(first)  # what is made at the first call only
+        room = share * rate(lambda: read(first), prompts(first), 0, clock)
+        asked = requests[: min(len(_some(groups, room)), max(1, config.execution.decode_rows // n))]
+        reading = rate(lambda: read(asked), prompts(asked), share, clock)
+        step = _Steps(task, lambda: read(asked))
+        step()
+        decoding = rate(step, n * len(asked), share, clock)
+        rows = [
+            (group, corner)
+            for group in _some(groups, min(room, config.execution.score_tokens) / n)
+            for corner in corners(n)
+        ]
+        each = sum(len(group.prompt) + len(response) for group, _ in rows for response in group.responses)
+        scoring = rate(lambda: score_rows(bank, rows), each, share, clock)
+    settings, worth = config.align.model_copy(update={"epochs": 1}), forwards(config)
+    batch = _some(groups, room / worth)[: settings.batch_size]
+    examples = [Example(group, (0.0, 0.0), ((1, 0, 1),)) for group in batch]
+    budget = config.execution.train_tokens
+
+    def learn() -> None:
+        train(bank, policies[0], examples, [], settings, lr=1e-9, seed=0, token_budget=budget)
+
+    training = rate(learn, worth * sum(group.tokens for group in batch), share, clock)
+    return Pace(reading, decoding, scoring, training)
+
+
+class _Steps:
+    """A call decodes the next token of every row; where the model's context is full, the prompts are read anew."""
+
+    def __init__(self, task: "Task", start: Callable[[], Batch]) -> None:
+        self.task, self.start, self.left = task, start, 0
+
+    def __call__(self) -> None:
+        task = self.task
+        if not self.left:
+            self.batch, self.left = self.start(), task.backbone.context - task.config.data.max_prompt_tokens
+        batch = self.batch
+        half = torch.full((len(batch.live),), 0.5, dtype=torch.float64)
+        chosen = next_tokens(batch.scores(), half, task.config.decoding)
+        chosen.tolist()
+        batch.advance(task.bank, chosen[batch.owner])
+        self.left -= 1
+
+
+def _some(groups: list[Group], tokens: float) -> list[Group]:
+    """The first that have so many tokens together, or one."""
+    some, held = groups[:1], groups[0].tokens
+    for group in groups[1:]:
+        held += group.tokens
+        if held > tokens:
+            break
+        some = [*some, group]
+    return some

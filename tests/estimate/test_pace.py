@@ -1,0 +1,115 @@
+"""How long a run will take: rates by a clock that is known, and what is foreseen held against what a run computes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import sipo.runs.foresight
+from sipo.cli.main import main
+from sipo.config.file import parse_config
+from sipo.declare.work import Work
+from sipo.estimate.pace import KINDS, Pace, measured, rate
+from sipo.graph.build import Graph
+from sipo.runs.foresight import foresee, spelled
+from sipo.runs.pipeline import run
+from sipo.task import Task
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_rate_is_of_the_calls_that_fill_the_time() -> None:
+    clock, calls = Clock(), []
+
+    def call() -> None:
+        calls.append(clock.now)
+        clock.now += 0.75
+
+    assert rate(call, 30, 0, clock) == 40 and len(calls) == 1, "one call in no time at all"
+    calls.clear()
+    assert rate(call, 30, 2.0, clock) == 40 and len(calls) == 3
+    assert rate(lambda: None, 5, 0, clock) > 1e6, "a clock that stands still divides nothing by zero"
+
+
+def test_each_kind_of_work_has_its_own_rate() -> None:
+    work = Work(3, 4, 5, reading=100, decoding=200, scoring=300, training=400)
+    assert Pace(10, 20, 30, 40).seconds(work) == 40
+    assert Pace.even(10).seconds(work) == work.tokens / 10 == 100
+    assert Pace(10, 20, 30, 40).seconds(work + work.times(2)) == 120
+    assert (work + work.times(2)) == work.times(3) and work.times(3).steps == 9
+    assert "10 tokens a second" in str(Pace.even(10)) and "decoding 2,000" in str(Pace(10, 2000, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def task(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return Task(parse_config(make_settings(tmp_path_factory.mktemp("pace")), "here"))
+
+
+def by_tokens(task: Task) -> Callable[[], float]:
+    """A clock on a machine that computes one token a second."""
+    return lambda: float(task.bank.computed)
+
+
+def test_what_is_measured_is_what_goes_through_the_model(task: Task) -> None:
+    state = torch.get_rng_state()
+    for seconds in (0.0, 2000.0):
+        pace = measured(task, seconds, by_tokens(task))
+        assert pace.decoding == pytest.approx(1.0, rel=0.1), "a few prompts are read anew"
+        assert pace.training == pytest.approx(2.0, rel=0.5), "a step is worth two forwards, and one is seen"
+        assert 0.5 < pace.reading <= 3 and 0.5 < pace.scoring <= 3, "padding takes, sharing gives"
+    assert torch.equal(torch.get_rng_state(), state) and not task.bank.policies
+
+
+def test_what_is_foreseen_is_an_upper_bound_and_a_near_one(task: Task, capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = foresee(task, list(Graph(task.config)), by_tokens(task))
+    assert "at most" in capsys.readouterr().out
+    folder = run(task.config, quiet=True)
+    took = sum(json.loads(file.read_text())["tokens"] for file in folder.rglob("stage.json"))
+    assert seconds is not None and 0.8 * took < seconds < 3 * took
+
+
+def test_what_asks_no_model_or_another_engine_is_not_foreseen(task: Task) -> None:
+    silent = [stage for stage in Graph(task.config) if not stage.peak]
+    assert silent and foresee(task, silent, by_tokens(task)) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3, "a minute"), (61, "1 minutes"), (700, "12 minutes"), (9000, "2.5 hours")]
+)
+def test_a_time_in_words(seconds: float, words: str) -> None:
+    assert spelled(seconds) == words
+
+
+def test_a_run_says_so_and_how_right_it_was(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sipo.runs.foresight, "measured", lambda *_: Pace.even(100.0))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**settings, "methods": ["base"]}))
+    assert main(["run", str(tmp_path / "run.yaml"), "--run-dir", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out
+    assert "time       at most" in text and "at 100 tokens a second" in text
+    assert "took a minute; at most" in text and text.index("align") > text.index("time  ")
+    assert main(["run", str(tmp_path / "run.yaml"), "--run-dir", str(tmp_path / "run")]) == 0
+    assert "at most" not in capsys.readouterr().out, "nothing is left to do"
+
+
+def test_check_measures_when_it_is_asked(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sipo.check.measured", lambda _: Pace(1000, 100, 1000, 500))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["check", str(tmp_path / "run.yaml"), "--measure"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{kind} " in text.split(" hours at so many")[1] for kind in KINDS)
+    assert main(["check", str(tmp_path / "run.yaml"), "--measure", "--set", "policies=full", "--set", "lora={}"]) == 2
+    assert "--measure" in capsys.readouterr().err
