@@ -17,6 +17,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from pages import unpacked
 
 import sipo
 from sipo.cli.main import main
@@ -213,6 +214,9 @@ def test_a_run_over_hostile_text_ends_in_a_page_and_a_card_of_text(
     assert seen.tags.count("script") == 1 and seen.tags.count("title") == 1
     shown = "".join(seen.texts)
     assert "<script>alert(1)</script>" in shown and "{{ 7 * 7 }}" in shown and "[/b] [red]x[/red]" in shown
+    packed = json.dumps(unpacked(page), ensure_ascii=False)
+    assert not COMMANDS.search(packed)
+    assert any(json.dumps(plain(text), ensure_ascii=False)[1:-1] in packed for text in texts)
 
     soups = sipo.open(run).at({"detail": 0.5, "brevity": 0.5}, method="soups")
     card = (soups.save_pretrained(tmp_path / "out") / "README.md").read_text()

@@ -129,14 +129,18 @@ def test_every_number_has_a_column() -> None:
 
     shapes = tables.shapes(measured)
     assert [column.split(" [")[0] for column in shapes.columns] == [
-        "method", "additive epsilon", "IGD+", "dominated share", "spacing", "range of detail", "range of words",
-        "Kendall of detail", "Kendall of words",
+        "method", "additive epsilon", "IGD+", "dominated share", "spacing",
     ]  # fmt: skip
     rows = {row[0]: row[1:] for row in shapes.rows}
-    assert rows["base"][2:] == ["100 %", None, None, None, None, None], "one point has neither spacing nor range"
+    assert rows["base"][2:] == ["100 %", None], "one point has no spacing"
     assert rows["sipo"][0].value == 0 and rows["sipo"][2] == "0 %"
-    assert rows["soups"][4].value == pytest.approx(2, abs=0.01)
-    for each in (table, shapes, tables.differences(measured), tables.points(measured)):
+    control = tables.control(measured)
+    steered = {(row[0], row[1]): row[2:] for row in control.rows}
+    assert list(steered) == [(name, each) for name in ("soups", "sipo") for each in ("detail", "words")]
+    assert steered["soups", "detail"][0] == steered["sipo", "words"][0] == 1, "more weight always gives more"
+    assert steered["soups", "detail"][1].value == pytest.approx(2, abs=0.01)
+    assert control.columns[-1] == "kept of soups" and steered["sipo", "detail"][2] == "100%"
+    for each in (table, shapes, control, tables.differences(measured), tables.points(measured)):
         assert all(len(row) == len(each.columns) for row in each.texts())
     assert [row[0] for row in tables.differences(measured).rows] == [
         "soups less base",

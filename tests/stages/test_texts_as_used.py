@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pages import unpacked
 
 from sipo.check import check
 from sipo.config.file import parse_config
@@ -76,7 +77,8 @@ def test_every_reward_sees_what_is_trained_on(long_settings: dict[str, Any], see
     run(config, quiet=True)
     assert given & set(seen) and not any("UNSEEN" in text for text in seen)
     page = (folder / "report" / "report.html").read_text()
-    assert "UNSEEN" not in page
+    texts = json.dumps(unpacked(page))
+    assert "UNSEEN" not in page + texts and any(json.dumps(text)[1:-1] in texts for text in given)
 
 
 def test_the_study_of_responses_judges_the_same_texts(

@@ -61,6 +61,20 @@ def equal_gain(means_M_N: Array, base_N: Array, maximise: Sequence[bool]) -> int
     return int(np.argmax((gained / np.where(best > 0, best, 1.0)).min(axis=1)))
 
 
+def steadiness(rewards_M_P_N: Array, base_P_N: Array | None, maximise: Sequence[bool], times: int, seed: int) -> Array:
+    """[M]: in what share of bootstrap resamples of the prompts P each point is the one chosen, by equal gain over the
+    base model or, without one, as the knee. How far a choice is that of the prompts at hand.
+    """
+    draws_T_P = resamples(rewards_M_P_N.shape[1], times, seed)
+    means_T_M_N = resampled_means(rewards_M_P_N, draws_T_P)
+    if base_P_N is None:
+        chosen = [knee(means, maximise) for means in means_T_M_N]
+    else:
+        bases_T_N = resampled_means(base_P_N[None], draws_T_P)[:, 0]
+        chosen = [equal_gain(means, base, maximise) for means, base in zip(means_T_M_N, bases_T_N, strict=True)]
+    return np.bincount(chosen, minlength=len(rewards_M_P_N)) / times
+
+
 def reachable(samples_S_N: Array, bounds_N: Array, maximise: Sequence[bool]) -> bool:
     """Could any reweighting of these S rewards [S, N] of a model's own answers meet the bounds on average?
 

@@ -1,52 +1,43 @@
-"""Held-out prompts answered by every method, side by side, at each weight."""
+"""The knob: held-out prompts as every method answers them at every weight that was asked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from sipo.records import Response
-from sipo.report.parts import Card, shares
+from sipo.report.parts import shares
+
+Answer = tuple[str, list[float | None], int, bool]
+"""text, true rewards in the order of the objectives, tokens, whether the length limit cut it"""
 
 
-@dataclass(frozen=True)
-class Answered:
-    prompt: str
-    cards: list[Card]
-    """By weight, then method; those that no weight steers come first."""
+def places(responses: Sequence[Response]) -> list[dict[str, float]]:
+    """The weights that were asked for, in order."""
+    return list({shares(each.weights): each.weights for each in responses if each.weights is not None}.values())
 
 
-def places(responses: Sequence[Response]) -> list[str]:
-    """The weights for people, in order."""
-    return list(dict.fromkeys(shares(each.weights) for each in responses if each.weights is not None))
+def middle(places: Sequence[dict[str, float]]) -> int:
+    """The place whose largest share is smallest."""
+    return min(range(len(places)), key=lambda at: max(places[at].values()), default=0)
 
 
-def most_balanced(responses: Sequence[Response]) -> int:
-    """Which of the places to show first: the one whose largest share is smallest."""
-    largest = {shares(each.weights): max(each.weights.values()) for each in responses if each.weights is not None}
-    labels = list(largest)
-    return min(range(len(labels)), key=lambda i: largest[labels[i]], default=0)
-
-
-def answered(responses: Sequence[Response], limit: int) -> list[Answered]:
-    """At most `limit` prompts; of several answers at a weight, or of draws that no weight steers, the first."""
-    at = {label: i for i, label in enumerate(places(responses))}
-    prompts: dict[str, list[Response]] = {}
+def answered(responses: Sequence[Response], objectives: Sequence[str], limit: int) -> list[dict[str, Any]]:
+    """At most `limit` prompts, each with its answers by method, one for each place: of several at a weight the first,
+    and of a method that no weight steers the draw that shares its noise with that weight's answers.
+    """
+    at = {shares(weights): place for place, weights in enumerate(places(responses))}
+    prompts: dict[str, dict[str, Any]] = {}
     for each in responses:
-        if each.index == 0 and each.draw == 0:
-            prompts.setdefault(each.prompt, []).append(each)
-    return [
-        Answered(mine[0].text, sorted((_card(each, at) for each in mine), key=_order))
-        for mine in list(prompts.values())[:limit]
-    ]
+        if each.index:
+            continue
+        found = prompts.setdefault(each.prompt, {"prompt": each.text, "answers": {}})
+        place = each.draw if each.weights is None else at[shares(each.weights)]
+        rewards = [each.rewards[name] for name in objectives]
+        answer: Answer = (each.response, rewards, each.length, not each.finished)
+        found["answers"].setdefault(each.method, {})[place] = answer
+    shown = list(prompts.values())[:limit]
+    return [{**each, "answers": {name: _in_order(mine) for name, mine in each["answers"].items()}} for each in shown]
 
 
-def _card(each: Response, at: dict[str, int]) -> Card:
-    place = None if each.weights is None else at[shares(each.weights)]
-    notes = [] if each.weights is None else [shares(each.weights)]
-    return Card(
-        each.method, each.response, method=each.method, place=place, tokens=each.length,
-        cut=not each.finished, rewards=each.rewards, notes=notes,
-    )  # fmt: skip
-
-
-def _order(card: Card) -> int:
-    return -1 if card.place is None else card.place
+def _in_order(answers: dict[int, Answer]) -> list[Answer]:
+    """By place; a single one serves all of them."""
+    return [answers[place] for place in sorted(answers)]

@@ -3,7 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from sipo.data import Row
 from sipo.filters.contest import CHOSEN
@@ -28,13 +29,26 @@ class Case:
     reasons: list[str]
     judges: Table | None
     """Rewards of the originals and the candidate, by judge."""
+    better: bool | None = None
+    """Is the chosen response truly better than both originals? None where it is not known."""
+
+    def record(self) -> dict[str, Any]:
+        """For the page's scripts; cards without what they lack."""
+        cards = [[_short(card) for card in part] for part in (self.originals, self.drafts)]
+        judges = [list(self.judges.columns), *self.judges.texts()] if self.judges else None
+        return {
+            "id": self.row, "prompt": self.prompt, "chosen": self.chosen, "better": self.better, "cards": cards,
+            "fate": self.fate, "reasons": self.reasons, "judges": judges,
+        }  # fmt: skip
 
 
 Drawn = tuple[str, tuple[tuple[str, float], ...], int]
 """prompt, weights, index: what a sample and its refinement share"""
 
 
-def cases(rows: Sequence[Row], inputs: Inputs, rewards: TrueRewards, limit: int) -> list[Case]:
+def cases(
+    rows: Sequence[Row], inputs: Inputs, rewards: TrueRewards, truly: Mapping[str, bool], limit: int
+) -> list[Case]:
     """At most `limit` rows in their order, those with a chosen response first."""
     by_row: dict[str, list[Candidate]] = defaultdict(list)
     for each in inputs.candidates:
@@ -43,12 +57,13 @@ def cases(rows: Sequence[Row], inputs: Inputs, rewards: TrueRewards, limit: int)
     refinements = {_drawn(each): each for each in inputs.refinements}
     chosen = inputs.chosen
     shown = sorted(rows, key=lambda row: row.id not in chosen)[:limit]
-    return [
+    made = [
         _case(
             row, inputs.originals[row.id], chosen.get(row.id) or _nearest(by_row[row.id]), samples, refinements, rewards
         )
         for row in shown
     ]  # fmt: skip
+    return [replace(each, better=truly.get(each.row)) for each in made]
 
 
 def _nearest(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -125,6 +140,10 @@ def _better(candidate: Candidate, judge: str) -> str:
     if mine is None or len(others) < len(candidate.originals[judge]):
         return "refused"
     return "yes" if mine > max(others) else "no"
+
+
+def _short(card: Card) -> dict[str, Any]:
+    return {name: value for name, value in asdict(card).items() if value or name == "text"}
 
 
 def _drawn(each: Sample | Refinement | Candidate) -> Drawn:

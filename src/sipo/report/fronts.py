@@ -48,7 +48,6 @@ def in_short(methods: Mapping[str, Any]) -> tuple[str, list[str], list[list[Any]
 
 def shapes(fronts: Mapping[str, Any]) -> Table:
     """Of every method how far it is from the best front, how much of it is beaten, and how its points lie."""
-    names = [objective["name"] for objective in fronts["objectives"]]
     rows: list[list[Cell]] = [
         [
             name,
@@ -56,19 +55,39 @@ def shapes(fronts: Mapping[str, Any]) -> Table:
             Measured(front["igd_plus"], *front["igd_plus_interval"]),
             share(round(front["dominated_share"] * len(front["points"])), len(front["points"])),
             front["spacing"],
-            *(
-                None
-                if front["ranges"][each] is None
-                else Measured(front["ranges"][each], *front["ranges_interval"][each])
-                for each in names
-            ),
-            *(front["control"][each] for each in names),
         ]
         for name, front in fronts["methods"].items()
     ]
-    headings = [f"range of {name} [{INTERVAL}]" for name in names] + [f"Kendall of {name}" for name in names]
     columns = ["method", f"additive epsilon [{INTERVAL}]", f"IGD+ [{INTERVAL}]", "dominated share", "spacing"]
-    return Table([*columns, *headings], rows)
+    return Table(columns, rows)
+
+
+def control(fronts: Mapping[str, Any]) -> Table:
+    """Of every method that weights steer, by objective: whether more weight gives more, and how much more."""
+    start = fronts["start"]
+    rows: list[list[Cell]] = [
+        [
+            name,
+            objective,
+            front["control"][objective],
+            _range(front, objective),
+            *([_kept(front, objective)] * bool(start)),
+        ]
+        for name, front in fronts["methods"].items()
+        for objective in front["ranges"]
+        if front["ranges"][objective] is not None
+    ]
+    columns = ["method", "objective", "Kendall", f"range [{INTERVAL}]", *([f"kept of {start}"] if start else [])]
+    return Table(columns, rows, lead=2)
+
+
+def _range(front: Mapping[str, Any], objective: str) -> Measured:
+    return Measured(front["ranges"][objective], *front["ranges_interval"][objective])
+
+
+def _kept(front: Mapping[str, Any], objective: str) -> str | None:
+    known = front["kept"][objective]
+    return None if known is None else f"{known:.0%}" + ", shrunk" * (objective in front["narrow"])
 
 
 def differences(fronts: Mapping[str, Any]) -> Table:

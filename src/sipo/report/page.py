@@ -5,6 +5,7 @@ anything from anywhere.
 """
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sipo.plain import plain
-from sipo.report.parts import number
+from sipo.report.decision import ratio
+from sipo.report.parts import MINUS, alike, number
+
+DASHES = {"--": "7 4", "-.": "7 3 2 3", ":": "2 3"}
+"""Of lines, as SVG has them."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Picture:
 def render(**content: Any) -> str:
     """The HTML of `report.html.j2`; it says what it needs, and a missing name is an error."""
     environment = Environment(
-        loader=PackageLoader("sipo.report", ""),
+        loader=PackageLoader("sipo.report", "page"),
         autoescape=True,
         finalize=_plain,
         undefined=StrictUndefined,
@@ -41,7 +46,15 @@ def render(**content: Any) -> str:
     )
     environment.filters["number"] = number
     environment.filters["inline"] = inline
+    environment.filters["together"] = together
+    environment.globals["dashes"] = DASHES
+    environment.filters["ratio"] = ratio
     return environment.get_template("report.html.j2").render(**content)
+
+
+def together(values: Sequence[float], sign: bool = False) -> list[str]:
+    """Numbers with the decimals that they share, and with their signs where they are differences."""
+    return [f"+{text}" if sign and not text.startswith(MINUS) else text for text in alike(*values)]
 
 
 def _plain(value: Any) -> Any:

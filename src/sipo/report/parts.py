@@ -41,9 +41,6 @@ class Card:
 
     title: str
     text: str
-    method: str | None = None
-    place: int | None = None
-    """Which of the page's weights it was drawn at; None where no weight steers it."""
     tokens: int | None = None
     cut: bool = False
     """Did the length limit end it?"""
@@ -68,6 +65,11 @@ def alike(*values: float) -> list[str]:
 
 def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} %" if whole else NOTHING
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def shares(weights: Mapping[str, float] | None) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sipo.pareto.verdicts import Word
-from sipo.report.parts import alike, number
+from sipo.report.parts import alike, listed, number
 
 SPELLED_OUT = 4
 """So many comparisons are told one by one, with their numbers; more are grouped."""
@@ -109,7 +109,7 @@ def narrowed(fronts: Mapping[str, Any]) -> str:
     parts = []
     for method, objectives in found.items():
         shares = [f"{name} {fronts['methods'][method]['kept'][name]:.0%}" for name in objectives]
-        parts.append(f"of {method} ({_listed(shares)})")
+        parts.append(f"of {method} ({listed(shares)})")
     return (
         f"warning: the weights steer less than half as far as those of {fronts['start']}: {', '.join(parts)}; "
         "hypervolume does not tell that a front has shrunk"
@@ -128,9 +128,9 @@ def _kept(fronts: Mapping[str, Any]) -> list[str]:
         f"{name} by {number(each)} ({start}'s by {number(theirs['ranges'][name])}{noise[name]})"
         for name, each in mine["ranges"].items()
     ]
-    said = [f"From no weight to all of it, it moves {_listed(parts)}."]
+    said = [f"From no weight to all of it, it moves {listed(parts)}."]
     if mine["narrow"]:
-        said.append(f"So it steers {_listed(mine['narrow'])} less than half as far: its front has shrunk.")
+        said.append(f"So it steers {listed(mine['narrow'])} less than half as far: its front has shrunk.")
     return said
 
 
@@ -139,13 +139,13 @@ def _grouped(found: list[Finding]) -> list[str]:
     by_word: dict[Word, list[str]] = {}
     for each in found:
         by_word.setdefault(each.word, []).append(each.other)
-    said = [f"sipo is {word} {_listed(by_word[word])}." for word in ("above", "below") if word in by_word]
+    said = [f"sipo is {word} {listed(by_word[word])}." for word in ("above", "below") if word in by_word]
     even = [each for each in found if each.word == "not shown"]
     if even:
         reasons = dict.fromkeys(each.because for each in even)
         seen = [each.detectable for each in even if each.detectable]
         size = f"; the tests find one of {number(max(seen))} in four of five such runs" if seen else ""
-        said.append(f"No difference from {_listed(by_word['not shown'])} is shown: {'; '.join(reasons)}{size}.")
+        said.append(f"No difference from {listed(by_word['not shown'])} is shown: {'; '.join(reasons)}{size}.")
     return said
 
 
@@ -163,7 +163,7 @@ def _apart(found: list[Finding]) -> list[str]:
     seen = [each.detectable for each in found if each.word == "not shown" and each.detectable]
     count = f"{apart} of the {len(found)} pairs" if apart else f"None of the {len(found)} pairs"
     said = [f"{count} of methods {'differs' if apart < 2 else 'differ'} as far as is shown."]
-    said += [f"{better} is above {_listed(worse)}." for better, worse in beats.items()]
+    said += [f"{better} is above {listed(worse)}." for better, worse in beats.items()]
     if seen:
         said.append(f"Between the others the tests find one of {number(max(seen))} in four of five such runs.")
     return said
@@ -175,7 +175,3 @@ def _prompts(fronts: Mapping[str, Any]) -> str:
 
 def _p(value: float) -> str:
     return "below .001" if value < 0.001 else f"{value:.2g}"
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -4,17 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from sipo.data import Row
 from sipo.filters.registry import find
-from sipo.pareto.dominance import truly_better
-from sipo.pareto.indicators import signs
 from sipo.report.inputs import Inputs
 from sipo.report.parts import Cell, Table, share
-from sipo.report.rewards import TrueRewards
-from sipo.rewards import Item
-from sipo.rewards.objective import Objective
+from sipo.report.truth import Truth
 from sipo.task import Task
 
 REASONS = 10
@@ -63,18 +57,24 @@ def yields(task: Task, inputs: Inputs, rows: list[Row]) -> Table:
     )  # fmt: skip
 
 
-def trust(inputs: Inputs, rows: Sequence[Row], objectives: Sequence[Objective], true: TrueRewards) -> str:
-    """How far to trust the filter's choice, in words: by estimate and, where they are to be had, by true rewards."""
-    found = inputs.filter
+def trust(inputs: Inputs, truth: Truth) -> str:
+    """How far to trust the filter's choice, in words: by true rewards where they are known, else by an estimate."""
+    found, known = inputs.filter, truth.shares()
     parts = [f"The responses were chosen by the rule “{found['rule']}”."]
+    if known:
+        chosen, everything = known
+        parts.append(
+            f"By the true rewards {chosen.said} of the chosen responses are at least as good as both originals in "
+            f"every objective, and better than each in one; of all candidates {everything.said} are."
+        )
     if found["accuracy"]:
         right = ", ".join(f"{name} {100 * value:.0f} %" for name, value in found["accuracy"].items())
         parts.append(f"On {found['held_out']} its judges agree with the given labels in: {right}.")
-    if found["estimated_precision"] is not None:
-        chosen, all_of_them = 100 * found["estimated_precision"], 100 * found["estimated_share_of_all"]
+    if found["estimated_precision"] is not None and not known:
+        chosen_share, of_all = 100 * found["estimated_precision"], 100 * found["estimated_share_of_all"]
         parts.append(
-            f"From that, {chosen:.0f} % of the chosen responses are estimated to be better than both originals in "
-            f"every objective, and {all_of_them:.0f} % of all candidates. That is rough: the same judges picked what "
+            f"From that, {chosen_share:.0f} % of the chosen responses are estimated to be better than both originals "
+            f"in every objective, and {of_all:.0f} % of all candidates. That is rough: the same judges picked what "
             "they rank first, which lifts it, the labels were given for other responses than these, and where "
             "align.checkpoint is best the validation rows have chosen the epoch, too."
         )
@@ -84,23 +84,7 @@ def trust(inputs: Inputs, rows: Sequence[Row], objectives: Sequence[Objective], 
             f"The policy of {' and '.join(silent)} stayed the reference, since no epoch was better on validation: it "
             "has no opinion, and the chosen responses are not known to be better there."
         )
-    better = [truth for row in rows if row.id in inputs.chosen for truth in _true_choice(row, inputs, objectives, true)]
-    if better:
-        parts.append(
-            f"By the true rewards {sum(better)} of {len(better)} chosen responses are at least as good as both "
-            "originals in every objective, and better than each in one."
-        )
     return " ".join(parts)
-
-
-def _true_choice(row: Row, inputs: Inputs, objectives: Sequence[Objective], true: TrueRewards) -> list[bool]:
-    """Whether the response chosen for a row truly is better; nothing where a reward is not known."""
-    texts = [Item(row.prompt, text) for text in (*inputs.originals[row.id], inputs.chosen[row.id].response)]
-    rewards = [[true[text].get(each.name) for each in objectives] for text in texts]
-    if any(value is None for each in rewards for value in each):
-        return []
-    signed = np.array(rewards, dtype=float) * signs([each.maximise for each in objectives])
-    return truly_better(signed[2:], signed[:2]).tolist()
 
 
 def stayed(training: Mapping[str, Sequence[Mapping[str, Any]]], best: bool) -> str:

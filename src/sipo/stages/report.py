@@ -6,20 +6,27 @@ The model is not asked. Writes `report.html`, `front.png` and `training.png`.
 from pathlib import Path
 from typing import Any
 
+from sipo.data import Row
 from sipo.disk.run import RunFolder
 from sipo.disk.tables import write_text
 from sipo.graph.build import Graph
-from sipo.records import Response
-from sipo.report import answers, rewards
+from sipo.records import Response, comparable
+from sipo.report import answers, chart, rewards
 from sipo.report import fronts as tables
 from sipo.report.cases import cases
+from sipo.report.decision import Decision, decision
 from sipo.report.facts import conflicts, costs, facts
 from sipo.report.inputs import Inputs
+from sipo.report.lengths import lengths
 from sipo.report.looks import looks
+from sipo.report.pack import pack_list
 from sipo.report.page import Picture, render
 from sipo.report.plots import front_png, training_png
+from sipo.report.truth import truth
+from sipo.report.use import commands
 from sipo.report.verdict import lift, verdict
 from sipo.report.yields import chose_nothing, stayed, trust, why_fallen, yields
+from sipo.stages.compare import points_of, rewards_of
 from sipo.stages.realign import WAYS_OUT
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
@@ -38,54 +45,113 @@ def report(
     """The page; the model and the device are left alone. `choice` and `improvement` are of a run with sipo: samples,
     refinements and candidates.
     """
-    config, has_sipo = task.config, choice is not None
-    rows = worked_rows(task) if has_sipo else []
+    rows = worked_rows(task) if choice is not None else []
     originals = {row.id: task.texts(row) for row in rows}
     inputs = Inputs(fronts, responses, training, originals=originals, filter=choice or {}, **improvement)
-    measured = inputs.fronts
-    true = rewards.true_rewards(config.objectives, rewards.texts_of(rows, inputs), config.execution, task.moment)
-
-    names = ", ".join(task.objectives)
-    front = Picture(front_png(measured), front_png(measured, dark=True), f"Fronts of {', '.join(measured['methods'])}")
+    front = Picture(front_png(fronts), front_png(fronts, dark=True), f"Fronts of {', '.join(fronts['methods'])}")
     curves = Picture(
-        training_png(inputs.training), training_png(inputs.training, dark=True), f"Training curves of {names}"
+        training_png(training), training_png(training, dark=True), f"Training curves of {', '.join(task.objectives)}"
     )
-    page = render(
-        title=config.report.title or f"Preference alignment: {names}",
-        verdict=verdict(measured),
-        left_out=tables.left_out(measured),
-        chose_nothing=chose_nothing(inputs, WAYS_OUT),
-        has_sipo=has_sipo,
-        objectives=task.objectives,
-        prompts=measured["prompts"],
-        looks=looks(measured["methods"], task.objectives),
-        facts=facts(task),
-        costs=costs(task.config.run_dir, records(task)),
-        front=front,
-        training=curves,
-        reference_point=tables.reference_point(measured),
-        lift=lift(measured),
-        measures=tables.measures(measured),
-        shapes=tables.shapes(measured),
-        differences=tables.differences(measured),
-        points=tables.points(measured),
-        conflicts=conflicts(task),
-        yields=yields(task, inputs, rows) if has_sipo else None,
-        why_fallen=why_fallen(inputs),
-        trust=trust(inputs, rows, config.objectives, true) if has_sipo else "",
-        stayed=stayed(inputs.training, config.align.checkpoint == "best"),
-        by_kind=rewards.by_kind(rows, inputs, config.objectives, true) if has_sipo else [],
-        cases=cases(rows, inputs, true, config.report.cases),
-        rows_worked_on=len(rows),
-        rows_chosen=len(inputs.chosen),
-        answers=answers.answered(inputs.responses, config.report.cases),
-        places=answers.places(inputs.responses),
-        place=answers.most_balanced(inputs.responses),
-    )
+    told = _told(task, inputs)
+    content = {
+        **told,
+        **_answered(task, inputs, told["chart"]["place"]),
+        **(_improved(task, inputs, rows) if choice is not None else {"improvement": None}),
+        **_run(task, inputs),
+    }
+    page = render(training=curves, **content)
     (folder / "front.png").write_bytes(front.light)
     (folder / "training.png").write_bytes(curves.light)
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _told(task: Task, inputs: Inputs) -> dict[str, Any]:
+    """What the fronts say: the decision, its chart, all numbers, lengths."""
+    fronts = inputs.fronts
+    points = points_of(comparable(inputs.responses), task.objectives, task.weights)
+    measured = {name: rewards_of(mine, task.objectives) for name, mine in points.items()}
+    weights = [dict(zip(task.objectives, weight, strict=True)) for weight in task.weights]
+    found = decision(fronts, measured, weights)
+    return {
+        "title": task.config.report.title or f"Preference alignment: {', '.join(task.objectives)}",
+        "decision": found,
+        "chart": _chart(fronts, found),
+        "commands": commands(task, inputs, found),
+        "objectives": fronts["objectives"],
+        "prompts": fronts["prompts"],
+        "methods": list(fronts["methods"]),
+        "looks": looks(fronts["methods"], task.objectives),
+        "verdict": verdict(fronts),
+        "left_out": tables.left_out(fronts),
+        "reference_point": tables.reference_point(fronts),
+        "lift": lift(fronts),
+        "measures": tables.measures(fronts),
+        "shapes": tables.shapes(fronts),
+        "control": tables.control(fronts),
+        "differences": tables.differences(fronts),
+        "points": tables.points(fronts),
+        "lengths": lengths(points),
+    }
+
+
+def _chart(fronts: dict[str, Any], found: Decision) -> dict[str, Any]:
+    """The front, in the way that fits the number of objectives."""
+    focus = found.recommended.method if found.recommended else found.focus
+    count = len(fronts["objectives"])
+    return {
+        "plane": chart.plane(fronts, focus) if count == 2 else None,
+        "triangles": chart.triangles(fronts) if count == 3 else [],
+        "scales": chart.scales(fronts) if count != 2 else None,
+        "focus": focus,
+        "place": found.recommended.place if found.recommended else None,
+    }
+
+
+def _answered(task: Task, inputs: Inputs, place: int | None) -> dict[str, Any]:
+    """The knob."""
+    places = answers.places(inputs.responses)
+    every = answers.answered(inputs.responses, task.objectives, task.config.report.cases)
+    packed, count = pack_list(
+        every,
+        objectives=task.objectives,
+        places=[list(weights.values()) for weights in places],
+        first=answers.middle(places) if place is None else place,
+    )
+    prompts = len({each.prompt for each in inputs.responses})
+    return {"places": places, "answers": packed, "first": every[0], "answers_shown": count, "answers_all": prompts}
+
+
+def _improved(task: Task, inputs: Inputs, rows: list[Row]) -> dict[str, Any]:
+    """What the improvement let through, and its cases."""
+    objectives = task.config.objectives
+    true = rewards.true_rewards(objectives, rewards.texts_of(rows, inputs), task.config.execution, task.moment)
+    known = truth(rows, inputs, objectives, true)
+    records = [each.record() for each in cases(rows, inputs, true, known.chosen, task.config.report.cases)]
+    packed, count = pack_list(records)
+    return {
+        "improvement": {
+            "chose_nothing": chose_nothing(inputs, WAYS_OUT),
+            "yields": yields(task, inputs, rows),
+            "why_fallen": why_fallen(inputs),
+            "trust": trust(inputs, known),
+            "by_kind": rewards.by_kind(rows, inputs, objectives, true),
+            "cases": packed,
+            "cases_shown": count,
+            "rows": len(rows),
+            "rows_chosen": len(inputs.chosen),
+        }
+    }
+
+
+def _run(task: Task, inputs: Inputs) -> dict[str, Any]:
+    """What was run, and what it took."""
+    return {
+        "facts": facts(task),
+        "costs": costs(task.config.run_dir, records(task)),
+        "conflicts": conflicts(task),
+        "stayed": stayed(inputs.training, task.config.align.checkpoint == "best"),
+    }
 
 
 def records(task: Task) -> dict[str, dict[str, Any]]:

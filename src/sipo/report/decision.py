@@ -1,0 +1,237 @@
+"""The first screen: what the methods gain and cost, which weight to take and why, and the commands that use it.
+
+Words follow from tests that noise passes rarely (`sipo.pareto.gains`, `sipo.pareto.verdicts`), and from nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sipo.methods.registry import find, specs
+from sipo.pareto.bootstrap import Array
+from sipo.pareto.choosing import equal_gain, knee, simultaneous_intervals, steadiness
+from sipo.pareto.compare import pairs
+from sipo.pareto.gains import Gain, gains
+from sipo.pareto.verdicts import ENOUGH
+from sipo.report.parts import alike, listed
+from sipo.report.verdict import findings
+
+RESAMPLES = 500
+"""Of the prompts, to see how steady a choice is."""
+SPELLED_OUT = 4
+"""Objectives that a sentence tells one by one, with their numbers."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table of gains: a method less another."""
+
+    method: str
+    other: str
+    gains: Mapping[str, Gain]
+
+
+@dataclass(frozen=True)
+class Level:
+    """An objective at the recommended weight; intervals hold for all points that could have been recommended."""
+
+    name: str
+    reward: float
+    low: float
+    high: float
+    gain: float | None
+    """Over the base model, positive is better; None where that was not measured."""
+    gain_low: float | None
+    gain_high: float | None
+
+
+@dataclass(frozen=True)
+class Recommended:
+    method: str
+    place: int
+    """Of the run's weights."""
+    weights: Mapping[str, float]
+    levels: list[Level]
+    why: list[str]
+    by: str
+    """The option of `sipo choose` that asks the same."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    focus: str
+    """The method that the sentence is about."""
+    sentence: str
+    lines: list[Line]
+    recommended: Recommended | None
+    instead: str
+    """Why nothing is recommended; empty where something is."""
+
+
+def decision(
+    fronts: Mapping[str, Any], rewards: Mapping[str, Array], weights: Sequence[Mapping[str, float]]
+) -> Decision:
+    """Of methods' true rewards [M, P, N] at the run's weights; `fronts` holds the verdicts by utility."""
+    maximise = {each["name"]: each["direction"] == "maximize" for each in fronts["objectives"]}
+    told = gains(rewards, maximise, list(pairs(list(rewards))))
+    recommended, instead = _recommended(fronts, rewards, weights, maximise)
+    focus = "sipo" if "sipo" in rewards else recommended.method if recommended else _foremost(fronts)
+    lines = _lines(told, list(rewards), focus)
+    return Decision(focus, _sentence(lines, focus, fronts["prompts"]), lines, recommended, instead)
+
+
+def _foremost(fronts: Mapping[str, Any]) -> str:
+    """The method with the largest mean utility; one that weights steer where there is one."""
+    methods = fronts["methods"]
+    among = steered(methods) or list(methods)
+    return max(among, key=lambda name: methods[name]["utility"])
+
+
+def steered(methods: Mapping[str, Any]) -> list[str]:
+    """Those whose points have weights."""
+    return [name for name, each in methods.items() if each["points"][0]["weights"] is not None]
+
+
+def _lines(told: Mapping[tuple[str, str], Mapping[str, Gain]], methods: Sequence[str], focus: str) -> list[Line]:
+    """Every method against the base model, then the one in focus against the others."""
+    against_base = [(name, "base") for name in methods if name != "base" and "base" in methods]
+    among = [(focus, name) for name in methods if name not in (focus, "base")]
+    return [Line(a, b, _turned(told, a, b)) for a, b in dict.fromkeys([*against_base, *among])]
+
+
+def _turned(told: Mapping[tuple[str, str], Mapping[str, Gain]], a: str, b: str) -> Mapping[str, Gain]:
+    if (a, b) in told:
+        return told[a, b]
+    words = {"above": "below", "below": "above", "not shown": "not shown"}
+    return {
+        name: Gain(-each.value, -each.high, -each.low, words[each.word], each.because)  # type: ignore[arg-type]
+        for name, each in told[b, a].items()
+    }
+
+
+def _sentence(lines: Sequence[Line], focus: str, prompts: int) -> str:
+    """What the method in focus gains and costs, in the objectives' own units; averages over the weights."""
+    mine = [each for each in lines if each.method == focus]
+    if not mine:
+        return f"This run measured {focus} alone, so there is nothing to hold it against."
+    if prompts < ENOUGH:
+        return (
+            f"Nothing can be told from {prompts} held-out prompt{'s' * (prompts != 1)}: what {focus} gains or costs "
+            f"is within what chance does. Give {ENOUGH} or more."
+        )
+    alike_with = [each.other for each in mine if not any(gain.shown for gain in each.gains.values())]
+    parts = [f"against {_name(each.other)} it {_told(each)}" for each in mine if each.other not in alike_with]
+    if alike_with:
+        parts.append(f"against {listed(list(map(_name, alike_with)))} no difference is shown")
+    said = "; ".join(parts).replace(" it ", f" {focus} ", 1)
+    return f"On average over the weights, {said}."
+
+
+def _name(method: str) -> str:
+    return "the base model" if method == "base" else method
+
+
+def _told(line: Line) -> str:
+    better = {name: each for name, each in line.gains.items() if each.word == "above"}
+    worse = {name: each for name, each in line.gains.items() if each.word == "below"}
+    even = [name for name, each in line.gains.items() if not each.shown]
+    said = [
+        f"{verb} {_amounts(part)}" for verb, part in (("improves", better), ("worsens", worse)) if part
+    ]  # fmt: skip
+    if even and len(line.gains) <= SPELLED_OUT:
+        said.append(f"shows no change in {listed(even)}")
+    return listed(said)
+
+
+def _amounts(part: Mapping[str, Gain]) -> str:
+    if len(part) > SPELLED_OUT:
+        return f"{len(part)} objectives ({listed(list(part))})"
+    return listed([f"{name} by {alike(abs(each.value))[0]}" for name, each in part.items()])
+
+
+def _recommended(
+    fronts: Mapping[str, Any],
+    rewards: Mapping[str, Array],
+    weights: Sequence[Mapping[str, float]],
+    maximise: Mapping[str, bool],
+) -> tuple[Recommended | None, str]:
+    """The method that nothing is shown to be above, and of those the cheapest; there, the weight of equal gain."""
+    candidates = [name for name in steered(fronts["methods"]) if name in specs()]
+    if not candidates:
+        return None, "No method of this run is steered by weights: add mod or soups to `methods`."
+    if fronts["prompts"] < ENOUGH:
+        return None, f"No weight is recommended from fewer than {ENOUGH} held-out prompts."
+    above = {(each.method, each.other) for each in findings(fronts) if each.word == "above"}
+    above |= {(each.other, each.method) for each in findings(fronts) if each.word == "below"}
+    better = [name for name in candidates if "base" not in rewards or (name, "base") in above]
+    if not better:
+        return None, "No method is shown to be better than the base model by mean utility: keep the base model for now."
+    best = [name for name in better if not any((other, name) in above for other in better)] or better
+    cost = {name: max(find(name).models(tuple(weight.values())) for weight in weights) for name in best}
+    method = min(best, key=lambda name: (cost[name], -fronts["methods"][name]["utility"]))
+    why = [_why_method(method, best, [name for name in better if name not in best], cost, "base" in rewards)]
+
+    base_P_N = rewards["base"].mean(axis=0) if "base" in rewards else None
+    larger, mine = list(maximise.values()), rewards[method]
+    means = mine.mean(axis=1)
+    place = knee(means, larger) if base_P_N is None else equal_gain(means, base_P_N.mean(axis=0), larger)
+    share = steadiness(mine, base_P_N, larger, RESAMPLES, 0)
+    why.append(_why_weight(place, share, weights, base_P_N is None))
+    at = sum(len(rewards[name]) for name in candidates[: candidates.index(method)]) + place
+    stacked = np.concatenate([rewards[name] for name in candidates])
+    levels = _levels(list(maximise), larger, stacked, base_P_N, at)
+    by = "--knee" if base_P_N is None else "--equal-gain"
+    return Recommended(method, place, weights[place], levels, why, by), ""
+
+
+def _levels(
+    names: Sequence[str], larger: Sequence[bool], stacked_K_P_N: Array, base_P_N: Array | None, at: int
+) -> list[Level]:
+    low, high = simultaneous_intervals(stacked_K_P_N, RESAMPLES, 0)
+    means = stacked_K_P_N.mean(axis=1)
+    levels = []
+    gained: Any = None
+    if base_P_N is not None:
+        sign = np.where(larger, 1.0, -1.0)
+        over = (stacked_K_P_N - base_P_N) * sign
+        gained = (over.mean(axis=1)[at], *(ends[at] for ends in simultaneous_intervals(over, RESAMPLES, 0)))
+    for n, name in enumerate(names):
+        gain = (None, None, None) if gained is None else tuple(float(each[n]) for each in gained)
+        levels.append(Level(name, float(means[at, n]), float(low[at, n]), float(high[at, n]), *gain))
+    return levels
+
+
+def _why_method(
+    method: str, best: Sequence[str], beaten: Sequence[str], cost: Mapping[str, int], over_base: bool
+) -> str:
+    others = [name for name in best if name != method]
+    below = [*beaten, *(["the base model"] if over_base else [])]
+    said = f"{method} is above {listed(below)} by mean utility" if below else f"Nothing is shown to be above {method}"
+    if not others:
+        return f"{said}."
+    told = f"{said}, and is not told apart from {listed(others)}"
+    dearer = [name for name in others if cost[name] > cost[method]]
+    if dearer:
+        models = "one model writes its answers" if cost[method] == 1 else f"{cost[method]} models write its answers"
+        told += f"; {models}, where {listed(dearer)} {'runs' if len(dearer) == 1 else 'run'} {cost[dearer[0]]} at once"
+    return f"{told}."
+
+
+def _why_weight(place: int, share: Array, weights: Sequence[Mapping[str, float]], is_knee: bool) -> str:
+    rule = (
+        "a step either way costs most there (the knee of its front)"
+        if is_knee
+        else "the objective that gains least over the base model gains most there"
+    )
+    others = [at for at in np.argsort(-share) if at != place and share[at] >= 0.1]
+    steady = f"Of resamples of the prompts {100 * share[place]:.0f} % choose it"
+    if others:
+        steady += f", {100 * share[others[0]]:.0f} % choose {ratio(weights[others[0]])}"
+    return f"Of its weights, {rule}. {steady}."
+
+
+def ratio(weights: Mapping[str, float]) -> str:
+    """A weight in short, in the order of the objectives: `60 : 40`."""
+    return " : ".join(f"{100 * share:.3g}" for share in weights.values())

@@ -1,0 +1,42 @@
+"""Texts for the page's scripts: ten thousand rows would stall a browser as HTML, so they are packed and shown a few at
+a time. Every text passes `plain` here, since it reaches the page past the template.
+"""
+
+import json
+import zlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from sipo.plain import plain
+
+ROOM = 9_000_000
+"""Characters of the page that one list may fill: with two of them the page stays below 20 MB."""
+
+
+def pack(value: Any) -> Markup:
+    """JSON, deflated, in base64, which holds no markup; `unpack` in pack.js reads it."""
+    text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(b64encode(zlib.compress(text.encode(), 9)).decode())
+
+
+def pack_list(records: Sequence[Any], room: int = ROOM, **about: Any) -> tuple[Markup, int]:
+    """The records, as many from the first as there is room for, and how many those are."""
+    count = len(records)
+    while True:
+        packed = pack({**about, "records": records[:count]})
+        if len(packed) <= room or count <= 1:
+            return packed, count
+        count = max(1, min(count - 1, int(0.95 * count * room / len(packed))))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
