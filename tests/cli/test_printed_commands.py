@@ -1,9 +1,11 @@
 """What a run prints to be copied into a shell is executed as it stands, and so is all that those commands print."""
 
+import html
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -87,6 +89,12 @@ def test_all_that_a_run_prints_runs(
     }
     (asked,) = {words[words.index("--prompt") + 1] for words in done if "generate" in words}
     assert asked in (tmp_path / "rows.jsonl").read_text(), "a prompt of the run's own"
+    page = (tmp_path / "it's a run" / "report" / "report.html").read_text()
+    given = [shlex.split(html.unescape(each)) for each in re.findall("<code>(sipo .*?)</code>", page)]
+    assert [words[1] for words in given] == ["generate", "choose", "export"]
+    shutil.rmtree(tmp_path / "chosen")
+    for words in given:
+        assert main(words[1:]) == 0, (words, capsys.readouterr().err)
     if (n, methods) == (2, ["mod"]):
         (tmp_path / "it's a run" / "report" / "report.html").unlink()
         assert main(["status", "it's a run"]) == 0

@@ -1,10 +1,10 @@
 """The commands that the page gives to people: ask at a weight, choose another, take the model away."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sipo.methods.registry import find
-from sipo.plain import command
+from sipo.commands import command, export, generate, question
+from sipo.methods.registry import find, usual_soup
 from sipo.report.decision import Decision, steered
 from sipo.report.inputs import Inputs
 from sipo.task import Task
@@ -14,29 +14,23 @@ Command = tuple[str, str]
 
 
 def commands(task: Task, inputs: Inputs, found: Decision) -> list[Command]:
-    """At the recommended weight or, without one, at the middle one."""
+    """At the recommended weight or, without one, at the middle one; none where no weight steers anything."""
     run, methods = task.config.run_dir, steered(inputs.fronts["methods"])
-    if not methods:
-        return []
     at = found.recommended
     method = at.method if at else found.focus
+    if method not in methods:
+        return []
     weights = at.weights if at else _middle(inputs.fronts["methods"][method]["points"])
-    shares = ",".join(f"{name}={share:.9g}" for name, share in weights.items())
-    question = min((each.text for each in inputs.responses), key=len, default="")
-    by = at.by if at else "--knee"
+    asked = generate(run, weights, question(each.text for each in inputs.responses), method)
+    chosen = ("choose", run, at.by if at else "--knee", "--method", method)
+    told = [("ask it", asked), ("choose another weight", chosen)]
     spec = find(method)
-    one = spec.exported and spec.models(tuple(weights.values())) == 1
-    return [
-        ("ask it", command("sipo", "generate", run, "--method", method, "--weights", shares, "--prompt", question)),
-        ("choose another weight", command("sipo", "choose", run, by, "--method", method)),
-        (
-            "take the model away",
-            command(
-                "sipo", "export", run, *(["--method", method] if one else []), "--weights", shares, "--to", "chosen"
-            ),
-        ),
-    ]
+    if spec.exported:
+        alone = spec.models(tuple(weights.values())) == 1
+        what = "take the model away" if alone else "take the soup of its policies away: one model, not this mixture"
+        told.append((what, export(run, weights, "chosen", method if alone else usual_soup([method]))))
+    return [(what, command("sipo", *words)) for what, words in told]
 
 
-def _middle(points: Sequence[Any]) -> Any:
+def _middle(points: Sequence[Any]) -> Mapping[str, float]:
     return min((each["weights"] for each in points), key=lambda weights: max(weights.values()))
