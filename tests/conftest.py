@@ -19,8 +19,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sipo.bank import Adapter, Bank, new_adapter, save_adapter
-from sipo.data import Message
 from sipo.engines import Pool
+from sipo.message import Message
 from sipo.models.load import Backbone, load_backbone
 from sipo.rewards import Item
 from sipo.rewards.examples import Example

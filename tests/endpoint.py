@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sipo.data import Message
+from sipo.message import Message
 from sipo.rewards import Item
 from sipo.rewards.objective import Objective
 

@@ -8,8 +8,8 @@ from families import CHATML, KINDS, MARKS, TEMPLATES, save_model, tokenizer_of
 
 from sipo.check import about_chats, check
 from sipo.config.file import parse_config
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.chat import Codec
 
 OPENING = "{% if add_generation_prompt %}"

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from sipo.bank import Adapter
 from sipo.config.file import parse_config
-from sipo.data import Message
 from sipo.declare.work import Lengths, Plan
 from sipo.decoding import BestOf, Request, at_soup, base, decode, seed_of
 from sipo.engines import Local
@@ -26,6 +25,7 @@ from sipo.estimate.sizes import counted
 from sipo.graph.build import Graph
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
+from sipo.message import Message
 from sipo.methods.base import base_model
 from sipo.methods.best_of_n import BestOfN, best_of_n
 from sipo.methods.interface import Aligned, Method
@@ -137,19 +137,20 @@ def test_an_instruction_is_rendered_as_any_system_text_is(template: str) -> None
 
 
 def test_an_instruction_that_the_model_cannot_take_is_refused(task: Task, pair: list[Adapter], tmp_path: Path) -> None:
-    check_prompting(task)
+    check_prompting(task, answering.test_rows(task))
     long = [each.model_copy(update={"better": "It is long. " * 900}) for each in task.config.objectives]
     wordy = Task(task.config.model_copy(update={"objectives": tuple(long)}), site=task.site)
     line = r"with the instruction of `prompting` the prompt '.*' has \d+ tokens, .* over the model's context of 2048"
     with pytest.raises(SipoError, match=line):
-        check_prompting(wordy)
+        check_prompting(wordy, answering.test_rows(wordy))
     with pytest.raises(SipoError, match=line):
         answer_prompts(wordy, [prompting(wordy.config.objectives, pair)], tmp_path)
     strange = [each.model_copy(update={"better": "\N{SNOWMAN}"}) for each in task.config.objectives]
-    check_prompting(Task(task.config.model_copy(update={"objectives": tuple(strange)}), site=task.site))
+    foreign = Task(task.config.model_copy(update={"objectives": tuple(strange)}), site=task.site)
+    check_prompting(foreign, answering.test_rows(foreign))
     task.site.codec = replace(task.codec, tokenizer=tokenizer_of("word", TEMPLATES["chatml"]))
     with pytest.raises(SipoError, match="`prompting` asks in English words, most of which the tokenizer"):
-        check_prompting(task)
+        check_prompting(task, answering.test_rows(task))
 
 
 # Best of n

@@ -238,7 +238,7 @@ def test_a_reward_model_that_overflows_names_the_item(model_folder: Path, tmp_pa
     weights = load_file(folder / "model.safetensors")
     weights["score.weight"] = torch.full_like(weights["score.weight"], 3e38)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    from sipo.data import Message
+    from sipo.message import Message
 
     objective = Objective(name="a", better="b", reward={"model": str(folder), "dtype": "float32"})  # type: ignore[arg-type]
     with pytest.raises(

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from sipo.data import Message, Row
+from sipo.data import Row
 from sipo.filters.contest import CHOSEN
 from sipo.finished.streaming import Stream
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
 from sipo.records import Candidate

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from sipo.bank import Adapter, Bank, load_adapter, save_adapter, soup
     from sipo.config import Config
     from sipo.config.file import load_config
-    from sipo.data import Message, Row, conflict_statistics, read_rows, write_rows
+    from sipo.data import Row, conflict_statistics, read_rows, write_rows
     from sipo.errors import SipoError
     from sipo.finished.handle import AlignedModel, FinishedRun, open
     from sipo.labelling import label
+    from sipo.message import Message
     from sipo.methods.base import base_model
     from sipo.methods.interface import Aligned, Method
     from sipo.methods.mod import mod
@@ -30,10 +31,11 @@ _HOME = {
     "sipo.bank": ("Adapter", "Bank", "load_adapter", "save_adapter", "soup"),
     "sipo.config": ("Config",),
     "sipo.config.file": ("load_config",),
-    "sipo.data": ("Message", "Row", "conflict_statistics", "read_rows", "write_rows"),
+    "sipo.data": ("Row", "conflict_statistics", "read_rows", "write_rows"),
     "sipo.errors": ("SipoError",),
     "sipo.finished.handle": ("AlignedModel", "FinishedRun", "open"),
     "sipo.labelling": ("label",),
+    "sipo.message": ("Message",),
     "sipo.methods.interface": ("Aligned", "Method"),
     "sipo.methods.base": ("base_model",),
     "sipo.methods.mod": ("mod",),

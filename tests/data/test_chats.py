@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.cli.main import main
-from sipo.data import Message, read_prompts, read_rows
+from sipo.data import read_prompts, read_rows
 from sipo.data.chats import UnusableError, agreed, answered, said
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
+from sipo.message import Message
 
 USER, REPLY, OTHER = (
     Message("user", "hello"),

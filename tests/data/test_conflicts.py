@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.cli.inspect import inspect_file
-from sipo.data import Message, Row, conflict_statistics, read_rows, write_rows
+from sipo.data import Row, conflict_statistics, read_rows, write_rows
+from sipo.message import Message
 
 PKU = Path(__file__).parents[3] / "shared" / "data" / "pku-saferlhf" / "sample.jsonl"
 NAMES = ("a", "b", "c", "d")

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipo.data import Message, Row, read_rows, write_rows
+from sipo.data import Row, read_rows, write_rows
 from sipo.data.convert import WRITERS, convert
 from sipo.data.prepare import prepare
 from sipo.data.sources.reading import read_path
 from sipo.errors import SipoError
+from sipo.message import Message
 
 text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 turns = st.lists(st.tuples(text, text), max_size=2).map(

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from sipo.cli.main import main
-from sipo.data import Message, read_prompts, read_rows
+from sipo.data import read_prompts, read_rows
 from sipo.data.cleaning import Choice
 from sipo.data.prepare import Prepared, prepare
 from sipo.data.sources.reading import read_file, shards
 from sipo.errors import SipoError
+from sipo.message import Message
 
 PAIR = {"response_0": "Water them.", "response_1": "No idea.", "preferred": {"good": 0, "safe": 1}}
 TURNS = (Message("user", "hi"), Message("assistant", "hello"), Message("user", "how?"))

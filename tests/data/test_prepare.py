@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sipo.cli.main import main
-from sipo.data import Message, Row, conflict_statistics, read_rows, split_rows, write_rows
+from sipo.data import Row, conflict_statistics, read_rows, split_rows, write_rows
 from sipo.data.cleaning import Choice
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
+from sipo.message import Message
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data"
 HELPSTEER, PKU = SAMPLES / "helpsteer" / "sample.jsonl", SAMPLES / "pku-saferlhf" / "sample.jsonl"

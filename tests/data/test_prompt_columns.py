@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from sipo.cli.main import main
-from sipo.data import Message, read_prompts, read_rows
+from sipo.data import read_prompts, read_rows
 from sipo.data.cleaning import Choice
 from sipo.data.context import NAMES, in_context
 from sipo.data.datacard import Prepared
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
+from sipo.message import Message
 
 USER = Message("user", "hello")
 TURNS = (Message("user", "hi"), Message("assistant", "ho"))

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipo.data import Message, Row, objectives_of, read_rows, write_rows
+from sipo.data import Row, objectives_of, read_rows, write_rows
 from sipo.errors import SipoError
+from sipo.message import Message
 
 CHAT = [
     {"role": "system", "content": ""},

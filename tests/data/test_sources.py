@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trl import extract_prompt
 
-from sipo.data import Message, Row, read_rows
+from sipo.data import Row, read_rows
 from sipo.data.prepare import prepare
 from sipo.data.sources import trl
 from sipo.data.sources.finding import find
@@ -26,6 +26,7 @@ from sipo.data.sources.interface import Dropped, Record
 from sipo.data.sources.reading import read_file, read_path
 from sipo.data.sources.registry import known_sets, sources
 from sipo.errors import SipoError
+from sipo.message import Message
 
 USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
 CHAT = [{"role": "system", "content": "Be kind."}, USER, ANSWER, {"role": "user", "content": "And then?"}]

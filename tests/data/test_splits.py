@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipo.data import Message, Row, split_of, split_rows
+from sipo.data import Row, split_of, split_rows
+from sipo.message import Message
 
 keys = st.text("0123456789abcdef", min_size=16, max_size=16)
 seeds = st.integers(0, 2**32)

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipo.data import Message, Row, conflict_subset
+from sipo.data import Row, conflict_subset
 from sipo.errors import SipoError
+from sipo.message import Message
 
 NAMES = ("a", "b")
 

@@ -24,10 +24,11 @@ from transformers import (
 import sipo.models.shapes
 from sipo.cli.main import main
 from sipo.config.file import load_config, parse_config
-from sipo.data import Message, read_rows
+from sipo.data import read_rows
 from sipo.data.cleaning import Choice
 from sipo.disk.tables import read_records
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.prompts.template import load_template
 from sipo.records import Refinement, Response

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from sipo.data import Message, Row
+from sipo.data import Row
 from sipo.filters.calibrated import decide_calibrated, soft_rank
 from sipo.filters.contest import CHOSEN, Contender, Contest, contests
 from sipo.filters.judge import (
@@ -26,6 +26,7 @@ from sipo.filters.random import decide_by_chance
 from sipo.filters.rewards import decide_by_rewards
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable
+from sipo.message import Message
 from sipo.pareto.dominance import dominates, truly_better
 from sipo.records import Refinement, Sample
 

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 import sipo
 from sipo.bank import Bank
 from sipo.config.file import parse_config
-from sipo.data import Message
 from sipo.data.prompts import parse_prompt
 from sipo.declare.parts import POLICIES
 from sipo.decoding import Request, at_mod, decode, scoring, seed_of
@@ -23,6 +22,7 @@ from sipo.finished.handle import FinishedRun
 from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
+from sipo.message import Message
 from sipo.models.load import load_backbone
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run

@@ -10,9 +10,10 @@ from families import ALTERNATING, CHATML, KINDS, REFUSING, TEMPLATES, save_model
 
 from sipo.check import check
 from sipo.config.file import parse_config
-from sipo.data import Message, read_rows
+from sipo.data import read_rows
 from sipo.data.consistency import doubts
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.template import ChatTemplate
 from sipo.progress import Progress

@@ -7,9 +7,9 @@ import torch
 from families import CHATML, TEMPLATES, save_model, tokenizer_of
 
 from sipo.bank import Bank
-from sipo.data import Message
 from sipo.decoding import Request, base, decode
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone, identify, load_backbone
 from sipo.settings import Decoding, Model

@@ -14,10 +14,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sipo.data import Message, Row
+from sipo.data import Row
 from sipo.disk.appearing import appearing
 from sipo.disk.locking import alone
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models import gguf as gguf_module
 from sipo.models.chat import Codec
 from sipo.models.gguf import converted, packaged_gguf

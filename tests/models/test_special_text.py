@@ -7,7 +7,7 @@ from families import CHATML, KINDS, MARKS, TEMPLATES, VOCABULARY, tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipo.data import Message
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.rewards import Item
 from sipo.rewards.encoding import ItemEncoder

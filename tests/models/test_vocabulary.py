@@ -14,8 +14,8 @@ from sipo.bank import save_adapter
 from sipo.check import check
 from sipo.cli.main import main
 from sipo.config.file import parse_config
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress

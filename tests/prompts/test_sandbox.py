@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.prompts.template import load_template
 from sipo.rewards.objective import Objective
 from sipo.sandbox import SIZE, Bounded, weigh

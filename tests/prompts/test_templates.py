@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.rewards.objective import Objective
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.progress import Progress
 from sipo.rewards import Item
 from sipo.rewards.cache import ScoreCache, key

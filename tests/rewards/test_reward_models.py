@@ -26,9 +26,10 @@ from transformers import (
 import sipo.rewards.model
 from sipo.bank import save_adapter
 from sipo.config.file import parse_config
-from sipo.data import Message, read_rows
+from sipo.data import read_rows
 from sipo.disk.tables import read_records
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.load import Backbone
 from sipo.records import Response
 from sipo.rewards import Item, check_rewards, score_responses

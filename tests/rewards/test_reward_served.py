@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.rewards import Item, check_rewards, score_responses
 from sipo.rewards.objective import Objective
 

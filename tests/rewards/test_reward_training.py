@@ -26,8 +26,8 @@ from transformers import (
 )
 
 from sipo.cli.main import main
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.progress import Progress
 from sipo.rewards import Item, score_responses
 from sipo.rewards.accuracy import (

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.rewards import Item, check_rewards, score_responses, signed_rewards
 from sipo.rewards.function import load_function
 from sipo.rewards.objective import Objective

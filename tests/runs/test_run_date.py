@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 import sipo
 from sipo.config import Config
 from sipo.config.file import parse_config
-from sipo.data import Message
 from sipo.disk.run import MOMENT, SUBJECT, moment_of
 from sipo.disk.tables import read_json, write_json
 from sipo.labelling import label
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.progress import Progress
 from sipo.rewards import Item

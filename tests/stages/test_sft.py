@@ -200,7 +200,7 @@ def test_a_stage_made_alone_stands_on_it_too(finished: Any, tmp_path: Path, only
 
 
 def _chat(text: str) -> Any:
-    from sipo.data import Message
+    from sipo.message import Message
 
     return (Message("user", text),)
 

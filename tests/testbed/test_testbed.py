@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import sipo.cli.testbed
 from sipo.cli.main import main
 from sipo.config.file import load_config, parse_config
-from sipo.data import Message, conflict_statistics, read_rows
+from sipo.data import conflict_statistics, read_rows
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.load import load_backbone
 from sipo.prompts.template import load_template

@@ -10,13 +10,13 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from sipo.bank import Adapter, Bank, new_adapter
-from sipo.data import Message
 from sipo.decoding import Request, at_mod, decode
 from sipo.engines import Local, Span
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.logprobs.table import REFERENCE, LogprobTable
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
 from sipo.progress import Progress

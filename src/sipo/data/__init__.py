@@ -1,6 +1,5 @@
 """Preference data: rows with a label for each objective, their conflicts and their splits."""
 
-from sipo.data.chats import Message
 from sipo.data.conflicts import ConflictStatistics, Lengths, conflict_statistics
 from sipo.data.labels import Split
 from sipo.data.prompts import read_prompts
@@ -11,7 +10,6 @@ from sipo.data.subset import conflict_subset
 __all__ = [
     "ConflictStatistics",
     "Lengths",
-    "Message",
     "Row",
     "Split",
     "Splits",

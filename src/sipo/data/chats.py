@@ -10,9 +10,10 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import Any, NamedTuple
+from typing import Any
 
 from sipo.errors import SipoError
+from sipo.message import Message
 
 ROLES = ("system", "user", "assistant")
 SHAREGPT = {"human": "user", "gpt": "assistant"}
@@ -27,18 +28,6 @@ SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 PRINTED = re.compile(r"\}\s*\n\s*\{")
 """Between the members of an array as numpy prints it, and so pandas writes it to CSV: without commas."""
-
-
-class Message(NamedTuple):
-    """A turn of a chat. `role` is system, user or assistant.
-
-    >>> chat = [sipo.Message("system", "Be brief."), sipo.Message("user", "How do I swim?")]
-    >>> model = sipo.open("runs/quickstart").at({"detail": 0.3, "plain": 0.7})
-    >>> answer = model.generate(chat, max_new_tokens=8)
-    """
-
-    role: str
-    content: str
 
 
 class UnusableError(SipoError):

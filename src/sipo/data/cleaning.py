@@ -9,13 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from sipo.data.chats import Message
 from sipo.data.columns import unread_by_prompt
 from sipo.data.consistency import check_spelling
 from sipo.data.rows import Row
 from sipo.data.sources.grouping import grouped, pack, unpack
 from sipo.data.sources.interface import Dropped
 from sipo.errors import SipoError
+from sipo.message import Message
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 Ties = Literal["any", "all"]

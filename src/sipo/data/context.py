@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import isnan
 from typing import Any, Literal
 
-from sipo.data.chats import Message, UnusableError, deserialised, kind_of, said
+from sipo.data.chats import UnusableError, deserialised, kind_of, said
 from sipo.errors import SipoError
+from sipo.message import Message
 
 Part = Literal["system", "history", "context", "input", "foreign"]
 NAMES: dict[Part, tuple[str, ...]] = {

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sipo.data._files import read_records
-from sipo.data.chats import Message, asked, kind_of
+from sipo.data.chats import asked, kind_of
 from sipo.data.context import in_context
 from sipo.errors import SipoError
+from sipo.message import Message
 
 
 def read_prompts(path: Path) -> list[tuple[Message, ...]]:

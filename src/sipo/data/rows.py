@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from sipo.data._files import read_records, write_records
-from sipo.data.chats import Message, UnusableError, answered, kind_of
+from sipo.data.chats import UnusableError, answered, kind_of
 from sipo.data.columns import Columns
 from sipo.data.consistency import check_spelling
 from sipo.data.labels import Split, as_label, as_split
 from sipo.data.prompts import parse_prompt, parse_text, text_of
 from sipo.errors import SipoError
+from sipo.message import Message
 
 COLUMNS = ("prompt", "response_0", "response_1", "preferred")
 

@@ -7,13 +7,13 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from sipo.config import Config
-from sipo.data import Message
 from sipo.declare.memory import GIB, SPARE, Peaks, shape
 from sipo.declare.work import CHARACTERS, Lengths, Plan
 from sipo.estimate.absent import NOTHING, Absent, judge_of
 from sipo.estimate.pace import Pace
 from sipo.estimate.sizes import counted, planned
 from sipo.graph.build import Graph
+from sipo.message import Message
 from sipo.models.load import context_of, find_device, pick_dtype
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template

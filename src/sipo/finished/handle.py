@@ -9,7 +9,6 @@ from threading import RLock
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
 
 from sipo.config import Config
-from sipo.data import Message
 from sipo.data.chats import kind_of
 from sipo.data.prompts import parse_text
 from sipo.decoding import seed_of
@@ -20,6 +19,7 @@ from sipo.finished.answering import Asked, Placed, answers_to
 from sipo.finished.built import Built, task_of
 from sipo.finished.prompts import Chat, Prompt, chat_of, listed
 from sipo.logprobs.score import ScoreRequest
+from sipo.message import Message
 from sipo.methods.interface import Aligned
 from sipo.methods.registry import usual
 from sipo.runs.status import fronts_of, read_run

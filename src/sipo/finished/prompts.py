@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sipo.data import Message
 from sipo.data.chats import kind_of
 from sipo.data.prompts import parse_prompt
 from sipo.errors import SipoError
+from sipo.message import Message
 
 Chat = Sequence[Message] | Sequence[Mapping[str, str]]
 """Messages `Message(role, content)` or `{"role": ..., "content": ...}`, the last one the user's."""

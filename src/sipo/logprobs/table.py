@@ -124,6 +124,10 @@ class LogprobTable:
         logprobs = self.of(group, [*models, REFERENCE])
         return logprobs[:, :-1] - logprobs[:, -1:]
 
+    def reference(self, group: Group) -> tuple[float, ...]:
+        """log pi_ref of each response."""
+        return tuple(self.of(group, [REFERENCE])[:, 0].tolist())
+
     def put(self, model: str, group: Group, values: Sequence[float] | Array) -> None:
         """Enter a model's log-probability of each response. Raises SipoError for one that is not finite."""
         finite(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sipo.bank import Policy
     from sipo.declare.memory import Peaks
     from sipo.graph.build import Graph
+    from sipo.task import Task
+    from sipo.training.loop import Trained
 
 READS = ("seed", "data", "weights", "lora", "align")
 """What training a model for each weight, as the policies were trained, sees."""
@@ -68,6 +70,31 @@ def by_weight_spec(
         return [by_weight(name, read_by_weight(adapters, grid(config), policies))]
 
     return MethodSpec(name, says, needs=inputs, build=build, version=version, **{**more, "reads": ("weights",)})
+
+
+def train_by_weight(task: "Task", fit: "Callable[[Weight, Path], Trained]", folder: Path) -> None:
+    """Train a model for every weight of the grid that is no corner. Writes `adapters/<weight>` and `training.jsonl`.
+
+    fit(weight, place) trains one; the path is for its checkpoints.
+    """
+    from sipo.disk.journal import FOLDER, resumable
+    from sipo.disk.tables import write_records
+    from sipo.training.policies import training_table
+
+    weights = [weight for weight in task.weights if not is_corner(weight)]
+
+    def place(weight: Weight) -> Path:
+        return folder / "adapters" / folder_of(weight)
+
+    def one(weight: Weight) -> list[dict[str, Any]]:
+        result = fit(weight, folder / FOLDER / f"{folder_of(weight)}.pt")
+        result.policy.save(place(weight), task.backbone)
+        return [{"objective": folder_of(weight), **record} for record in result.history]
+
+    histories = resumable(folder, "weights", weights, one, task.progress, writes=place)
+    write_records(folder / "training.jsonl", [record for history in histories for record in history])
+    if histories:
+        task.progress.table("one model a weight", *training_table(histories))
 
 
 def read_by_weight(adapters: Path, weights: Sequence[Weight], policies: "Sequence[Policy]") -> "dict[Weight, Policy]":

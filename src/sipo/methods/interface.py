@@ -3,16 +3,20 @@
 Answering, comparison, export and generation know nothing else of a method.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
     from sipo.bank import Policy
-    from sipo.data import Message
+    from sipo.data import Row
     from sipo.decoding import BestOf, Mixture
+    from sipo.task import Task
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,8 @@ class Aligned:
     best_of: "BestOf | None" = None
     """How many answers are drawn, and which of them is given; None draws the one."""
 
-    def asked(self, chat: "Sequence[Message]") -> "Sequence[Message]":
+    def asked(self, chat: Sequence[Message]) -> Sequence[Message]:
         """What it is asked with: the chat, with its own instruction behind the chat's system text or in its place."""
-        from sipo.data import Message
         from sipo.models.template import BETWEEN
 
         if self.instruct is None:
@@ -56,3 +59,17 @@ class Method:
     """Raises SipoError for a weight that the method was not trained at."""
     steerable: bool = True
     """False where the weight changes nothing: the front is then one point."""
+
+
+def prompt_of(task: "Task", method: str, aligned: Aligned, row: "Row") -> tuple[int, ...]:
+    """The row's prompt as the method asks it. Raises SipoError where it and an answer exceed the model's context."""
+    if aligned.instruct is None:
+        return task.prompt_tokens(row)
+    ids, new = task.codec.encode_prompt(aligned.asked(row.prompt), limit=sys.maxsize), task.codec.max_response_tokens
+    if len(ids) + new > task.backbone.context:
+        raise SipoError(
+            f"methods: with the instruction of `{method}` the prompt {row.text[:60]!r} has {len(ids)} tokens, with an "
+            f"answer of {new} over the model's context of {task.backbone.context}; shorten the objectives' `better` or "
+            f"data.max_response_tokens, or leave `{method}` out"
+        )
+    return tuple(ids)

@@ -12,7 +12,7 @@ from sipo.declare.parts import LOGPROBS
 from sipo.declare.stage import Inputs
 from sipo.declare.work import Plan, Work, steps
 from sipo.looks import Look
-from sipo.methods.by_weight import by_weight_spec
+from sipo.methods.by_weight import by_weight_spec, train_by_weight
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ def train_lw(
 
     `weighting` says how the objectives' losses, or their gradients, add up at a weight; `keep` which rows are taken.
     """
-    from sipo.stages.align import train_fresh
-    from sipo.stages.by_weight import train_by_weight
     from sipo.training.loop import Weighting
+    from sipo.training.policies import train_fresh
 
     training = _examples(task, task.splits.train, known, keep)
     validation = _examples(task, task.splits.validation, known, keep)
@@ -61,7 +60,6 @@ def _examples(
     task: "Task", rows: "Sequence[Row]", known: "LogprobTable", keep: "Callable[[Row], bool]"
 ) -> "list[Example]":
     """Of the rows to keep, those that any objective has a preference for; one without has no term."""
-    from sipo.stages.align import reference_of
     from sipo.training.loop import Example
 
     examples = []
@@ -69,7 +67,7 @@ def _examples(
         signs = [row.sign(name) for name in task.objectives]
         if any(signs):
             group = task.group(row)
-            examples.append(Example(group, reference_of(known, group), ((1, 0, *signs),)))
+            examples.append(Example(group, known.reference(group), ((1, 0, *signs),)))
     return examples
 
 

@@ -16,7 +16,7 @@ from sipo.declare.parts import LOGPROBS
 from sipo.declare.stage import Inputs
 from sipo.declare.work import Plan, Work, steps
 from sipo.looks import Look
-from sipo.methods.by_weight import READS, by_weight_spec
+from sipo.methods.by_weight import READS, by_weight_spec, train_by_weight
 from sipo.settings.section import Name, Section
 from sipo.weights import Weight
 
@@ -38,9 +38,8 @@ class Modpo(Section):
 def train_modpo(task: "Task", policies: "Sequence[Policy]", known: "LogprobTable", folder: Path) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
     from sipo.logprobs.table import policy_points
-    from sipo.stages.align import train_fresh
-    from sipo.stages.by_weight import train_by_weight
     from sipo.training.loop import Weighting
+    from sipo.training.policies import train_fresh
 
     rows = [*task.splits.train, *task.splits.validation]
     with task.engine() as engine:
@@ -80,7 +79,6 @@ def trained_objective(task: "Task", weight: Weight) -> int:
 
 def _examples(task: "Task", rows: "Sequence[Row]", known: "LogprobTable", weight: Weight, k: int) -> "list[Example]":
     """The rows that objective k has a preference for."""
-    from sipo.stages.align import reference_of
     from sipo.training.loop import Example
 
     examples = []
@@ -89,7 +87,7 @@ def _examples(task: "Task", rows: "Sequence[Row]", known: "LogprobTable", weight
         if sign:
             group = task.group(row)
             margin = _margin(task, group, known, weight, k)
-            examples.append(Example(group, reference_of(known, group), ((1, 0, sign),), margins=(margin,)))
+            examples.append(Example(group, known.reference(group), ((1, 0, sign),), margins=(margin,)))
     return examples
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sipo.declare.work import CHARACTERS, Plan, Work, written
 from sipo.errors import SipoError
 from sipo.looks import Look
-from sipo.methods.interface import Aligned, Method
+from sipo.methods.interface import Aligned, Method, prompt_of
 from sipo.methods.spec import MethodSpec
 from sipo.weights import Weight, grid
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sipo.bank import Policy
     from sipo.config import Config
+    from sipo.data import Row
     from sipo.declare.memory import Peaks
     from sipo.rewards.objective import Objective
     from sipo.task import Task
@@ -84,11 +85,9 @@ def understood(tokenizer: "PreTrainedTokenizerBase", objectives: "Sequence[Objec
     return 2 * ids.count(tokenizer.unk_token_id) < len(ids)
 
 
-def check_prompting(task: "Task") -> None:
+def check_prompting(task: "Task", rows: "Sequence[Row]") -> None:
     """Raise SipoError where the model cannot read an instruction, or its context hold one with prompt and answer."""
-    from sipo.stages.answer import prompt_of, test_rows
-
-    longest = max(test_rows(task), key=lambda row: len(task.prompt_tokens(row)), default=task.splits.train[0])
+    longest = max(rows, key=lambda row: len(task.prompt_tokens(row)), default=task.splits.train[0])
     method = prompting(task.config.objectives, ())
     if not understood(task.codec.tokenizer, task.config.objectives):
         raise SipoError(

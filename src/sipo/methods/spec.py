@@ -16,6 +16,7 @@ from sipo.settings.section import Section, check_name, field_of
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
+    from sipo.data import Row
     from sipo.declare.memory import Peaks
     from sipo.graph.build import Graph
     from sipo.methods.interface import Method
@@ -70,8 +71,8 @@ class MethodSpec:
     """check(config) raises ValueError for keys of its own that do not fit the others."""
     fits: "Callable[[Task], None] | None" = None
     """fits(task) raises SipoError where the rows leave it nothing to learn from."""
-    encodes: "Callable[[Task], None] | None" = None
-    """encodes(task) raises SipoError where what it asks with does not fit the model."""
+    encodes: "Callable[[Task, Sequence[Row]], None] | None" = None
+    """encodes(task, rows) raises SipoError where what it asks those held-out rows with does not fit the model."""
     improves: bool = False
     """Does it stand on policies that have improved themselves (SIPO)?"""
     version: int = 1

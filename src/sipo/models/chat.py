@@ -6,17 +6,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sipo.data import Message, Row
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.ends import ASKED, SAID, Beginning, Ends, added, find_beginning, find_ends, framing, stated
 from sipo.models.load import Backbone
 from sipo.models.plain import Plain, frame, within
 from sipo.models.template import ChatTemplate
 from sipo.settings import Model
+
+if TYPE_CHECKING:
+    from sipo.data import Row
 
 
 class TooLongError(SipoError):
@@ -186,7 +189,7 @@ class Codec:
         """Whether it is short enough to be read whole, with the end token."""
         return len(self.encode_text(response)) + len(self.closing) <= self.max_response_tokens
 
-    def encode_row(self, row: Row) -> tuple[list[int], list[list[int]]]:
+    def encode_row(self, row: "Row") -> tuple[list[int], list[list[int]]]:
         return self.encode_prompt(row.prompt), [self.encode_response(response) for response in row.responses]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -6,8 +6,8 @@ from itertools import takewhile
 
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.template import ChatTemplate
 
 ASKED, SAID = "why", "because"

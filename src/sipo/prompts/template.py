@@ -17,9 +17,9 @@ from jinja2 import StrictUndefined
 from jinja2.meta import find_undeclared_variables
 
 from sipo.config.file import parse_yaml
-from sipo.data import Message
 from sipo.data.chats import ROLES
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.sandbox import Bounded
 
 _environment = Bounded(undefined=StrictUndefined)

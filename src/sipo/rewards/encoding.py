@@ -8,9 +8,9 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from sipo.data import Message
 from sipo.data.prompts import text_of
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.ends import framing
 from sipo.models.plain import Plain, frame, within
 from sipo.models.template import ChatTemplate

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from sipo.data import Message
+from sipo.message import Message
 
 Chat = tuple[Message, ...]
 

@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import islice
 from typing import Any
 
-from sipo.data import Message
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.plain import opening
 from sipo.rewards.endpoint import Endpoint, Pace
 from sipo.rewards.interface import Item, Refused, Scored, named

@@ -2,11 +2,11 @@
 
 from sipo.bank.adapter import target_layers
 from sipo.bank.kinds import adapted_layers
-from sipo.data import Message
 from sipo.engines import check_engine
 from sipo.errors import SipoError
 from sipo.estimate.absent import NOTHING, Absent
 from sipo.filters.registry import find as find_rule
+from sipo.message import Message
 from sipo.methods.registry import find, improves
 from sipo.models.chat import TooLongError
 from sipo.models.load import context_of
@@ -14,6 +14,7 @@ from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.rewards import Item, check_rewards, try_functions
 from sipo.rewards.objective import UNNAMED, UNSAID
+from sipo.stages.answer import test_rows
 from sipo.stages.refine import encode, reviewer
 from sipo.stages.sample import worked_rows
 from sipo.stages.sft import check_trl
@@ -65,7 +66,7 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
         try_functions(task.config.objectives, [Item(row.prompt, text) for row in rows for text in task.texts(row)])
     for encodes in [find(name).encodes for name in task.config.methods]:
         if encodes:
-            encodes(task)
+            encodes(task, test_rows(task))
     data, review_tokens = task.config.data, task.config.refine.review_tokens
     # A review is written after a response; a rewrite after a response and a review.
     for template, responses in zip(templates, (1, 2), strict=False):

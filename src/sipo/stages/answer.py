@@ -7,7 +7,6 @@ method that draws an answer several times, the policies say which draw it gives.
 Writes `responses.jsonl`, without rewards.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,9 @@ from sipo.data import Row
 from sipo.decoding import Generated, Request, seed_of
 from sipo.disk.tables import write_records
 from sipo.engines import Engine, answer
-from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points
-from sipo.methods.interface import Aligned, Method
+from sipo.methods.interface import Aligned, Method, prompt_of
 from sipo.methods.registry import find
 from sipo.records import Response
 from sipo.settings import Decoding
@@ -106,20 +104,6 @@ def _ask(task: Task, method: Method, weight: Weight, aligned: Aligned, row: Row,
         return _Asked(method, weight, aligned, row, index, [request], decoding)
     draws, decoding = aligned.best_of.draws(request), aligned.best_of.drawing(decoding)
     return _Asked(method, weight, aligned, row, index, draws, decoding)
-
-
-def prompt_of(task: Task, method: str, aligned: Aligned, row: Row) -> tuple[int, ...]:
-    """The row's prompt as the method asks it. Raises SipoError where it and an answer exceed the model's context."""
-    if aligned.instruct is None:
-        return task.prompt_tokens(row)
-    ids, new = task.codec.encode_prompt(aligned.asked(row.prompt), limit=sys.maxsize), task.codec.max_response_tokens
-    if len(ids) + new > task.backbone.context:
-        raise SipoError(
-            f"methods: with the instruction of `{method}` the prompt {row.text[:60]!r} has {len(ids)} tokens, with an "
-            f"answer of {new} over the model's context of {task.backbone.context}; shorten the objectives' `better` or "
-            f"data.max_response_tokens, or leave `{method}` out"
-        )
-    return tuple(ids)
 
 
 def _given(

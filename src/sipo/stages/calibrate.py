@@ -11,8 +11,9 @@ from sipo.data import folds_of
 from sipo.disk.journal import FOLDER, resumable
 from sipo.disk.tables import write_records
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy
-from sipo.stages.align import labelled, train_fresh
+from sipo.stages.align import labelled
 from sipo.task import Task
+from sipo.training.policies import train_fresh
 
 
 def calibrate(task: Task, known: LogprobTable, folder: Path, *, folds: int) -> LogprobTable:

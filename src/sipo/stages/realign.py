@@ -17,11 +17,12 @@ from sipo.disk.tables import write_records
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable, policy
 from sipo.records import Candidate
-from sipo.stages.align import read_policies, training_table
+from sipo.stages.align import read_policies
 from sipo.stages.filter import chosen_responses
 from sipo.stages.sample import of_round
 from sipo.task import Task
 from sipo.training.loop import Example, train
+from sipo.training.policies import training_table
 
 Y_C = 0
 """Place of y_c in a realignment's group; response_0 and response_1 follow."""

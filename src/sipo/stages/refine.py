@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from sipo.bank import Policy
-from sipo.data import Message, Row
+from sipo.data import Row
 from sipo.decoding import Generated, Request, at_mod, seed_of
 from sipo.disk.tables import write_records
 from sipo.engines import Engine, Span, answer
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points
+from sipo.message import Message
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.records import Refinement, Sample
 from sipo.stages.sample import of_round

@@ -132,7 +132,7 @@ class RewardConformance:
         return Objective(name="mine", better="It is better.", reward=self.reward)
 
     def test_it_gives_an_item_one_number_whatever_stands_beside_it(self, objective: Objective, tmp_path: Path) -> None:
-        from sipo.data.chats import Message
+        from sipo.message import Message
 
         items = [Item((Message("user", prompt),), response) for prompt, response in self.items]
         forward, backward = (

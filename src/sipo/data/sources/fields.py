@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from sipo.data.chats import Message, UnusableError, answered, asked, said
+from sipo.data.chats import UnusableError, answered, asked, said
 from sipo.data.context import in_context
 from sipo.data.labels import EVEN, as_label, as_number
 from sipo.data.sources.interface import Record
 from sipo.errors import SipoError
+from sipo.message import Message
 
 SCORES = frozenset(("score", "rating", "reward"))
 SAID_OF_SCORES = SCORES.union(("chosen", "avg", "average", "mean", "overall", "total"))

@@ -8,9 +8,9 @@ from itertools import groupby
 from tempfile import TemporaryFile
 from typing import Any
 
-from sipo.data.chats import Message
 from sipo.data.rows import Row
 from sipo.errors import SipoError
+from sipo.message import Message
 
 
 def grouped(items: Iterable[tuple[str, Any]]) -> Iterator[list[Any]]:

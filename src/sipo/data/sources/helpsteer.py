@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sipo.data.chats import Message
 from sipo.data.context import in_context
 from sipo.data.rows import Row
 from sipo.data.sources.fields import answers as answers_of
 from sipo.data.sources.fields import chat, number
 from sipo.data.sources.interface import Answer, Dropped, Hub, Known, Record, Source, each
 from sipo.data.sources.pairing import pairs
+from sipo.message import Message
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 LICENCE = "CC-BY-4.0"

@@ -6,11 +6,12 @@ Its parts were labelled for different goals: a pair of helpful-base says nothing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sipo.data.chats import Message, UnusableError, transcript
+from sipo.data.chats import UnusableError, transcript
 from sipo.data.context import in_context
 from sipo.data.rows import Row
 from sipo.data.sources.fields import chat, chosen_first, take
 from sipo.data.sources.interface import Dropped, Hub, Known, Record, Source, each
+from sipo.message import Message
 
 PARTS = {
     "helpful-base": "helpful",

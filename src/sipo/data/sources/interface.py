@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from sipo.data.chats import Message, UnusableError
+from sipo.data.chats import UnusableError
 from sipo.data.columns import Columns
 from sipo.data.labels import Split, as_split
 from sipo.data.rows import Row
 from sipo.errors import SipoError
+from sipo.message import Message
 
 SPLIT_COLUMNS = ("split", "data_split", "dataset_split", "partition")
 

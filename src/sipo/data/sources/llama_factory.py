@@ -6,11 +6,12 @@ One file holds one objective, and is named after it.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sipo.data.chats import SHAREGPT, Message
+from sipo.data.chats import SHAREGPT
 from sipo.data.rows import Row
 from sipo.data.sources.fields import chosen_first, pair, prompt
 from sipo.data.sources.interface import Dropped, Record, Source, each
 from sipo.errors import SipoError
+from sipo.message import Message
 
 TAGS = {role: tag for tag, role in SHAREGPT.items()}
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 
-from sipo.data.chats import Message
 from sipo.data.columns import DIFFERS
 from sipo.data.rows import Row, key_of
 from sipo.data.sources.fields import better
 from sipo.data.sources.grouping import grouped
 from sipo.data.sources.interface import Answer, Dropped
+from sipo.message import Message
 
 
 def pairs(answers: Iterable[Answer | Dropped]) -> Iterator[Row | Dropped]:

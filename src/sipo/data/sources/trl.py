@@ -6,12 +6,13 @@ Plain text or chat messages; one file holds one objective, and is named after it
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from sipo.data.chats import Message, UnusableError, agreed, said
+from sipo.data.chats import UnusableError, agreed, said
 from sipo.data.context import in_context, is_empty
 from sipo.data.rows import Row
 from sipo.data.sources.fields import chat, chosen_first, pair, prompt, take
 from sipo.data.sources.interface import Dropped, Record, Source, each
 from sipo.errors import SipoError
+from sipo.message import Message
 
 QUESTIONS = ("question", "query", "instruction", "user_prompt", "problem", "input", "context", "history", "messages")
 

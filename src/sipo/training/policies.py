@@ -1,0 +1,68 @@
+"""Training policies with the settings of `align`, and what people are told of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sipo.bank import new_policy
+from sipo.decoding import seed_of
+from sipo.training.loop import DPO, Example, Trained, Weighting, train
+
+if TYPE_CHECKING:
+    from sipo.task import Task
+
+
+def train_fresh(
+    task: "Task",
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    *,
+    lr: float,
+    checkpoint: Path,
+    weighting: Weighting = DPO,
+    order: Sequence[object] = ("align",),
+    **about: object,
+) -> Trained:
+    """A fresh policy trained with the settings of `align`: what every policy and every model of a weight begins as.
+
+    `order` seeds the order of the rows; `about` goes into the metrics of every step.
+    """
+    config = task.config
+    best = config.align.checkpoint == "best"
+    result = train(
+        task.bank,
+        new_policy(task.backbone.model, config, seed_of(config.seed, "adapter")),
+        training,
+        validation,
+        config.align,
+        lr=lr,
+        seed=seed_of(config.seed, *order),
+        weighting=weighting,
+        keep_best=best,
+        token_budget=config.execution.train_tokens,
+        checkpoint=checkpoint,
+        checkpoint_seconds=config.execution.checkpoint_seconds,
+        watch=lambda record: task.progress.metric(**about, **record),
+        name=" ".join(["training", *(f"{what} {which}" for what, which in about.items())]),
+        rate="align.lr",
+    )
+    if best and result.stayed:
+        start, lowest = result.stayed
+        named = ", ".join(f"{name} {value}" for name, value in about.items())
+        task.progress.say(
+            f"warning: {named}: no epoch is better on validation than the start ({lowest:.4f} at best, {start:.4f} "
+            "before), so it stays the reference; give more rows, change align.lr, or take align.checkpoint: last"
+        )
+    return result
+
+
+def training_table(histories: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows for people: where each objective's training began and ended."""
+    columns = ["objective", "steps", "first loss", "last loss", "last accuracy", "validation loss before", "at best"]
+    rows = []
+    for history in histories:
+        validation = [record["validation_loss"] for record in history if "validation_loss" in record]
+        first, last = history[0], history[-1]
+        before, best = (first.get("start_validation_loss", "-"), min(validation)) if validation else ("-", "-")
+        rows.append([last["objective"], len(history), first["loss"], last["loss"], last["accuracy"], before, best])
+    return columns, rows
