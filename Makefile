@@ -42,6 +42,7 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 demo-env: $(VENV)/.demo
 env: $(VENV)/.dev
