@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Weight = tuple[float, ...]
 
+ROUNDING = 1e-6
+"""Weights are printed with six digits."""
+
 
 def simplex_lattice(n: int, divisions: int) -> list[Weight]:
     """All weights over n objectives whose shares are multiples of 1 / divisions.
@@ -32,9 +35,9 @@ def as_weight(shares: Mapping[str, float], objectives: Sequence[str], place: str
         if not isinstance(share, Real):
             raise SipoError(f"{place}: {name} is {share!r}; give a number between 0 and 1")
         if not 0 <= share <= 1:
-            raise SipoError(f"{place}: {name}={share:g} is off the simplex; shares lie between 0 and 1")
+            raise SipoError(f"{place}: {name}={share} is off the simplex; shares lie between 0 and 1")
     total = sum(shares.values())
-    if abs(total - 1) > 1e-6:
+    if abs(total - 1) > ROUNDING:
         raise SipoError(f"{place}: the shares sum to {total:g}, not to 1")
     return tuple(float(shares.get(name, 0.0)) for name in objectives)
 
@@ -44,6 +47,11 @@ def grid(config: "Config") -> list[Weight]:
     if config.weights.grid is None:
         return simplex_lattice(len(config.names), config.weights.divisions)
     return [as_weight(shares, config.names, f"weights.grid[{i}]") for i, shares in enumerate(config.weights.grid)]
+
+
+def is_near(one: Weight, other: Weight) -> bool:
+    """Are they the same but for rounding, as where one was printed and read?"""
+    return all(abs(a - b) <= ROUNDING for a, b in zip(one, other, strict=True))
 
 
 def is_corner(weight: Weight) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -15,10 +16,11 @@ from sipo.bank import Bank
 from sipo.config.file import parse_config
 from sipo.data.prompts import parse_prompt
 from sipo.declare.parts import POLICIES
-from sipo.decoding import Request, at_mod, decode, scoring, seed_of
+from sipo.decoding import Request, at_mod, decode, seed_of
 from sipo.decoding.mixture import at_soup
 from sipo.errors import SipoError
 from sipo.finished.handle import FinishedRun
+from sipo.logprobs import mixture
 from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
@@ -182,7 +184,7 @@ def mixed(task: Task, run: Path, prompt: tuple[int, ...], response: tuple[int, .
 def test_the_score_of_a_mixture_is_the_product_of_its_next_token_probabilities(
     aligned: Path, opened: FinishedRun, task: Task, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    monkeypatch.setattr(mixture, "CHUNK", chunk)
     prompt = tuple(task.codec.encode_prompt(parse_prompt(PROMPTS[0])))
     response = tuple(task.codec.encode_response(RESPONSES[0]))
     expected = mixed(task, aligned, prompt, response).gather(1, torch.tensor(response)[:, None]).sum()
@@ -234,7 +236,9 @@ USER = {"role": "user", "content": "hi"}
         ({"weights": [0.5, 0.5, 0.0]}, "weights is a list; give a share for each objective"),
         ({"temperature": -1.0}, "`temperature` is -1.0"),
         ({"max_new_tokens": 0}, "ask for at least 1"),
-        ({"max_new_tokens": "8"}, "max_new_tokens is 8"),
+        ({"max_new_tokens": "8"}, "max_new_tokens is '8'; ask for at least 1, as a whole number"),
+        ({"max_new_tokens": True}, "max_new_tokens is True; ask for at least 1, as a whole number"),
+        ({"weights": {"detail": 10**400}}, "is off the simplex"),
         ({"prompts": [" "]}, "prompt is empty"),
         ({"prompts": ["word " * 3000]}, "over the model's context of 2048"),
         ({"prompts": 5}, "prompts is a number; give a text, or a chat"),
@@ -258,6 +262,12 @@ def test_what_cannot_be_generated_is_said(opened: FinishedRun, asked: dict[str, 
     assert message in str(caught.value)
 
 
+def test_counts_may_be_of_any_library(opened: FinishedRun) -> None:
+    model = opened.at({name: np.float64(share) for name, share in SHARES.items()}, "mod")
+    others: dict[str, Any] = {"temperature": np.float32(0), "max_new_tokens": np.int64(4)}
+    assert model.generate("hi", **others) == model.generate("hi", temperature=0, max_new_tokens=4)
+
+
 def test_what_is_no_run_and_no_ask_is_said(opened: FinishedRun, aligned: Path, tmp_path: Path) -> None:
     model = opened.at(SHARES, "mod")
     for ask, message in (
@@ -269,6 +279,11 @@ def test_what_is_no_run_and_no_ask_is_said(opened: FinishedRun, aligned: Path, t
         with pytest.raises(SipoError) as caught:
             opened.generate([ask])  # type: ignore[list-item]
         assert message in str(caught.value)
+    for nothing, what in ((None, "null"), (5, "a number")):
+        with pytest.raises(SipoError, match=f"asks is {what}; give a list of"):
+            opened.generate(nothing)  # type: ignore[arg-type]
+        with pytest.raises(SipoError, match=f"the folder is {what}; name a new one"):
+            model.save_pretrained(nothing)  # type: ignore[arg-type]
     with pytest.raises(SipoError, match="holds no run"):
         sipo.open(tmp_path)
     with pytest.raises(SipoError, match="the run is a number; name its folder"):

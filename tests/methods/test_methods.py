@@ -197,6 +197,16 @@ def test_a_model_for_each_weight_and_no_other(policies: list[Adapter]) -> None:
         method.at((0.4, 0.6))
 
 
+def test_a_weight_is_found_as_it_is_printed(policies: list[Adapter]) -> None:
+    thirds = simplex_lattice(2, 3)[1]
+    method = by_weight("lw", {(1.0, 0.0): policies[0], thirds: policies[1]})
+    with pytest.raises(SipoError) as caught:
+        method.at((0.5, 0.5))
+    *_, printed = str(caught.value).split("; ")
+    read = tuple(map(float, printed.split(",")))
+    assert read != thirds and method.at(read).adapters == (policies[1],)
+
+
 def test_modpo_trains_on_an_objective_that_has_weight(settings: dict[str, Any]) -> None:
     free = Task(parse_config(settings, "x"))
     fixed = Task(parse_config({**settings, "modpo": {"objective": "brevity"}}, "x"))

@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple, TypedDict, Unpack, overload
@@ -163,11 +164,13 @@ class FinishedRun:
         >>> answers == [model.generate("How do I swim?", **greedy) for model in models]
         True
         """
+        if not isinstance(asks, Iterable):
+            raise SipoError(f"asks is {kind_of(asks)}; give a list of (prompt, model)")
         asked = [self._ask(each, f"asks[{i}]") for i, each in enumerate(asks)]
         decoding = adjusted(self.config.decoding, temperature=temperature, top_k=top_k, top_p=top_p)
         limit = self.config.data.max_response_tokens if max_new_tokens is None else max_new_tokens
-        if not isinstance(limit, int) or limit < 1:
-            raise SipoError(f"max_new_tokens is {limit}; ask for at least 1")
+        if not isinstance(limit, Integral) or isinstance(limit, bool) or limit < 1:
+            raise SipoError(f"max_new_tokens is {limit!r}; ask for at least 1, as a whole number")
         chats = [chat_of(ask.prompt) for ask in asked]
         if not asked:
             return []
@@ -306,6 +309,8 @@ class AlignedModel:
         """
         from sipo.finished.export import export
 
+        if not isinstance(folder, str | os.PathLike):
+            raise SipoError(f"the folder is {kind_of(folder)}; name a new one")
         return export(self, Path(folder), merged=merged)
 
 

@@ -10,7 +10,7 @@ from sipo.declare.work import Plan, Work
 from sipo.errors import SipoError
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec
-from sipo.weights import Weight, corners, grid, is_corner
+from sipo.weights import Weight, corners, grid, is_corner, is_near
 
 if TYPE_CHECKING:
     from sipo.bank import Policy
@@ -28,10 +28,11 @@ def by_weight(name: str, models: "Mapping[Weight, Policy]") -> Method:
     from sipo.decoding import at_soup
 
     def at(weight: Weight) -> Aligned:
-        if weight not in models:
-            known = "; ".join(",".join(f"{share:g}" for share in each) for each in models)
+        found = next((models[each] for each in models if is_near(weight, each)), None)
+        if found is None:
+            known = "; ".join(map(folder_of, models))
             raise SipoError(f"{name}: is trained for each weight, and {weight} is none of them; they are {known}")
-        return Aligned((models[weight],), at_soup((1.0,)))
+        return Aligned((found,), at_soup((1.0,)))
 
     return Method(name, at)
 

@@ -53,8 +53,9 @@ def run(
         )
     task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet))
     graph = Graph(config)
-    _known(graph, graph.within(start or ""), start)
-    _known(graph, graph.names, only, until)
+    if start is None or not graph.within(start):
+        _known(graph, start)
+    _known(graph, only, until)
     work = Work(task, graph, subject(task))
     work.folder.check(work.subject)
     if only:
@@ -177,9 +178,9 @@ class Work:
                 self.task.site.stand_on(model)
 
 
-def _known(graph: Graph, names: list[str], *asked: str | None) -> None:
+def _known(graph: Graph, *asked: str | None) -> None:
     for name in asked:
-        if name is not None and name not in names:
+        if name is not None and name not in graph:
             raise SipoError(f"`{name}` is no stage of this run; they are {', '.join(graph.names)}")
 
 
