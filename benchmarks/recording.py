@@ -13,8 +13,9 @@ from sipo.bank import Adapter, Bank
 from sipo.decoding import Generated, Request
 from sipo.engines import Engine, Span, opened
 from sipo.logprobs.score import Point, ScoreRequest
-from sipo.settings import Decoding, Execution, Training
-from sipo.training.loop import Example, Trained
+from sipo.settings import Decoding, Execution
+from sipo.training.loop import Example, Examples, Loss, Trained
+from sipo.training.optimise import Recipe
 
 TRAINERS = ("align", "realign")
 
@@ -47,10 +48,8 @@ class Scores:
 class Learning:
     start: Adapter
     examples: list[Example]
-    settings: Training
-    lr: float
-    seed: int
-    alpha: float
+    recipe: Recipe
+    loss: Loss
     losses: list[float]
 
 
@@ -118,13 +117,10 @@ def recording() -> Iterator[Recorder]:
     recorder = Recorder()
 
     def training(original: Any) -> Any:
-        def train(
-            bank: Bank, start: Adapter, examples: Any, validation: Any, settings: Training, **rest: Any
-        ) -> Trained:
-            result: Trained = original(bank, start, examples, validation, settings, **rest)
+        def train(bank: Bank, start: Adapter, examples: Examples, recipe: Recipe, loss: Loss, **rest: Any) -> Trained:
+            result: Trained = original(bank, start, examples, recipe, loss, **rest)
             losses = [record["loss"] for record in result.history]
-            alpha = rest.get("alpha", 0.0)
-            recorder.note(Learning(start, list(examples), settings, rest["lr"], rest["seed"], alpha, losses))
+            recorder.note(Learning(start, list(examples.train), recipe, loss, losses))
             return result
 
         return train

@@ -20,7 +20,7 @@ from sipo.report.rewards import by_kind, texts_of
 from sipo.rewards.objective import Objective
 from sipo.settings import Sample, Training
 from sipo.stages.sample import worked_rows
-from sipo.training.optimise import optimise
+from sipo.training.optimise import Recipe, optimise
 
 HALVES = {"x": 0.5, "y": 0.5}
 
@@ -51,7 +51,7 @@ def steps(n: int) -> None:
         return {"loss": float(len(batch))}
 
     settings = Training(epochs=1, batch_size=64)
-    optimise([parameter], n * 16, settings, backward, lr=1e-3, seed=0)
+    optimise([parameter], n * 16, backward, Recipe(settings, 1e-3, 0))
 
 
 def stream(n: int) -> None:

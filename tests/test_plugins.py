@@ -29,7 +29,7 @@ from sipo.filters.registry import specs as rules
 from sipo.filters.spec import Filter, RuleSpec
 from sipo.graph import build, key
 from sipo.methods import policies
-from sipo.methods.by_weight import by_weight_spec
+from sipo.methods.by_weight import Trainer, by_weight_spec
 from sipo.methods.lw import lw_needs, lw_work
 from sipo.methods.raco import Mgda
 from sipo.methods.registry import find, specs
@@ -249,7 +249,7 @@ def test_a_data_set_has_one_source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(name: str, **more: Any) -> MethodSpec:
-    return by_weight_spec(name, "says", print, lw_needs, work=lw_work, **more)
+    return by_weight_spec(name, "says", Trainer(print, lw_needs, lw_work, **more))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_stage_may_be_asked_for_twice_where_it_is_the_same(settings: dict[str,
 
 OWN = """
 from sipo.filters.spec import RuleSpec
-from sipo.methods.by_weight import by_weight_spec
+from sipo.methods.by_weight import Trainer, by_weight_spec
 from sipo.methods.lw import lw_needs, lw_work
 from sipo.methods.spec import MethodSpec
 from sipo.rewards.kinds.spec import RewardSpec
@@ -299,7 +299,7 @@ class Scale(Section):
 
 
 MINE = MethodSpec("mine", "says", build=lambda config, policies: [])
-TRAINED = by_weight_spec("trained", "says", lambda task, folder, known: None, lw_needs, work=lw_work)
+TRAINED = by_weight_spec("trained", "says", Trainer(lambda task, folder, known: None, lw_needs, lw_work))
 RULE = RuleSpec(Chosen, "says", lambda task, contests, known: None)
 REWARD = RewardSpec("scale", Scale, "says", lambda settings, criteria, execution, moment: None)
 """
@@ -342,7 +342,7 @@ def test_code_from_elsewhere_counts_by_its_content_and_versions_count(
     assert keys() == before
     if raised:
         brought = {name: replace(each, version=2) for name, each in brought.items()}
-        brought["TRAINED"] = by_weight_spec("trained", "says", print, lw_needs, work=lw_work, version=2)
+        brought["TRAINED"] = by_weight_spec("trained", "says", Trainer(print, lw_needs, lw_work), version=2)
     else:
         file.write_text(OWN + "# more")
     after = keys()

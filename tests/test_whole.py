@@ -21,7 +21,8 @@ from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.models.load import Backbone
 from sipo.settings import Decoding, Training
-from sipo.training.loop import DPO, Example, Weighting, _backward, train
+from sipo.training.loop import SINGLE, Example, Examples, Loss, Weighting, _backward, train
+from sipo.training.optimise import Recipe
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 WEIGHT = (0.3, 0.7)
@@ -227,7 +228,7 @@ def test_gradients_are_those_of_the_loss_written_down(mounted: tuple[Bank, list[
     loss.backward()
     rows = examples_of(bank)
     with bank.mounted([policy]):
-        numbers = _backward(bank, rows, SETTINGS.beta, DPO, alpha, budget)
+        numbers = _backward(bank, rows, Loss(SETTINGS.beta, alpha=alpha, token_budget=budget))
     assert numbers["loss"] == pytest.approx(loss.item(), rel=1e-4)
     largest = max(float(weight.grad.abs().max()) for weight in model.parameters())
     for name, weight in policy.weights.items():
@@ -245,7 +246,13 @@ def test_full_fine_tuning_is_dpo_written_down_step_by_step(mounted: tuple[Bank, 
     lr, alpha, by_hand = 1e-3, 0.2, deepcopy(bank.model)
     before = parameters_of(deepcopy(bank.model))
     rows = examples_of(bank)
-    result = train(bank, new_whole(bank.model), rows, [], SETTINGS, lr=lr, seed=3, alpha=alpha, token_budget=40)
+    result = train(
+        bank,
+        new_whole(bank.model),
+        Examples(rows),
+        Recipe(SETTINGS, lr, 3),
+        Loss(SETTINGS.beta, alpha=alpha, token_budget=40),
+    )
     losses = trained_by_hand(by_hand, lr, alpha, seed=3)
     assert [record["loss"] for record in result.history] == pytest.approx(losses, rel=1e-3)
     assert losses[-1] < losses[0]
@@ -258,7 +265,14 @@ def test_above_a_frozen_policy_training_begins_as_that_policy(mounted: tuple[Ban
     """`realign.start: merged`: what is added to both is the same model as what was trained."""
     bank, (policy, _) = mounted
     rows = examples_of(bank)
-    result = train(bank, new_whole(bank.model), rows, rows, SETTINGS, lr=1e-3, seed=3, beneath=[policy])
+    result = train(
+        bank,
+        new_whole(bank.model),
+        Examples(rows, rows),
+        Recipe(SETTINGS, 1e-3, 3),
+        Loss(SETTINGS.beta),
+        beneath=[policy],
+    )
     with bank.mounted([policy]):
         first = score_rows(bank, [(rows[0].group, (1.0,))])
     both = [policy, result.policy]
@@ -277,8 +291,14 @@ def test_gradients_are_combined_over_all_parameters(mounted: tuple[Bank, list[Wh
     ones = [Example(e.group, e.reference, ((0, 1, 1.0),)) for e in examples_of(bank)]
     rows = [Example(e.group, e.reference, ((0, 1, 1.0, 1.0),)) for e in ones]
     found = []
-    for some, weighting in ((ones, DPO), (rows, Weighting(WEIGHT, rule="raco", c=0.0))):
-        result = train(bank, new_whole(bank.model), some, [], SETTINGS, lr=1e-3, seed=0, weighting=weighting)
+    for some, weighting in ((ones, SINGLE), (rows, Weighting(WEIGHT, rule="raco", c=0.0))):
+        result = train(
+            bank,
+            new_whole(bank.model),
+            Examples(some),
+            Recipe(SETTINGS, 1e-3, 0),
+            Loss(SETTINGS.beta, weighting=weighting),
+        )
         found.append(built(bank, [result.policy], (1.0,)))
     assert apart(*found) < 0.02 * apart(found[0], bank.model)
 
@@ -287,7 +307,7 @@ def test_in_16_bits_parameters_learn_in_float32(backbone: Backbone) -> None:
     """A step far below the last bit of a bf16 weight is not lost; the policy that is kept is rounded once."""
     model = deepcopy(backbone.model).to(torch.bfloat16)  # type: ignore[arg-type]
     bank = Bank(Backbone(model, backbone.tokenizer, "tiny"))
-    result = train(bank, new_whole(model), examples_of(bank), [], SETTINGS, lr=1e-6, seed=0)
+    result = train(bank, new_whole(model), Examples(examples_of(bank)), Recipe(SETTINGS, 1e-6, 0), Loss(SETTINGS.beta))
     moved = [w - model.get_parameter(name).float() for name, w in result.policy.weights.items()]
     assert all(each.dtype == torch.float32 for each in moved)
     assert 0 < max(float(each.abs().max()) for each in moved) < 1e-5

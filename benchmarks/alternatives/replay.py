@@ -96,7 +96,7 @@ class Replayer:
         return Replay(asked, run, len(places) / whole, prepare, places)
 
     def _trainer(self, asked: Learning) -> Any:
-        generator = torch.Generator().manual_seed(asked.seed)
+        generator = torch.Generator().manual_seed(asked.recipe.seed)
         rows = []
         for i in torch.randperm(len(asked.examples), generator=generator).tolist():
             example = asked.examples[i]
@@ -109,10 +109,10 @@ class Replayer:
             self.backbone,
             asked.start,
             trl_dpo.Pairs(tuple(rows)),
-            asked.settings,
-            asked.lr,
-            pairs_a_step=asked.settings.batch_size * len(asked.examples[0].pairs),
-            alpha=asked.alpha,
+            asked.recipe.settings,
+            asked.recipe.lr,
+            pairs_a_step=asked.recipe.settings.batch_size * len(asked.examples[0].pairs),
+            alpha=asked.loss.alpha,
             from_base=fresh,
         )
 

@@ -13,7 +13,8 @@ from benchmarks.works.ours import table
 from sipo.bank import Adapter, new_adapter
 from sipo.logprobs.table import REFERENCE
 from sipo.settings import Lora, Training
-from sipo.training.loop import Example, train
+from sipo.training.loop import Example, Examples, Loss, train
+from sipo.training.optimise import Recipe
 
 PAIRS, QUICK_PAIRS = 64, 16
 LR = 5e-4
@@ -38,7 +39,9 @@ def run(bench: Bench) -> list[Record]:
                 Example(g, tuple(known.of(g, [REFERENCE])[:, 0].tolist()), ((1, 0, 2.0 * label - 1),))
                 for g, label in zip(groups, labels, strict=True)
             ]
-            trained = train(bench.bank, start, examples, [], settings, lr=LR, seed=bench_settings.seed)
+            trained = train(
+                bench.bank, start, Examples(examples), Recipe(settings, LR, bench_settings.seed), Loss(settings.beta)
+            )
             histories.append([record["loss"] for record in trained.history])
         return histories
 

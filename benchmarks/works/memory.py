@@ -15,7 +15,8 @@ from sipo.decoding import Request, at_mod
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import score_rows
 from sipo.settings import Lora, Training
-from sipo.training.loop import Example, train
+from sipo.training.loop import Example, Examples, Loss, train
+from sipo.training.optimise import Recipe
 from sipo.weights import corners
 
 ROWS = 8
@@ -94,4 +95,5 @@ def _all_logits(bench: Bench, groups: list[Group], point: tuple[float, ...]) -> 
 
 def _train(bench: Bench, start: Adapter, groups: list[Group]) -> None:
     examples = [Example(group, (0.0,) * len(group.responses), ((1, 0, 1.0),)) for group in groups]
-    train(bench.bank, start, examples, [], Training(epochs=1, batch_size=ROWS), lr=1e-4, seed=0)
+    settings = Training(epochs=1, batch_size=ROWS)
+    train(bench.bank, start, Examples(examples), Recipe(settings, 1e-4, 0), Loss(settings.beta))

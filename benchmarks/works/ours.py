@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.bench import Bench, Tokens
 from sipo.bank import Adapter
 from sipo.decoding import Request, decode
+from sipo.disk.journal import Journal
 from sipo.engines import Local, Span
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import Point
@@ -34,5 +35,5 @@ def table(
     engine = Local(Execution(score_tokens=SCORE_TOKENS), bench.bank)
     span = Span(bench.backbone.settings, tuple(adapters))
     with tempfile.TemporaryDirectory() as folder:
-        known.fill(engine, span, groups, models, folder=Path(folder), label="score", progress=Progress(quiet=True))
+        known.fill(engine, span, groups, models, Journal(Path(folder), "score", Progress(quiet=True)))
     return known

@@ -129,8 +129,8 @@ def _tokens(replays: list[Replay]) -> int:
                 total += sum(len(each.tokens) for each in answers)
             case Scores(requests=requests):
                 total += sum(len(each.response) for each in requests)
-            case Learning(examples=examples, settings=settings):
-                total += settings.epochs * sum(example.group.tokens for example in examples)
+            case Learning(examples=examples, recipe=recipe):
+                total += recipe.settings.epochs * sum(example.group.tokens for example in examples)
     return total
 
 
@@ -154,8 +154,8 @@ def _one_agreement(bench: Bench, replay: Replay) -> Agreement:
             mine = [values[place] for place in replay.places]
             lengths = [len(scored[place].response) for place in replay.places]
             return close(mine, [value for each in theirs for value in each], lengths, bench.exact)
-        case Learning(alpha=alpha, losses=losses):
-            if alpha:  # TRL averages the chosen responses' NLL over a batch's tokens, the paper over each response's
+        case Learning(loss=loss, losses=losses):
+            if loss.alpha:  # TRL averages the NLL over a batch's tokens, the paper over each response's
                 return Agreement(None, {"losses": "defined differently"})
             return same_curves([losses], theirs, bench.exact)
 

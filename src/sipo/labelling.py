@@ -3,14 +3,14 @@
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from sipo.bank import Bank
 from sipo.data import Row, read_prompts, write_rows
 from sipo.decoding import Request, base, seed_of
-from sipo.disk.journal import forget, resumable
+from sipo.disk.journal import Journal, resumable
 from sipo.disk.locking import alone
 from sipo.engines import Span, answer, check_engine, opened
 from sipo.errors import SipoError
@@ -23,42 +23,51 @@ from sipo.rewards.objective import Objective
 from sipo.settings import Decoding, Execution, Model
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How two answers to a prompt are drawn."""
+
+    decoding: Decoding
+    max_new_tokens: int = 64
+    """Tokens at which an answer is cut."""
+    tries: int | None = None
+    """None takes the two that are drawn first, whether they end or are cut; a number the first two that end, where two
+    are drawn up to so often."""
+    seed: int = 0
+
+
 def label(
     prompts: Path,
     model: Model,
     objectives: Sequence[Objective],
     to: Path,
+    drawing: Drawing,
     *,
-    decoding: Decoding,
-    max_new_tokens: int = 64,
-    tries: int | None = None,
-    seed: int = 0,
     execution: Execution | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Write one row for each prompt with two different answers (`draw`); equal scores are ties.
 
-    Every objective must have a reward. A run with data.max_response_tokens at `max_new_tokens` reads the very texts
-    that were judged. Killed and called again with the same arguments, it goes on where it was.
+    Every objective must have a reward. A run with data.max_response_tokens at the drawing's `max_new_tokens` reads the
+    very texts that were judged. Killed and called again with the same arguments, it goes on where it was.
 
     Raises SipoError, and writes nothing, where no row comes of it or an objective prefers nothing in any row.
 
+    >>> from sipo.labelling import Drawing
+    >>> from sipo.progress import Progress
     >>> from sipo.rewards.objective import Objective
     >>> from sipo.settings import Decoding, Model
-    >>> from sipo.progress import Progress
     >>> goals = [Objective(name="detail", better="It says more.", reward="sipo.rewards.text:words")]
-    >>> how = {"decoding": Decoding(temperature=2), "max_new_tokens": 12, "progress": Progress(quiet=True)}
-    >>> rows = sipo.label(Path("prompts.jsonl"), Model(path="model"), goals, Path("labelled.jsonl"), **how)
+    >>> how, quiet = Drawing(Decoding(temperature=2), max_new_tokens=12), Progress(quiet=True)
+    >>> place = Path("labelled.jsonl")
+    >>> rows = sipo.label(Path("prompts.jsonl"), Model(path="model"), goals, place, how, progress=quiet)
     >>> sorted(rows[0].preferred)
     ['detail']
     """
     execution, progress = execution or Execution(), progress or Progress()
     check_rewards(objectives, execution)
     with alone(to):
-        drawn = draw(
-            prompts, model, to, decoding=decoding, max_new_tokens=max_new_tokens, tries=tries, seed=seed,
-            execution=execution, progress=progress,
-        )  # fmt: skip
+        drawn = draw(prompts, model, to, drawing, execution=execution, progress=progress)
         rows = _labelled(drawn, objectives, execution, progress)
         problem = _problem(rows, objectives)
         if problem is None:
@@ -73,54 +82,48 @@ def draw(
     prompts: Path,
     model: Model,
     to: Path,
+    drawing: Drawing,
     *,
-    decoding: Decoding,
-    max_new_tokens: int,
-    tries: int | None = None,
-    seed: int = 0,
     execution: Execution,
     progress: Progress,
 ) -> "Drawn":
     """Two different answers to each prompt from the model alone, so that both have the same chance on every objective.
 
-    Without `tries` they are the two that are drawn first, whether they end within `max_new_tokens` or are cut there;
-    with it the first two that end, where two are drawn up to so often. The journal is beside `to`.
+    The journal is beside `to`.
     """
     check_engine(execution)
     chats = read_prompts(prompts)
     backbone = load_backbone(model, execution.device)
-    rows, engine = execution.decode_rows, execution.engine
-    plan = f"{to.name}-{seed_of(identify(model), decoding, max_new_tokens, rows, engine, seed, chats):x}"
+    rows, engine, limit = execution.decode_rows, execution.engine, drawing.max_new_tokens
+    plan = f"{to.name}-{seed_of(identify(model), drawing.decoding, limit, rows, engine, drawing.seed, chats):x}"
     # What a chat template with a date is told stays, however often the command goes on.
-    (moment,) = resumable(to.parent, f"{plan}-moment", [None], lambda _: datetime.now().isoformat(), progress)
-    codec = Codec.of(backbone, model, sys.maxsize, max_new_tokens, datetime.fromisoformat(moment))
-    bank, drawn = Bank(backbone), Drawn(codec, tries is not None, {chat: [] for chat in chats}, to.parent)
-    drawn.journals.append(f"{plan}-moment")
+    begun = Journal(to.parent, f"{plan}-moment", progress)
+    (moment,) = resumable(begun, [None], lambda _: datetime.now().isoformat())
+    codec = Codec.of(backbone, model, sys.maxsize, limit, datetime.fromisoformat(moment))
+    bank, drawn = Bank(backbone), Drawn(codec, drawing.tries is not None, {chat: [] for chat in chats}, [begun])
     try:
         encoded = _encoded(prompts, chats, codec, backbone.context)
     except SipoError:
         drawn.forget()
         raise
     with opened(execution, bank) as opened_engine:
-        for attempt in range(tries or 1):
+        for attempt in range(drawing.tries or 1):
             asked = [(chat, index) for chat in drawn.lacking for index in (2 * attempt, 2 * attempt + 1)]
             if not asked:
                 break
-            drawn.journals.append(f"{plan}{f'-{attempt}' if attempt else ''}")
+            drawn.journals.append(Journal(to.parent, f"{plan}{f'-{attempt}' if attempt else ''}", progress))
             answers = answer(
                 opened_engine,
                 Span(model),
-                [Request(encoded[chat], base(0), seed_of(seed, "label", chat, index)) for chat, index in asked],
-                decoding,
-                max_new_tokens,
+                [Request(encoded[chat], base(0), seed_of(drawing.seed, "label", chat, index)) for chat, index in asked],
+                drawing.decoding,
+                limit,
                 codec.stops,
-                folder=to.parent,
-                label=drawn.journals[-1],
-                progress=progress,
+                drawn.journals[-1],
             )
             for (chat, _), each in zip(asked, answers, strict=True):
                 drawn.add(chat, codec.decode(each.tokens), each.finished)
-    progress.say(f"{drawn} within {max_new_tokens} tokens")
+    progress.say(f"{drawn} within {limit} tokens")
     return drawn
 
 
@@ -131,8 +134,7 @@ class Drawn:
     codec: Codec
     whole: bool
     texts: dict[Chat, list[str]]
-    folder: Path
-    journals: list[str] = field(default_factory=list)
+    journals: list[Journal]
     ended: int = 0
     total: int = 0
 
@@ -154,7 +156,7 @@ class Drawn:
     def forget(self) -> None:
         """Remove the journal of what has been written, or is of no use."""
         for journal in self.journals:
-            forget(self.folder, journal)
+            journal.forget()
 
     def __str__(self) -> str:
         pairs = f"{len(self.pairs)} of {len(self.texts)} prompts have two different answers"

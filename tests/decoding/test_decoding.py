@@ -27,6 +27,7 @@ from sipo.decoding import decode as decode_function
 from sipo.decoding.decode import Batch
 from sipo.decoding.mixing import mix_logits
 from sipo.decoding.sampling import next_tokens, uniforms
+from sipo.disk.journal import Journal
 from sipo.engines import Local, Span, answer, batched
 from sipo.engines.batched import text_plan
 from sipo.progress import Progress
@@ -330,8 +331,7 @@ def test_answers_come_in_order_in_bounded_batches_and_once(
     def answers() -> list[Generated]:
         engine, span = Local(Execution(decode_rows=7), bank), Span(bank.backbone.settings, tuple(policies))
         return answer(
-            engine, span, asked, SAMPLED, NEW, {frequent},
-            folder=tmp_path, label="x", progress=Progress(quiet=True),
+            engine, span, asked, SAMPLED, NEW, {frequent}, Journal(tmp_path, "x", Progress(quiet=True)),
         )  # fmt: skip
 
     expected = alone(bank, policies, asked, SAMPLED, frequent)
@@ -352,7 +352,5 @@ def test_answers_come_in_order_in_bounded_batches_and_once(
 def test_a_mixture_of_more_rows_than_a_batch_still_runs(bank: Bank, policies: list[Adapter], tmp_path: Path) -> None:
     asked = [Request(prompt, at_mod((0.2, 0.3, 0.5))) for prompt in PROMPTS["apart"]]
     engine, span = Local(Execution(decode_rows=2), bank), Span(bank.backbone.settings, tuple(policies))
-    answers = answer(
-        engine, span, asked, GREEDY, NEW, {NEVER}, folder=tmp_path, label="x", progress=Progress(quiet=True)
-    )
+    answers = answer(engine, span, asked, GREEDY, NEW, {NEVER}, Journal(tmp_path, "x", Progress(quiet=True)))
     assert answers == alone(bank, policies, asked)

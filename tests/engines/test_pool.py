@@ -11,6 +11,7 @@ import torch
 
 from sipo.bank import Adapter, Bank
 from sipo.decoding import Generated, at_mod
+from sipo.disk.journal import Journal
 from sipo.engines import Local, Pool, Span, answer
 from sipo.errors import SipoError
 from sipo.progress import Progress
@@ -39,7 +40,7 @@ def test_a_worker_that_dies_is_one_line_and_what_is_finished_is_kept(pool: Pool,
     asked = requests(*MIXTURES.values())
 
     def answers(engine: Any) -> list[Generated]:
-        return answer(engine, span, asked, SAMPLED, NEW, (), folder=tmp_path, label="x", progress=Progress(quiet=True))
+        return answer(engine, span, asked, SAMPLED, NEW, (), Journal(tmp_path, "x", Progress(quiet=True)))
 
     said = r"worker 2 of the pool was killed by SIGKILL while it wrote \d+ texts .*; what is finished is kept"
     with pytest.raises(SipoError, match=said):

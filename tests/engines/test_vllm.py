@@ -30,10 +30,11 @@ from sipo.decoding import (
     decode,
     seed_of,
 )
+from sipo.disk.journal import Journal
 from sipo.engines import Engine, Span, answer, opened, vllm
 from sipo.engines.vllm import Vllm
 from sipo.errors import SipoError
-from sipo.labelling import label
+from sipo.labelling import Drawing, label
 from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress
 from sipo.settings import Decoding, Execution, Model
@@ -228,7 +229,7 @@ def test_a_killed_answer_goes_on_and_a_finished_one_starts_nothing(
     def answers(engine: Engine) -> list[Generated]:
         return answer(
             engine, span, asked(), SAMPLED, NEW, (),
-            folder=tmp_path / type(engine).__name__, label="x", progress=Progress(quiet=True),
+            Journal(tmp_path / type(engine).__name__, "x", Progress(quiet=True)),
         )  # fmt: skip
 
     with opened(Execution(decode_rows=8), bank) as local:
@@ -312,7 +313,7 @@ def test_labelled_rows_are_the_same_by_either_engine(folder: Path, settings: dic
     first, second = (
         label(
             prompts, model, objectives, tmp_path / f"{engine}.jsonl",
-            decoding=Decoding(temperature=1.0), max_new_tokens=8, execution=Execution(device="cpu", engine=engine), progress=Progress(quiet=True),
+            Drawing(Decoding(temperature=1.0), 8), execution=Execution(device="cpu", engine=engine), progress=Progress(quiet=True),
         )
         for engine in ("transformers", "vllm")
     )  # fmt: skip

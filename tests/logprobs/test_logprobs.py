@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from sipo.bank import Adapter, Bank
 from sipo.bank.head import Head
+from sipo.disk.journal import Journal
 from sipo.engines import Local, Span, batched
 from sipo.logprobs.head import CHUNK, token_logprobs
 from sipo.logprobs.packing import Group, batches, pack, worth_sharing
@@ -204,7 +205,7 @@ def fill(
     folder: Path,
 ) -> None:
     engine, span = Local(Execution(score_tokens=64), bank), Span(bank.backbone.settings, tuple(policies))
-    table.fill(engine, span, groups, models, folder=folder, label="score", progress=Progress(quiet=True))
+    table.fill(engine, span, groups, models, Journal(folder, "score", Progress(quiet=True)))
 
 
 def test_the_table_asks_only_for_what_is_missing(

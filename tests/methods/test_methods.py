@@ -35,8 +35,9 @@ from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.settings import Lora, Training
 from sipo.task import Task
-from sipo.training.loop import Example, Weighting, train
+from sipo.training.loop import Example, Examples, Loss, Weighting, train
 from sipo.training.losses import preference_loss
+from sipo.training.optimise import Recipe
 from sipo.weights import corners, simplex_lattice
 
 SETTINGS = Training(beta=0.3, epochs=2, batch_size=3, warmup=0.0, weight_decay=0.0)
@@ -108,12 +109,14 @@ def test_training_modpo_is_training_dpo_on_the_shifted_reference(bank: Bank, pol
         plain.append(Example(group, tuple(reference[i]), pair, margins=(beta * (rises[1] - rises[0]),)))
         moved = tuple(value + rise for value, rise in zip(reference[i], rises, strict=True))
         shifted.append(Example(group, moved, pair))
-    modpo = train(bank, start(bank), plain, [], SETTINGS, lr=1e-2, seed=0, weighting=Weighting((1.0,), w[0]))
+    modpo = train(
+        bank, start(bank), Examples(plain), Recipe(SETTINGS, 1e-2, 0), Loss(SETTINGS.beta, Weighting((1.0,), w[0]))
+    )
     sharper = SETTINGS.model_copy(update={"beta": beta / w[0]})
-    dpo = train(bank, start(bank), shifted, [], sharper, lr=1e-2, seed=0)
+    dpo = train(bank, start(bank), Examples(shifted), Recipe(sharper, 1e-2, 0), Loss(sharper.beta))
     same(modpo.policy, dpo.policy, rtol=1e-3, atol=1e-4)
     unshifted = [Example(each.group, each.reference, each.pairs) for each in plain]
-    other = train(bank, start(bank), unshifted, [], sharper, lr=1e-2, seed=0)
+    other = train(bank, start(bank), Examples(unshifted), Recipe(sharper, 1e-2, 0), Loss(sharper.beta))
     with pytest.raises(AssertionError):
         same(modpo.policy, other.policy, rtol=1e-3, atol=1e-4)
 
@@ -123,8 +126,10 @@ def test_lw_at_a_one_hot_weight_is_that_objective_s_dpo(bank: Bank, policies: li
     (reference,) = logprobs(bank, [(0.0,) * 3], policies)
     both = [Example(g, tuple(reference[k]), ((1, 0, *SIGNS[k]),)) for k, g in enumerate(GROUPS)]
     alone = [Example(g, tuple(reference[k]), ((1, 0, SIGNS[k][i]),)) for k, g in enumerate(GROUPS)]
-    lw = train(bank, start(bank), both, [], SETTINGS, lr=1e-2, seed=0, weighting=Weighting(corners(2)[i]))
-    dpo = train(bank, start(bank), alone, [], SETTINGS, lr=1e-2, seed=0)
+    lw = train(
+        bank, start(bank), Examples(both), Recipe(SETTINGS, 1e-2, 0), Loss(SETTINGS.beta, Weighting(corners(2)[i]))
+    )
+    dpo = train(bank, start(bank), Examples(alone), Recipe(SETTINGS, 1e-2, 0), Loss(SETTINGS.beta))
     same(lw.policy, dpo.policy, rtol=1e-5, atol=1e-6)
 
 
@@ -136,14 +141,23 @@ def test_a_fresh_adapter_above_a_policy_is_one_on_merged_weights(
 
     (reference,) = logprobs(bank, [(1.0,)], policies[:1])
     rows = [Example(g, tuple(reference[k]), ((1, 0, SIGNS[k][0]),), nll=True) for k, g in enumerate(GROUPS)]
-    above = train(bank, start(bank), rows, [], SETTINGS, lr=1e-2, seed=0, beneath=policies[:1], alpha=0.1)
+    above = train(
+        bank,
+        start(bank),
+        Examples(rows),
+        Recipe(SETTINGS, 1e-2, 0),
+        Loss(SETTINGS.beta, alpha=0.1),
+        beneath=policies[:1],
+    )
 
     merged = load_backbone(Model(path=str(model_folder), dtype="float32"), "cpu")
     layers = dict(merged.model.named_modules())
     with torch.no_grad():
         for name, (a, b) in policies[0].factors.items():
             layers[name].weight += policies[0].scaling * b @ a
-    on_merged = train(Bank(merged), start(bank), rows, [], SETTINGS, lr=1e-2, seed=0, alpha=0.1)
+    on_merged = train(
+        Bank(merged), start(bank), Examples(rows), Recipe(SETTINGS, 1e-2, 0), Loss(SETTINGS.beta, alpha=0.1)
+    )
     same(above.policy, on_merged.policy, rtol=1e-3, atol=1e-5)
 
     both = soup([policies[0], above.policy], [1.0, 1.0])
@@ -159,7 +173,7 @@ def test_what_is_beneath_does_not_change(bank: Bank, policies: list[Adapter]) ->
     before = policies[0].identity
     (reference,) = logprobs(bank, [(1.0,)], policies[:1])
     rows = [Example(g, tuple(reference[k]), ((1, 0, 1.0),)) for k, g in enumerate(GROUPS)]
-    train(bank, start(bank), rows, [], SETTINGS, lr=1e-2, seed=0, beneath=policies[:1])
+    train(bank, start(bank), Examples(rows), Recipe(SETTINGS, 1e-2, 0), Loss(SETTINGS.beta), beneath=policies[:1])
     assert policies[0].identity == before
 
 

@@ -35,6 +35,7 @@ from sipo.rewards.accuracy import (
     score_errors,
 )
 from sipo.rewards.examples import Example, read_examples
+from sipo.rewards.heads import Heads
 from sipo.rewards.objective import Objective
 from sipo.rewards.reading import Prepared, Reader
 from sipo.rewards.targets import TARGETS, bradley_terry, squared_error, values_of
@@ -80,9 +81,8 @@ def learn(
 ) -> tuple[Any, Reader]:
     model = Model(path=str(folder))
     reader = Reader(model, settings.format, settings.max_tokens)
-    pad = reader.tokenizer.pad_token_id
-    prepared = reader.read(examples)
-    return train_reward_model(kind, prepared, NAMES, model, settings, pad=pad, device="cpu", **more), reader
+    network = train_reward_model(Heads(kind, NAMES), reader.read(examples), reader, settings, device="cpu", **more)
+    return network, reader
 
 
 def judged(model: Any, reader: Reader, examples: list[Example]) -> Tensor:
@@ -135,7 +135,7 @@ def test_squared_error_is_numpys_and_a_missing_score_pulls_at_nothing(
 
 @pytest.fixture(scope="module")
 def trained(model_folder: Path) -> tuple[Any, Reader]:
-    return learn("pairs", taught(48), model_folder, seed=1)
+    return learn("pairs", taught(48), model_folder, replace(FAST, seed=1))
 
 
 def test_each_head_learns_its_objective_and_the_figures_say_so(trained: tuple[Any, Reader]) -> None:
@@ -244,10 +244,10 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(
 
 
 def test_only_the_same_plan_goes_on(model_folder: Path) -> None:
-    model, reader = Model(path=str(model_folder)), Reader(Model(path=str(model_folder)))
+    reader = Reader(Model(path=str(model_folder)))
 
     def plan(examples: list[Example], settings: RewardTraining = FAST, seed: int = 0, kind: Any = "pairs") -> str:
-        return plan_of(kind, reader.read(examples), NAMES, model, settings, seed)
+        return plan_of(Heads(kind, NAMES), reader.read(examples), reader, replace(settings, seed=seed))
 
     flipped = [replace(each, values=each.values[::-1]) for each in taught(4)]
     plans = [
@@ -432,14 +432,13 @@ def test_others_load_it_and_a_run_scores_by_it(
 
 
 def test_what_cannot_be_trained_on(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = Model(path=str(model_folder))
     with pytest.raises(SipoError, match="`dark` has no label or score in training; leave it out, --objectives sunny"):
         learn("pairs", [compared("q", "a", "b", sunny=1)], model_folder)
     same = [scored("q", "a", sunny=1.0, dark=2.0), scored("q", "b", sunny=2.0, dark=2.0)]
     with pytest.raises(SipoError, match="`dark` has the same score for all training responses; leave it out"):
         learn("scores", same, model_folder)
     with pytest.raises(SipoError, match="nothing to train on: no example is left; raise --max-tokens"):
-        train_reward_model("pairs", Prepared([], [], 0), NAMES, model, FAST)
+        train_reward_model(Heads("pairs", NAMES), Prepared([], [], 0), Reader(Model(path=str(model_folder))), FAST)
     with pytest.raises(
         SipoError, match=r"the response 'sun sun.*' to 'q' has \d+ tokens.*takes 2048; --max-tokens 2048 leaves out"
     ):

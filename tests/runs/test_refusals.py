@@ -13,7 +13,7 @@ from endpoint import Answer, Server, by_length, server
 from sipo.config.file import parse_config
 from sipo.filters.contest import CHOSEN, Contender, Contest
 from sipo.filters.rewards import decide_by_rewards
-from sipo.labelling import label
+from sipo.labelling import Drawing, label
 from sipo.progress import Progress
 from sipo.records import Response, comparable
 from sipo.rewards.objective import Objective
@@ -92,8 +92,7 @@ def test_a_label_that_was_refused_is_null(server: Server, model_folder: Path, tm
             Objective(name="words", better="It has more words.", reward="sipo.rewards.text:words"),
         ],
         tmp_path / "rows.jsonl",
-        decoding=Decoding(temperature=1.0),
-        max_new_tokens=12,
+        Drawing(Decoding(temperature=1.0), 12),
         execution=Execution(device="cpu"),
         progress=Progress(quiet=True),
     )

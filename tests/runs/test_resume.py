@@ -27,7 +27,7 @@ from sipo.disk import publishing as publishing_module
 from sipo.disk import run as folder_module
 from sipo.disk.appearing import appearing
 from sipo.disk.damage import DamageError
-from sipo.disk.journal import resumable
+from sipo.disk.journal import Journal, resumable
 from sipo.disk.run import RunFolder
 from sipo.disk.tables import read_json, write_text
 from sipo.errors import SipoError
@@ -490,7 +490,7 @@ def test_units_are_done_once_and_a_torn_line_is_dropped(tmp_path: Path) -> None:
         return {"unit": unit, "third": unit / 3, "text": "\u2028 \x85 \U0001f600", "pair": (1, 2)}
 
     def work() -> list[Any]:
-        return resumable(tmp_path, "x", range(5), compute, Progress(quiet=True))
+        return resumable(Journal(tmp_path, "x", Progress(quiet=True)), range(5), compute)
 
     first = work()
     assert [each["unit"] for each in first] == done == [0, 1, 2, 3, 4]

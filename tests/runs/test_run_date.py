@@ -16,7 +16,7 @@ from sipo.config import Config
 from sipo.config.file import parse_config
 from sipo.disk.run import MOMENT, SUBJECT, moment_of
 from sipo.disk.tables import read_json, write_json
-from sipo.labelling import label
+from sipo.labelling import Drawing, label
 from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.progress import Progress
@@ -150,7 +150,7 @@ def test_labelling_goes_on_another_day(
     def made(to: str) -> None:
         label(
             tmp_path / "prompts.jsonl", Model(path=dated["model"]["path"], dtype="float32"), rewards, tmp_path / to,
-            decoding=Decoding(temperature=2.0), max_new_tokens=8, execution=Execution(device="cpu"),
+            Drawing(Decoding(temperature=2.0), 8), execution=Execution(device="cpu"),
             progress=Progress(quiet=True),
         )  # fmt: skip
 

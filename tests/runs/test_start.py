@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from sipo.bank import Adapter, Bank, load_adapter
 from sipo.config.file import parse_config
+from sipo.disk.journal import Journal
 from sipo.disk.tables import read_json, read_records
 from sipo.engines import Local, Span
 from sipo.filters.paper import outspoken
@@ -21,7 +22,7 @@ from sipo.progress import Progress
 from sipo.records import Candidate, Response
 from sipo.runs.pipeline import run
 from sipo.settings import Execution
-from sipo.training.optimise import Checkpoint, optimise
+from sipo.training.optimise import Checkpoint, Job, Recipe, optimise
 
 
 class Settings:
@@ -39,10 +40,8 @@ def fall(losses: list[float], keep_best: bool = True, **more: Any) -> tuple[floa
         parameter.sum().backward()
         return {"loss": float(parameter.detach())}
 
-    history = optimise(
-        [parameter], 1, Settings(len(losses) - 1), backward, lr=0.1, seed=0, validate=lambda: next(left),
-        keep_best=keep_best, **more,
-    )  # fmt: skip
+    recipe = Recipe(Settings(len(losses) - 1), 0.1, 0, keep_best)
+    history = optimise([parameter], 1, backward, recipe, validate=lambda: next(left), job=Job(**more))
     return float(parameter.detach()), history
 
 
@@ -86,10 +85,8 @@ def test_a_killed_training_still_knows_its_start(at: int, tmp_path: Path) -> Non
             parameter.sum().backward()
             return {"loss": float(parameter.detach())}
 
-        history = optimise(
-            [parameter], 1, Settings(3), backward, lr=0.1, seed=0, validate=lambda: next(values), keep_best=True,
-            checkpoint=Checkpoint(path, 0.0),
-        )  # fmt: skip
+        recipe, job = Recipe(Settings(3), 0.1, 0, keep_best=True), Job(checkpoint=Checkpoint(path, 0.0))
+        history = optimise([parameter], 1, backward, recipe, validate=lambda: next(values), job=job)
         return float(parameter.detach()), history
 
     assert again() == fall(losses)
@@ -113,7 +110,7 @@ def test_warm_up_is_as_long_as_in_transformers(steps: int, share: float, monkeyp
         parameter.sum().backward()
         return {}
 
-    optimise([parameter], 1, settings, backward, lr=0.1, seed=0)
+    optimise([parameter], 1, backward, Recipe(settings, 0.1, 0))
     theirs = TrainingArguments(output_dir="unused", warmup_steps=share, use_cpu=True, report_to=[])
     assert asked == [min(theirs.get_warmup_steps(steps), steps - 1)], "a single step is not spent at a rate of 0"
 
@@ -205,7 +202,7 @@ def test_the_table_gives_a_still_policy_the_reference_s_values(
     span = Span(bank.backbone.settings, (fresh, policies[1]))
     assert not span.moves((1.0, 0.0)) and span.moves((0.5, 0.5))
     engine = Local(Execution(score_tokens=60), bank)
-    table.fill(engine, span, groups, models, folder=tmp_path, label="x", progress=Progress(quiet=True))
+    table.fill(engine, span, groups, models, Journal(tmp_path, "x", Progress(quiet=True)))
     for group in groups:
         still, moved, soup, reference = table.of(group, [*models, REFERENCE]).T
         assert (still == reference).all() and (moved != reference).all() and (soup != reference).all()

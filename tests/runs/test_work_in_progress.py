@@ -20,10 +20,10 @@ from damage import DAMAGES, Damage, files_of, results_of
 from sipo.cli.main import main
 from sipo.config.file import load_config
 from sipo.disk.damage import stages_in
-from sipo.disk.journal import resumable
+from sipo.disk.journal import Journal, resumable
 from sipo.progress import Progress
 from sipo.runs.pipeline import run
-from sipo.training.optimise import Checkpoint, optimise
+from sipo.training.optimise import Checkpoint, Job, Recipe, optimise
 
 # Journals
 
@@ -40,7 +40,7 @@ def test_a_damaged_journal_costs_the_units_that_were_hit(
         return {"unit": unit, "third": unit / 3, "text": "\u2028 \x85 \r\n" * (unit % 3)}
 
     def work(folder: Path) -> list[Any]:
-        return resumable(folder, "x", range(7), compute, Progress(quiet=True))
+        return resumable(Journal(folder, "x", Progress(quiet=True)), range(7), compute)
 
     expected, rng = work(tmp_path / "whole"), random.Random(damage.__name__)
     journal = tmp_path / "whole" / ".journal" / "x.jsonl"
@@ -63,7 +63,7 @@ def test_a_damaged_journal_costs_the_units_that_were_hit(
 
 def test_a_line_that_is_gone_or_moved_is_noticed(tmp_path: Path) -> None:
     def work() -> list[Any]:
-        return resumable(tmp_path, "x", "abcd", lambda unit: done.append(unit) or unit, Progress(quiet=True))
+        return resumable(Journal(tmp_path, "x", Progress(quiet=True)), "abcd", lambda unit: done.append(unit) or unit)
 
     done: list[str] = []
     work()
@@ -86,7 +86,9 @@ def test_what_a_unit_wrote_besides_is_compared_too(tmp_path: Path) -> None:
 
     def work() -> list[str]:
         done.clear()
-        return resumable(tmp_path, "x", "abc", compute, Progress(quiet=True), writes=lambda unit: tmp_path / unit)
+        return resumable(
+            Journal(tmp_path, "x", Progress(quiet=True)), "abc", compute, writes=lambda unit: tmp_path / unit
+        )
 
     work()
     (tmp_path / "b" / "weights").write_text("b" * 9 + "c")
@@ -116,7 +118,7 @@ def trained(path: Path | None, stop_at: int | None = None) -> torch.Tensor:
 
     try:
         checkpoint = Checkpoint(path, 0.0) if path else None
-        optimise([parameter], 10, Settings(), backward, lr=0.1, seed=0, checkpoint=checkpoint, watch=watch)
+        optimise([parameter], 10, backward, Recipe(Settings(), 0.1, 0), job=Job(checkpoint=checkpoint, watch=watch))
     except KeyboardInterrupt:
         pass
     return parameter.detach()

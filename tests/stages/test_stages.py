@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from sipo.stages.realign import realign
 from sipo.stages.sample import worked_rows
 from sipo.stages.score import score
 from sipo.task import Task
-from sipo.training.loop import Example, Trained, train
+from sipo.training.loop import Example, Examples, Trained, train
 
 Tokens = tuple[int, ...]
 
@@ -248,12 +248,12 @@ def test_an_original_is_never_chosen(finished: Finished, tmp_path: Path) -> None
 
 
 @pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Example]]:
     """The examples of every training that realignment starts."""
-    seen: list[list[Example]] = []
+    seen: list[Sequence[Example]] = []
 
-    def recorded(bank: Any, start: Any, examples: list[Example], *rest: Any, **options: Any) -> Trained:
-        seen.append(examples)
+    def recorded(bank: Any, start: Any, examples: Examples, *rest: Any, **options: Any) -> Trained:
+        seen.append(examples.train)
         return train(bank, start, examples, *rest, **options)
 
     monkeypatch.setattr(sys.modules[realign.__module__], "train", recorded)
@@ -261,7 +261,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
 
 
 def test_realignment_asks_no_reference_of_any_model(
-    finished: Finished, trainings: list[list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, trainings: list[Sequence[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its references are the filter's numbers, and equal what the frozen policies say live."""
 

@@ -22,8 +22,9 @@ from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
 from sipo.settings import Training
-from sipo.training.loop import DPO, Example, _backward, train
+from sipo.training.loop import Example, Examples, Loss, _backward, train
 from sipo.training.losses import accuracy, implicit_rewards, normalised_nll, preference_loss
+from sipo.training.optimise import Recipe
 
 BETA, ALPHA = 0.3, 0.25
 PAIRS = [
@@ -132,7 +133,7 @@ def gradients_here(
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     adapter = policy.trainable_copy(bank.device)
     with bank.mounted([adapter]):
-        numbers = _backward(bank, examples, BETA, DPO, alpha, budget=60)
+        numbers = _backward(bank, examples, Loss(BETA, alpha=alpha, token_budget=60))
     gradients = {f"{name}.{'AB'[i]}": pair[i].grad for name, pair in adapter.factors.items() for i in (0, 1)}
     return numbers, gradients  # type: ignore[return-value]
 
@@ -207,7 +208,7 @@ def test_training_is_trl_s(bank: Bank, both: Both) -> None:
     both.trainer.train()
     theirs = [record["loss"] for record in both.trainer.state.log_history if "loss" in record]
     settings = Training(beta=BETA, epochs=4, batch_size=len(PAIRS), warmup=0.25, weight_decay=0.05, max_grad_norm=1.0)
-    result = train(bank, both.policy, both.examples, [], settings, lr=5e-3, seed=0)
+    result = train(bank, both.policy, Examples(both.examples), Recipe(settings, 5e-3, 0), Loss(settings.beta))
     assert [record["loss"] for record in result.history] == pytest.approx(theirs, abs=2e-4)
     assert theirs[0] - theirs[-1] > 0.1
     for name, parameter in both.trainer.model.named_parameters():

@@ -14,7 +14,8 @@ from sipo.logprobs.score import score_rows
 from sipo.settings import Training
 from sipo.training import loop
 from sipo.training.conflict import Rule, combine, direction, gram
-from sipo.training.loop import Example, Trained, Weighting, train
+from sipo.training.loop import Example, Examples, Loss, Trained, Weighting, train
+from sipo.training.optimise import NAMELESS, Checkpoint, Job, Recipe
 from sipo.weights import corners
 
 SETTINGS = Training(beta=0.5, epochs=2, batch_size=4, max_grad_norm=1e6)
@@ -44,8 +45,9 @@ def examples(bank: Bank) -> list[Example]:
 
 @pytest.fixture(scope="module")
 def fit(bank: Bank, policies: list[Adapter]) -> Fit:
-    def trained(examples: list[Example], weighting: Weighting, **options: object) -> Trained:
-        return train(bank, policies[0], examples, [], SETTINGS, lr=1e-3, seed=0, weighting=weighting, **options)  # type: ignore[arg-type]
+    def trained(examples: list[Example], weighting: Weighting, budget: int = 4096, job: Job = NAMELESS) -> Trained:
+        loss = Loss(SETTINGS.beta, weighting, token_budget=budget)
+        return train(bank, policies[0], Examples(examples), Recipe(SETTINGS, 1e-3, 0), loss, job=job)
 
     return trained
 
@@ -74,7 +76,7 @@ def test_a_batch_s_gradient_is_the_rule_over_those_of_each_objective(
     def gradient(weighting: Weighting, budget: int) -> torch.Tensor:
         for parameter in adapter.parameters:
             parameter.grad = None
-        loop._backward(bank, examples, SETTINGS.beta, weighting, 0.0, budget)
+        loop._backward(bank, examples, Loss(SETTINGS.beta, weighting, token_budget=budget))
         return torch.cat([parameter.grad.flatten() for parameter in adapter.parameters if parameter.grad is not None])
 
     with bank.mounted([adapter]):
@@ -89,7 +91,7 @@ def test_a_batch_s_gradient_is_the_rule_over_those_of_each_objective(
 @pytest.mark.parametrize("budget", [1, 30, 10_000])
 def test_without_a_correction_it_is_lw_however_a_batch_is_cut(fit: Fit, examples: list[Example], budget: int) -> None:
     lw = fit(examples, Weighting(W))
-    sums = fit(examples, Weighting(W, rule="raco", c=0.0), token_budget=budget)
+    sums = fit(examples, Weighting(W, rule="raco", c=0.0), budget)
     same(sums, lw)
     for mine, theirs in zip(sums.history, lw.history, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
@@ -97,7 +99,7 @@ def test_without_a_correction_it_is_lw_however_a_batch_is_cut(fit: Fit, examples
 
 @pytest.mark.parametrize("rule", ["raco", "cagrad", "mgda"])
 def test_a_correction_changes_the_model_and_its_pieces_do_not(fit: Fit, examples: list[Example], rule: Rule) -> None:
-    whole, cut = (fit(examples, Weighting(W, rule=rule, c=0.8), token_budget=budget) for budget in (10_000, 1))
+    whole, cut = (fit(examples, Weighting(W, rule=rule, c=0.8), budget) for budget in (10_000, 1))
     same(whole, cut)
     assert apart(whole, fit(examples, Weighting(W))) > 5e-4
 
@@ -124,15 +126,15 @@ def test_a_killed_training_ends_as_an_undisturbed_one(fit: Fit, examples: list[E
     """Bit by bit."""
     weighting = Weighting(W, rule="raco", c=0.4)
     undisturbed = fit(examples, weighting)
-    options = {"checkpoint": tmp_path / "a.pt", "checkpoint_seconds": 0}
+    checkpoint = Checkpoint(tmp_path / "a.pt", 0)
 
     def kill(record: dict[str, float]) -> None:
         if record["step"] == 4:
             raise Killed
 
     with pytest.raises(Killed):
-        fit(examples, weighting, watch=kill, **options)
-    resumed = fit(examples, weighting, **options)
+        fit(examples, weighting, job=Job(checkpoint=checkpoint, watch=kill))
+    resumed = fit(examples, weighting, job=Job(checkpoint=checkpoint))
     assert resumed.history == undisturbed.history
     assert resumed.policy.identity == undisturbed.policy.identity
 

@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from sipo.bank import Adapter, Bank, new_adapter
 from sipo.decoding import Request, at_mod, decode
+from sipo.disk.journal import Journal
 from sipo.engines import Local, Span
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
@@ -22,7 +23,8 @@ from sipo.models.load import Backbone
 from sipo.progress import Progress
 from sipo.settings import Decoding, Execution, Lora, Training
 from sipo.training import loop
-from sipo.training.loop import Example, Trained, train
+from sipo.training.loop import Example, Examples, Loss, Trained, train
+from sipo.training.optimise import Checkpoint, Job, Recipe
 
 WORDS = [
     "plants",
@@ -42,6 +44,7 @@ WORDS = [
 ]
 SETTINGS = Training(beta=0.5, epochs=3, batch_size=4, warmup=0.1)
 LR = 0.02
+RECIPE, LOSS = Recipe(SETTINGS, LR, 0), Loss(SETTINGS.beta)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,13 @@ def test_micro_batches_of_any_size_give_the_same_adapter(
 ) -> None:
     rows = [replace(example, nll=True, pairs=((0, 1, 1.0), (1, 0, -1.0))) if alpha else example for example in examples]
     results = [
-        train(bank, policies[0], rows, rows[:3], SETTINGS, lr=1e-3, seed=0, alpha=alpha, token_budget=budget)
+        train(
+            bank,
+            policies[0],
+            Examples(rows, rows[:3]),
+            Recipe(SETTINGS, 1e-3, 0),
+            Loss(SETTINGS.beta, alpha=alpha, token_budget=budget),
+        )
         for budget in (1, 90, 100_000)
     ]
     for result in results[1:]:
@@ -120,7 +129,7 @@ def test_writing_beforehand_leaves_no_trace_where_positions_turn_with_the_length
             with bank.mounted([start]):
                 decode(bank, [Request((5, 6, 7), at_mod((1.0,)))], Decoding(), longest, ())
         rows = [Example(group, (0.0, 0.0), ((0, 1, 1.0),)) for group in groups[:4]]
-        results.append(train(bank, start, rows, [], SETTINGS, lr=LR, seed=0))
+        results.append(train(bank, start, Examples(rows), RECIPE, LOSS))
     assert_equal(*results)
 
 
@@ -133,46 +142,32 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     bank: Bank, start: Adapter, examples: list[Example], tmp_path: Path, at: int
 ) -> None:
     """Three steps an epoch, so that this falls in and between epochs, before and after the best one."""
-    options = {"lr": LR, "seed": 3, "alpha": 0.1, "keep_best": True}
+    how = Recipe(SETTINGS, LR, 3, keep_best=True), Loss(SETTINGS.beta, alpha=0.1)
     rows = [replace(example, nll=True) for example in examples]
-    undisturbed = train(bank, start, rows, flipped(rows)[:3], SETTINGS, **options)
-    checkpoint = tmp_path / "state" / "a.pt"
+    given = Examples(rows, flipped(rows)[:3])
+    undisturbed = train(bank, start, given, *how)
+    path = tmp_path / "state" / "a.pt"
+    checkpoint = Checkpoint(path, 0)
 
     def kill(record: dict[str, float]) -> None:
         if record["step"] == at:
             raise Killed
 
     with pytest.raises(Killed):
-        train(
-            bank, start, rows, flipped(rows)[:3], SETTINGS, **options,
-            checkpoint=checkpoint, checkpoint_seconds=0, watch=kill,
-        )  # fmt: skip
-    assert checkpoint.exists() == (at > 1)
+        train(bank, start, given, *how, job=Job(checkpoint=checkpoint, watch=kill))
+    assert path.exists() == (at > 1)
     seen: list[dict[str, float]] = []
-    resumed = train(
-        bank, start, rows, flipped(rows)[:3], SETTINGS, **options,
-        checkpoint=checkpoint, checkpoint_seconds=0, watch=seen.append,
-    )  # fmt: skip
+    resumed = train(bank, start, given, *how, job=Job(checkpoint=checkpoint, watch=seen.append))
     assert_equal(resumed, undisturbed)
     assert seen == undisturbed.history, "the steps before the crash are told again"
-    finished = train(bank, start, rows, flipped(rows)[:3], SETTINGS, **options, checkpoint=checkpoint)
+    finished = train(bank, start, given, *how, job=Job(checkpoint=Checkpoint(path)))
     assert_equal(finished, undisturbed)
 
 
 def test_a_checkpoint_is_only_written_when_it_is_due(
     bank: Bank, start: Adapter, examples: list[Example], tmp_path: Path
 ) -> None:
-    train(
-        bank,
-        start,
-        examples,
-        [],
-        SETTINGS,
-        lr=LR,
-        seed=0,
-        checkpoint=tmp_path / "a.pt",
-        checkpoint_seconds=1e6,
-    )
+    train(bank, start, Examples(examples), RECIPE, LOSS, job=Job(checkpoint=Checkpoint(tmp_path / "a.pt", 1e6)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,8 +182,8 @@ def test_the_best_epoch_is_kept(
         return next(losses)
 
     monkeypatch.setattr(loop, "validate", validate)
-    best = train(bank, start, examples, examples[:2], SETTINGS, lr=LR, seed=0, keep_best=True)
-    last = train(bank, start, examples, examples[:2], SETTINGS, lr=LR, seed=0)
+    best = train(bank, start, Examples(examples, examples[:2]), Recipe(SETTINGS, LR, 0, keep_best=True), LOSS)
+    last = train(bank, start, Examples(examples, examples[:2]), RECIPE, LOSS)
     assert all(torch.equal(mine, kept) for mine, kept in zip(best.policy.parameters, after_epochs[2], strict=True))
     assert all(torch.equal(mine, kept) for mine, kept in zip(last.policy.parameters, after_epochs[7], strict=True))
     assert best.policy.identity != last.policy.identity
@@ -210,23 +205,29 @@ def test_validation_is_the_mean_loss_and_changes_nothing(
             for s, e in zip(scores, examples, strict=True)
         ]
         for budget in (1, 100, 10_000):
-            actual = loop.validate(bank, examples, 0.5, budget)
+            actual = loop.validate(bank, examples, Loss(0.5, token_budget=budget))
             assert actual == pytest.approx(sum(expected) / len(expected), rel=1e-4)
-    watched = train(bank, policies[0], examples, examples[:3], SETTINGS, lr=1e-3, seed=0)
-    alone = train(bank, policies[0], examples, [], SETTINGS, lr=1e-3, seed=0)
+    watched = train(bank, policies[0], Examples(examples, examples[:3]), Recipe(SETTINGS, 1e-3, 0), LOSS)
+    alone = train(bank, policies[0], Examples(examples), Recipe(SETTINGS, 1e-3, 0), LOSS)
     assert watched.policy.identity == alone.policy.identity
 
 
 def test_the_start_is_not_changed(bank: Bank, policies: list[Adapter], examples: list[Example]) -> None:
     before = policies[0].identity
-    result = train(bank, policies[0], examples, [], SETTINGS, lr=LR, seed=0)
+    result = train(bank, policies[0], Examples(examples), RECIPE, LOSS)
     assert policies[0].identity == before != result.policy.identity
     assert not any(parameter.requires_grad for parameter in (*policies[0].parameters, *result.policy.parameters))
     assert bank.policies == ()
 
 
 def test_the_loss_falls_on_what_can_be_learnt(bank: Bank, start: Adapter, examples: list[Example]) -> None:
-    history = train(bank, start, examples, examples, SETTINGS.model_copy(update={"epochs": 6}), lr=LR, seed=0).history
+    history = train(
+        bank,
+        start,
+        Examples(examples, examples),
+        replace(RECIPE, settings=SETTINGS.model_copy(update={"epochs": 6})),
+        LOSS,
+    ).history
     assert history[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "a fresh adapter is the reference"
     assert history[-1]["validation_loss"] < 0.3
     assert history[-1]["accuracy"] == 1.0
@@ -238,12 +239,12 @@ def test_every_epoch_takes_every_example_once_in_a_new_order(
     taken: list[int] = []
     backward = loop._backward
 
-    def recorded(bank: Bank, batch: list[Example], *rest: float) -> dict[str, float]:
+    def recorded(bank: Bank, batch: list[Example], loss: Loss) -> dict[str, float]:
         taken.extend(examples.index(example) for example in batch)
-        return backward(bank, batch, *rest)  # type: ignore[arg-type]
+        return backward(bank, batch, loss)
 
     monkeypatch.setattr(loop, "_backward", recorded)
-    train(bank, start, examples, [], SETTINGS, lr=LR, seed=0)
+    train(bank, start, Examples(examples), RECIPE, LOSS)
     epochs = [taken[i : i + 10] for i in (0, 10, 20)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len(taken) == 30
     assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -262,7 +263,7 @@ def test_warm_up_and_cosine(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
     settings = Training(epochs=20, batch_size=10, warmup=0.1)
-    train(bank, start, examples, [], settings, lr=1.0, seed=0)
+    train(bank, start, Examples(examples), Recipe(settings, 1.0, 0), Loss(settings.beta))
     expected = [0.0, 0.5, *(0.5 * (1 + torch.cos(torch.tensor(torch.pi * i / 18)).item()) for i in range(18))]
     assert rates == pytest.approx(expected, abs=1e-5)
 
@@ -275,7 +276,7 @@ def test_cached_references_equal_live_ones(
     engine, span = Local(Execution(score_tokens=300), bank), Span(bank.backbone.settings, tuple(policies))
     table.fill(
         engine, span, groups, {REFERENCE: (0.0, 0.0, 0.0), "policy:a": (1.0, 0.0, 0.0)},
-        folder=tmp_path, label="x", progress=Progress(quiet=True),
+        Journal(tmp_path, "x", Progress(quiet=True)),
     )  # fmt: skip
 
     @torch.no_grad()
@@ -288,7 +289,9 @@ def test_cached_references_equal_live_ones(
         cached = [table.of(g, [name])[:, 0].tolist() for g in groups]
         for references in (cached, [[live(model, g.prompt, y) for y in g.responses] for g in groups]):
             rows = [Example(g, tuple(r), ((0, 1, 1.0),), nll=True) for g, r in zip(groups, references, strict=True)]
-            results.append(train(bank, policies[0], rows, [], SETTINGS, lr=1e-3, seed=0, alpha=0.1))
+            results.append(
+                train(bank, policies[0], Examples(rows), Recipe(SETTINGS, 1e-3, 0), Loss(SETTINGS.beta, alpha=0.1))
+            )
         for mine, theirs in zip(results[0].policy.parameters, results[1].policy.parameters, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-4)
         losses = [[record["loss"] for record in result.history] for result in results]
@@ -300,10 +303,10 @@ def test_realignment_starts_where_the_policy_is(bank: Bank, policies: list[Adapt
     with bank.mounted([policies[0]]):
         scores = [score_rows(bank, [(group, (1.0,))])[0] for group in groups]
     rows = [Example(g, tuple(s), ((0, 1, 1.0),)) for g, s in zip(groups, scores, strict=True)]
-    history = train(bank, policies[0], rows, [], SETTINGS, lr=1e-3, seed=0).history
+    history = train(bank, policies[0], Examples(rows), Recipe(SETTINGS, 1e-3, 0), LOSS).history
     assert history[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
 
 
 def test_nothing_to_train_on_is_said(bank: Bank, start: Adapter) -> None:
     with pytest.raises(SipoError, match="nothing to train on"):
-        train(bank, start, [], [], SETTINGS, lr=LR, seed=0)
+        train(bank, start, Examples([]), RECIPE, LOSS)

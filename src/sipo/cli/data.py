@@ -48,23 +48,17 @@ def label(
 ) -> None:
     """Make preference rows: two answers of a model to each prompt, labelled by reward functions."""
     from sipo.cli.label import make_rows
+    from sipo.labelling import Drawing
+    from sipo.settings import Decoding
+    from sipo.settings.explain import adjusted
 
     rewards = parse_pairs("--objective", objective)
     directions = parse_pairs("--direction", direction or [])
     hush()
     with writing(to):
-        rows = make_rows(
-            prompts,
-            model,
-            rewards,
-            directions,
-            to,
-            decoding={"temperature": temperature, "top_k": top_k, "top_p": top_p},
-            max_new_tokens=max_tokens,
-            tries=tries,
-            seed=seed,
-            device=device,
-        )
+        decoding = adjusted(Decoding(), temperature=temperature, top_k=top_k, top_p=top_p)
+        drawing = Drawing(decoding, max_tokens, tries, seed)
+        rows = make_rows(prompts, model, rewards, directions, to, drawing, device)
     say(f"{to}: {rows} rows; `{sipo('data', 'inspect', to)}` shows them")
 
 

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from sipo.config.file import parse_yaml
 from sipo.data._files import SUFFIXES
 from sipo.errors import SipoError
-from sipo.labelling import label
+from sipo.labelling import Drawing, label
 from sipo.rewards.objective import Objective
-from sipo.settings import Decoding, Execution, Model
-from sipo.settings.explain import adjusted, explain
+from sipo.settings import Execution, Model
+from sipo.settings.explain import explain
 
 
 def make_rows(
@@ -20,11 +20,7 @@ def make_rows(
     rewards: Mapping[str, str],
     directions: Mapping[str, str],
     to: Path,
-    *,
-    decoding: Mapping[str, float],
-    max_new_tokens: int,
-    tries: int | None,
-    seed: int,
+    drawing: Drawing,
     device: str,
 ) -> int:
     """The number of rows written."""
@@ -41,10 +37,7 @@ def make_rows(
             Model(path=model),
             [_objective(name, reward, directions.get(name, "maximize")) for name, reward in rewards.items()],
             to,
-            decoding=adjusted(Decoding(), **decoding),
-            max_new_tokens=max_new_tokens,
-            tries=tries,
-            seed=seed,
+            drawing,
             execution=Execution(device=device),
         )
     )

@@ -63,6 +63,7 @@ def train(
     from sipo.progress import Progress
     from sipo.rewards.accuracy import held_out_accuracy, score_errors
     from sipo.rewards.examples import read_examples
+    from sipo.rewards.heads import Heads
     from sipo.rewards.reading import Reader
     from sipo.rewards.training import RewardTraining, plan_of, rewards_of, train_reward_model
     from sipo.settings import Model
@@ -73,8 +74,10 @@ def train(
     check_name(to)
     hush()
     names = tuple(filter(None, (name.strip() for name in objectives.split(","))))
-    settings = RewardTraining(r=r, lr=lr, epochs=epochs, batch_size=batch_size, format=layout, max_tokens=max_tokens)
-    progress, start = Progress(), Model(path=model)
+    settings = RewardTraining(
+        r=r, lr=lr, epochs=epochs, batch_size=batch_size, format=layout, seed=seed, max_tokens=max_tokens
+    )
+    progress = Progress()
     place, hidden = place_beside(to)
     with writing(to):
         with appearing(to) as folder:
@@ -82,18 +85,16 @@ def train(
                 data, objectives=names, columns=parse_pairs("--map", columns or []), held_out=held_out, seed=seed
             )
             _introduce(found, progress)
-            reader = Reader(start, settings.format, settings.max_tokens)
+            reader = Reader(Model(path=model), settings.format, settings.max_tokens)
             train, measured = reader.read(found.train, progress), reader.read(found.held_out, progress)
             _check_held_out(found, measured.examples, held_out)
-            plan = plan_of(found.kind, train, found.objectives, start, settings, seed)
+            heads = Heads(found.kind, found.objectives)
+            plan = plan_of(heads, train, reader, settings)
             network = train_reward_model(
-                found.kind,
+                heads,
                 train,
-                found.objectives,
-                start,
+                reader,
                 settings,
-                seed=seed,
-                pad=reader.tokenizer.pad_token_id,
                 device=device,
                 checkpoint=Checkpoint(place / f"{hidden}.{plan}{STATE}"),
                 progress=progress,
@@ -108,7 +109,7 @@ def train(
             network.save_pretrained(folder)
             reader.tokenizer.save_pretrained(folder)
             called = Path(data).resolve().name if Path(data).exists() else data  # for others' machines
-            about = {"model": model, "data": called, "kind": found.kind, "seed": seed, "settings": asdict(settings)}
+            about = {"model": model, "data": called, "kind": found.kind, "settings": asdict(settings)}
             write_json(folder / "training.json", {**about, **lines})
         known = f"{escape(hidden)}.{'?' * 16}{STATE}"
         for state in (*place.glob(known), *place.glob(f".{known}.tmp")):  # a kill while saving leaves the second

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +25,29 @@ SYNCED = 1.0
 """Seconds between two times that results are forced onto the disk: each alone would cost more than a quick unit."""
 
 
+@dataclass(frozen=True)
+class Journal:
+    """One list of units among those of a folder, and who is told how far it is."""
+
+    folder: Path
+    name: str
+    progress: Progress
+
+    @property
+    def path(self) -> Path:
+        return self.folder / FOLDER / f"{self.name}.jsonl"
+
+    def forget(self) -> None:
+        """Remove it: its results are kept elsewhere by now."""
+        remove(self.path)
+        with suppress(OSError):  # the folder holds others
+            self.path.parent.rmdir()
+
+
 def resumable(
-    folder: Path,
-    name: str,
+    journal: Journal,
     units: Sequence[Unit],
     compute: Callable[[Unit], Any],
-    progress: Progress,
     *,
     writes: Callable[[Unit], Path] | None = None,
 ) -> list[Any]:
@@ -43,15 +61,13 @@ def resumable(
         return ((number, compute(unit)) for number, unit in enumerate(units) if number not in done)
 
     place = None if writes is None else lambda number: writes(units[number])
-    return in_any_order(folder, name, len(units), work, progress, writes=place)
+    return in_any_order(journal, len(units), work, writes=place)
 
 
 def in_any_order(
-    folder: Path,
-    name: str,
+    journal: Journal,
     count: int,
     work: Callable[[Collection[int]], Results],
-    progress: Progress,
     *,
     writes: Callable[[int], Path] | None = None,
 ) -> list[Any]:
@@ -61,10 +77,14 @@ def in_any_order(
     Results must be plain JSON, and the units and their numbers the same in every try. A result survives the end of
     this process at once, and that of the machine after `SYNCED` seconds; with `writes` (`resumable`) that at once too.
     """
-    path = folder / FOLDER / f"{name}.jsonl"
+    path, progress = journal.path, journal.progress
     path.parent.mkdir(parents=True, exist_ok=True)
     finished, synced = _finished(path, count, writes), time.monotonic()
-    with progress.track(name, count) as advance, path.open("ab") as stream, closing(work(finished.keys())) as results:
+    with (
+        progress.track(journal.name, count) as advance,
+        path.open("ab") as stream,
+        closing(work(finished.keys())) as results,
+    ):
         advance(len(finished))
         for number, result in results:
             entry = {"result": result}
@@ -81,13 +101,6 @@ def in_any_order(
     # Read back what was written, so that a resumed run and an undisturbed one go on from the same values.
     finished = _finished(path, count, None)
     return [finished[number] for number in range(count)]
-
-
-def forget(folder: Path, name: str) -> None:
-    """Remove a journal whose results are kept elsewhere by now."""
-    remove(folder / FOLDER / f"{name}.jsonl")
-    with suppress(OSError):  # it holds others
-        (folder / FOLDER).rmdir()
 
 
 def _line(number: int, entry: dict[str, Any]) -> bytes:

@@ -3,18 +3,16 @@
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sipo.bank import Bank
 from sipo.commands import install_extra
 from sipo.decoding import Generated, Request
-from sipo.disk.journal import Results, in_any_order
+from sipo.disk.journal import Journal, Results, in_any_order
 from sipo.engines.interface import Engine, Span
 from sipo.engines.local import Local
 from sipo.engines.pool import Pool
 from sipo.errors import SipoError
-from sipo.progress import Progress
 from sipo.settings import Decoding, Execution
 
 if TYPE_CHECKING:
@@ -59,10 +57,7 @@ def answer(
     decoding: Decoding,
     limit: int,
     stops: Collection[int],
-    *,
-    folder: Path,
-    label: str,
-    progress: Progress,
+    journal: Journal,
 ) -> list[Generated]:
     """One response a request, in order; equal requests are answered once, and each answer survives a crash."""
     distinct = list(dict.fromkeys(requests))
@@ -71,7 +66,7 @@ def answer(
         for unit, each in engine.generate(span, distinct, decoding, limit, stops, done):
             yield unit, (each.tokens, each.finished)
 
-    results = in_any_order(folder, label, len(distinct), work, progress)
+    results = in_any_order(journal, len(distinct), work)
     answers = {
         request: Generated(tuple(tokens), finished)
         for request, (tokens, finished) in zip(distinct, results, strict=True)

@@ -15,7 +15,8 @@ from sipo.decoding.mixture import at_mod
 from sipo.decoding.sampling import next_tokens
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
-from sipo.training.loop import Example, train
+from sipo.training.loop import Example, Examples, Loss, train
+from sipo.training.optimise import Recipe
 from sipo.weights import corners
 
 if TYPE_CHECKING:
@@ -100,10 +101,10 @@ def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_co
     settings, worth = config.align.model_copy(update={"epochs": 1}), forwards(config)
     batch = _some(groups, room / worth)[: settings.batch_size]
     examples = [Example(group, (0.0, 0.0), ((1, 0, 1),)) for group in batch]
-    budget = config.execution.train_tokens
+    loss = Loss(settings.beta, token_budget=config.execution.train_tokens)
 
     def learn() -> None:
-        train(bank, policies[0], examples, [], settings, lr=1e-9, seed=0, token_budget=budget)
+        train(bank, policies[0], Examples(examples), Recipe(settings, 1e-9, 0), loss)
 
     training = rate(learn, worth * sum(group.tokens for group in batch), share, clock)
     return Pace(reading, decoding, scoring, training)

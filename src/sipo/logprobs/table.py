@@ -15,13 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sipo.decoding import at_soup
-from sipo.disk.journal import Results, in_any_order
+from sipo.disk.journal import Journal, Results, in_any_order
 from sipo.disk.tables import read_parquet, write_parquet
 from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import Point, ScoreRequest
-from sipo.progress import Progress
 from sipo.weights import Weight, corners, is_corner
 
 if TYPE_CHECKING:
@@ -142,10 +141,7 @@ class LogprobTable:
         span: "Span",
         groups: Iterable[Group],
         models: Mapping[str, Point],
-        *,
-        folder: Path,
-        label: str,
-        progress: Progress,
+        journal: Journal,
     ) -> None:
         """Compute what is missing of every response of `groups` under every model; resumable.
 
@@ -174,7 +170,7 @@ class LogprobTable:
         def work(done: Collection[int]) -> Results:
             yield from engine.score(span, requests, done)
 
-        scored = iter(in_any_order(folder, label, len(requests), work, progress))
+        scored = iter(in_any_order(journal, len(requests), work))
         for model, lacking in missing:
             self.put(model, lacking, [next(scored) for _ in lacking.responses])
         for model in still:

@@ -1,6 +1,7 @@
 """Methods that train one model for each weight; at the corners they are the policies themselves."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,32 +38,29 @@ def by_weight(name: str, models: "Mapping[Weight, Policy]") -> Method:
     return Method(name, at)
 
 
-def by_weight_spec(
-    name: str,
-    says: str,
-    train: Callable[..., Any],
-    needs: "Callable[[Graph], Inputs]",
-    *,
-    reads: tuple[str, ...] = READS,
-    work: Callable[[Plan], Work],
-    peak: "Callable[[Peaks], float]" = lambda peaks: peaks.training(peaks.both),
-    version: int = 1,
-    **more: Any,
-) -> MethodSpec:
-    """The declaration of such a method, with a stage of its name: train(task, folder, **needs) writes the adapters.
+@dataclass(frozen=True)
+class Trainer:
+    """What trains a model for every weight: train(task, folder, **needs) writes the adapters."""
 
-    `version` is of both.
-    """
+    train: Callable[..., Any]
+    needs: "Callable[[Graph], Inputs]"
+    work: Callable[[Plan], Work]
+    peak: "Callable[[Peaks], float]" = lambda peaks: peaks.training(peaks.both)
+    reads: tuple[str, ...] = READS
+
+
+def by_weight_spec(name: str, says: str, trainer: Trainer, *, version: int = 1, **more: Any) -> MethodSpec:
+    """The declaration of such a method, with a stage of its name; `version` is of both."""
 
     def inputs(graph: "Graph") -> Inputs:
         trained = graph.on_backbone(
             name,
-            train,
-            reads,
-            needs(graph),
+            trainer.train,
+            trainer.reads,
+            trainer.needs(graph),
             writes=(ADAPTERS, TRAINING),
-            work=work,
-            peak=peak,
+            work=trainer.work,
+            peak=trainer.peak,
             version=version,
         )
         return {"adapters": trained[ADAPTERS], "policies": graph.policies}
@@ -78,7 +76,7 @@ def train_by_weight(task: "Task", fit: "Callable[[Weight, Path], Trained]", fold
 
     fit(weight, place) trains one; the path is for its checkpoints.
     """
-    from sipo.disk.journal import FOLDER, resumable
+    from sipo.disk.journal import FOLDER, Journal, resumable
     from sipo.disk.tables import write_records
     from sipo.training.policies import training_table
 
@@ -92,7 +90,7 @@ def train_by_weight(task: "Task", fit: "Callable[[Weight, Path], Trained]", fold
         result.policy.save(place(weight), task.backbone)
         return [{"objective": folder_of(weight), **record} for record in result.history]
 
-    histories = resumable(folder, "weights", weights, one, task.progress, writes=place)
+    histories = resumable(Journal(folder, "weights", task.progress), weights, one, writes=place)
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
     if histories:
         task.progress.table("one model a weight", *training_table(histories))

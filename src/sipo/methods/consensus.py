@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sipo.errors import SipoError
 from sipo.looks import Look
-from sipo.methods.by_weight import by_weight_spec
+from sipo.methods.by_weight import Trainer, by_weight_spec
 from sipo.methods.lw import lw_needs, lw_work, train_lw
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ METHODS = (
     by_weight_spec(
         "consensus",
         "a model for each weight, trained on the rows without a conflict",
-        train_consensus,
-        lw_needs,
-        work=lw_work,
+        Trainer(train_consensus, lw_needs, lw_work),
         fits=check_consensus,
         look=Look("#56B4E9", "X", "\N{HEAVY MULTIPLICATION X}", "--"),
     ),

@@ -12,7 +12,7 @@ from sipo.declare.parts import LOGPROBS
 from sipo.declare.stage import Inputs
 from sipo.declare.work import Plan, Work, steps
 from sipo.looks import Look
-from sipo.methods.by_weight import by_weight_spec, train_by_weight
+from sipo.methods.by_weight import Trainer, by_weight_spec, train_by_weight
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
@@ -35,18 +35,17 @@ def train_lw(
 
     `weighting` says how the objectives' losses, or their gradients, add up at a weight; `keep` which rows are taken.
     """
-    from sipo.training.loop import Weighting
+    from sipo.training.loop import Examples, Weighting
     from sipo.training.policies import train_fresh
 
-    training = _examples(task, task.splits.train, known, keep)
-    validation = _examples(task, task.splits.validation, known, keep)
+    splits = task.splits
+    examples = Examples(*(_examples(task, rows, known, keep) for rows in (splits.train, splits.validation)))
     rates = [task.config.align.lr_of(name) for name in task.objectives]
 
     def fit(weight: Weight, checkpoint: Path) -> "Trained":
         return train_fresh(
             task,
-            training,
-            validation,
+            examples,
             lr=sum(share * rate for share, rate in zip(weight, rates, strict=True)),
             checkpoint=checkpoint,
             weighting=(weighting or Weighting)(weight),
@@ -85,9 +84,7 @@ METHODS = (
     by_weight_spec(
         "lw",
         "a model for each weight, trained on the weighted losses",
-        train_lw,
-        lw_needs,
-        work=lw_work,
+        Trainer(train_lw, lw_needs, lw_work),
         look=Look("#56B4E9", "v", "\N{BLACK DOWN-POINTING TRIANGLE}"),
     ),
 )

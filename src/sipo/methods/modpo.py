@@ -16,7 +16,7 @@ from sipo.declare.parts import LOGPROBS
 from sipo.declare.stage import Inputs
 from sipo.declare.work import Plan, Work, steps
 from sipo.looks import Look
-from sipo.methods.by_weight import READS, by_weight_spec, train_by_weight
+from sipo.methods.by_weight import READS, Trainer, by_weight_spec, train_by_weight
 from sipo.settings.section import Name, Section
 from sipo.weights import Weight
 
@@ -37,20 +37,20 @@ class Modpo(Section):
 
 def train_modpo(task: "Task", policies: "Sequence[Policy]", known: "LogprobTable", folder: Path) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
+    from sipo.disk.journal import Journal
     from sipo.logprobs.table import policy_points
-    from sipo.training.loop import Weighting
+    from sipo.training.loop import Examples, Weighting
     from sipo.training.policies import train_fresh
 
-    rows = [*task.splits.train, *task.splits.validation]
+    splits = task.splits
+    rows = [*splits.train, *splits.validation]
     with task.engine() as engine:
         known.fill(
             engine,
             task.span(policies),
             [task.group(row) for row in rows],
             policy_points(task.objectives),
-            folder=folder,
-            label="margins",
-            progress=task.progress,
+            Journal(folder, "margins", task.progress),
         )
     known.write(folder / "logprobs.parquet")
 
@@ -58,8 +58,7 @@ def train_modpo(task: "Task", policies: "Sequence[Policy]", known: "LogprobTable
         k = trained_objective(task, weight)
         return train_fresh(
             task,
-            _examples(task, task.splits.train, known, weight, k),
-            _examples(task, task.splits.validation, known, weight, k),
+            Examples(*(_examples(task, rows, known, weight, k) for rows in (splits.train, splits.validation))),
             lr=task.config.align.lr_of(task.objectives[k]),
             checkpoint=checkpoint,
             weighting=Weighting((1.0,), scale=weight[k]),
@@ -120,10 +119,7 @@ METHODS = (
     by_weight_spec(
         "modpo",
         "a model for each weight, trained on one objective with the others' margins",
-        train_modpo,
-        _needs,
-        reads=(*READS, "modpo"),
-        work=_work,
+        Trainer(train_modpo, _needs, _work, reads=(*READS, "modpo")),
         look=Look("#E69F00", "^", "\N{BLACK UP-POINTING TRIANGLE}"),
         section="modpo",
         settings=Modpo,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sipo.declare.work import Plan, Work
 from sipo.looks import Look
-from sipo.methods.by_weight import READS, by_weight_spec
+from sipo.methods.by_weight import READS, Trainer, by_weight_spec
 from sipo.methods.lw import lw_needs, lw_work, train_lw
 from sipo.settings.section import Fraction, Section
 
@@ -51,11 +51,7 @@ METHODS = (
     by_weight_spec(
         "raco",
         "a model for each weight, trained on a combination of the objectives' gradients",
-        train_raco,
-        lw_needs,
-        reads=(*READS, "raco"),
-        work=_work,
-        peak=_peak,
+        Trainer(train_raco, lw_needs, _work, _peak, reads=(*READS, "raco")),
         look=Look("#999933", "H", "\N{HORIZONTAL BLACK HEXAGON}"),
         section="raco",
         settings=(Raco, Mgda),

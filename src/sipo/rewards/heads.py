@@ -4,6 +4,7 @@ brought to the scores' unit.
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,12 +15,21 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from sipo.logprobs.packing import batches
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import read_config, read_weights
+from sipo.rewards.examples import Kind
 from sipo.rewards.model import forward
 from sipo.rewards.reading import Prepared
 from sipo.settings import Model
 
 STARTS_FROM = 64
 """Examples whose mean state tells a head without a bias where to start."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A head for each objective, in order, and what all of them learn from."""
+
+    kind: Kind
+    objectives: tuple[str, ...]
 
 
 def with_heads(model: Model, objectives: Sequence[str], pad: int | None) -> tuple[PreTrainedModel, list[str]]:

@@ -38,7 +38,7 @@ class Reader:
 
         Raises SipoError where the model is not there, or cannot read the format.
         """
-        origin = origin_of(model)
+        self.model, origin = model, origin_of(model)
         self.max_tokens = max_tokens
         self.tokenizer = read_tokenizer(origin)
         config = read_config(origin)

@@ -15,14 +15,12 @@ from sipo.finite import finite
 from sipo.logprobs.packing import batches
 from sipo.models.load import find_device, identify, pick_dtype
 from sipo.progress import Progress
-from sipo.rewards.examples import Kind
-from sipo.rewards.heads import rescale, start_at, with_heads, with_lora
+from sipo.rewards.heads import Heads, rescale, start_at, with_heads, with_lora
 from sipo.rewards.interface import named
 from sipo.rewards.model import forward
-from sipo.rewards.reading import Prepared
+from sipo.rewards.reading import Prepared, Reader
 from sipo.rewards.targets import TARGETS, Target, values_of
-from sipo.settings import Model
-from sipo.training.optimise import Checkpoint, optimise, steps_of
+from sipo.training.optimise import Checkpoint, Job, Recipe, optimise, steps_of
 
 LOWER = "lower the learning rate (--lr)"
 
@@ -43,46 +41,42 @@ class RewardTraining:
     """Padded tokens in a forward; gradients accumulate over several."""
     format: str = "chat"
     """As `RewardModel.format`: scoring must use the same."""
+    seed: int = 0
     max_tokens: int | None = None
     """Examples with a longer prompt and response are left out; None leaves none out."""
 
 
-def plan_of(
-    kind: Kind, prepared: Prepared, objectives: Sequence[str], model: Model, settings: RewardTraining, seed: int
-) -> str:
+def plan_of(heads: Heads, prepared: Prepared, reader: Reader, settings: RewardTraining) -> str:
     """Names all that training depends on: only a checkpoint of the same plan may be gone on with."""
-    digest = hashlib.sha256(json.dumps([kind, list(objectives), identify(model), asdict(settings), seed]).encode())
+    digest = hashlib.sha256(json.dumps([asdict(heads), identify(reader.model), asdict(settings)]).encode())
     for example in prepared.examples:
         digest.update(json.dumps([example.items, example.values]).encode())
     return digest.hexdigest()[:16]
 
 
 def train_reward_model(
-    kind: Kind,
+    heads: Heads,
     prepared: Prepared,
-    objectives: Sequence[str],
-    model: Model,
+    reader: Reader,
     settings: RewardTraining,
     *,
-    seed: int = 0,
-    pad: int | None = None,
     device: str = "auto",
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """An ordinary sequence-classification model whose labels are the objectives; `pad` is the tokenizer's token.
+    """An ordinary sequence-classification model whose labels are the objectives; `reader` has prepared its examples.
 
     From scores, its logits are on their scale. Raises SipoError where an objective has nothing to learn from.
     """
     if not prepared.examples:
         raise SipoError("there is nothing to train on: no example is left; raise --max-tokens, or label some first")
-    progress, target, where = progress or Progress(quiet=True), TARGETS[kind], find_device(device)
+    progress, target, where = progress or Progress(quiet=True), TARGETS[heads.kind], find_device(device)
     values = values_of(prepared.examples)
     scale = target.scale(values)
-    _check(values, objectives, scale)
+    _check(values, heads.objectives, scale)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network, new = with_heads(model, objectives, pad)
+        torch.manual_seed(settings.seed)
+        network, new = with_heads(reader.model, heads.objectives, reader.tokenizer.pad_token_id)
         network.to(where).eval()  # type: ignore[arg-type]  # no dropout: a step depends on nothing but its batch
         if scale:
             start_at(network, scale[0] / scale[1], prepared, settings.token_budget)
@@ -92,14 +86,9 @@ def train_reward_model(
             optimise(
                 [parameter for parameter in trained.parameters() if parameter.requires_grad],
                 len(values),
-                settings,
                 lambda batch: _backward(trained, target, prepared, values, batch, settings.token_budget),
-                lr=settings.lr,
-                seed=seed,
-                checkpoint=checkpoint,
-                watch=lambda _: advance(1),
-                name="reward model",
-                way_out=LOWER,
+                Recipe(settings, settings.lr, settings.seed),
+                job=Job("reward model", LOWER, checkpoint, watch=lambda _: advance(1)),
             )
         if settings.r:
             trained = trained.merge_and_unload()

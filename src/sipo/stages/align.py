@@ -11,11 +11,11 @@ from typing import Any
 
 from sipo.bank import Policy, load_policy
 from sipo.data import Row
-from sipo.disk.journal import FOLDER, resumable
+from sipo.disk.journal import FOLDER, Journal, resumable
 from sipo.disk.tables import write_records
 from sipo.logprobs.table import REFERENCE, LogprobTable
 from sipo.task import Task
-from sipo.training.loop import Example
+from sipo.training.loop import Example, Examples
 from sipo.training.policies import train_fresh, training_table
 
 
@@ -29,17 +29,17 @@ def align(task: Task, folder: Path) -> list[Policy]:
             task.span(),
             [task.group(row) for row in rows],
             {REFERENCE: ()},
-            folder=folder,
-            label="reference",
-            progress=task.progress,
+            Journal(folder, "reference", task.progress),
         )
     table.write(folder / "logprobs.parquet")
 
     def one_policy(objective: str) -> list[dict[str, Any]]:
         result = train_fresh(
             task,
-            labelled(task, task.splits.train, objective, table),
-            labelled(task, task.splits.validation, objective, table),
+            Examples(
+                labelled(task, task.splits.train, objective, table),
+                labelled(task, task.splits.validation, objective, table),
+            ),
             lr=task.config.align.lr_of(objective),
             checkpoint=folder / FOLDER / f"{objective}.pt",
             objective=objective,
@@ -48,7 +48,10 @@ def align(task: Task, folder: Path) -> list[Policy]:
         return [{"objective": objective, **record} for record in result.history]
 
     histories = resumable(
-        folder, "policies", task.objectives, one_policy, task.progress, writes=lambda name: folder / "adapters" / name
+        Journal(folder, "policies", task.progress),
+        task.objectives,
+        one_policy,
+        writes=lambda name: folder / "adapters" / name,
     )
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
     task.progress.table("DPO policies", *training_table(histories))

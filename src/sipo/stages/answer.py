@@ -15,6 +15,7 @@ from typing import Any
 from sipo.bank import Policy
 from sipo.data import Row
 from sipo.decoding import Generated, Request, seed_of
+from sipo.disk.journal import Journal
 from sipo.disk.tables import write_records
 from sipo.engines import Engine, answer
 from sipo.logprobs.packing import Group
@@ -78,9 +79,7 @@ def answer_prompts(task: Task, methods: Sequence[Method], folder: Path) -> list[
                 decoding,
                 config.data.max_response_tokens,
                 task.codec.stops,
-                folder=folder,
-                label=f"{number} {' '.join(names).replace(':', '-')}",
-                progress=task.progress,
+                Journal(folder, f"{number} {' '.join(names).replace(':', '-')}", task.progress),
             )
             following = iter(generated)
             drawn.update({at: [next(following) for _ in plan[at].draws] for at in mine})
@@ -120,9 +119,7 @@ def _given(
             task.span(adapters),
             [group for at, group in groups.items() if drawn[at][0].aligned.adapters == adapters],
             {REFERENCE: (0.0,) * len(adapters), **policies},
-            folder=folder,
-            label=f"draws {len(tables)}",
-            progress=task.progress,
+            Journal(folder, f"draws {len(tables)}", task.progress),
         )
     given = []
     for at, (each, draws) in enumerate(drawn):

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sipo.data import folds_of
-from sipo.disk.journal import FOLDER, resumable
+from sipo.disk.journal import FOLDER, Journal, resumable
 from sipo.disk.tables import write_records
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy
 from sipo.stages.align import labelled
 from sipo.task import Task
+from sipo.training.loop import Examples
 from sipo.training.policies import train_fresh
 
 
@@ -29,7 +30,7 @@ def calibrate(task: Task, known: LogprobTable, folder: Path, *, folds: int) -> L
     def place(unit: tuple[int, int]) -> Path:
         return folder / "adapters" / f"{unit[0]}-{task.objectives[unit[1]]}"
 
-    parts = resumable(folder, "folds", units, score, task.progress, writes=place)
+    parts = resumable(Journal(folder, "folds", task.progress), units, score, writes=place)
     table = LogprobTable()
     for (fold, i), part in zip(units, parts, strict=True):
         inside = [row for row in task.splits.train if fold_of[row.key] == fold]
@@ -49,8 +50,10 @@ def _held_out_logprobs(
     objective = task.objectives[i]
     result = train_fresh(
         task,
-        labelled(task, [row for row in task.splits.train if folds[row.key] != fold], objective, known),
-        labelled(task, task.splits.validation, objective, known),
+        Examples(
+            labelled(task, [row for row in task.splits.train if folds[row.key] != fold], objective, known),
+            labelled(task, task.splits.validation, objective, known),
+        ),
         lr=task.config.align.lr_of(objective),
         checkpoint=folder / FOLDER / f"{fold}-{objective}.pt",
         order=("calibrate", fold),
@@ -68,9 +71,7 @@ def _held_out_logprobs(
             task.span([result.policy]),
             [task.group(row) for row in rows],
             {policy(objective): (1.0,)},
-            folder=folder,
-            label=f"score-{fold}-{objective}",
-            progress=task.progress,
+            Journal(folder, f"score-{fold}-{objective}", task.progress),
         )
     scored = [table.of(task.group(row), [policy(objective)])[:, 0].tolist() for row in rows]
     history = [{"objective": objective, "fold": fold, **record} for record in result.history]

@@ -12,7 +12,7 @@ from typing import Any
 from sipo.bank import Policy, new_policy
 from sipo.data import Row
 from sipo.decoding import seed_of
-from sipo.disk.journal import FOLDER, resumable
+from sipo.disk.journal import FOLDER, Journal, resumable
 from sipo.disk.tables import write_records
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable, policy
@@ -21,8 +21,9 @@ from sipo.stages.align import read_policies
 from sipo.stages.filter import chosen_responses
 from sipo.stages.sample import of_round
 from sipo.task import Task
-from sipo.training.loop import Example, train
-from sipo.training.policies import training_table
+from sipo.training.loop import Example, Examples, Loss, train
+from sipo.training.optimise import Recipe
+from sipo.training.policies import job_of, training_table
 
 Y_C = 0
 """Place of y_c in a realignment's group; response_0 and response_1 follow."""
@@ -45,7 +46,7 @@ def realign(
 
     A policy that has nothing to learn from stays as it is: where the filter chose nothing, SIPO equals MOD.
     """
-    settings, execution = task.config.realign, task.config.execution
+    settings = task.config.realign
     chosen = chosen_responses(candidates)
     ranked = sorted(chosen, key=lambda row: seed_of(task.config.seed, "realign", row, *of_round(round)))
     taken = set(ranked[: settings.rows])
@@ -62,24 +63,17 @@ def realign(
         if not examples:
             policies[i].save(place(i), task.backbone)
             return []
-        merged = settings.start == "merged"
+        merged, lr = settings.start == "merged", settings.lr_of(objective)
         fresh = new_policy(task.backbone.model, task.config, seed)
+        checkpoint = folder / FOLDER / f"{objective}.pt"
         result = train(
             task.bank,
             fresh if merged else policies[i],
-            examples,
-            [],
-            settings,
-            lr=settings.lr_of(objective),
-            seed=seed,
+            Examples(examples),
+            Recipe(settings, lr, seed),
+            Loss(settings.beta, alpha=settings.alpha, token_budget=task.config.execution.train_tokens),
             beneath=[policies[i]] if merged else [],
-            alpha=settings.alpha,
-            token_budget=execution.train_tokens,
-            checkpoint=folder / FOLDER / f"{objective}.pt",
-            checkpoint_seconds=execution.checkpoint_seconds,
-            watch=lambda record: task.progress.metric(objective=objective, **record),
-            name=f"realigning objective {objective}",
-            rate="realign.lr",
+            job=job_of(task, "realigning", "realign.lr", lr, checkpoint, objective=objective),
         )
         # What was trained above the frozen policy and the policy itself are one: with LoRA, an adapter of both ranks.
         both, model = [policies[i], result.policy], task.backbone.model
@@ -90,7 +84,7 @@ def realign(
     def place(i: int) -> Path:
         return folder / "adapters" / task.objectives[i]
 
-    histories = resumable(folder, "policies", range(len(policies)), one_policy, task.progress, writes=place)
+    histories = resumable(Journal(folder, "policies", task.progress), range(len(policies)), one_policy, writes=place)
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
     learned = [history for history in histories if history]
     if learned:

@@ -12,6 +12,7 @@ from typing import Literal
 from sipo.bank import Policy
 from sipo.data import Row
 from sipo.decoding import Generated, Request, at_mod, seed_of
+from sipo.disk.journal import Journal
 from sipo.disk.tables import write_records
 from sipo.engines import Engine, Span, answer
 from sipo.errors import SipoError
@@ -49,9 +50,7 @@ def refine(
             config.decoding,
             limit,
             task.codec.stops,
-            folder=folder,
-            label=kind,
-            progress=task.progress,
+            Journal(folder, kind, task.progress),
         )
 
     span = task.span(policies)
@@ -132,7 +131,7 @@ def _score(
         for each, rewrite in zip(samples, rewrites, strict=True)
     ]
     models = {REFERENCE: (0.0,) * len(task.objectives), **policy_points(task.objectives)}
-    table.fill(engine, span, groups, models, folder=folder, label="score", progress=task.progress)
+    table.fill(engine, span, groups, models, Journal(folder, "score", task.progress))
     return table
 
 

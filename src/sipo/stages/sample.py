@@ -8,6 +8,7 @@ from pathlib import Path
 from sipo.bank import Policy
 from sipo.data import Row
 from sipo.decoding import Request, at_mod, seed_of
+from sipo.disk.journal import Journal
 from sipo.disk.tables import write_records
 from sipo.engines import answer
 from sipo.records import Sample
@@ -41,9 +42,7 @@ def sample(task: Task, policies: list[Policy], folder: Path, *, round: int = 1) 
             config.decoding,
             config.data.max_response_tokens,
             task.codec.stops,
-            folder=folder,
-            label="sample",
-            progress=task.progress,
+            Journal(folder, "sample", task.progress),
         )
     samples = [
         Sample(row.key, named(task, weight), index, task.codec.decode(a.tokens), list(a.tokens), a.finished)

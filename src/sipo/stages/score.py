@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sipo.bank import Policy
+from sipo.disk.journal import Journal
 from sipo.filters.contest import contests
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points, soup_points
 from sipo.records import Refinement, Sample
@@ -37,7 +38,7 @@ def score(
         ("validation", [task.group(row) for row in task.splits.validation], policy_points(task.objectives)),
     ]
     with task.engine() as engine:
-        for label, groups, points in plan:
-            known.fill(engine, task.span(policies), groups, points, folder=folder, label=label, progress=task.progress)
+        for name, groups, points in plan:
+            known.fill(engine, task.span(policies), groups, points, Journal(folder, name, task.progress))
     known.write(folder / "logprobs.parquet")
     return known

@@ -20,7 +20,7 @@ from sipo.disk.locking import alone
 from sipo.disk.publishing import move, remove, sync
 from sipo.disk.tables import write_records, write_text
 from sipo.errors import SipoError
-from sipo.labelling import draw
+from sipo.labelling import Drawing, draw
 from sipo.progress import Progress
 from sipo.rewards import Item, score_responses, signed_rewards
 from sipo.rewards.objective import Objective
@@ -137,9 +137,7 @@ def _draw_pairs(
         scratch / "prompts.jsonl",
         Model(path=str(model), dtype="float32"),
         scratch / "pairs.jsonl",
-        decoding=Decoding(temperature=1.0),
-        max_new_tokens=environment.max_response_words,
-        seed=seed,
+        Drawing(Decoding(temperature=1.0), environment.max_response_words, seed=seed),
         execution=Execution(device="cpu", decode_rows=2048),
         progress=progress,
     )

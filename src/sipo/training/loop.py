@@ -4,9 +4,8 @@ Departures from the paper's code: no reference model is loaded (its numbers come
 computed once for all responses to it, and the loop can be killed at any moment and goes on as if it had not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +16,9 @@ from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import response_logprobs
-from sipo.settings import Training
 from sipo.training.conflict import Rule, direction
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
-from sipo.training.optimise import Checkpoint, optimise
+from sipo.training.optimise import NAMELESS, Job, Recipe, optimise
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,27 @@ class Weighting:
         return (weights[None], one) if self.rule == "sum" else (torch.eye(len(weights), device=device), weights)
 
 
-DPO = Weighting()
+SINGLE = Weighting()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The preference loss, plus alpha times the normalised NLL (SIPO, Eq. 2 and Eq. 8)."""
+
+    beta: float
+    """How near the policy stays to its reference."""
+    weighting: Weighting = SINGLE
+    alpha: float = 0.0
+    token_budget: int = 4096
+    """Padded tokens in a forward: a batch's loss is added up over several, which changes rounding alone."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a policy is trained on, and what its epochs are measured on."""
+
+    train: Sequence[Example]
+    validation: Sequence[Example] = ()
 
 
 @dataclass(frozen=True)
@@ -80,93 +98,68 @@ class Trained:
 def train(
     bank: Bank,
     start: Policy,
-    examples: Sequence[Example],
-    validation: Sequence[Example],
-    settings: Training,
+    examples: Examples,
+    recipe: Recipe,
+    loss: Loss,
     *,
-    lr: float,
-    seed: int,
-    weighting: Weighting = DPO,
     beneath: Sequence[Policy] = (),
-    alpha: float = 0.0,
-    keep_best: bool = False,
-    token_budget: int = 4096,
-    checkpoint: Path | None = None,
-    checkpoint_seconds: float = 60.0,
-    watch: Callable[[dict[str, float]], None] | None = None,
-    name: str = "training",
-    rate: str = "lr",
+    job: Job = NAMELESS,
 ) -> Trained:
-    """Minimise the preference loss plus alpha times the normalised NLL (SIPO, Eq. 2 and Eq. 8).
+    """Minimise the loss over the examples, and say what became of the policy.
 
-    AdamW with linear warm-up and cosine decay; `start` is copied, never changed. Policies `beneath` it belong to
-    the frozen model that it is trained on. With `keep_best` the result is the epoch with the lowest validation
-    loss, or the start where none is lower. With `checkpoint`, the state is saved there every `checkpoint_seconds` and
-    found again after a crash: the result is the same, bit by bit.
+    `start` is copied, never changed. Policies `beneath` it belong to the frozen model that it is trained on. A job with
+    a checkpoint is found again after a crash: the result is the same, bit by bit.
 
-    Raises SipoError for the first number that is not finite; `name` is what is trained, `rate` the key of `lr`.
+    Raises SipoError for the first number that is not finite.
     """
-    if not examples:
+    rows, validation = examples.train, examples.validation
+    if not rows:
         raise SipoError("there is nothing to train on: no row carries a preference for this objective")
     policy = start.trainable_copy(bank.device)
-    way_out = f"lower {rate}, which is {lr:g}, or set model.dtype to float32"
-
-    def loss_of(some: Sequence[Example]) -> float:
-        return validate(bank, some, settings.beta, token_budget, weighting)
-
     with bank.mounted([*beneath, policy]):
         history = optimise(
             policy.parameters,
-            len(examples),
-            settings,
-            lambda batch: _backward(bank, [examples[i] for i in batch], settings.beta, weighting, alpha, token_budget),
-            lr=lr,
-            seed=seed,
-            validate=(lambda: loss_of(validation)) if validation else None,
-            keep_best=keep_best,
-            checkpoint=Checkpoint(checkpoint, checkpoint_seconds) if checkpoint else None,
-            watch=watch,
-            name=name,
-            way_out=way_out,
+            len(rows),
+            lambda batch: _backward(bank, [rows[i] for i in batch], loss),
+            recipe,
+            validate=(lambda: validate(bank, validation, loss)) if validation else None,
+            job=job,
         )
         if not validation:  # else the last step was looked at
-            finite(loss_of(examples[:1]), f"{name}: loss after the last step", way_out)
+            finite(validate(bank, rows[:1], loss), f"{job.name}: loss after the last step", job.way_out)
     for parameter in policy.parameters:
         parameter.requires_grad_(False)
     return Trained(policy, history)
 
 
 @torch.no_grad()
-def validate(
-    bank: Bank, examples: Sequence[Example], beta: float, token_budget: int, weighting: Weighting = DPO
-) -> float:
-    """Mean preference loss a pair; the smaller the better."""
+def validate(bank: Bank, examples: Sequence[Example], loss: Loss) -> float:
+    """Mean preference loss a pair, without the NLL; the smaller the better."""
     total = pairs = 0.0
-    for indices in batches([e.group.columns(bank.routes.packs) for e in examples], token_budget):
-        weights = torch.tensor([weighting.weights], device=bank.device)
-        loss, _, numbers = _losses(bank, [examples[i] for i in indices], beta, weights, weighting.scale)
-        total += float(loss.sum())
+    weights = torch.tensor([loss.weighting.weights], device=bank.device)
+    for indices in batches([e.group.columns(bank.routes.packs) for e in examples], loss.token_budget):
+        losses, _, numbers = _losses(bank, [examples[i] for i in indices], loss, weights)
+        total += float(losses.sum())
         pairs += numbers["pairs"]
     return total / pairs
 
 
-def _backward(
-    bank: Bank, batch: list[Example], beta: float, weighting: Weighting, alpha: float, budget: int
-) -> dict[str, float]:
+def _backward(bank: Bank, batch: list[Example], loss: Loss) -> dict[str, float]:
     """Accumulate the gradient of the batch's mean loss, piece by piece; returns the batch's numbers.
 
     Where objectives' gradients are combined, there is one backward for each over the graph of one forward, and each
     accumulates over all pieces first: pieces change nothing.
     """
+    weighting = loss.weighting
     pairs = sum(len(example.pairs) for example in batch)
     given = sum(sign != 0 for example in batch for _, _, *signs in example.pairs for sign in signs)
     sums = {"loss": 0.0, "accuracy": 0.0, "nll": 0.0}
     weights, shares = weighting.terms(bank.device)
     parameters = bank.policies[-1].parameters
     gradients: list[list[Tensor | None]] = [[parameter.grad for parameter in parameters] for _ in shares]
-    for indices in batches([e.group.columns(bank.routes.packs) for e in batch], budget):
-        losses, nll, numbers = _losses(bank, [batch[i] for i in indices], beta, weights, weighting.scale)
-        totals = losses.sum(-1) + alpha * nll.sum()
+    for indices in batches([e.group.columns(bank.routes.packs) for e in batch], loss.token_budget):
+        losses, nll, numbers = _losses(bank, [batch[i] for i in indices], loss, weights)
+        totals = losses.sum(-1) + loss.alpha * nll.sum()
         for k, total in enumerate(totals):
             _give(parameters, gradients[k])
             (total / pairs).backward(retain_graph=k + 1 < len(totals))
@@ -185,7 +178,7 @@ def _give(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> N
 
 
 def _losses(
-    bank: Bank, examples: list[Example], beta: float, weights: Tensor, scale: float
+    bank: Bank, examples: list[Example], loss: Loss, weights: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Preference losses [K, P] of each pair by weights [K, N], its NLL [P] (empty where none is asked for), and numbers
     for people.
@@ -203,8 +196,8 @@ def _losses(
     p = torch.tensor(signs, device=bank.device)
     margins = [margin for e in examples for margin in e.margins or [0.0] * len(e.pairs)]
     m = torch.tensor(margins, device=bank.device)
-    losses = preference_loss(difference, p, weights[:, None], beta, m, scale)
+    losses = preference_loss(difference, p, weights[:, None], loss.beta, m, loss.weighting.scale)
     chosen = [at + i for at, e in zip(offsets, examples, strict=False) if e.nll for i, *_ in e.pairs]
     nll = normalised_nll(logprobs[chosen], packed.lengths[chosen])
     told = {"pairs": len(pairs), "given": int((p != 0).sum())}
-    return losses, nll, {**told, "accuracy": float(accuracy(beta * difference.detach() - m, p))}
+    return losses, nll, {**told, "accuracy": float(accuracy(loss.beta * difference.detach() - m, p))}

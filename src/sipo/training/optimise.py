@@ -47,11 +47,40 @@ class Settings(Protocol):
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How parameters learn: all that, beside the loss and the examples, decides what comes of it."""
+
+    settings: Settings
+    lr: float
+    """The highest rate, at the end of the warm-up."""
+    seed: int
+    """Of the order of the examples."""
+    keep_best: bool = False
+    """End as after the epoch with the lowest validation loss, or as at the start where none is lower."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Where the state is kept, and how many seconds pass between two of them: what a crash costs at most."""
 
     path: Path
     seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training among others, for people and for the disk: what is learned does not depend on it."""
+
+    name: str = "training"
+    """What is trained, at the head of an error's line."""
+    way_out: str = "lower the learning rate"
+    """What to do where a number is not finite."""
+    checkpoint: Checkpoint | None = None
+    watch: Callable[[dict[str, float]], None] | None = None
+    """Is given each step's record, those before a crash again."""
+
+
+NAMELESS = Job()
 
 
 def steps_of(examples: int, settings: Settings) -> int:
@@ -61,30 +90,25 @@ def steps_of(examples: int, settings: Settings) -> int:
 def optimise(
     parameters: Sequence[Tensor],
     examples: int,
-    settings: Settings,
     backward: Callable[[list[int]], dict[str, float]],
+    recipe: Recipe,
     *,
-    lr: float,
-    seed: int,
     validate: Callable[[], float] | None = None,
-    keep_best: bool = False,
-    checkpoint: Checkpoint | None = None,
-    watch: Callable[[dict[str, float]], None] | None = None,
-    name: str = "training",
-    way_out: str = "lower the learning rate",
+    job: Job = NAMELESS,
 ) -> list[dict[str, float]]:
     """Train the parameters in place by AdamW with linear warm-up and cosine decay; returns a record for each step.
 
     `backward` adds the gradients of the mean loss of these examples, given by index, and returns numbers for the
     record; it must be the same function of the parameters in every try. `validate` is asked before the first step
-    (`start_validation_loss` in its record) and after each epoch, the smaller the better; with `keep_best` the
-    parameters end as they were after the best epoch, or as they began where none is better. Warm-up takes the share
-    `warmup` of the steps, rounded up as in transformers, but never all. With `checkpoint`, a killed training that is
+    (`start_validation_loss` in its record) and after each epoch, the smaller the better. Warm-up takes the share
+    `warmup` of the steps, rounded up as in transformers, but never all. With a checkpoint, a killed training that is
     called again ends as if nothing had happened, bit by bit.
 
-    Raises SipoError, with `name`, the step and `way_out`, for the first loss, gradient norm or parameter that is not
-    finite: nothing is learned from it, and nothing kept.
+    Raises SipoError, with the job's name, the step and the way out, for the first loss, gradient norm or parameter that
+    is not finite: nothing is learned from it, and nothing kept.
     """
+    settings, lr, name, way_out = recipe.settings, recipe.lr, job.name, job.way_out
+    checkpoint, watch = job.checkpoint, job.watch
     if not 10 * lr < torch.finfo(torch.float32).max:  # AdamW's first step is lr / (1 - 0.9)
         raise SipoError(f"{name}: a learning rate of {lr:g} is too large for float32; {way_out}")
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay)
@@ -95,7 +119,7 @@ def optimise(
     state: dict[str, Any] = {"step": 0, "history": [], "start": None, "best_loss": math.inf, "best": None}
 
     def keep(loss: float) -> None:
-        if keep_best and loss < state["best_loss"]:
+        if recipe.keep_best and loss < state["best_loss"]:
             state["best_loss"], state["best"] = loss, [p.detach().clone() for p in parameters]
 
     if checkpoint and (found := _restore(checkpoint.path, parameters, optimizer, schedule)):
@@ -105,7 +129,7 @@ def optimise(
 
     @lru_cache(maxsize=1)
     def order(epoch: int) -> list[int]:
-        return torch.randperm(examples, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        return torch.randperm(examples, generator=torch.Generator().manual_seed(recipe.seed + epoch)).tolist()
 
     if state["step"] == 0 and validate:
         state["start"] = validate()

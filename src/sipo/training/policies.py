@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sipo.bank import new_policy
 from sipo.decoding import seed_of
-from sipo.training.loop import DPO, Example, Trained, Weighting, train
+from sipo.training.loop import SINGLE, Examples, Loss, Trained, Weighting, train
+from sipo.training.optimise import Checkpoint, Job, Recipe
 
 if TYPE_CHECKING:
     from sipo.task import Task
@@ -14,12 +15,11 @@ if TYPE_CHECKING:
 
 def train_fresh(
     task: "Task",
-    training: Sequence[Example],
-    validation: Sequence[Example],
+    examples: Examples,
     *,
     lr: float,
     checkpoint: Path,
-    weighting: Weighting = DPO,
+    weighting: Weighting = SINGLE,
     order: Sequence[object] = ("align",),
     **about: object,
 ) -> Trained:
@@ -32,19 +32,10 @@ def train_fresh(
     result = train(
         task.bank,
         new_policy(task.backbone.model, config, seed_of(config.seed, "adapter")),
-        training,
-        validation,
-        config.align,
-        lr=lr,
-        seed=seed_of(config.seed, *order),
-        weighting=weighting,
-        keep_best=best,
-        token_budget=config.execution.train_tokens,
-        checkpoint=checkpoint,
-        checkpoint_seconds=config.execution.checkpoint_seconds,
-        watch=lambda record: task.progress.metric(**about, **record),
-        name=" ".join(["training", *(f"{what} {which}" for what, which in about.items())]),
-        rate="align.lr",
+        examples,
+        Recipe(config.align, lr, seed_of(config.seed, *order), keep_best=best),
+        Loss(config.align.beta, weighting, token_budget=config.execution.train_tokens),
+        job=job_of(task, "training", "align.lr", lr, checkpoint, **about),
     )
     if best and result.stayed:
         start, lowest = result.stayed
@@ -54,6 +45,16 @@ def train_fresh(
             "before), so it stays the reference; give more rows, change align.lr, or take align.checkpoint: last"
         )
     return result
+
+
+def job_of(task: "Task", verb: str, key: str, lr: float, checkpoint: Path, **about: object) -> Job:
+    """A training of this run, by a rate that `key` gives; `about` names it, and goes into the metrics of every step."""
+    return Job(
+        " ".join([verb, *(f"{what} {which}" for what, which in about.items())]),
+        f"lower {key}, which is {lr:g}, or set model.dtype to float32",
+        Checkpoint(checkpoint, task.config.execution.checkpoint_seconds),
+        lambda record: task.progress.metric(**about, **record),
+    )
 
 
 def training_table(histories: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[str], list[list[Any]]]:
