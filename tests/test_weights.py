@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from sipo.cli.arguments import parse_weights
 from sipo.commands import evenly, ratios
-from sipo.config.file import parse_config
 from sipo.errors import SipoError
+from sipo.settings import Weights
 from sipo.weights import as_weight, corners, grid, is_corner, simplex_lattice
 
 NAMES = ("helpful", "harmless", "honest")
@@ -64,13 +64,12 @@ def test_what_is_off_the_simplex_is_refused(shares: dict[str, float], message: s
     assert str(error.value).startswith(message)
 
 
-def test_a_run_s_grid_is_a_lattice_or_a_list(settings: dict) -> None:
-    assert grid(parse_config(settings, "s")) == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
-    settings["weights"] = {"grid": [{"brevity": 0.25, "detail": 0.75}, {"detail": 1.0}]}
-    assert grid(parse_config(settings, "s")) == [(0.75, 0.25), (1.0, 0.0)]
-    settings["weights"] = {"grid": [{"detail": 1.0}, {"detail": 0.75}]}
+def test_a_run_s_grid_is_a_lattice_or_a_list() -> None:
+    names = ["detail", "brevity"]
+    assert grid(Weights(divisions=2), names) == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+    assert grid(Weights(grid=({"brevity": 0.25, "detail": 0.75}, {"detail": 1.0})), names) == [(0.75, 0.25), (1.0, 0.0)]
     with pytest.raises(SipoError, match=r"weights\.grid\[1\]: the shares sum to 0\.75"):
-        grid(parse_config(settings, "s"))
+        grid(Weights(grid=({"detail": 1.0}, {"detail": 0.75})), names)
 
 
 @pytest.mark.parametrize("n", range(2, 13))

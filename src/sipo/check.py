@@ -95,7 +95,7 @@ def _say_subject(task: Task, absent: Absent) -> None:
         say(f"model      {config.model.path} on {backbone.device} in {dtype}, {context}")
         for slower in task.bank.routes.said:
             say(f"           {slower}")
-        adapted = sorted({n.rsplit(".", 1)[-1] for n in adapted_layers(backbone.model, config)})
+        adapted = sorted({n.rsplit(".", 1)[-1] for n in adapted_layers(backbone.model, config.policies, config.lora)})
         say(f"adapters   of {', '.join(adapted)}" if adapted else "policies   whole models, all parameters")
         for line in about_chats(task.codec):
             say(f"chats      {line}")

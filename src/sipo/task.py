@@ -114,7 +114,8 @@ class Site:
 
     @cached_property
     def bank(self) -> Bank:
-        return Bank(self.backbone).proven(adapted_layers(self.backbone.model, self.config))
+        config = self.config
+        return Bank(self.backbone).proven(adapted_layers(self.backbone.model, config.policies, config.lora))
 
     def engine(self) -> AbstractContextManager[Engine]:
         """The configured engine, for the block; training has the memory again after it."""
@@ -198,7 +199,7 @@ class Task:
 
     @cached_property
     def weights(self) -> list[weights.Weight]:
-        return weights.grid(self.config)
+        return weights.grid(self.config.weights, self.config.names)
 
     @property
     def backbone(self) -> Backbone:

@@ -3,12 +3,9 @@
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from numbers import Real
-from typing import TYPE_CHECKING
 
 from sipo.errors import SipoError
-
-if TYPE_CHECKING:
-    from sipo.config import Config
+from sipo.settings import Weights
 
 Weight = tuple[float, ...]
 
@@ -42,11 +39,11 @@ def as_weight(shares: Mapping[str, float], objectives: Sequence[str], place: str
     return tuple(float(shares.get(name, 0.0)) for name in objectives)
 
 
-def grid(config: "Config") -> list[Weight]:
-    """The run's weights, in order."""
-    if config.weights.grid is None:
-        return simplex_lattice(len(config.names), config.weights.divisions)
-    return [as_weight(shares, config.names, f"weights.grid[{i}]") for i, shares in enumerate(config.weights.grid)]
+def grid(settings: Weights, objectives: Sequence[str]) -> list[Weight]:
+    """The run's weights, in order. Raises SipoError for one off the simplex."""
+    if settings.grid is None:
+        return simplex_lattice(len(objectives), settings.divisions)
+    return [as_weight(shares, objectives, f"weights.grid[{i}]") for i, shares in enumerate(settings.grid)]
 
 
 def is_near(one: Weight, other: Weight) -> bool:

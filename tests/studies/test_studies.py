@@ -285,7 +285,7 @@ def test_measures_that_contradict_each_other_are_said_to() -> None:
 def test_one_seed_is_tested_as_a_run_is(make_settings: Any, tmp_path: Path) -> None:
     """The same difference, p-value and reasons as in the report of a run, over the prompts."""
     config = parse_config(make_settings(tmp_path), "x")
-    weights, generator = np.array(grid(config)), np.random.default_rng(0)
+    weights, generator = np.array(grid(config.weights, config.names)), np.random.default_rng(0)
     worse = generator.normal(size=(len(weights), 60, len(config.names))) * generator.exponential(size=(1, 60, 1))
     for lift in (0.0, 3.0):
         better = worse + lift * weights[:, None] + 0.1 * generator.exponential(size=worse.shape)

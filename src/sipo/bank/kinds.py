@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from transformers import PreTrainedModel
 
@@ -11,14 +11,15 @@ from sipo.bank.peft_folder import load_adapter
 from sipo.bank.policy import Policy
 from sipo.bank.whole import ABOUT, load_whole, new_whole
 from sipo.errors import SipoError
+from sipo.settings import Lora
 
-if TYPE_CHECKING:
-    from sipo.config import Config
+Kind = Literal["lora", "full"]
+"""As the configuration's `policies` has it."""
 
 
-def new_policy(model: PreTrainedModel, config: "Config", seed: int) -> Policy:
-    """A fresh policy of the configured kind, which is the backbone."""
-    return new_whole(model) if config.policies == "full" else new_adapter(model, config.lora, seed)
+def new_policy(model: PreTrainedModel, kind: Kind, lora: Lora, seed: int) -> Policy:
+    """A fresh policy, which is the backbone; `lora` and `seed` are for an adapter."""
+    return new_whole(model) if kind == "full" else new_adapter(model, lora, seed)
 
 
 def load_policy(folder: Path) -> Policy:
@@ -35,8 +36,8 @@ def base_of(folder: Path) -> str:
         raise SipoError(f"{folder}: does not tell its base model ({error}); is the folder whole?") from None
 
 
-def adapted_layers(model: PreTrainedModel, config: "Config") -> list[str]:
-    """The layers that policies of the configured kind change the computation of. Raises SipoError where the model has
+def adapted_layers(model: PreTrainedModel, kind: Kind, lora: Lora) -> list[str]:
+    """The layers that policies of the kind change the computation of. Raises SipoError where the model has
     none that `lora.target_modules` names.
     """
-    return [] if config.policies == "full" else list(target_layers(model, config.lora.target_modules))
+    return [] if kind == "full" else list(target_layers(model, lora.target_modules))

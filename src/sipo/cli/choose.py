@@ -73,7 +73,7 @@ def choose(run: Path, wish: Wish, methods: Sequence[str] = (), *, as_json: bool 
     config = read_run(run)
     require(run, config, "compare")
     responses = _responses(run, config)
-    points = points_of(responses, config.names, grid(config))
+    points = points_of(responses, config.names, grid(config.weights, config.names))
     asked = _asked(points, config, methods)
     rewards = {name: rewards_of(mine, config.names) for name, mine in points.items()}
     chosen = _chosen(config, wish, {name: rewards[name] for name in asked}, rewards.get("base"))

@@ -71,7 +71,7 @@ def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_co
     share = seconds / (len(KINDS) + 1)
     groups = [task.group(row) for row in task.splits.train]
     config, bank, n = task.config, task.bank, len(task.objectives)
-    policies = [new_policy(bank.model, config, seed) for seed in range(n)]
+    policies = [new_policy(bank.model, config.policies, config.lora, seed) for seed in range(n)]
     requests = [Request(group.prompt, at_mod((1 / n,) * n)) for group in groups]
 
     def read(some: list[Request]) -> Batch:

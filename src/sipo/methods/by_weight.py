@@ -66,7 +66,7 @@ def by_weight_spec(name: str, says: str, trainer: Trainer, *, version: int = 1, 
         return {"adapters": trained[ADAPTERS], "policies": graph.policies}
 
     def build(config: Any, adapters: Path, policies: "Sequence[Policy]") -> list[Method]:
-        return [by_weight(name, read_by_weight(adapters, grid(config), policies))]
+        return [by_weight(name, read_by_weight(adapters, grid(config.weights, config.names), policies))]
 
     return MethodSpec(name, says, needs=inputs, build=build, version=version, **{**more, "reads": ("weights",)})
 

@@ -107,7 +107,7 @@ def _answer(plan: Plan, weight: Weight) -> Work:
 
 
 def _peak(peaks: "Peaks") -> float:
-    frame = max(_length(peaks.config, weight) for weight in grid(peaks.config))
+    frame = max(_length(peaks.config, weight) for weight in grid(peaks.config.weights, peaks.config.names))
     return peaks.decoding(peaks.lengths.prompt + frame, peaks.longest)
 
 

@@ -77,7 +77,7 @@ def _by_its_shape(task: Task) -> None:
     model = task.config.model
     config = shape_of(model.path, model.revision)
     assert config is not None  # `find_absent` asked
-    adapted_layers(outline(config), task.config)
+    adapted_layers(outline(config), task.config.policies, task.config.lora)
     check_room(task.config, context_of(config))
 
 

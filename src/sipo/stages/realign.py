@@ -64,7 +64,7 @@ def realign(
             policies[i].save(place(i), task.backbone)
             return []
         merged, lr = settings.start == "merged", settings.lr_of(objective)
-        fresh = new_policy(task.backbone.model, task.config, seed)
+        fresh = new_policy(task.backbone.model, task.config.policies, task.config.lora, seed)
         checkpoint = folder / FOLDER / f"{objective}.pt"
         result = train(
             task.bank,

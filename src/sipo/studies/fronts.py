@@ -66,7 +66,7 @@ class FrontStudy:
         return {
             "objectives": [{"name": each.name, "direction": each.direction} for each in config.objectives],
             "reference_point": reference,
-            "weights": [dict(zip(config.names, weight, strict=True)) for weight in grid(config)],
+            "weights": [dict(zip(config.names, weight, strict=True)) for weight in grid(config.weights, config.names)],
             "prompts": next(iter(fronts.values())).rewards_M_P_N.shape[1],
             "arms": {arm.label: {**measured[arm.label], "steered": find(arm.method).steered} for arm in arms},
             "claims": [
@@ -123,7 +123,7 @@ def indicators_of(fronts: Mapping[str, Front], config: Config, corner_N: Array) 
     points = {label: front.points for label, front in fronts.items()}
     draws = resamples(next(iter(fronts.values())).rewards_M_P_N.shape[1], BOOTSTRAP, config.seed)
     sampled = {label: resampled_means(front.rewards_M_P_N, draws) for label, front in fronts.items()}
-    weights, scale = np.array(grid(config)), unit_ranges(np.concatenate(list(points.values())))
+    weights, scale = np.array(grid(config.weights, config.names)), unit_ranges(np.concatenate(list(points.values())))
     values, drawn = (
         front_indicators(versions, weights, config.maximise, corner_N, scale)
         for versions in ({label: mine[None] for label, mine in points.items()}, sampled)
@@ -151,7 +151,7 @@ def indicators_of(fronts: Mapping[str, Front], config: Config, corner_N: Array) 
 
 def within_seed(better_M_P_N: Array, worse_M_P_N: Array, config: Config) -> dict[str, Any]:
     """The difference in utility over one seed's prompts, and the objectives that forbid to say more of it."""
-    weights = np.array(grid(config))
+    weights = np.array(grid(config.weights, config.names))
     utilities = [mean_utility(each.swapaxes(0, 1), weights, config.maximise) for each in (better_M_P_N, worse_M_P_N)]
     found = mean_difference(utilities[0] - utilities[1], float(np.abs(utilities).max()))
     moved = moving(better_M_P_N, worse_M_P_N, weights)

@@ -31,7 +31,7 @@ def train_fresh(
     best = config.align.checkpoint == "best"
     result = train(
         task.bank,
-        new_policy(task.backbone.model, config, seed_of(config.seed, "adapter")),
+        new_policy(task.backbone.model, config.policies, config.lora, seed_of(config.seed, "adapter")),
         examples,
         Recipe(config.align, lr, seed_of(config.seed, *order), keep_best=best),
         Loss(config.align.beta, weighting, token_budget=config.execution.train_tokens),
