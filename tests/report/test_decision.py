@@ -101,6 +101,18 @@ def test_of_methods_that_are_not_told_apart_the_cheapest_is_recommended() -> Non
     assert none.recommended is None and "add mod or soups" in none.instead
 
 
+def test_a_weight_at_which_nothing_is_gained_is_not_recommended() -> None:
+    """What is good at each weight's own objective alone pays by utility, and in the middle it is the base model."""
+    rewards = drawn({"base": (0, 0), "mod": (0, 0)}, spread=0.05)
+    rewards["base"] = rewards["base"] - np.array([2.5, 7.0]) + np.array([2.0, 8.0])
+    rewards["mod"] = rewards["mod"] - FRONT[:, None] + np.array([[4.0, 10.0], [2.0, 8.0], [0.0, 6.0]])[:, None]
+    found = decided(rewards)
+    assert found.recommended is None and "mod is above the base model by mean utility" in found.instead
+    assert "50 : 50, no gain over the base model is shown in any objective" in found.instead
+    lifted = decided({**rewards, "mod": rewards["mod"] + np.array([0.2, 0.0])}).recommended
+    assert lifted and lifted.why[-1] == "Even there no gain over the base model is shown in words."
+
+
 def test_the_recommended_weight_is_that_of_choose_and_its_numbers_are_the_point_s() -> None:
     rewards = drawn({"base": (-1, 2), "mod": (0, 0), "sipo": (0.5, -0.5)})
     found = decided(rewards).recommended

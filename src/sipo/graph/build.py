@@ -260,7 +260,7 @@ class Graph:
     def _compared(self, judged: Mapping[str, Output]) -> Stage:
         reads = ("seed", "weights", "objectives.direction", "evaluate.reference_point", "evaluate.bootstrap")
         make = later("sipo.stages.compare:compare")
-        return self.add(Stage("compare", make, reads, {"judged": tuple(judged.values())}, (FRONTS,)))
+        return self.add(Stage("compare", make, reads, {"judged": tuple(judged.values())}, (FRONTS,), version=2))
 
     def _reported(self, judged: Mapping[str, Output]) -> Stage:
         trained = {stage.name: stage[TRAINING] for stage in self if TRAINING in stage.writes}
@@ -274,7 +274,7 @@ class Graph:
             last = chosen[-1]
             inputs |= {"candidates": last[CANDIDATES], "choice": last[CHOICE]}
             inputs |= {name: each for name, each in last.inputs.items() if name in ("samples", "refinements")}
-        return self.add(Stage("report", later("sipo.stages.report:report"), SHOWN, inputs))
+        return self.add(Stage("report", later("sipo.stages.report:report"), SHOWN, inputs, version=2))
 
 
 def _check(needed: Any) -> None:

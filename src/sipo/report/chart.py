@@ -6,14 +6,15 @@ mark can be pointed at and reached by keys, and nothing has to be loaded. Better
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from itertools import combinations
+from math import dist, sqrt
 from typing import Any
 
 from sipo.report.axes import Axis, axis
-from sipo.report.parts import alike, number, shares
+from sipo.report.parts import MINUS, alike, shares
 
 WIDTH, HEIGHT = 520.0, 420.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 14.0, 44.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 32.0, 44.0
 ROW = 46.0
 """Between parallel scales."""
 SIDE = 300.0
@@ -59,6 +60,8 @@ class Triangle:
     better: str
     corners: Sequence[tuple[str, float, float, str]]
     """Name, place, and how the text is anchored."""
+    radius: float
+    """Of the marks, so that they do not touch."""
     marks: Sequence[Mark]
 
 
@@ -129,11 +132,18 @@ def triangles(fronts: Mapping[str, Any]) -> list[Triangle]:
                 continue
             x, y = (sum(point["weights"][n] * c[i] for n, c in zip(names, corners, strict=True)) for i in (0, 1))
             reward, told = point["rewards"][each["name"]], said(method, point, fronts["objectives"])
-            label, level = number(reward), scale.place(reward)
+            label, level = f"{reward:.3g}".replace("-", MINUS), scale.place(reward)
             marks.append(Mark(method, place, told, round(x, 2), round(y, 2), label=label, level=level))
         ends = [(name, x, y, anchor) for name, (x, y), anchor in zip(names, corners, anchors, strict=True)]
-        found.append(Triangle(each["name"], scale.better, ends, marks))
+        found.append(Triangle(each["name"], scale.better, ends, _radius(marks), marks))
     return found
+
+
+def _radius(marks: Sequence[Mark]) -> float:
+    """Below half of the way from a weight to its nearest neighbour."""
+    places = {(mark.x, mark.y) for mark in marks}
+    apart = [dist(a, b) for a, b in combinations(places, 2)]
+    return round(min(24.0, 0.46 * min(apart, default=SIDE)), 1)
 
 
 def scales(fronts: Mapping[str, Any]) -> Scales:

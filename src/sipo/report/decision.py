@@ -182,6 +182,14 @@ def _recommended(
     at = sum(len(rewards[name]) for name in candidates[: candidates.index(method)]) + place
     stacked = np.concatenate([rewards[name] for name in candidates])
     levels = _levels(list(maximise), larger, stacked, base_P_N, at)
+    unsure = [each.name for each in levels if each.gain_low is not None and each.gain_low <= 0]
+    if len(unsure) == len(levels):
+        return None, (
+            f"{why[0]} Yet at the weight of equal gain, {ratio(weights[place])}, no gain over the base model is shown "
+            "in any objective: choose by what you want more of."
+        )
+    if unsure:
+        why.append(f"Even there no gain over the base model is shown in {listed(unsure)}.")
     by = "--knee" if base_P_N is None else "--equal-gain"
     return Recommended(method, place, weights[place], levels, why, by), ""
 

@@ -46,8 +46,8 @@ class Evaluate(Section):
 
 
 class Report(Section):
-    cases: Positive = 40
-    """Prompts whose answers are shown side by side."""
+    cases: Positive = 10_000
+    """Held-out prompts, and rows worked on, whose texts the page has, at most; fewer where it would be over 20 MB."""
     title: str | None = None
     """Of the page; null is the run's name."""
 

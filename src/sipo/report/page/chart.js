@@ -6,7 +6,8 @@
   const tip = make("div", { class: "tip", "aria-hidden": true, hidden: true });
   figure.append(tip);
   figure.querySelector(".keys").hidden = false;
-  let picked = figure.querySelector(".mark.chosen")?.dataset.method ?? legend[0]?.dataset.method;
+  let picked = figure.dataset.focus;
+  let steered = picked; // no weight steers some, which have no marks on triangles
 
   const point = (mark) => {
     for (const each of figure.querySelectorAll(".mark.pointed")) each.classList.remove("pointed");
@@ -31,7 +32,8 @@
       for (const part of figure.querySelectorAll("svg [data-method]")) {
         if (part.dataset.method !== button.dataset.method) continue;
         const scales = part.closest(".scales");
-        part.toggleAttribute("hidden", !on && !scales);
+        const here = part.closest(".triangle") ? part.dataset.method === steered : on;
+        part.toggleAttribute("hidden", !here && !scales);
         if (scales) part.classList.toggle("dim", !on);
         if (on && scales) part.parentNode.querySelector(".edge").before(part); // over the dim ones
       }
@@ -77,6 +79,7 @@
   for (const button of legend) {
     button.addEventListener("click", () => {
       picked = button.dataset.method;
+      if ([...figure.querySelectorAll(".triangle .mark")].some((mark) => mark.dataset.method === picked)) steered = picked;
       if (!picksOne) button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
       dress();
     });
