@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from sipo.config import Config
 from sipo.data import Row
 from sipo.graph.build import Graph
+from sipo.graph.trials import tried
 from sipo.graph.view import FREE
 from sipo.methods.registry import improves
 from sipo.rewards.kinds.registry import kind_of
 from sipo.settings import Section
 from sipo.stages.answer import test_rows
 from sipo.stages.sample import worked_rows
+from sipo.stages.trials import trial_rows
 from sipo.task import Task
 
 FEW_TEST_PROMPTS = 30
@@ -67,7 +69,7 @@ def about_rates(config: Config) -> list[str]:
     if config.policies != "full":
         return []
     sections = {"align": config.align, "realign": config.realign if improves(config.methods) else None}
-    rates = {name: max(map(each.lr_of, config.names)) for name, each in sections.items() if each}
+    rates = {name: max(map(each.lr_of, config.names)) for name, each in sections.items() if each and each.lr != "auto"}
     return [
         f"{name}.lr is {rate:g}: an adapter's rate; whole models (policies: full) usually learn at {FULL_RATES}"
         for name, rate in rates.items()
@@ -90,6 +92,10 @@ def about_rows(task: Task) -> list[str]:
         worked = len(worked_rows(task))
         if worked < FEW_WORKED:
             lines.append(f"sipo works on {worked} rows and keeps a part of them: few to learn from; see sample.rows")
+    for name, section in tried(task.config).items():
+        asked = len(trial_rows(task, section.trial_prompts))
+        if asked < FEW_TEST_PROMPTS:
+            lines.append(f"{name}.lr: auto chooses on {asked} validation prompts: few to tell strengths apart by")
     if not splits.validation:
         lines.append("no validation rows: nothing tells which epoch is best, or how far the filter is to be trusted")
     for name in names:

@@ -65,3 +65,7 @@ CHOICE = Part("filter.json", _json)
 """How sure the filter's choice is."""
 RESPONSES = Part("responses.jsonl", _records(Response))
 FRONTS = Part("fronts.json", _json)
+TRIAL = Part(".", _place)
+"""A folder with policies, how they were trained and their rates."""
+STRENGTH = Part("strength.json", _json)
+"""Every strength that was tried, and which was taken."""

@@ -146,9 +146,16 @@ def nothing(_: Plan) -> Work:
 
 
 def align(plan: Plan) -> Work:
-    labelled = sum(plan.sizes.labelled)
-    training = plan.trained(labelled, plan.n)
-    return Work(_align_steps(plan), scored=2 * plan.seen, scoring=plan.seen * plan.both, training=training)
+    return references(plan) + aligning(plan)
+
+
+def references(plan: Plan) -> Work:
+    return Work(scored=2 * plan.seen, scoring=plan.seen * plan.both)
+
+
+def aligning(plan: Plan) -> Work:
+    """Of every objective's policy, once the references are known."""
+    return Work(_align_steps(plan), training=plan.trained(sum(plan.sizes.labelled), plan.n))
 
 
 def calibrate(plan: Plan, folds: int) -> Work:
@@ -192,6 +199,18 @@ def realign(plan: Plan) -> Work:
     settings, worked = plan.config.realign, plan.sizes.worked
     training = plan.step() * plan.n * settings.epochs * worked * (plan.both + plan.longest)
     return Work(plan.n * steps(worked, settings), training=training)
+
+
+def trial_answers(plan: Plan, limit: int) -> Work:
+    """Validation prompts answered by MOD at the corners and in the middle."""
+    prompts = min(limit, plan.sizes.validation)
+    models = 2 * plan.n * prompts
+    return Work(written=prompts * (plan.n + 1), reading=models * plan.lengths.prompt, decoding=models * plan.longest)
+
+
+def trial_scores(plan: Plan) -> Work:
+    rows = plan.n * plan.sizes.validation
+    return Work(scored=2 * rows, scoring=rows * plan.both)
 
 
 def written(plan: Plan, times: int = 1, *, frame: float = 0.0) -> Work:

@@ -20,15 +20,18 @@ from sipo.declare.parts import (
     REFINEMENTS,
     RESPONSES,
     SAMPLES,
+    STRENGTH,
     TRAINING,
 )
 from sipo.declare.stage import Inputs, Output, Stage, later
 from sipo.errors import SipoError
 from sipo.filters.registry import find as find_rule
 from sipo.graph.key import is_key
+from sipo.graph.trials import best_aligned, best_realigned, trained_by
 from sipo.methods.registry import find
 from sipo.methods.spec import MethodSpec
 from sipo.registry import as_one_line
+from sipo.settings import Align
 from sipo.settings.section import NAME
 
 ROWS = ("seed", "data")
@@ -136,15 +139,27 @@ class Graph:
         return self.add(tuned)[MODEL]
 
     def _trained(self) -> Stage:
-        return self.on_backbone(
+        stage = Stage(
             "align",
             later("sipo.stages.align:align"),
             (*ROWS, "lora", "align"),
             {},
             writes=(POLICIES, LOGPROBS, TRAINING),
+            backbone=self.backbone,
             work=work.align,
             peak=lambda peaks: max(peaks.training(peaks.both), peaks.scoring(peaks.both)),
         )
+        return best_aligned(self, stage) if self.config.align.lr == "auto" else self.add(stage)
+
+    @property
+    def rates(self) -> Inputs:
+        """Where `align` chose its rates, what knows them, for whatever trains by them."""
+        return {"aligned": self.align[STRENGTH]} if self.config.align.lr == "auto" else {}
+
+    @property
+    def aligned_by(self) -> tuple[str, ...]:
+        """The keys that whatever trains as alignment did reads, beside `rates`."""
+        return trained_by(Align) if self.rates else ("align",)
 
     @cached_property
     def realigned(self) -> Output:
@@ -163,8 +178,8 @@ class Graph:
         return self.on_backbone(
             "calibrate",
             later("sipo.stages.calibrate:calibrate"),
-            (*ROWS, "lora", "align"),
-            {"known": self.align[LOGPROBS]},
+            (*ROWS, "lora", *self.aligned_by),
+            {"known": self.align[LOGPROBS], **self.rates},
             writes=(LOGPROBS,),
             given={"folds": folds},
             work=partial(work.calibrate, folds=folds),
@@ -209,17 +224,19 @@ class Graph:
             version=rule.version,
             brought=(rule.decide,),
         )
-        realigned = self.on_backbone(
+        realigned = Stage(
             f"{at}realign",
             later("sipo.stages.realign:realign"),
             (*ROWS, "lora", "realign"),
             {"policies": policies, "candidates": chosen[CANDIDATES], "known": scores},
             writes=(POLICIES, TRAINING),
             given=given,
+            backbone=self.backbone,
             work=work.realign,
             peak=lambda peaks: peaks.training(peaks.both + peaks.longest),
         )
-        return realigned[POLICIES]
+        tries = self.config.realign.lr == "auto"
+        return (best_realigned(self, realigned, at) if tries else self.add(realigned))[POLICIES]
 
     def _refined(self, at: str, policies: Output, samples: Output, given: Mapping[str, Any]) -> Stage:
         return self.on_backbone(
@@ -260,7 +277,10 @@ class Graph:
     def _compared(self, judged: Mapping[str, Output]) -> Stage:
         reads = ("seed", "weights", "objectives.direction", "evaluate.reference_point", "evaluate.bootstrap")
         make = later("sipo.stages.compare:compare")
-        return self.add(Stage("compare", make, reads, {"judged": tuple(judged.values())}, (FRONTS,), version=2))
+        inputs: dict[str, Any] = {"judged": tuple(judged.values())}
+        if tried := {stage.name: stage[STRENGTH] for stage in self if STRENGTH in stage.writes}:
+            inputs["strengths"] = tried
+        return self.add(Stage("compare", make, reads, inputs, (FRONTS,), version=2))
 
     def _reported(self, judged: Mapping[str, Output]) -> Stage:
         trained = {stage.name: stage[TRAINING] for stage in self if TRAINING in stage.writes}

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from sipo.task import Task
     from sipo.training.loop import Trained
 
-READS = ("seed", "data", "weights", "lora", "align")
-"""What training a model for each weight, as the policies were trained, sees."""
+READS = ("seed", "data", "weights", "lora")
+"""What training a model for each weight sees, beside what the policies were trained by."""
 
 
 def by_weight(name: str, models: "Mapping[Weight, Policy]") -> Method:
@@ -56,8 +56,8 @@ def by_weight_spec(name: str, says: str, trainer: Trainer, *, version: int = 1, 
         trained = graph.on_backbone(
             name,
             trainer.train,
-            trainer.reads,
-            trainer.needs(graph),
+            (*trainer.reads, *graph.aligned_by),
+            {**trainer.needs(graph), **graph.rates},
             writes=(ADAPTERS, TRAINING),
             work=trainer.work,
             peak=trainer.peak,

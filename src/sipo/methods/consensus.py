@@ -5,7 +5,7 @@ tell weights apart there: between the corners the models then differ by their le
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sipo.errors import SipoError
 from sipo.looks import Look
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from sipo.task import Task
 
 
-def train_consensus(task: "Task", known: "LogprobTable", folder: Path) -> None:
+def train_consensus(task: "Task", known: "LogprobTable", folder: Path, **aligned: Any) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
-    train_lw(task, known, folder, keep=lambda row: not row.conflicting(task.objectives))
+    train_lw(task, known, folder, keep=lambda row: not row.conflicting(task.objectives), **aligned)
 
 
 def check_consensus(task: "Task") -> None:

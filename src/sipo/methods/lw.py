@@ -4,9 +4,9 @@ Where objectives conflict their terms pull apart: a row's optimum is beta D = lo
 objectives that prefer y_1). References come from the table of the initial alignment.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sipo.declare.parts import LOGPROBS
 from sipo.declare.stage import Inputs
@@ -30,17 +30,19 @@ def train_lw(
     *,
     weighting: "Callable[[Weight], Weighting] | None" = None,
     keep: "Callable[[Row], bool]" = lambda _: True,
+    aligned: Mapping[str, Any] | None = None,
 ) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities.
 
-    `weighting` says how the objectives' losses, or their gradients, add up at a weight; `keep` which rows are taken.
+    `weighting` says how the objectives' losses, or their gradients, add up at a weight; `keep` which rows are taken;
+    `aligned` the rates of alignment, where they were chosen.
     """
     from sipo.training.loop import Examples, Weighting
-    from sipo.training.policies import train_fresh
+    from sipo.training.policies import rates_of, train_fresh
 
     splits = task.splits
     examples = Examples(*(_examples(task, rows, known, keep) for rows in (splits.train, splits.validation)))
-    rates = [task.config.align.lr_of(name) for name in task.objectives]
+    rates = rates_of(task, aligned).values()
 
     def fit(weight: Weight, checkpoint: Path) -> "Trained":
         return train_fresh(

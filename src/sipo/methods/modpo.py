@@ -8,7 +8,7 @@ which is DPO at beta / w_k against a reference shifted by the margins. Reference
 made once for all weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,12 +35,21 @@ class Modpo(Section):
     """The objective k that MODPO trains on; null takes the one with the largest share of each weight."""
 
 
-def train_modpo(task: "Task", policies: "Sequence[Policy]", known: "LogprobTable", folder: Path) -> None:
-    """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
+def train_modpo(
+    task: "Task",
+    policies: "Sequence[Policy]",
+    known: "LogprobTable",
+    folder: Path,
+    *,
+    aligned: Mapping[str, Any] | None = None,
+) -> None:
+    """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities,
+    `aligned` the rates of alignment, where they were chosen.
+    """
     from sipo.disk.journal import Journal
     from sipo.logprobs.table import policy_points
     from sipo.training.loop import Examples, Weighting
-    from sipo.training.policies import train_fresh
+    from sipo.training.policies import rates_of, train_fresh
 
     splits = task.splits
     rows = [*splits.train, *splits.validation]
@@ -53,13 +62,14 @@ def train_modpo(task: "Task", policies: "Sequence[Policy]", known: "LogprobTable
             Journal(folder, "margins", task.progress),
         )
     known.write(folder / "logprobs.parquet")
+    rates = rates_of(task, aligned)
 
     def fit(weight: Weight, checkpoint: Path) -> "Trained":
         k = trained_objective(task, weight)
         return train_fresh(
             task,
             Examples(*(_examples(task, rows, known, weight, k) for rows in (splits.train, splits.validation))),
-            lr=task.config.align.lr_of(task.objectives[k]),
+            lr=rates[task.objectives[k]],
             checkpoint=checkpoint,
             weighting=Weighting((1.0,), scale=weight[k]),
             weight=weight,

@@ -31,12 +31,12 @@ class Mgda(Section):
     """Along the shortest vector of the gradients' convex hull, which heeds no weight."""
 
 
-def train_raco(task: "Task", known: "LogprobTable", folder: Path) -> None:
+def train_raco(task: "Task", known: "LogprobTable", folder: Path, **aligned: Any) -> None:
     """One model for each weight, with the settings of `align`. `known` holds the reference's log-probabilities."""
     from sipo.training.loop import Weighting
 
     settings: Raco | Mgda = cast(Any, task.config).raco
-    train_lw(task, known, folder, weighting=lambda weight: Weighting(weight, **settings.model_dump()))
+    train_lw(task, known, folder, weighting=lambda weight: Weighting(weight, **settings.model_dump()), **aligned)
 
 
 def _work(plan: Plan) -> Work:

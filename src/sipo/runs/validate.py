@@ -6,6 +6,7 @@ from sipo.engines import check_engine
 from sipo.errors import SipoError
 from sipo.estimate.absent import NOTHING, Absent
 from sipo.filters.registry import find as find_rule
+from sipo.graph.trials import tried
 from sipo.message import Message
 from sipo.methods.registry import find, improves
 from sipo.models.chat import TooLongError
@@ -46,6 +47,7 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
     _weights(task, improving)
     if not absent.rows:
         _rows(task, evaluated)
+        _tries(task)
         for fits in [find(name).fits for name in task.config.methods]:
             if fits:
                 fits(task)
@@ -126,6 +128,15 @@ def _rows(task: Task, evaluated: bool) -> None:
             raise SipoError(
                 f"{data.path}: objective `{name}` prefers nothing in the training rows, it is null in all of them; "
                 "label more rows"
+            )
+
+
+def _tries(task: Task) -> None:
+    for name in tried(task.config):
+        if not task.splits.validation:
+            raise SipoError(
+                f"{task.config.data.path}: {name}.lr is auto, which chooses on validation rows, and there are none; "
+                f"raise data.validation, or write {name}.lr"
             )
 
 

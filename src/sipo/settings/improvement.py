@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sipo.settings.section import NotNegative, Positive, Rate, Section, Shares, Whole
-from sipo.settings.training import Epochs, Training
+from sipo.settings.section import NotNegative, Number, Positive, Rate, Section, Shares, Whole
+from sipo.settings.training import Epochs, Ladder, Training
 
 
 class Sample(Section):
@@ -40,8 +40,14 @@ class Realign(Training):
     """Learn from so many rows at most, a seeded choice of those with a y_c; for comparisons at equal steps."""
     start: Literal["copy", "merged"] = "copy"
     """Train a copy of each policy, or a fresh one above it."""
-    lr: Rate | dict[str, Rate] = 5e-6
-    """Learning rate: a number, or a mapping from objective to number."""
+    lr: Rate | dict[str, Rate] | Literal["auto"] = 5e-6
+    """Learning rate: a number, a mapping from objective to number, or auto, which tries `strengths` and takes the best
+    on validation prompts."""
+    strengths: Ladder = (0.1, 0.3, 1.0, 3.0)
+    """Of `lr: auto`, rising: multiples of the rate that `align` had, to realign with. The weakest is taken whose mean
+    utility is within a standard error of the best one's; without rewards, by preference accuracy."""
+    keep_range: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    """Of `lr: auto`: the share of the range, in each objective, that the weights must still move it over."""
     epochs: Epochs = 1
     """Passes over the rows."""
     alpha: NotNegative = 0.1

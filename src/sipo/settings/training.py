@@ -1,8 +1,9 @@
 """Everything that trains parameters."""
 
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sipo.settings.section import Fraction, NotNegative, Positive, Rate, Section, Whole
 
@@ -42,12 +43,24 @@ class Sft(Section):
     """AdamW's."""
 
 
+TRIED = frozenset({"strengths", "trial_prompts", "keep_range"})
+"""Keys of `lr: auto`."""
+Ladder = Annotated[tuple[Rate, ...], Field(min_length=1, max_length=8)]
+
+
 class Training(Section):
     beta: Rate = 0.1
     """Of DPO: how near the policy stays to its reference."""
-    lr: Rate | dict[str, Rate] = 5e-4
-    """Learning rate: a number, or a mapping from objective to number. Whole models (`policies: full`) want far less
-    than adapters: 5e-7 to 1e-6, or up to 1e-5 for small ones."""
+    lr: Rate | dict[str, Rate] | Literal["auto"] = 5e-4
+    """Learning rate: a number, a mapping from objective to number, or auto, which tries `strengths` and takes the best
+    on validation rows. Whole models (`policies: full`) want far less than adapters: 5e-7 to 1e-6, or up to 1e-5 for
+    small ones."""
+    strengths: Ladder = (0.2, 1.0, 5.0)
+    """Of `lr: auto`, rising: multiples of 5e-4, for whole models of 1e-6, to train with. One policy for each objective
+    and strength."""
+    trial_prompts: Positive = 64
+    """Of `lr: auto`: at most so many validation prompts are answered for each strength, at every corner and in the
+    middle of the weights; rows without rewards are only scored, and all of them are."""
     epochs: Epochs = 3
     """Passes over the rows."""
     batch_size: Positive = 8
@@ -60,7 +73,19 @@ class Training(Section):
     """Longer gradients are cut to it."""
 
     def lr_of(self, objective: str) -> float:
+        """That was written; auto is none."""
+        assert self.lr != "auto"
         return self.lr[objective] if isinstance(self.lr, dict) else self.lr
+
+    @model_validator(mode="after")
+    def _strengths_are_read(self) -> Self:
+        if self.lr != "auto":
+            for key in TRIED & type(self).model_fields.keys():
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} is read with lr: auto alone, and lr is written; leave one of them out")
+        if any(later <= earlier for earlier, later in pairwise(self.strengths)):
+            raise ValueError("strengths: write them rising, each once")
+        return self
 
 
 class Align(Training):

@@ -5,7 +5,7 @@ same, only the labels differ. Writes `adapters/<objective>` (PEFT, or a whole mo
 `logprobs.parquet`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,13 @@ from sipo.training.loop import Example, Examples
 from sipo.training.policies import train_fresh, training_table
 
 
-def align(task: Task, folder: Path) -> list[Policy]:
-    """The N policies, in the order of the objectives."""
-    table = LogprobTable()
-    rows = [*task.splits.train, *task.splits.validation]
-    with task.engine() as engine:
-        table.fill(
-            engine,
-            task.span(),
-            [task.group(row) for row in rows],
-            {REFERENCE: ()},
-            Journal(folder, "reference", task.progress),
-        )
-    table.write(folder / "logprobs.parquet")
+def align(
+    task: Task, folder: Path, *, known: LogprobTable | None = None, rates: Mapping[str, float] | None = None
+) -> list[Policy]:
+    """The N policies, in the order of the objectives. `known` holds the references where they are there; `rates`, by
+    objective, stand in for the configured ones.
+    """
+    table = score_references(task, folder) if known is None else known
 
     def one_policy(objective: str) -> list[dict[str, Any]]:
         result = train_fresh(
@@ -40,7 +34,7 @@ def align(task: Task, folder: Path) -> list[Policy]:
                 labelled(task, task.splits.train, objective, table),
                 labelled(task, task.splits.validation, objective, table),
             ),
-            lr=task.config.align.lr_of(objective),
+            lr=rates[objective] if rates else task.config.align.lr_of(objective),
             checkpoint=folder / FOLDER / f"{objective}.pt",
             objective=objective,
         )
@@ -56,6 +50,22 @@ def align(task: Task, folder: Path) -> list[Policy]:
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
     task.progress.table("DPO policies", *training_table(histories))
     return read_policies(folder, task.objectives)
+
+
+def score_references(task: Task, folder: Path) -> LogprobTable:
+    """The reference's log-probabilities of all rows, which serve every objective and strength."""
+    table = LogprobTable()
+    rows = [*task.splits.train, *task.splits.validation]
+    with task.engine() as engine:
+        table.fill(
+            engine,
+            task.span(),
+            [task.group(row) for row in rows],
+            {REFERENCE: ()},
+            Journal(folder, "reference", task.progress),
+        )
+    table.write(folder / "logprobs.parquet")
+    return table
 
 
 def read_policies(folder: Path, objectives: Sequence[str]) -> list[Policy]:

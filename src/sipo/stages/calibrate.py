@@ -4,6 +4,7 @@ The rows are split into folds by prompt, and policies trained on the other folds
 the paper. Writes `adapters/<fold>-<objective>`, `logprobs.parquet` and `training.jsonl`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,21 @@ from sipo.logprobs.table import REFERENCE, LogprobTable, policy
 from sipo.stages.align import labelled
 from sipo.task import Task
 from sipo.training.loop import Examples
-from sipo.training.policies import train_fresh
+from sipo.training.policies import rates_of, train_fresh
 
 
-def calibrate(task: Task, known: LogprobTable, folder: Path, *, folds: int) -> LogprobTable:
+def calibrate(
+    task: Task, known: LogprobTable, folder: Path, *, folds: int, aligned: Mapping[str, Any] | None = None
+) -> LogprobTable:
     """Every training row's responses under the policies that did not see it, and under the reference, which `known`
-    holds.
+    holds; `aligned` has the rates of alignment, where they were chosen.
     """
+    rates = rates_of(task, aligned)
     fold_of = folds_of(task.splits.train, folds, task.config.seed)
     units = [(fold, i) for fold in range(folds) for i in range(len(task.objectives))]
 
     def score(unit: tuple[int, int]) -> dict[str, Any]:
-        return _held_out_logprobs(task, fold_of, *unit, known, folder)
+        return _held_out_logprobs(task, fold_of, *unit, rates, known, folder)
 
     def place(unit: tuple[int, int]) -> Path:
         return folder / "adapters" / f"{unit[0]}-{task.objectives[unit[1]]}"
@@ -44,7 +48,7 @@ def calibrate(task: Task, known: LogprobTable, folder: Path, *, folds: int) -> L
 
 
 def _held_out_logprobs(
-    task: Task, folds: dict[str, int], fold: int, i: int, known: LogprobTable, folder: Path
+    task: Task, folds: dict[str, int], fold: int, i: int, rates: dict[str, float], known: LogprobTable, folder: Path
 ) -> dict[str, Any]:
     """Train objective i on the other folds and score this one's responses."""
     objective = task.objectives[i]
@@ -54,7 +58,7 @@ def _held_out_logprobs(
             labelled(task, [row for row in task.splits.train if folds[row.key] != fold], objective, known),
             labelled(task, task.splits.validation, objective, known),
         ),
-        lr=task.config.align.lr_of(objective),
+        lr=rates[objective],
         checkpoint=folder / FOLDER / f"{fold}-{objective}.pt",
         order=("calibrate", fold),
         fold=fold,

@@ -1,6 +1,6 @@
 """Stage compare: the fronts of all methods, and what of their differences is beyond noise. Writes `fronts.json`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from sipo.task import Task
 from sipo.weights import Weight
 
 
-def compare(task: Task, judged: list[Response], folder: Path) -> dict[str, Any]:
-    """The fronts, as in `fronts.json`."""
-    fronts = fronts_of(task, judged)
+def compare(
+    task: Task, judged: list[Response], folder: Path, *, strengths: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The fronts, as in `fronts.json`. `strengths` are those that were tried, by the stage that took the best."""
+    fronts = {**fronts_of(task, judged), "strengths": dict(strengths or {})}
     write_json(folder / "fronts.json", fronts)
     task.progress.table(
         "fronts on held-out prompts",

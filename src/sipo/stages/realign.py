@@ -41,8 +41,10 @@ def realign(
     folder: Path,
     *,
     round: int = 1,
+    rates: Mapping[str, float] | None = None,
 ) -> list[Policy]:
-    """The N realigned policies. `known` holds the log-probabilities that `score` made.
+    """The N realigned policies. `known` holds the log-probabilities that `score` made; `rates`, by objective, stand in
+    for the configured ones.
 
     A policy that has nothing to learn from stays as it is: where the filter chose nothing, SIPO equals MOD.
     """
@@ -56,6 +58,7 @@ def realign(
             f"warning: the filter chose nothing, so the policies stay as they are and sipo equals mod; {WAYS_OUT}"
         )
     seed = seed_of(task.config.seed, "realign", *of_round(round))
+    key = "realign.strengths" if rates else "realign.lr"
 
     def one_policy(i: int) -> list[dict[str, Any]]:
         objective = task.objectives[i]
@@ -63,7 +66,7 @@ def realign(
         if not examples:
             policies[i].save(place(i), task.backbone)
             return []
-        merged, lr = settings.start == "merged", settings.lr_of(objective)
+        merged, lr = settings.start == "merged", rates[objective] if rates else settings.lr_of(objective)
         fresh = new_policy(task.backbone.model, task.config.policies, task.config.lora, seed)
         checkpoint = folder / FOLDER / f"{objective}.pt"
         result = train(
@@ -73,7 +76,7 @@ def realign(
             Recipe(settings, lr, seed),
             Loss(settings.beta, alpha=settings.alpha, token_budget=task.config.execution.train_tokens),
             beneath=[policies[i]] if merged else [],
-            job=job_of(task, "realigning", "realign.lr", lr, checkpoint, objective=objective),
+            job=job_of(task, "realigning", key, lr, checkpoint, objective=objective),
         )
         # What was trained above the frozen policy and the policy itself are one: with LoRA, an adapter of both ranks.
         both, model = [policies[i], result.policy], task.backbone.model

@@ -22,6 +22,7 @@ from sipo.report.looks import looks
 from sipo.report.pack import pack_list
 from sipo.report.page import Picture, render
 from sipo.report.plots import front_png, training_png
+from sipo.report.strength import in_words, table
 from sipo.report.truth import truth
 from sipo.report.use import commands
 from sipo.report.verdict import lift, verdict
@@ -150,6 +151,7 @@ def _run(task: Task, inputs: Inputs) -> dict[str, Any]:
         "facts": facts(task),
         "costs": costs(task.config.run_dir, records(task)),
         "conflicts": conflicts(task),
+        "strengths": [(in_words(each), table(each)) for each in inputs.fronts.get("strengths", {}).values()],
         "stayed": stayed(inputs.training, task.config.align.checkpoint == "best"),
     }
 

@@ -10,6 +10,7 @@ from sipo.data.subset import largest_size
 from sipo.methods.prompting import understood
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import read_tokenizer
+from sipo.settings import Realign
 from sipo.studies.arms import Arm, turned
 from sipo.studies.fronts import Claim, FrontStudy
 from sipo.studies.ground import Settings
@@ -154,5 +155,25 @@ NONCONFLICT = FrontStudy(
         Claim("conflicting", "mod"),
         Claim("conflicting", "non-conflicting"),
         Claim("non-conflicting", "mod", "on non-conflicting rows SIPO does not help", none=True),
+    ],
+)
+
+
+def strength_arms(settings: Settings) -> list[Arm]:
+    """Realignment at each strength alone, and at the one that validation chooses."""
+    tried = parse_config(settings, "study").realign.strengths
+    alone = [Arm(f"x{each:g}", "sipo", {"realign.lr": "auto", "realign.strengths": [each]}) for each in tried]
+    return [Arm("mod", "mod"), *alone, Arm("auto", "sipo", {"realign.lr": "auto", "realign.strengths": list(tried)})]
+
+
+STRENGTH = FrontStudy(
+    "strength",
+    "How strong should the realignment be, and does validation tell? `x1` realigns with the rate of the alignment, "
+    "`auto` with the one that `realign.lr: auto` takes. A front that keeps little of its range hardly steers, "
+    "whatever its hypervolume is.",
+    strength_arms,
+    [
+        Claim("auto", "mod", ours=True),
+        *(Claim("auto", f"x{each:g}", ours=True) for each in Realign.model_fields["strengths"].default),
     ],
 )

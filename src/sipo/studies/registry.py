@@ -16,6 +16,7 @@ STUDIES: dict[str, Study] = {
         catalogue.DESIGN,
         catalogue.SOUPS,
         catalogue.NONCONFLICT,
+        catalogue.STRENGTH,
         ResponseStudy(),
         RateStudy(),
         FilterStudy(),

@@ -1,6 +1,6 @@
 """Training policies with the settings of `align`, and what people are told of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,13 @@ from sipo.training.optimise import Checkpoint, Job, Recipe
 
 if TYPE_CHECKING:
     from sipo.task import Task
+
+
+def rates_of(task: "Task", aligned: Mapping[str, Any] | None) -> dict[str, float]:
+    """The rates of alignment, by objective: as written, or where `align.lr` is auto, those of the strength taken."""
+    if aligned:
+        return dict(aligned["lr"])
+    return {name: task.config.align.lr_of(name) for name in task.objectives}
 
 
 def train_fresh(

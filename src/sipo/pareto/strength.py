@@ -1,0 +1,154 @@
+"""How strong a training should be: of several strengths, which one to take.
+
+A stronger realignment gains more and steers less, until the policies have merged. So the gain decides, among those that
+keep enough of the range.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sipo.pareto.bootstrap import Array, percentile_interval, resampled_means, resamples
+from sipo.pareto.control import kept, ranges
+from sipo.pareto.indicators import mean_utility
+from sipo.pareto.verdicts import ENOUGH, Difference, mean_difference
+
+TIMES = 1000
+"""Resamples of the prompts."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one strength attained on the validation prompts."""
+
+    utility_P: Array
+    """Mean over the weights of w . r, of each prompt; larger is better."""
+    ranges: dict[str, float]
+    ranges_interval: dict[str, tuple[float, float]]
+    kept: dict[str, float | None]
+    """Share of the start's range; None where there is no start, or it moves the objective no further than noise."""
+
+    @property
+    def utility(self) -> Difference:
+        """With its standard error over the prompts."""
+        return mean_difference(self.utility_P)
+
+    @property
+    def least_kept(self) -> float | None:
+        return min((share for share in self.kept.values() if share is not None), default=None)
+
+    def keeps(self, floor: float) -> bool:
+        return self.least_kept is None or self.least_kept >= floor
+
+
+@dataclass(frozen=True)
+class Choice:
+    chosen: float
+    """The strength to take."""
+    best: float
+    """That of the largest utility among those which keep enough of the range."""
+    trials: dict[float, Trial]
+    start: Trial | None
+
+
+def choose_strength(
+    trials: Mapping[float, Array],
+    start: Array | None,
+    weights_M_N: Array,
+    maximise: Mapping[str, bool],
+    keep: float,
+    seed: int = 0,
+) -> Choice:
+    """The weakest strength whose mean utility is within one standard error of the best one's, of their paired
+    difference over the prompts: the one-standard-error rule (Breiman et al. 1984), where the simpler is the weaker.
+
+    `trials` holds the rewards [M, P, N] of each strength at the M weights on the same P prompts, `start` those of the
+    policies that all of them began from. Only strengths that keep at least `keep` of the start's range in every
+    objective stand; where none does, the one that keeps most is taken. Ranges are `sipo.pareto.control`'s.
+    """
+    names, larger = list(maximise), list(maximise.values())
+    prompts = next(iter(trials.values())).shape[1]
+    draws = resamples(prompts, TIMES, seed)
+
+    def moved(rewards_M_P_N: Array) -> tuple[Array, Array]:
+        versions = rewards_M_P_N.mean(axis=1), resampled_means(rewards_M_P_N, draws)
+        first, second = (ranges(each, weights_M_N, larger) for each in versions)
+        return first, second
+
+    before = None if start is None else moved(start)
+
+    def trial(rewards_M_P_N: Array) -> Trial:
+        mine_N, sampled_T_N = moved(rewards_M_P_N)
+        return Trial(
+            mean_utility(rewards_M_P_N.swapaxes(0, 1), weights_M_N, larger),
+            dict(zip(names, mine_N.tolist(), strict=True)),
+            {name: percentile_interval(sampled_T_N[:, n]) for n, name in enumerate(names)},
+            kept(mine_N, before[0], sampled_T_N, before[1], names)["kept"] if before else dict.fromkeys(names),
+        )
+
+    made = {strength: trial(trials[strength]) for strength in sorted(trials)}
+    begun = None if start is None else trial(start)
+    standing = {strength: each for strength, each in made.items() if each.keeps(keep)}
+    if not standing:
+        most = max(made, key=lambda strength: made[strength].least_kept or 0.0)
+        return Choice(most, most, made, begun)
+    best = max(standing, key=lambda strength: standing[strength].utility.value)
+    for strength, each in standing.items():
+        behind = mean_difference(standing[best].utility_P - each.utility_P)
+        if behind.value <= behind.error:
+            return Choice(strength, best, made, begun)
+    return Choice(best, best, made, begun)
+
+
+def as_plain(choice: Choice, keep: float) -> dict[str, Any]:
+    """As `strength.json` has it: every strength with its utility, its gain over the start, and the range it keeps."""
+
+    def plain(each: Trial) -> dict[str, Any]:
+        found = {
+            "utility": each.utility.value,
+            "utility_interval": each.utility.interval(),
+            "ranges": each.ranges,
+            "ranges_interval": each.ranges_interval,
+            "kept": each.kept,
+        }
+        if choice.start is not None and each is not choice.start:
+            gain = mean_difference(each.utility_P - choice.start.utility_P)
+            found |= {"gain": gain.value, "gain_interval": gain.interval(), "keeps": each.keeps(keep)}
+        return found
+
+    return {
+        "chosen": choice.chosen,
+        "best": choice.best,
+        "keep_range": keep if choice.start is not None else None,
+        "prompts": len(choice.trials[choice.chosen].utility_P),
+        "start": None if choice.start is None else plain(choice.start),
+        "trials": [{"strength": strength, **plain(each)} for strength, each in choice.trials.items()],
+    }
+
+
+def doubts(choice: Choice, keep: float, key: str) -> list[str]:
+    """What is to be known of the choice; `key` is where the strengths are written."""
+    said, tried = [], list(choice.trials)
+    prompts = len(choice.trials[choice.chosen].utility_P)
+    if prompts < ENOUGH:
+        said.append(f"the strength was chosen on {prompts} validation prompts: few; give more rows to data.validation")
+    if len(tried) > 1 and choice.best == tried[-1]:
+        said.append(f"the best strength, x{choice.best:g}, is the largest of {key}: one that is larger may be better")
+    elif len(tried) > 1 and choice.best == tried[0]:
+        said.append(f"the best strength, x{choice.best:g}, is the smallest of {key}: one that is smaller may be better")
+    shrunk = {strength: each for strength, each in choice.trials.items() if not each.keeps(keep)}
+    if shrunk:
+        parts = [_shrunk(strength, each) for strength, each in shrunk.items()]
+        none = f"; none keeps {keep:.0%}, so the one that keeps most is taken" if len(shrunk) == len(tried) else ""
+        said.append(f"the range of the front shrinks at {', '.join(parts)}{none}")
+    if choice.start is not None:
+        low, _ = mean_difference(choice.trials[choice.chosen].utility_P - choice.start.utility_P).interval()
+        if low <= 0:
+            said.append(f"x{choice.chosen:g} is not shown to be above the policies that it begins from")
+    return said
+
+
+def _shrunk(strength: float, trial: Trial) -> str:
+    known = {name: share for name, share in trial.kept.items() if share is not None}
+    least = min(known, key=lambda name: known[name])
+    return f"x{strength:g} ({known[least]:.0%} of {least} kept)"

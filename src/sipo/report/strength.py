@@ -1,0 +1,42 @@
+"""What `lr: auto` tried and took, from `strengths` in `fronts.json`: `strength.json` of each stage that chose."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sipo.report.parts import Cell, Measured, Table, shares
+
+
+def in_words(told: Mapping[str, Any]) -> str:
+    """One sentence, and what is to be known of it."""
+    tried = ", ".join(f"x{each['strength']:g}" for each in told["trials"])
+    rates = set(told["lr"].values())
+    rate = f"{rates.pop():.3g}" if len(rates) == 1 else shares(told["lr"])
+    kept = "" if told["keep_range"] is None else f" among those that keep {told['keep_range']:.0%} of the range"
+    said = (
+        f"{told['of']} was tried at {tried} on {_units(told)} that no test sees; x{told['chosen']:g} (lr {rate}) is "
+        f"taken, the weakest within a standard error of the best, x{told['best']:g},{kept} by {told['measure']}."
+    )
+    return " ".join([said, *(f"{doubt[0].upper()}{doubt[1:]}." for doubt in told["doubts"])])
+
+
+def table(told: Mapping[str, Any]) -> Table:
+    """Every strength; x0 are the policies that realignment begins from."""
+    start = told["start"]
+    tried = [*([{"strength": 0.0, **start}] if start else []), *told["trials"]]
+    names = list(tried[0]["ranges"])
+    columns = ["strength", told["measure"], *(["gain"] if start else []), *(f"range of {name}" for name in names)]
+    rows: list[list[Cell]] = []
+    for each in tried:
+        row: list[Cell] = [f"x{each['strength']:g}", Measured(each["utility"], *each["utility_interval"])]
+        if start:
+            row.append(Measured(each["gain"], *each["gain_interval"]) if "gain" in each else None)
+        row += [Measured(each["ranges"][name], *each["ranges_interval"][name]) for name in names]
+        if start:
+            row += [None if share is None else f"{share:.0%}" for share in each["kept"].values()]
+        rows.append(row)
+    columns += [f"{name} kept" for name in names] if start else []
+    return Table(columns, rows, caption=f"Strengths of {told['of']} on {_units(told)}, with 95 % intervals")
+
+
+def _units(told: Mapping[str, Any]) -> str:
+    return f"{told['prompts']} validation {'prompts' if told['measure'] == 'utility' else 'rows'}"

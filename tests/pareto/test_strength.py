@@ -1,0 +1,107 @@
+"""Which of several strengths is taken: by gain, among those whose weights still steer."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipo.pareto.bootstrap import Array
+from sipo.pareto.strength import Choice, as_plain, choose_strength, doubts
+from sipo.report.strength import in_words, table
+
+WEIGHTS = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+DIRECTIONS = {"detail": True, "words": False}
+KEEP, KEY = 0.5, "realign.strengths"
+
+
+def answered(gain: float, keeps: float, noise: float = 0.0, prompts: int = 40, seed: int = 0) -> Array:
+    """[M, P, N]: a front that gained so much in both objectives and keeps a share of its range. Prompts differ from
+    each other in what all strengths share.
+    """
+    front = np.stack([2 * WEIGHTS[:, 0], -4 * WEIGHTS[:, 1]], axis=1)
+    middle = front.mean(axis=0)
+    points = middle + keeps * (front - middle) + gain * np.array([1.0, -1.0])
+    difficulty = np.random.default_rng(7).normal(size=(1, prompts, 2))
+    own = noise * np.random.default_rng(seed).normal(size=(len(points), prompts, 2))
+    return points[:, None] + difficulty + own
+
+
+def chosen(*trials: tuple[float, float, float], noise: float = 0.0, prompts: int = 40) -> Choice:
+    made = {strength: answered(gain, keeps, noise, prompts, 1 + n) for n, (strength, gain, keeps) in enumerate(trials)}
+    return choose_strength(made, answered(0.0, 1.0, noise, prompts), WEIGHTS, DIRECTIONS, KEEP)
+
+
+def test_the_best_utility_of_those_that_keep_the_range_is_taken() -> None:
+    found = chosen((0.1, 0.1, 1.0), (0.3, 0.4, 0.9), (1.0, 0.8, 0.7), (3.0, 2.0, 0.2), noise=0.05)
+    assert (found.chosen, found.best) == (1.0, 1.0)
+    assert [each.keeps(KEEP) for each in found.trials.values()] == [True, True, True, False]
+    (said,) = doubts(found, KEEP, KEY)
+    assert said.startswith("the range of the front shrinks at x3 (") and "none keeps" not in said
+    kept = found.trials[1.0].kept
+    assert kept["detail"] == pytest.approx(0.7, abs=0.1) and kept["words"] == pytest.approx(0.7, abs=0.1)
+
+
+def test_of_those_within_a_standard_error_the_weakest_is_taken() -> None:
+    """x1 is above x0.3 by less than the standard error of their difference; on more prompts by more."""
+    ladder = ((0.1, 0.0, 1.0), (0.3, 0.5, 1.0), (1.0, 0.53, 1.0))
+    few, many = (chosen(*ladder, noise=0.6, prompts=prompts) for prompts in (40, 4000))
+    for found, expected in ((few, 0.3), (many, 1.0)):
+        best, mine = (found.trials[strength].utility_P for strength in (found.best, 0.3))
+        error = (best - mine).std(ddof=1) / np.sqrt(len(best))
+        assert found.chosen == expected and (best.mean() - mine.mean() <= error) == (expected == 0.3)
+
+
+def test_what_prompts_share_is_no_doubt() -> None:
+    """The prompts' own difficulty is far larger than the gain, and cancels."""
+    assert chosen((0.1, 0.01, 1.0), (0.3, 0.02, 1.0), (1.0, 0.03, 1.0), noise=1e-3).chosen == 1.0
+
+
+def test_an_edge_a_collapse_and_no_gain_are_told() -> None:
+    def told(*trials: tuple[float, float, float], **more: float) -> str:
+        return "; ".join(doubts(chosen(*trials, **more), KEEP, KEY))
+
+    assert "x1, is the largest of realign.strengths" in told((0.3, 0.1, 1.0), (1.0, 0.2, 1.0))
+    assert "x0.3, is the smallest of realign.strengths" in told((0.3, 0.2, 1.0), (1.0, 0.1, 1.0))
+    assert told((1.0, 0.2, 1.0)) == "", "of one strength nothing lies beyond"
+    everywhere = chosen((0.3, 0.1, 0.4), (1.0, 0.5, 0.2))
+    assert everywhere.chosen == 0.3, "the one that keeps most"
+    assert "none keeps 50%, so the one that keeps most is taken" in "; ".join(doubts(everywhere, KEEP, KEY))
+    assert "not shown to be above" in told((0.3, -0.3, 1.0), (1.0, -0.2, 1.0), (3.0, -0.5, 1.0))
+    assert told((0.3, 0.1, 1.0), (1.0, 0.3, 1.0), (3.0, 0.2, 1.0)) == ""
+    assert "on 20 validation prompts: few" in told((0.3, 0.1, 1.0), (1.0, 0.3, 1.0), (3.0, 0.2, 1.0), prompts=20)
+
+
+def test_without_a_start_there_is_no_range_to_keep() -> None:
+    trials = {0.2: answered(0.1, 1.0), 1.0: answered(1.5, 0.1)}
+    found = choose_strength(trials, None, WEIGHTS, DIRECTIONS, KEEP)
+    assert found.chosen == 1.0 and found.trials[1.0].kept == {"detail": None, "words": None}
+    plain = as_plain(found, KEEP)
+    assert plain["start"] is None and plain["keep_range"] is None and "gain" not in plain["trials"][0]
+
+
+@given(st.permutations([0.1, 0.3, 1.0]), st.integers(0, 99))
+def test_the_order_of_the_trials_is_no_matter_and_the_result_is_json(order: list[float], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    made = {strength: generator.normal(size=(3, 8, 2)) for strength in (0.1, 0.3, 1.0)}
+    start = generator.normal(size=(3, 8, 2))
+    expected = as_plain(choose_strength(made, start, WEIGHTS, DIRECTIONS, KEEP), KEEP)
+    found = as_plain(choose_strength({each: made[each] for each in order}, start, WEIGHTS, DIRECTIONS, KEEP), KEEP)
+    assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(expected))
+    assert found["chosen"] <= found["best"] and found["prompts"] == 8
+
+
+def test_it_is_told_in_words_and_as_a_table() -> None:
+    found = chosen((0.1, 0.1, 1.0), (1.0, 0.8, 0.7), (3.0, 2.0, 0.2), noise=0.05)
+    told = {"of": "realign", "measure": "utility", "lr": {"detail": 5e-4, "words": 5e-4}}
+    told |= {**as_plain(found, KEEP), "doubts": doubts(found, KEEP, KEY)}
+    said = in_words(told)
+    assert said.startswith(
+        "realign was tried at x0.1, x1, x3 on 40 validation prompts that no test sees; x1 (lr 0.0005)"
+    )
+    assert "among those that keep 50% of the range by utility. The range of the front shrinks at x3" in said
+    made = table(told)
+    assert [row[0] for row in made.rows] == ["x0", "x0.1", "x1", "x3"] and made.rows[0][2] is None
+    assert all(len(row) == len(made.columns) for row in made.texts())
+    assert made.rows[2][-2:] == [f"{share:.0%}" for share in found.trials[1.0].kept.values()]
