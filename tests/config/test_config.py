@@ -17,6 +17,7 @@ from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.runs.subject import subject
 from sipo.settings.explain import rules_of
+from sipo.settings.training import TRIED
 from sipo.task import Task
 
 BY_WEIGHT = ["lw", "modpo", "raco", "consensus"]
@@ -87,6 +88,8 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "decoding.top_p": (0.5, DRAWN),
     "align.beta": (0.2, ALIGNED),
     "align.lr": ({"detail": 1e-3, "brevity": 1e-4}, ALIGNED),
+    "align.strengths": ([1.0, 3.0], ["align"]),
+    "align.trial_prompts": (3, [f"trials/align/{each}/answers" for each in ("x0_2", "x1", "x5")]),
     "align.epochs": (5, ALIGNED),
     "align.batch_size": (3, ALIGNED),
     "align.warmup": (0.2, ALIGNED),
@@ -103,6 +106,9 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "filter.beta": (0.2, FILTER),
     "realign.beta": (0.2, REALIGN),
     "realign.lr": (1e-5, REALIGN),
+    "realign.strengths": ([0.3, 1.0], REALIGN),
+    "realign.trial_prompts": (3, [f"trials/realign/{each}/answers" for each in ("x0", "x0_1", "x0_3", "x1", "x3")]),
+    "realign.keep_range": (0.2, REALIGN),
     "realign.epochs": (5, REALIGN),
     "realign.batch_size": (3, REALIGN),
     "realign.warmup": (0.2, REALIGN),
@@ -209,6 +215,8 @@ def test_a_key_changes_the_configuration_and_the_stages_that_depend_on_it(
     monkeypatch.chdir(tmp_path)
     value, expected = TURNED[key]
     values = turn(values, "filter.rule", "paper") if key in PAPER_ALONE else values
+    section, _, last = key.partition(".")
+    values = turn(values, f"{section}.lr", "auto") if last in TRIED else values
     if key == "policies":
         values.pop("lora")
     before, after = parse_config(values, "before"), parse_config(turn(values, key, value), "after")
