@@ -47,6 +47,7 @@ CHANGES: Mapping[str, tuple[Any, ...]] = {
     "sample.rows": ("conflicting", "all"),
     "sample.per_weight": (8, 2),
     "realign.start": ("copy", "merged"),
+    "realign.lr": (0.001, "auto"),
     "align.checkpoint": ("last", "best"),
     "align.lr": (0.01, 0.02),
     "lora.r": (2, 3),
@@ -249,6 +250,10 @@ def walked(
 
 def test_a_walk_ends_as_a_fresh_run(walked: Callable[[Settings, int, int], None]) -> None:
     walked({"methods": ["base", "soups"]}, 2, 4)
+
+
+def test_a_walk_among_strengths_ends_as_a_fresh_run(walked: Callable[[Settings, int, int], None]) -> None:
+    walked({"methods": ["sipo"], "realign": {"lr": "auto", "strengths": [0.1, 1.0]}}, 5, 3)
 
 
 @pytest.mark.slow

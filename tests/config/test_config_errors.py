@@ -104,7 +104,7 @@ def test_whatever_is_written_is_taken_or_named_in_plain_words(reward: Any) -> No
         ({"align": {"lr": "fast"}}, "`align.lr` is 'fast'; write a number, or a mapping, such as {name: value}"),
         ({"align": {"lr": {"x": "fast", "y": 1}}}, "`align.lr.x` is 'fast'; write a number"),
         ({"align": {"lr": {"x": -1, "y": 1}}}, "`align.lr.x` is -1; write a number above 0"),
-        ({"align": 5}, "`align` is 5; write keys below it; they are beta, lr, epochs"),
+        ({"align": 5}, "`align` is 5; write keys below it; they are beta, lr, strengths"),
         ({"align": {"epochs": 10**12}}, "`align.epochs` is 1000000000000; write a number of at most 10000"),
         ({"evaluate": {"bootstrap": 10**11}}, "`evaluate.bootstrap` is 100000000000; write a number of at most 100000"),
         ({"weights": {"divisions": 10**6}}, "weights.divisions: 1000000 makes 1,000,001 weights over 2 objectives; take"),
