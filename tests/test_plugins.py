@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import yaml
@@ -34,7 +34,10 @@ from sipo.methods.lw import lw_needs, lw_work
 from sipo.methods.raco import Mgda
 from sipo.methods.registry import find, specs
 from sipo.methods.spec import MethodSpec
+from sipo.rewards import scoring
 from sipo.rewards.kinds.spec import RewardSpec
+from sipo.rewards.objective import Objective
+from sipo.settings import Execution
 from sipo.settings.section import Section
 from sipo.testing.plugins import MethodConformance, RewardConformance, RuleConformance, SourceConformance
 from sipo.testing.tiny import tiny_settings
@@ -353,6 +356,22 @@ def test_code_from_elsewhere_counts_by_its_content_and_versions_count(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("by_words", [False, True])
+def test_a_kind_is_told_words_where_it_goes_by_them(by_words: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only then does a change of them judge anew."""
+    told: list[dict[str, str]] = []
+
+    def scorer(settings: Any, criteria: dict[str, str], *_: Any) -> Any:
+        told.append(criteria)
+        return None, {}
+
+    kind = RewardSpec("share", Keys, "says", scorer, by_words=by_words)
+    monkeypatch.setattr(scoring, "kind_of", lambda reward: kind)
+    objective = Objective.model_construct(name="mine", better="It is better.", reward=Keys())
+    scoring._sources([objective], Execution(), None)
+    assert told == [{"mine": "It is better." if by_words else ""}]
+
+
 def test_a_check_that_fails_is_one_line(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "specs", lambda: {"mine": spec(check=lambda config: config.nothing)})
     with pytest.raises(SipoError, match="the method `mine` failed with AttributeError"):
@@ -374,6 +393,11 @@ class TestTrl(SourceConformance):
         {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."},
         {"prompt": "Name a number.", "chosen": "Seven.", "rejected": "Blue."},
     )
+
+
+class TestLabels(RewardConformance):
+    reward: ClassVar[dict[str, str]] = {"judge": "http://localhost:1/v1", "model": "m"}
+    test_it_gives_an_item_one_number_whatever_stands_beside_it = None
 
 
 class TestWords(RewardConformance):

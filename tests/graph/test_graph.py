@@ -169,6 +169,23 @@ def test_a_reward_functions_code_counts_and_one_that_is_not_here_is_as_it_was(
     assert {each.state for each in stage_statuses(Path(finished["run_dir"]), config)} == {"done"}
 
 
+@pytest.mark.parametrize("name", ["policy", "base"])
+def test_what_a_reward_names_on_disk_counts_by_its_content(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """A folder, as adapters are, or a file, as GGUF models are."""
+    (tmp_path / "adapter").mkdir()
+    files = {"policy": tmp_path / "adapter" / "adapter_model.safetensors", "base": tmp_path / "base.gguf"}
+    for file in files.values():
+        file.write_text("one")
+    reward = {"policy": str(tmp_path / "adapter"), "base": str(files["base"])}
+    settings["objectives"][0]["reward"] = reward
+    config = parse_config({**settings, "methods": ["base"]}, "settings")
+    before = stage_keys(config, ABOUT)
+    assert stage_keys(config, ABOUT) == before
+    files[name].write_text("other")
+    after = stage_keys(config, ABOUT)
+    assert after["judged/base"] != before["judged/base"] and after["answers/base"] == before["answers/base"]
+
+
 def test_a_stage_sees_the_keys_that_it_declares(settings: dict[str, Any]) -> None:
     config = parse_config(settings, "settings")
     reads = ("align", "evaluate.prompts", "objectives.reward")

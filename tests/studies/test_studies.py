@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sipo.cli.main import main
 from sipo.config.file import parse_config
 from sipo.disk.tables import read_json
 from sipo.errors import SipoError
+from sipo.graph.build import Graph
 from sipo.pareto.bootstrap import percentile_interval
 from sipo.pareto.compare import compare
 from sipo.pareto.seeds import t_interval
@@ -166,6 +167,14 @@ def test_seeds_of_other_settings_or_rows_are_left_out(ground: Path, tmp_path: Pa
     assert seeds(0) == "0"
     settings["objectives"][0]["reward"] = "sipo.rewards.text:distinct_words"
     assert seeds(2) == "2" and digest(settings, Arm("a", "mod")) != before
+
+
+def test_what_older_code_measured_is_made_anew(ground: Path, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = find_ground(str(ground), studies).settings(0, QUIET)
+    before = digest(settings, Arm("a", "mod"))
+    add = Graph.add
+    monkeypatch.setattr(Graph, "add", lambda graph, stage: add(graph, replace(stage, version=stage.version + 1)))
+    assert digest(settings, Arm("a", "mod")) != before
 
 
 def test_an_arm_with_other_settings_is_made_anew(ground: Path, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:

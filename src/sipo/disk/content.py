@@ -13,27 +13,31 @@ Seal = dict[str, dict[str, Any]]
 """By a file's name within its folder: `size` in bytes, and `sha256`."""
 
 
-def rough_content(folder: Path) -> Iterator[bytes]:
-    """The names, sizes and edges of the files in a folder, in order: every byte of a checkpoint would take minutes."""
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            yield f"{file.name}:{file.stat().st_size}".encode()
-            with file.open("rb") as stream:
-                yield stream.read(EDGE)
-                stream.seek(max(0, file.stat().st_size - EDGE))
-                yield stream.read()
+def rough_content(path: Path) -> Iterator[bytes]:
+    """The name, size and edges of a file, or those of the files in a folder, in order: every byte of a checkpoint would
+    take minutes.
+    """
+    for file in _in(path):
+        yield f"{file.name}:{file.stat().st_size}".encode()
+        with file.open("rb") as stream:
+            yield stream.read(EDGE)
+            stream.seek(max(0, file.stat().st_size - EDGE))
+            yield stream.read()
 
 
-def rough_digest(folder: Path) -> str:
+def rough_digest(path: Path) -> str:
     """Of that, read once a process as long as the files stay as they are."""
-    found = sorted(file for file in folder.iterdir() if file.is_file())
-    return _rough(folder, tuple((file.name, *_about(file)) for file in found))
+    return _rough(path, tuple((file.name, *_about(file)) for file in _in(path)))
+
+
+def _in(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
 
 
 @cache
-def _rough(folder: Path, _: tuple[tuple[object, ...], ...]) -> str:
+def _rough(path: Path, _: tuple[tuple[object, ...], ...]) -> str:
     digest = sha256()
-    for part in rough_content(folder):
+    for part in rough_content(path):
         digest.update(part)
     return digest.hexdigest()[:16]
 

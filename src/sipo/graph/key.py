@@ -36,8 +36,8 @@ def key_of(
 
 
 def outside_of(stage: Stage, config: Config) -> dict[str, str | None]:
-    """Digests of what the stage's settings only name, by the setting: prompt templates, models and adapters in
-    folders, the code of functions and of plug-ins. They may change in their places. None for what is not to be found
+    """Digests of what the stage's settings only name, by the setting: prompt templates, models and adapters on
+    disk, the code of functions and of plug-ins. They may change in their places. None for what is not to be found
     from here.
     """
     found = dict(code_of(stage.make, *stage.brought))
@@ -134,8 +134,8 @@ def _named_by(objective: Objective) -> Iterator[tuple[str, str | None]]:
         yield from code_of(kind.scorer)
         for name in kind.places:
             path = Path(getattr(reward, name) or "").expanduser()
-            if path.is_absolute() or (path.parts and path.is_dir()):
-                yield f"{place}.{name}", rough_digest(path) if path.is_dir() else None
+            if path.is_absolute() or (path.parts and path.exists()):
+                yield f"{place}.{name}", rough_digest(path) if path.exists() else None
 
 
 def code_of(*functions: Callable[..., Any]) -> Iterator[tuple[str, str | None]]:

@@ -123,7 +123,9 @@ def _source(objectives: Sequence[Objective], execution: Execution, moment: datet
     with _naming(reward):
         if isinstance(reward, str):
             return Source(FunctionScorer(reward), {objectives[0].name: Measure()})
-        kind, criteria = kind_of(reward), {each.name: each.better for each in objectives}
+        kind = kind_of(reward)
+        # What does not say that it goes by words is told none: their change would judge nothing anew.
+        criteria = {each.name: each.better if kind.by_words else "" for each in objectives}
         scorer, measures = kind.scorer(reward, criteria, execution, moment)
         return Source(scorer, measures, refusable=kind.refusable(reward))
 

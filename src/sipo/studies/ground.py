@@ -57,9 +57,13 @@ class Ground:
 
 
 def digest_of(settings: Settings) -> str:
-    """Of settings and of what they name, whatever changes nothing but where and how a run is made left out."""
+    """Of settings, of what they name and of the versions of its stages; what changes nothing but where and how a run is
+    made is left out.
+    """
     config = parse_config({**settings, "seed": settings["seed"] or 0}, "study")
-    named = {place: about for stage in Graph(config) for place, about in outside_of(stage, config).items()}
+    graph = Graph(config)
+    named: dict[str, Any] = {each: about for stage in graph for each, about in outside_of(stage, config).items()}
+    named |= {stage.name: stage.version for stage in graph if stage.version > 1}
     content = [named, sha256_of(config.data.path), identify(config.model)]
     kept = {key: value for key, value in settings.items() if key not in ("run_dir", "execution", "report")}
     return sha256(json.dumps([kept, content], sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -27,9 +27,11 @@ from sipo.filters.spec import RuleSpec
 from sipo.methods.registry import find as find_method
 from sipo.methods.spec import MethodSpec
 from sipo.rewards import Item, score_responses
+from sipo.rewards.kinds.registry import kind_of
 from sipo.rewards.objective import Objective
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
+from sipo.settings.section import Section
 from sipo.task import Task
 from sipo.testing.tiny import tiny_settings
 
@@ -130,6 +132,12 @@ class RewardConformance:
     @pytest.fixture
     def objective(self) -> Objective:
         return Objective(name="mine", better="It is better.", reward=self.reward)
+
+    def test_what_it_declares(self, objective: Objective) -> None:
+        if isinstance(objective.reward, Section):
+            kind = kind_of(objective.reward)
+            assert kind.says
+            _is_light(kind.settings.__module__)
 
     def test_it_gives_an_item_one_number_whatever_stands_beside_it(self, objective: Objective, tmp_path: Path) -> None:
         from sipo.message import Message

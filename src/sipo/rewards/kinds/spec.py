@@ -40,8 +40,9 @@ class RewardSpec:
     says: str
     """What scores, in one line for people."""
     scorer: "Callable[..., tuple[Scorer, dict[str, Measure]]]"
-    """scorer(settings, criteria, execution, moment): what scores, and what each objective of `criteria`, which has what
-    is better in words, takes of it. `moment` is what chat templates with a date are told. Raises SipoError."""
+    """scorer(settings, criteria, execution, moment): what scores, and what each objective of `criteria` takes of it,
+    which has what is better in words where the kind goes by them. `moment` is what chat templates with a date are told.
+    Raises SipoError."""
     by_words: bool = False
     """Does it go by what is better in words? Objectives with equal settings are then asked about together."""
     refusable: Callable[[Any], bool] = never
@@ -49,7 +50,7 @@ class RewardSpec:
     pace: frozenset[str] = frozenset()
     """Keys that change no number."""
     places: tuple[str, ...] = ()
-    """Keys that may name a folder, which counts by its content; those that are paths always do."""
+    """Keys that may name a file or a folder, which counts by its content; those that are paths always do."""
     loads: "Callable[[Any], RewardModel | None]" = nothing
     """loads(settings): the classification model that it loads, for `sipo check` to plan with."""
     version: int = 1
