@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart docs same-as test test-long test-faults test-processors test-vllm bench lint env demo-env vllm-env clean
+.PHONY: demo quickstart docs same-as test test-long test-faults test-processors test-vllm bench lint env demo-env vllm-env clean
+
+demo: demo-env ## one knob: three prompts at five weights, with policies that come with sipo, in two minutes
+	$(BIN)/sipo demo
 
 quickstart: demo-env ## the whole of SIPO on a real model, then a report
 	$(BIN)/sipo run configs/quickstart.yaml

@@ -140,6 +140,19 @@ def try_it(
 
 
 @app.command()
+def demo(
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="In place of three; may be repeated.")
+    ] = None,
+) -> None:
+    """Answer questions at five weights with two small policies that come with sipo. Trains nothing."""
+    hush()
+    from sipo.cli.demo import PROMPTS, show_demo
+
+    show_demo(prompt or PROMPTS)
+
+
+@app.command()
 def status(run: RunFolder) -> None:
     """Tell how far a run has come."""
     from sipo.cli.status import show_status
