@@ -1,6 +1,8 @@
 """`sipo demo`: the policies that ship with sipo, what they stand on, and what is shown of them."""
 
 import hashlib
+import json
+import runpy
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -16,13 +18,14 @@ from sipo.bank import Adapter, Bank, load_adapter, save_adapter
 from sipo.bank.peft_folder import read_lora
 from sipo.cli.demo import PROMPTS, WEIGHTS, lines, means, suggestions
 from sipo.cli.main import main
-from sipo.config.file import load_config
-from sipo.data import Message
+from sipo.config.file import load_config, parse_config
 from sipo.decoding import Request, at_soup, decode
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.gguf import packaged_gguf
 from sipo.models.load import Backbone
+from sipo.runs.pipeline import run
 from sipo.settings import Decoding, Model
 
 SHIPPED = Path(str(files("sipo.demo"))) / "adapters"
@@ -133,3 +136,19 @@ def test_what_is_next_runs(rows_file: Path, tmp_path: Path, monkeypatch: pytest.
     assert yaml.safe_load(Path("run.yaml").read_text())
     monkeypatch.chdir(REPOSITORY)
     assert "make quickstart" in dict(suggestions()) and "\nquickstart:" in Path("Makefile").read_text()
+
+
+def test_the_command_that_made_them(settings: dict[str, Any], tmp_path: Path) -> None:
+    file = REPOSITORY / "examples" / "quickstart" / "ship.py"
+    made = runpy.run_path(str(file))
+    assert knob.origin()["made_by"] == list(made["MADE_BY"])
+    run(parse_config(settings, "here"), only="align", quiet=True)
+    ship = made["ship"]
+    told = ship(Path(settings["run_dir"]), tmp_path / "shipped", "abc")
+    assert (
+        told == json.loads((tmp_path / "shipped" / "origin.json").read_text()) and told.keys() == knob.origin().keys()
+    )
+    for name, digest in told["adapters"].items():
+        made, shipped = Path(settings["run_dir"]) / "align" / "adapters" / name, tmp_path / "shipped" / name
+        assert hashlib.sha256((shipped / "adapter_model.safetensors").read_bytes()).hexdigest() == digest
+        assert load_adapter(made).factors.keys() == load_adapter(shipped).factors.keys()

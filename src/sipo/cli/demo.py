@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from sipo.commands import sipo
 from sipo.progress import say
 from sipo.weights import simplex_lattice
 
@@ -45,8 +46,9 @@ def show_demo(prompts: Sequence[str]) -> None:
         say(line)
     say(f"\n{len(found)} answers in {time.monotonic() - began:.0f} s, most of it to load and prove the model\n")
     say("next")
+    wide = max(len(command) for command, _ in suggestions())
     for command, what in suggestions():
-        say(f"  {command:<38} {what}")
+        say(f"  {command:<{wide}}  {what}")
 
 
 def lines(answers: Sequence["Answer"], width: int) -> list[str]:
@@ -76,11 +78,10 @@ def _row(weight: Sequence[float], rewards: Sequence[float]) -> str:
 
 def suggestions() -> list[tuple[str, str]]:
     """Commands, and what they do."""
-    own = ("sipo demo --prompt 'What is rain?'", "the same for a question of yours")
     here = [("make quickstart", "trains such policies by all of SIPO, and writes a report")]
     return [
-        own,
+        (sipo("demo", "--prompt", "What is rain?"), "the same for a question of yours"),
         *(here if QUICKSTART.exists() else []),
-        ("sipo testbed", "all of SIPO in a synthetic language, in a minute or two"),
-        ("sipo init run.yaml --data rows.jsonl", "a run on your own rows"),
+        (sipo("testbed"), "all of SIPO in a synthetic language, in a minute or two"),
+        (sipo("init", "run.yaml", "--data", "rows.jsonl"), "a run on your own rows"),
     ]

