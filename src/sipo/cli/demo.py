@@ -31,10 +31,8 @@ def show_demo(prompts: Sequence[str]) -> None:
     began = time.monotonic()
     from sipo.demo.knob import answers
 
-    say(
-        "SmolLM2-135M and two small policies that come with sipo. `detail` learned to use many different words, `plain`"
-    )
-    say("`plain` to be easy to read. Their weights are chosen with the question; nothing is trained now.")
+    say("SmolLM2-135M and two small policies that come with sipo: `detail` learned to use many different words,")
+    say("`plain` to be easy to read. Their weights are chosen with the question. Nothing is trained now.")
     found = answers(prompts, WEIGHTS)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     for prompt in prompts:
