@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import runpy
 import shutil
 from importlib.resources import files
@@ -152,3 +153,19 @@ def test_the_command_that_made_them(settings: dict[str, Any], tmp_path: Path) ->
         made, shipped = Path(settings["run_dir"]) / "align" / "adapters" / name, tmp_path / "shipped" / name
         assert hashlib.sha256((shipped / "adapter_model.safetensors").read_bytes()).hexdigest() == digest
         assert load_adapter(made).factors.keys() == load_adapter(shipped).factors.keys()
+
+
+def test_what_the_pages_show_is_what_the_command_printed() -> None:
+    """Each answer there is worth what stands beside it, and README quotes some of them."""
+    pages = {name: (REPOSITORY / name).read_text() for name in ("README.md", "docs/demo.txt")}
+    rows = re.findall(r"^ +([\d.]+) +([\d.]+) +(\d+) +(\d+)  (\S.*)$", pages["docs/demo.txt"], re.MULTILINE)
+    assert [(float(a), float(b)) for a, b, *_ in rows] == WEIGHTS * len(PROMPTS)
+    for _, _, words, ease, text in rows:
+        worth = [reward([""], [text])[0] for reward in knob.REWARDS.values()]
+        assert (words, ease) == tuple(f"{each:.0f}" for each in worth)
+    quoted = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| (\d+) \| (\d+) \| (\D.*) \|$", pages["README.md"], re.MULTILINE)
+    assert len(quoted) == 3
+    assert {(float(a), float(b), *rest) for a, b, *rest in quoted} <= {
+        (float(a), float(b), *rest) for a, b, *rest in rows
+    }
+    assert all(prompt in pages["docs/demo.txt"] for prompt in PROMPTS)
