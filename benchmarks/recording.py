@@ -10,9 +10,10 @@ from typing import Any
 from unittest.mock import patch
 
 from sipo.bank import Adapter, Bank
+from sipo.bank.policy import Point
 from sipo.decoding import Generated, Request
 from sipo.engines import Engine, Span, opened
-from sipo.logprobs.score import Point, ScoreRequest
+from sipo.logprobs.score import ScoreRequest
 from sipo.settings import Decoding, Execution
 from sipo.training.loop import Example, Examples, Loss, Trained
 from sipo.training.optimise import Recipe

@@ -21,8 +21,7 @@ from sipo.config.file import parse_config
 from sipo.decoding import Request, at_mod, at_soup, base, decode
 from sipo.decoding.mixture import Mixture
 from sipo.decoding.sampling import BROKEN, next_tokens
-from sipo.engines.groups import Group as EngineGroup
-from sipo.engines.groups import rows_of, settle
+from sipo.engines.drafts import Draft, rows_of, settle
 from sipo.errors import SipoError
 from sipo.finished.export import save_merged
 from sipo.finite import finite
@@ -218,7 +217,7 @@ def test_a_row_is_broken_by_any_number_that_is_none(decoding: Decoding, value: f
 
 
 def test_an_engine_s_broken_row_stops_it() -> None:
-    group = EngineGroup(Request((5, 6), at_mod((0.5, 0.5))), 4, {1})
+    group = Draft(Request((5, 6), at_mod((0.5, 0.5))), 4, {1})
     logits = torch.zeros(2, 9)
     logits[1, 3] = math.nan
     with pytest.raises(SipoError, match="logits are not finite"):

@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from benchmarks.alternatives.stepping import Tokens, mixed_greedily
 from benchmarks.alternatives.switched import Switched
-from sipo.logprobs.score import Point
+from sipo.bank.policy import Point
 
 
 def decode(

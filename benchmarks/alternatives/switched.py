@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from benchmarks.model import twin
 from sipo.bank import Adapter, save_adapter, soup
-from sipo.logprobs.score import Point
+from sipo.bank.policy import Point
 from sipo.models.load import Backbone
 
 REFERENCE = "__base__"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from benchmarks.bench import Bench, Tokens
 from sipo.bank import Adapter
+from sipo.bank.policy import Point
 from sipo.decoding import Request, decode
 from sipo.disk.journal import Journal
 from sipo.engines import Local, Span
 from sipo.logprobs.packing import Group
-from sipo.logprobs.score import Point
 from sipo.logprobs.table import LogprobTable
 from sipo.progress import Progress
 from sipo.settings import Decoding, Execution

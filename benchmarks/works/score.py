@@ -9,8 +9,8 @@ from benchmarks.bench import Bench
 from benchmarks.measure import Route
 from benchmarks.records import OURS, Agreement, Record
 from benchmarks.works.ours import SCORE_TOKENS, table
+from sipo.bank.policy import Point
 from sipo.logprobs.packing import Group, batches, pack, worth_sharing
-from sipo.logprobs.score import Point
 from sipo.logprobs.table import REFERENCE, LogprobTable, soup_at
 from sipo.weights import corners
 

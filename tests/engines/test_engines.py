@@ -1,4 +1,4 @@
-"""Groups of single requests: whatever an engine leaves behind, the texts are those of `decode`."""
+"""Drafts of single requests: whatever an engine leaves behind, the texts are those of `decode`."""
 
 import random
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from sipo.decoding import (
     seed_of,
 )
 from sipo.engines import check_engine, opened
-from sipo.engines.groups import Group, Row, rows_of, settle
+from sipo.engines.drafts import BatchRow, Draft, rows_of, settle
 from sipo.engines.schedule import Room, drive
 from sipo.errors import SipoError
 from sipo.settings import Decoding, Execution
@@ -51,23 +51,23 @@ class Careless:
 
     def __init__(self, bank: Bank, decoding: Decoding, care: float = 1.0, seed: int = 0) -> None:
         self.bank, self.decoding, self.care, self.rng = bank, decoding, care, random.Random(seed)
-        self.rows: dict[Row, list[int]] = {}
+        self.rows: dict[BatchRow, list[int]] = {}
         self.most_rows = self.most_points = self.most_tokens = 0
 
-    def ask(self, rows: Sequence[Row]) -> None:
+    def ask(self, rows: Sequence[BatchRow]) -> None:
         self.rows.update({row: [] for row in rows})
 
-    def withdraw(self, rows: Sequence[Row]) -> None:
+    def withdraw(self, rows: Sequence[BatchRow]) -> None:
         for row in rows:
             self.rows.pop(row, None)
 
-    def step(self) -> dict[Row, int]:
+    def step(self) -> dict[BatchRow, int]:
         there = [row for row in self.rows if self.rng.random() < self.care]
         self.rng.shuffle(there)
         partly = {row for row in there if not self.rows[row] and self.rng.random() > self.care}
         self.most_rows = max(self.most_rows, len(there))
         self.most_points = max(self.most_points, len({row.point for row in there}))
-        tokens = [1 if self.rows[row] else len(row.group.request.prompt) + row.start for row in there]
+        tokens = [1 if self.rows[row] else len(row.draft.request.prompt) + row.start for row in there]
         self.most_tokens = max(self.most_tokens, sum(tokens))
         if not there:
             return {}
@@ -76,12 +76,12 @@ class Careless:
         took = {row: int(logits[i].argmax()) for i, row in enumerate(there) if row not in partly}
         for row, token in took.items():
             self.rows[row].append(token)
-            if token in row.group.stops or row.start + len(self.rows[row]) == row.group.limit:
+            if token in row.draft.stops or row.start + len(self.rows[row]) == row.draft.limit:
                 del self.rows[row]
         return took
 
-    def _logits(self, row: Row, partly: bool) -> torch.Tensor:
-        text = [*row.group.request.prompt, *row.group.tokens[: row.start], *self.rows[row]]
+    def _logits(self, row: BatchRow, partly: bool) -> torch.Tensor:
+        text = [*row.draft.request.prompt, *row.draft.tokens[: row.start], *self.rows[row]]
         ids = torch.tensor([text[: len(text) // 2] or [0] if partly else text])
         with torch.no_grad():
             hidden = self.bank.hidden_states(torch.tensor([row.point]), input_ids=ids, use_cache=False)
@@ -98,10 +98,10 @@ def driven(
     seed: int = 0,
 ) -> tuple[list[Generated], int, Careless]:
     engine = Careless(bank, decoding, care, seed)
-    groups = [Group(request, NEW, (end,)) for request in requests]
-    fallen = drive(engine, groups, room)
+    drafts = [Draft(request, NEW, (end,)) for request in requests]
+    fallen = drive(engine, drafts, room)
     assert not engine.rows, "no row is left"
-    return [group.generated for group in groups], fallen, engine
+    return [draft.generated for draft in drafts], fallen, engine
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_an_engine_in_step_writes_what_decode_writes(
 @pytest.mark.parametrize("divergence", [REVERSE_KL, JENSEN_SHANNON], ids=["reverse", "jensen-shannon"])
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.98, 0.9, 0.8]))
-def test_groups_that_fall_out_of_step_are_completed_alike(
+def test_drafts_that_fall_out_of_step_are_completed_alike(
     bank: Bank, policies: list[Adapter], end: int, divergence: Divergence, seed: int, care: float
 ) -> None:
     with bank.mounted(policies):
@@ -143,7 +143,7 @@ def test_what_enters_a_step_fits_it(bank: Bank, policies: list[Adapter], end: in
     assert 3 < engine.most_rows <= 5 and 1 < engine.most_points <= 4 and 60 <= engine.most_tokens <= 70
 
 
-def test_a_group_larger_than_the_room_runs_alone(bank: Bank, policies: list[Adapter], end: int) -> None:
+def test_a_draft_larger_than_the_room_runs_alone(bank: Bank, policies: list[Adapter], end: int) -> None:
     with bank.mounted(policies):
         actual, fallen, engine = driven(bank, asked(), GREEDY, end, Room(rows=2, adapters=1, step_tokens=4))
         assert actual == decode(bank, asked(), GREEDY, NEW, (end,))
@@ -153,16 +153,16 @@ def test_a_group_larger_than_the_room_runs_alone(bank: Bank, policies: list[Adap
 @pytest.mark.parametrize("taken", [0, 1])
 def test_an_engine_that_never_has_all_rows_is_an_error(taken: int) -> None:
     class Narrow(Careless):
-        def step(self) -> dict[Row, int]:
+        def step(self) -> dict[BatchRow, int]:
             return dict.fromkeys(list(self.rows)[:taken], 3)
 
-    groups = [Group(request, NEW, ()) for request in asked()[:1]]
+    drafts = [Draft(request, NEW, ()) for request in asked()[:1]]
     with pytest.raises(SipoError, match="cannot keep 3 rows of 3 tokens in step"):
-        drive(Narrow(None, GREEDY), groups, WIDE)  # type: ignore[arg-type]
+        drive(Narrow(None, GREEDY), drafts, WIDE)  # type: ignore[arg-type]
 
 
-def test_only_whole_groups_are_settled() -> None:
-    mod, alone = (Group(Request((1, 2), m), NEW, ()) for m in (at_mod((0.5, 0.5)), base(2)))
+def test_only_whole_drafts_are_settled() -> None:
+    mod, alone = (Draft(Request((1, 2), m), NEW, ()) for m in (at_mod((0.5, 0.5)), base(2)))
     first, second = rows_of(mod)
     (only,) = rows_of(alone)
     logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
@@ -179,13 +179,13 @@ def test_only_whole_groups_are_settled() -> None:
     assert torch.equal(changed[1], logits[1])
 
 
-def test_a_group_keeps_its_place_in_its_own_noise() -> None:
-    group = Group(Request((1,), base(0), seed=5), NEW, ())
-    fresh = Group(Request((1,), base(0), seed=5), NEW, ())
-    for each in (group, fresh):
+def test_a_draft_keeps_its_place_in_its_own_noise() -> None:
+    draft = Draft(Request((1,), base(0), seed=5), NEW, ())
+    fresh = Draft(Request((1,), base(0), seed=5), NEW, ())
+    for each in (draft, fresh):
         each.chosen = 4
         each.commit()
-    assert torch.equal(group.noise, fresh.noise) and group.prompt == (1, 4) and rows_of(group)[0].start == 1
+    assert torch.equal(draft.noise, fresh.noise) and draft.prompt == (1, 4) and rows_of(draft)[0].start == 1
 
 
 def test_without_vllm_one_line_says_how_to_get_it(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from sipo.data import Row
-from sipo.filters.calibrated import decide_calibrated, soft_rank
-from sipo.filters.contest import CHOSEN, Contender, Contest, contests
-from sipo.filters.judge import (
+from sipo.filters.bradley_terry import (
     LabelledPairs,
     accuracy_of,
     fit_bradley_terry,
-    fit_judge,
     fit_own_scale,
+    fit_utilities,
     held_out_accuracy,
     response_features,
     soft_dominance,
 )
+from sipo.filters.calibrated import decide_calibrated, soft_rank
+from sipo.filters.contest import CHOSEN, Contender, Contest, contests
 from sipo.filters.paper import Paper, decide, judge_rewards
 from sipo.filters.random import decide_by_chance
 from sipo.filters.rewards import decide_by_rewards
@@ -213,7 +213,7 @@ def made_pairs(weights: np.ndarray, pairs: int, seed: int) -> LabelledPairs:
 
 def test_a_judge_finds_the_weights_that_made_the_labels() -> None:
     true = np.array([[1.5, -0.5, 0.0], [0.0, 2.0, 1.0]])
-    judge = fit_judge(made_pairs(true, 6000, 0), ("length",), ridge=1.0)
+    judge = fit_utilities(made_pairs(true, 6000, 0), ("length",), ridge=1.0)
     np.testing.assert_allclose(judge.weights_N_F / judge.scale_F, true, atol=0.15)
     fresh = made_pairs(true, 2000, 1)
     assert (accuracy_of(judge, fresh) > 0.72).all()
@@ -223,8 +223,8 @@ def test_missing_labels_leave_only_their_objective_out() -> None:
     pairs = made_pairs(np.array([[1.0, 0.0], [0.0, 1.0]]), 300, 0)
     signs = pairs.signs_P_N.copy()
     signs[:, 1] = 0
-    judge = fit_judge(LabelledPairs(pairs.features_P_2_F, signs), ("length",), 1.0)
-    whole = fit_judge(pairs, ("length",), 1.0)
+    judge = fit_utilities(LabelledPairs(pairs.features_P_2_F, signs), ("length",), 1.0)
+    whole = fit_utilities(pairs, ("length",), 1.0)
     np.testing.assert_allclose(judge.weights_N_F[0], whole.weights_N_F[0])
     assert judge.weights_N_F[1].tolist() == [0.0, 0.0]
     assert np.isnan(accuracy_of(judge, LabelledPairs(pairs.features_P_2_F, signs))[1])
@@ -233,7 +233,7 @@ def test_missing_labels_leave_only_their_objective_out() -> None:
 def test_held_out_accuracy_sees_through_noise_that_a_fit_remembers() -> None:
     generator = np.random.default_rng(0)
     pairs = LabelledPairs(generator.normal(size=(60, 2, 40)), generator.choice([-1.0, 1.0], size=(60, 1)))
-    judge = fit_judge(pairs, ("length",), 1e-3)
+    judge = fit_utilities(pairs, ("length",), 1e-3)
     assert accuracy_of(judge, pairs)[0] > 0.9
     assert held_out_accuracy(pairs, np.arange(60) % 2, ("length",), 1e-3)[0] < 0.7
 

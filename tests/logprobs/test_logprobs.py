@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from sipo.bank import Adapter, Bank
 from sipo.bank.head import Head
+from sipo.bank.policy import Point
 from sipo.disk.journal import Journal
 from sipo.engines import Local, Span, batched
 from sipo.logprobs.head import CHUNK, token_logprobs
 from sipo.logprobs.packing import Group, batches, pack, worth_sharing
-from sipo.logprobs.score import Point, response_logprobs, score_rows
+from sipo.logprobs.score import response_logprobs, score_rows
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy, policy_points, soup_at
 from sipo.progress import Progress
 from sipo.settings import Execution

@@ -37,7 +37,7 @@ from sipo.rewards.accuracy import (
 from sipo.rewards.examples import Example, read_examples
 from sipo.rewards.heads import Heads
 from sipo.rewards.objective import Objective
-from sipo.rewards.reading import Prepared, Reader
+from sipo.rewards.reading import Reader, ReadExamples
 from sipo.rewards.targets import TARGETS, bradley_terry, squared_error, values_of
 from sipo.rewards.training import RewardTraining, plan_of, rewards_of, train_reward_model
 from sipo.settings import Execution, Model
@@ -438,7 +438,7 @@ def test_what_cannot_be_trained_on(model_folder: Path, tmp_path: Path, capsys: p
     with pytest.raises(SipoError, match="`dark` has the same score for all training responses; leave it out"):
         learn("scores", same, model_folder)
     with pytest.raises(SipoError, match="nothing to train on: no example is left; raise --max-tokens"):
-        train_reward_model(Heads("pairs", NAMES), Prepared([], [], 0), Reader(Model(path=str(model_folder))), FAST)
+        train_reward_model(Heads("pairs", NAMES), ReadExamples([], [], 0), Reader(Model(path=str(model_folder))), FAST)
     with pytest.raises(
         SipoError, match=r"the response 'sun sun.*' to 'q' has \d+ tokens.*takes 2048; --max-tokens 2048 leaves out"
     ):

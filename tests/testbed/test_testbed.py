@@ -22,7 +22,7 @@ from sipo.models.load import load_backbone
 from sipo.prompts.template import load_template
 from sipo.rewards.objective import Objective
 from sipo.runs.pipeline import run
-from sipo.testbed import ENVIRONMENTS, Environment, F, G, H, Prepared, Sft, prepare
+from sipo.testbed import ENVIRONMENTS, Environment, F, G, H, Sft, Testbed, prepare
 from sipo.testbed.language import FINE, ITEMS, RISKY_AS_R, VOCABULARY, Pair, asked_for, make_pair, pairs, read, write
 from sipo.testbed.preparation import relabelled
 from sipo.testbed.requests import Requests, flaws
@@ -155,7 +155,7 @@ def test_objectives_are_chosen_by_name():
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Testbed:
     return prepare(H, 7, tmp_path_factory.mktemp("testbed"), sft=TINY, pairs=240)
 
 
@@ -176,7 +176,7 @@ def test_texts_and_tokens(prepared):
             assert words(codec.encode_prompt(rendered)) == task_prompt(task, texts).split()
 
 
-def load_config_of(prepared: Prepared, objectives: list[str] | None = None):
+def load_config_of(prepared: Testbed, objectives: list[str] | None = None):
     return parse_config(prepared.settings(objectives), "settings")
 
 

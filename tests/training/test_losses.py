@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from sipo.bank import Adapter, Bank, save_adapter
+from sipo.bank.policy import Point
 from sipo.logprobs.packing import Group
-from sipo.logprobs.score import Point, score_rows
+from sipo.logprobs.score import score_rows
 from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from sipo.models.load import Backbone
 
 
+Point = tuple[float, ...]
+"""The coefficients c of N policies: which model of their span is meant."""
+
+
 class Mounted(Protocol):
     """Policies over the backbone of a bank, computed for rows at any points [rows, N] of their span."""
 

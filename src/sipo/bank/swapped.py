@@ -14,13 +14,12 @@ from transformers.modeling_outputs import BaseModelOutput
 from sipo.bank.cache import RoomyCache
 from sipo.bank.head import Head
 from sipo.bank.layout import Layout
+from sipo.bank.policy import Point
 from sipo.bank.whole import Whole, average, parameters_of, wearing
 from sipo.errors import SipoError
 
 if TYPE_CHECKING:
     from sipo.bank.bank import Bank
-
-Point = tuple[float, ...]
 
 
 class Swapped:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sipo.bank import Bank
+from sipo.bank.policy import Point
 from sipo.decoding import Generated, Request, decode
 from sipo.engines.interface import NONE, Span
 from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group, batches, worth_sharing
-from sipo.logprobs.score import Point, ScoreRequest, score_rows
+from sipo.logprobs.score import ScoreRequest, score_rows
 from sipo.settings import Decoding, Execution
 
 Units = tuple[int, ...]
@@ -39,7 +40,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Single:
     """Responses under single points, in rows with their prompts."""
 
     rows: Sequence[tuple[Group, Point]]
@@ -171,5 +172,5 @@ def score_plan(
     for alike in shared.values():
         for indices in batches([group.tokens for _, group, _ in alike], tokens):
             batch = tuple(unit for index in indices for unit in alike[index][0])
-            plan.append((batch, Rows([alike[index][1:] for index in indices])))
+            plan.append((batch, Single([alike[index][1:] for index in indices])))
     return [*plan, *(((unit,), Mixed(requests[unit])) for unit in mixed)]

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sipo.bank import Policy, load_policy
+from sipo.bank.policy import Point
 from sipo.decoding import Generated, Mixture, Request
 from sipo.errors import SipoError
-from sipo.logprobs.score import Point, ScoreRequest
+from sipo.logprobs.score import ScoreRequest
 from sipo.settings import Decoding, Model
 
 NONE: frozenset[int] = frozenset()

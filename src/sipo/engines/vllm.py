@@ -1,4 +1,4 @@
-"""vLLM as the engine: everything that knows its interface. See `groups` for the mixing and `schedule` for the order.
+"""vLLM as the engine: everything that knows its interface. See `drafts` for the mixing and `schedule` for the order.
 
 It writes; scores are the local engine's, since vLLM would compute a prompt again for every response to it.
 
@@ -19,18 +19,19 @@ from typing import Any, get_args
 import torch
 
 from sipo.bank import Adapter, Bank, save_adapter, soup
+from sipo.bank.policy import Point
 from sipo.decoding import Generated, Request
 from sipo.engines.batched import text_plan
-from sipo.engines.groups import Group, Row, settle
+from sipo.engines.drafts import BatchRow, Draft, settle
 from sipo.engines.interface import NONE, Span
 from sipo.engines.local import Local
 from sipo.engines.schedule import Room, drive
 from sipo.errors import SipoError
-from sipo.logprobs.score import Point, ScoreRequest
+from sipo.logprobs.score import ScoreRequest
 from sipo.settings import Decoding, Execution
 
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: `settle` and the schedule share the groups
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: `settle` and the schedule share the drafts
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # the second runner's hook for logits is another
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the stages' own threads stay as they are
     "VLLM_NO_USAGE_STATS": "1",
@@ -70,7 +71,7 @@ class Vllm:
         self.rows = execution.decode_rows
         self.sizes = Sizes()
         self.fallen = 0
-        """How often a group fell out of step and was asked again."""
+        """How often a draft fell out of step and was asked again."""
         self._local = Local(execution, bank)
         self._running: _Running | None = None
         self._folder = TemporaryDirectory(prefix="sipo-vllm-")
@@ -130,9 +131,9 @@ class Vllm:
             for point in request.mixture.points:
                 running.adapters[point] = self._adapter(span, point, bank.backbone.source)
         running.decoding = decoding
-        groups = [Group(request, limit, stops) for request in requests]
+        drafts = [Draft(request, limit, stops) for request in requests]
         # Neighbours share adapters and prompts, which the cache keeps.
-        order = sorted(groups, key=lambda group: (group.request.mixture.points, group.request.prompt))
+        order = sorted(drafts, key=lambda draft: (draft.request.mixture.points, draft.request.prompt))
         sizes = running.sizes
         try:
             self.fallen += drive(running, order, Room(sizes.rows, sizes.adapters, running.step_tokens))
@@ -140,8 +141,8 @@ class Vllm:
             self._stop()  # it still holds rows
             raise
         # Prompts that its cache spared are counted too: vLLM keeps no account that a caller could read.
-        bank.computed += sum(each.size * (len(each.request.prompt) + len(each.tokens)) for each in groups)
-        return [group.generated for group in groups]
+        bank.computed += sum(each.size * (len(each.request.prompt) + len(each.tokens)) for each in drafts)
+        return [draft.generated for draft in drafts]
 
     def forget(self) -> None:
         """Drop what is cached of prompts."""
@@ -190,8 +191,8 @@ class _Running:
         self.step_tokens = max(STEP_TOKENS, sizes.context + sizes.rows)
         self.adapters: dict[Point, tuple[int, Path] | None] = {}
         self.decoding = Decoding()
-        self._rows: dict[str, Row] = {}
-        self._names: dict[Row, str] = {}
+        self._rows: dict[str, BatchRow] = {}
+        self._names: dict[BatchRow, str] = {}
         self._asked = 0
         self._engine: Any = None
         threads = torch.set_num_threads
@@ -238,7 +239,7 @@ class _Running:
         )
         return LLMEngine.from_engine_args(arguments)
 
-    def ask(self, rows: Sequence[Row]) -> None:
+    def ask(self, rows: Sequence[BatchRow]) -> None:
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind
@@ -246,26 +247,26 @@ class _Running:
         for row in rows:
             name, self._asked = str(self._asked), self._asked + 1
             self._rows[name], self._names[row] = row, name
-            group, adapter = row.group, self.adapters[row.point]
+            draft, adapter = row.draft, self.adapters[row.point]
             parameters = SamplingParams(
                 temperature=0.0,
-                max_tokens=group.limit - row.start,
-                stop_token_ids=sorted(group.stops),
+                max_tokens=draft.limit - row.start,
+                stop_token_ids=sorted(draft.stops),
                 ignore_eos=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.DELTA,
                 extra_args={"sipo_row": name},
             )
             lora = LoRARequest(f"sipo-{adapter[0]}", adapter[0], str(adapter[1])) if adapter else None
-            self._engine.add_request(name, {"prompt_token_ids": list(group.prompt)}, parameters, lora_request=lora)
+            self._engine.add_request(name, {"prompt_token_ids": list(draft.prompt)}, parameters, lora_request=lora)
 
-    def withdraw(self, rows: Sequence[Row]) -> None:
+    def withdraw(self, rows: Sequence[BatchRow]) -> None:
         names = [self._names.pop(row) for row in rows if row in self._names]
         self._engine.abort_request(names)
         for name in names:
             del self._rows[name]
 
-    def step(self) -> dict[Row, int]:
+    def step(self) -> dict[BatchRow, int]:
         took = {}
         with self._said("decode with"):
             outputs = self._engine.step()
@@ -292,7 +293,7 @@ class _Running:
     def forget(self) -> None:
         self._engine.reset_prefix_cache()
 
-    def row(self, name: str) -> Row | None:
+    def row(self, name: str) -> BatchRow | None:
         return self._rows.get(name)
 
     def stop(self) -> None:
@@ -312,7 +313,7 @@ def _settling(running: _Running) -> type:
 
     class Settling(LogitsProcessor):  # type: ignore[misc]
         def __init__(self, *_: Any) -> None:
-            self.standing: dict[int, tuple[Row, list[int]]] = {}
+            self.standing: dict[int, tuple[BatchRow, list[int]]] = {}
 
         def is_argmax_invariant(self) -> bool:
             return False
@@ -320,7 +321,7 @@ def _settling(running: _Running) -> type:
         def update_state(self, batch_update: Any) -> None:
             process_dict_updates(self.standing, batch_update, self._found)
 
-        def _found(self, parameters: Any, _: Any, output: list[int]) -> tuple[Row, list[int]] | None:
+        def _found(self, parameters: Any, _: Any, output: list[int]) -> tuple[BatchRow, list[int]] | None:
             row = running.row((parameters.extra_args or {}).get("sipo_row", ""))
             return (row, output) if row else None
 

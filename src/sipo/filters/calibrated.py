@@ -18,9 +18,9 @@ from pydantic import Field
 from sipo.data.splits import folds_of
 from sipo.declare.stage import Inputs
 from sipo.errors import SipoError
+from sipo.filters.bradley_terry import BradleyTerry, fit_utilities, held_out_accuracy, log_sigmoid, soft_dominance
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision, Pool
 from sipo.filters.evidence import by_objective, labelled_pairs, own_accuracy, utilities_of
-from sipo.filters.judge import Judge, fit_judge, held_out_accuracy, log_sigmoid, soft_dominance
 from sipo.filters.spec import Filter, Outcome, RuleSpec
 from sipo.settings.section import Number, Rate, Whole
 
@@ -83,13 +83,15 @@ def decide_calibrated(
     return decisions
 
 
-def fit_on_held_out(task: "Task", settings: Calibrated, held_out: "LogprobTable") -> tuple[Judge, dict[str, Any]]:
+def fit_on_held_out(
+    task: "Task", settings: Calibrated, held_out: "LogprobTable"
+) -> tuple[BradleyTerry, dict[str, Any]]:
     """The judge of `features`, fitted on all training rows, and what people should know of it. `held_out` has
     the rows as `calibrate` scored them.
     """
     rows = task.splits.train
     pairs = labelled_pairs(task, rows, held_out, settings.features)
-    judge = fit_judge(pairs, settings.features, settings.ridge)
+    judge = fit_utilities(pairs, settings.features, settings.ridge)
     folds = folds_of(rows, settings.folds, task.config.seed)
     of_pair = np.array([folds[row.key] for row in rows])
     accuracy = held_out_accuracy(pairs, of_pair, settings.features, settings.ridge)

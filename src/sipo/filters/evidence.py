@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sipo.data.rows import Row
-from sipo.filters.contest import Array, Contest
-from sipo.filters.judge import (
-    Judge,
+from sipo.filters.bradley_terry import (
+    BradleyTerry,
     LabelledPairs,
     fit_own_scale,
     response_features,
     soft_dominance,
 )
+from sipo.filters.contest import Array, Contest
 
 if TYPE_CHECKING:
     from sipo.logprobs.packing import Group
@@ -41,7 +41,7 @@ def features_of(task: "Task", known: "LogprobTable", group: "Group", names: Name
     return response_features(logprobs[:, :-1], logprobs[:, -1], lengths, names)
 
 
-def utilities_of(task: "Task", found: Sequence[Contest], known: "LogprobTable", judge: Judge) -> list[Array]:
+def utilities_of(task: "Task", found: Sequence[Contest], known: "LogprobTable", judge: BradleyTerry) -> list[Array]:
     """[2 + C, N] of each contest by a judge, larger is better."""
     return [judge.utilities(features_of(task, known, contest.group, judge.features)) for contest in found]
 

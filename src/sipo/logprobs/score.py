@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from sipo.bank import Bank
+from sipo.bank.policy import Point
 from sipo.decoding import Mixture
 from sipo.finite import finite
 from sipo.logprobs.head import token_logprobs
 from sipo.logprobs.packing import Group, Packed, pack
-
-Point = tuple[float, ...]
 
 
 class ScoreRequest(NamedTuple):

@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sipo.bank.policy import Point
 from sipo.decoding import at_soup
 from sipo.disk.journal import Journal, Results, in_any_order
 from sipo.disk.tables import read_parquet, write_parquet
 from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import Group
-from sipo.logprobs.score import Point, ScoreRequest
+from sipo.logprobs.score import ScoreRequest
 from sipo.weights import Weight, corners, is_corner
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from sipo.models.locate import origin_of
 from sipo.models.pretrained import read_config, read_weights
 from sipo.rewards.examples import Kind
 from sipo.rewards.model import forward
-from sipo.rewards.reading import Prepared
+from sipo.rewards.reading import ReadExamples
 from sipo.settings import Model
 
 STARTS_FROM = 64
@@ -55,7 +55,7 @@ def with_lora(network: PreTrainedModel, new: list[str], r: int) -> Any:
         return get_peft_model(network, lora)
 
 
-def start_at(network: PreTrainedModel, levels: Tensor, prepared: Prepared, budget: int) -> None:
+def start_at(network: PreTrainedModel, levels: Tensor, prepared: ReadExamples, budget: int) -> None:
     """Let the heads start near these numbers [N], so that what is left to learn is around zero.
 
     A head with a bias has it there. Decoders' heads have none: along the mean of the states that the head reads

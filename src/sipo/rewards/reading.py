@@ -17,7 +17,7 @@ from sipo.settings import Model
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ReadExamples:
     """Examples as a model reads them, without those that are too long."""
 
     examples: list[Example]
@@ -48,7 +48,7 @@ class Reader:
         except SipoError as error:
             raise origin.error(str(error)) from None
 
-    def read(self, examples: Sequence[Example], progress: Progress | None = None) -> Prepared:
+    def read(self, examples: Sequence[Example], progress: Progress | None = None) -> ReadExamples:
         """Raises SipoError for a response beyond the model's context, unless `max_tokens` leaves it out."""
         kept: list[Example] = []
         encoded: list[tuple[Encoded, ...]] = []
@@ -66,4 +66,4 @@ class Reader:
         if progress and len(kept) < len(examples):
             longer = f"over {self.max_tokens} tokens of prompt and response"
             progress.say(f"left out {len(examples) - len(kept)} of {len(examples)}: {longer}")
-        return Prepared(kept, encoded, len(examples) - len(kept))
+        return ReadExamples(kept, encoded, len(examples) - len(kept))

@@ -32,7 +32,7 @@ REFUSING = 16
 
 
 @dataclass(frozen=True)
-class Source:
+class Provider:
     scorer: Scorer
     measures: dict[str, Measure]
     """By objective."""
@@ -47,9 +47,9 @@ def check_rewards(
 
     Loads no weights; a judge's endpoint is asked whether it is there.
     """
-    for source in _sources(objectives, execution or Execution(), moment):
-        with _naming(source.scorer.name):
-            source.scorer.check()
+    for provider in _providers(objectives, execution or Execution(), moment):
+        with _naming(provider.scorer.name):
+            provider.scorer.check()
 
 
 def try_functions(objectives: Sequence[Objective], items: Sequence[Item]) -> None:
@@ -80,10 +80,10 @@ def score_responses(
     """
     progress = progress or Progress(quiet=True)
     columns: dict[str, list[float]] = {}
-    for source in _sources(objectives, execution or Execution(), moment):
-        rows = _scored(source.scorer, items, cache, progress)
-        _tell_refused(source, items, rows, progress)
-        for name, measure in source.measures.items():
+    for provider in _providers(objectives, execution or Execution(), moment):
+        rows = _scored(provider.scorer, items, cache, progress)
+        _tell_refused(provider, items, rows, progress)
+        for name, measure in provider.measures.items():
             columns[name] = [
                 math.nan if isinstance(row, Refused) else measure.scale * row[measure.column] + measure.shift
                 for row in rows
@@ -104,40 +104,40 @@ def signed_rewards(
     return np.stack([columns[each.name] for each in objectives], axis=1) * signs([each.maximise for each in objectives])
 
 
-def _sources(objectives: Sequence[Objective], execution: Execution, moment: datetime | None) -> list[Source]:
+def _providers(objectives: Sequence[Objective], execution: Execution, moment: datetime | None) -> list[Provider]:
     """What scores each objective. Where that goes by words, objectives that name the same are asked about together.
 
     Heads of one model need no such care: its numbers are filed for all heads, so the second finds the first's.
     """
-    sources, together = [], dict[str, list[Objective]]()
+    providers, together = [], dict[str, list[Objective]]()
     for each in objectives:
         if isinstance(each.reward, Section) and kind_of(each.reward).by_words:
             together.setdefault(f"{kind_of(each.reward).name} {each.reward.model_dump_json()}", []).append(each)
         elif each.reward is not None:
-            sources.append(_source([each], execution, moment))
-    return [*sources, *(_source(group, execution, moment) for group in together.values())]
+            providers.append(_provider([each], execution, moment))
+    return [*providers, *(_provider(group, execution, moment) for group in together.values())]
 
 
-def _source(objectives: Sequence[Objective], execution: Execution, moment: datetime | None) -> Source:
+def _provider(objectives: Sequence[Objective], execution: Execution, moment: datetime | None) -> Provider:
     reward: Any = objectives[0].reward
     with _naming(reward):
         if isinstance(reward, str):
-            return Source(FunctionScorer(reward), {objectives[0].name: Measure()})
+            return Provider(FunctionScorer(reward), {objectives[0].name: Measure()})
         kind = kind_of(reward)
         # What does not say that it goes by words is told none: their change would judge nothing anew.
         criteria = {each.name: each.better if kind.by_words else "" for each in objectives}
         scorer, measures = kind.scorer(reward, criteria, execution, moment)
-        return Source(scorer, measures, refusable=kind.refusable(reward))
+        return Provider(scorer, measures, refusable=kind.refusable(reward))
 
 
-def _tell_refused(source: Source, items: Sequence[Item], rows: Sequence[Scored], progress: Progress) -> None:
+def _tell_refused(provider: Provider, items: Sequence[Item], rows: Sequence[Scored], progress: Progress) -> None:
     """One line of how many items are without a score; an error where none may be."""
     refused = [(item, row.reason) for item, row in zip(items, rows, strict=True) if isinstance(row, Refused)]
     if not refused:
         return
     item, reason = refused[0]
-    line = f"reward `{source.scorer.name}`: refused {len(refused)} of {len(items)}, the first {named(item)}: {reason}"
-    if not source.refusable:
+    line = f"reward `{provider.scorer.name}`: refused {len(refused)} of {len(items)}, the first {named(item)}: {reason}"
+    if not provider.refusable:
         raise SipoError(f"{line}; set on_refusal: skip to go on without their scores")
     progress.say(f"{line}; they have no score")
 

@@ -18,7 +18,7 @@ from sipo.progress import Progress
 from sipo.rewards.heads import Heads, rescale, start_at, with_heads, with_lora
 from sipo.rewards.interface import named
 from sipo.rewards.model import forward
-from sipo.rewards.reading import Prepared, Reader
+from sipo.rewards.reading import Reader, ReadExamples
 from sipo.rewards.targets import TARGETS, Target, values_of
 from sipo.training.optimise import Checkpoint, Job, Recipe, optimise, steps_of
 
@@ -46,7 +46,7 @@ class RewardTraining:
     """Examples with a longer prompt and response are left out; None leaves none out."""
 
 
-def plan_of(heads: Heads, prepared: Prepared, reader: Reader, settings: RewardTraining) -> str:
+def plan_of(heads: Heads, prepared: ReadExamples, reader: Reader, settings: RewardTraining) -> str:
     """Names all that training depends on: only a checkpoint of the same plan may be gone on with."""
     digest = hashlib.sha256(json.dumps([asdict(heads), identify(reader.model), asdict(settings)]).encode())
     for example in prepared.examples:
@@ -56,7 +56,7 @@ def plan_of(heads: Heads, prepared: Prepared, reader: Reader, settings: RewardTr
 
 def train_reward_model(
     heads: Heads,
-    prepared: Prepared,
+    prepared: ReadExamples,
     reader: Reader,
     settings: RewardTraining,
     *,
@@ -94,12 +94,12 @@ def train_reward_model(
             trained = trained.merge_and_unload()
         if scale:
             rescale(trained, scale[1])
-        rewards_of(trained, Prepared(prepared.examples[:1], prepared.encoded[:1]), settings.token_budget)
+        rewards_of(trained, ReadExamples(prepared.examples[:1], prepared.encoded[:1]), settings.token_budget)
     return trained.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def rewards_of(model: Any, prepared: Prepared, budget: int) -> Tensor:
+def rewards_of(model: Any, prepared: ReadExamples, budget: int) -> Tensor:
     """The numbers of all responses by all heads [R, N], the examples' responses in order.
 
     Raises SipoError where one is not finite.
@@ -126,7 +126,7 @@ def _check(values: Tensor, objectives: Sequence[str], scale: tuple[Tensor, Tenso
 
 
 def _backward(
-    model: Any, target: Target, prepared: Prepared, values: Tensor, batch: list[int], budget: int
+    model: Any, target: Target, prepared: ReadExamples, values: Tensor, batch: list[int], budget: int
 ) -> dict[str, float]:
     """Add the gradient of the batch's mean loss a value, in bf16 where the hardware multiplies it; returns the loss."""
     device, known, loss = model.device, int((~values[batch].isnan()).sum()), 0.0

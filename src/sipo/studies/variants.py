@@ -17,10 +17,10 @@ from sipo.data import folds_of
 from sipo.declare.parts import LOGPROBS, REFINEMENTS, SAMPLES
 from sipo.decoding import at_soup
 from sipo.disk.run import RunFolder
+from sipo.filters.bradley_terry import LabelledPairs, fit_utilities
 from sipo.filters.calibrated import Calibrated, decide_calibrated, fit_on_held_out
 from sipo.filters.contest import CHOSEN, Array, Contest, contests
 from sipo.filters.evidence import features_of, labelled_pairs, utilities_of
-from sipo.filters.judge import LabelledPairs, fit_judge
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import ScoreRequest
 from sipo.logprobs.table import LogprobTable, policy
@@ -101,16 +101,16 @@ def _with_head(task: Task, found: Sequence[Contest], known: LogprobTable, held_o
     scored = np.zeros((*states.features_P_2_F.shape[:2], len(task.objectives)))
     for fold in range(settings.folds):
         inside, outside = of_pair == fold, of_pair != fold
-        head = fit_judge(
+        head = fit_utilities(
             LabelledPairs(states.features_P_2_F[outside], states.signs_P_N[outside]), ("state",), HEAD_RIDGE
         )
         scored[inside] = head.utilities(states.features_P_2_F[inside])
-    judge = fit_judge(
+    judge = fit_utilities(
         LabelledPairs(np.concatenate([pairs.features_P_2_F, scored], axis=2), pairs.signs_P_N),
         (*settings.features, "reward head"),
         settings.ridge,
     )
-    head = fit_judge(states, ("state",), HEAD_RIDGE)
+    head = fit_utilities(states, ("state",), HEAD_RIDGE)
     utilities = []
     for each, mine in zip(found, _last_states(task.bank, [each.group for each in found]), strict=True):
         features = features_of(task, known, each.group, settings.features)

@@ -34,7 +34,7 @@ ALIGN_LR = 1e-3
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Testbed:
     """A folder with `model/`, `review.yaml`, `rewrite.yaml`, `sft.jsonl` (losses) and rows; a run can live in it."""
 
     environment: Environment
@@ -77,7 +77,7 @@ def prepare(
     pairs: int = 12_000,
     noise: float = 0.1,
     progress: Progress | None = None,
-) -> Prepared:
+) -> Testbed:
     """Teach a model the environment and let it draw `pairs` pairs, or find what an earlier call left in `to`.
 
     The two responses of a pair are samples of the fine-tuned model at temperature 1; empty and equal ones drop
@@ -102,7 +102,7 @@ def prepare(
             with _scratch(to) as scratch:
                 drawn = _draw_pairs(environment, seed, folder / "model", pairs, scratch, progress)
             write_rows(rows, relabelled(drawn, environment.objectives, noise, seed))
-    return Prepared(environment, seed, folder, rows)
+    return Testbed(environment, seed, folder, rows)
 
 
 def _probe(environment: Environment) -> list[object]:
@@ -165,7 +165,7 @@ def _scratch(to: Path) -> Iterator[Path]:
         remove(folder)
 
 
-def write_config(prepared: Prepared) -> Path:
+def write_config(prepared: Testbed) -> Path:
     """Write run.yaml into the folder, unless one is there: it may have been edited."""
     path = prepared.folder / "run.yaml"
     with alone(path, wait=True):

@@ -1,7 +1,7 @@
-"""Mixing in an engine that knows only single requests: a request is a group of rows, one a point of its mixture.
+"""Mixing in an engine that knows only single requests: the draft of a request has a row for each point of its mixture.
 
-The rows of a group write one text, so at every token they must stand in one batch, at one length. `settle` gives the
-groups of which that is so their next token, the same for all their rows; the others get none.
+The rows of a draft write one text, so at every token they must stand in one batch, at one length. `settle` gives the
+drafts of which that is so their next token, the same for all their rows; the others get none.
 """
 
 from collections.abc import Collection, Iterable
@@ -20,7 +20,7 @@ from sipo.settings import Decoding
 
 
 @dataclass(eq=False)
-class Group:
+class Draft:
     """A request, and how far its rows have come together."""
 
     request: Request
@@ -44,7 +44,7 @@ class Group:
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """What a row of the group is asked with, now."""
+        """What a row of the draft is asked with, now."""
         return (*self.request.prompt, *self.tokens)
 
     def commit(self) -> None:
@@ -63,58 +63,58 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One point of a group, asked for when the group had `start` tokens."""
+class BatchRow:
+    """One point of a draft, asked for when the draft had `start` tokens."""
 
-    group: Group
+    draft: Draft
     place: int
     start: int
 
     @property
     def point(self) -> tuple[float, ...]:
-        return self.group.request.mixture.points[self.place]
+        return self.draft.request.mixture.points[self.place]
 
 
-def rows_of(group: Group) -> list[Row]:
-    return [Row(group, place, len(group.tokens)) for place in range(group.size)]
+def rows_of(draft: Draft) -> list[BatchRow]:
+    return [BatchRow(draft, place, len(draft.tokens)) for place in range(draft.size)]
 
 
-def settle(logits: Tensor, standing: Iterable[tuple[int, Row, int]], decoding: Decoding) -> None:
-    """Choose for every whole group, and leave its rows of `logits` [rows, V] no other token (0, elsewhere -inf).
+def settle(logits: Tensor, standing: Iterable[tuple[int, BatchRow, int]], decoding: Decoding) -> None:
+    """Choose for every whole draft, and leave its rows of `logits` [rows, V] no other token (0, elsewhere -inf).
 
-    `standing`: for each row of the batch its index, what it is, and how many tokens it has produced. The groups of a
-    batch share a divergence. Which other groups are there changes nothing, as in `sipo.decoding.decode`.
+    `standing`: for each row of the batch its index, what it is, and how many tokens it has produced. The drafts of a
+    batch share a divergence. Which other drafts are there changes nothing, as in `sipo.decoding.decode`.
     """
-    found: dict[Group, dict[int, int]] = {}
+    found: dict[Draft, dict[int, int]] = {}
     for index, row, produced in standing:
-        if row.start + produced == len(row.group.tokens) < row.group.limit:
-            found.setdefault(row.group, {})[row.place] = index
-    whole = {group: places for group, places in found.items() if len(places) == group.size}
+        if row.start + produced == len(row.draft.tokens) < row.draft.limit:
+            found.setdefault(row.draft, {})[row.place] = index
+    whole = {draft: places for draft, places in found.items() if len(places) == draft.size}
     if not whole:
         return
-    (divergence,) = {group.request.mixture.divergence for group in whole}
+    (divergence,) = {draft.request.mixture.divergence for draft in whole}
     indices = torch.tensor([places[i] for places in whole.values() for i in range(len(places))], device=logits.device)
-    owner = torch.tensor([slot for slot, group in enumerate(whole) for _ in range(group.size)], device=logits.device)
+    owner = torch.tensor([slot for slot, draft in enumerate(whole) for _ in range(draft.size)], device=logits.device)
     scores, logprobs = _scores(logits[indices], list(whole), divergence)
-    uniform = torch.stack([group.noise[len(group.tokens)] for group in whole])
+    uniform = torch.stack([draft.noise[len(draft.tokens)] for draft in whole])
     chosen = next_tokens(scores, uniform, decoding)
     if bool((chosen == BROKEN).any()):
         raise SipoError(f"no token can be chosen: the model's logits are not finite; {SMALLER}")
     if divergence != REVERSE_KL:
-        ahead = logprobs.gather(-1, chosen[owner][:, None])[:, 0].split([group.size for group in whole])
-        for group, value in zip(whole, ahead, strict=True):
-            group.ahead = value
-    for group, token in zip(whole, chosen.tolist(), strict=True):
-        group.chosen = token
+        ahead = logprobs.gather(-1, chosen[owner][:, None])[:, 0].split([draft.size for draft in whole])
+        for draft, value in zip(whole, ahead, strict=True):
+            draft.ahead = value
+    for draft, token in zip(whole, chosen.tolist(), strict=True):
+        draft.chosen = token
     logits[indices] = -torch.inf
     logits[indices, chosen[owner]] = 0.0
 
 
-def _scores(logits: Tensor, groups: list[Group], divergence: Divergence) -> tuple[Tensor, Tensor]:
-    """Scores [groups, V], and what was mixed [rows, V]: log-probabilities of the response with each next token."""
-    rows, weights = slots([group.request.mixture for group in groups], logits.device)
+def _scores(logits: Tensor, drafts: list[Draft], divergence: Divergence) -> tuple[Tensor, Tensor]:
+    """Scores [drafts, V], and what was mixed [rows, V]: log-probabilities of the response with each next token."""
+    rows, weights = slots([draft.request.mixture for draft in drafts], logits.device)
     if divergence == REVERSE_KL:
         return mix_logits(logits[rows], weights), logits
-    so_far = torch.cat([group.so_far.to(logits.device) for group in groups])
+    so_far = torch.cat([draft.so_far.to(logits.device) for draft in drafts])
     logprobs = so_far[:, None] + logits.float().log_softmax(-1)
     return mix(logprobs[rows], weights, divergence), logprobs

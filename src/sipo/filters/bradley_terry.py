@@ -62,7 +62,7 @@ def fit_bradley_terry(differences_P_F: Array, signs_P: Array, ridge: float) -> A
 
 
 @dataclass(frozen=True)
-class Judge:
+class BradleyTerry:
     """One linear utility for each objective, over standardised features."""
 
     features: tuple[str, ...]
@@ -92,7 +92,7 @@ class LabelledPairs:
     """+1 where objective i prefers the second response, -1 where the first, 0 for a tie or no label."""
 
 
-def fit_judge(pairs: LabelledPairs, names: Sequence[str], ridge: float) -> Judge:
+def fit_utilities(pairs: LabelledPairs, names: Sequence[str], ridge: float) -> BradleyTerry:
     """The judge of all pairs. An objective without a single label gets zero weights."""
     flat = pairs.features_P_2_F.reshape(-1, pairs.features_P_2_F.shape[-1])
     mean, scale = flat.mean(axis=0), flat.std(axis=0)
@@ -102,21 +102,21 @@ def fit_judge(pairs: LabelledPairs, names: Sequence[str], ridge: float) -> Judge
     for signs in pairs.signs_P_N.T:
         given = signs != 0
         weights.append(fit_bradley_terry(differences[given], signs[given], ridge))
-    return Judge(tuple(names), mean, scale, np.stack(weights))
+    return BradleyTerry(tuple(names), mean, scale, np.stack(weights))
 
 
-def fit_own_scale(pairs: LabelledPairs, ridge: float) -> Judge:
+def fit_own_scale(pairs: LabelledPairs, ridge: float) -> BradleyTerry:
     """A judge whose utility for objective i is a multiple of feature i alone: its own policy's log-ratio."""
     n = pairs.signs_P_N.shape[1]
     alone = [
-        fit_judge(LabelledPairs(pairs.features_P_2_F[..., [i]], pairs.signs_P_N[:, [i]]), ("logratios",), ridge)
+        fit_utilities(LabelledPairs(pairs.features_P_2_F[..., [i]], pairs.signs_P_N[:, [i]]), ("logratios",), ridge)
         for i in range(n)
     ]
     mean, scale = (np.concatenate(parts) for parts in zip(*((j.mean_F, j.scale_F) for j in alone), strict=True))
-    return Judge(("logratios",), mean, scale, np.diag([float(judge.weights_N_F[0, 0]) for judge in alone]))
+    return BradleyTerry(("logratios",), mean, scale, np.diag([float(judge.weights_N_F[0, 0]) for judge in alone]))
 
 
-def accuracy_of(judge: Judge, pairs: LabelledPairs) -> Array:
+def accuracy_of(judge: BradleyTerry, pairs: LabelledPairs) -> Array:
     """[N] share of the given preferences that the judge agrees with; NaN where there is none. Larger is better."""
     first, second = (judge.utilities(pairs.features_P_2_F[:, side]) for side in (0, 1))
     given = pairs.signs_P_N != 0
@@ -130,7 +130,7 @@ def held_out_accuracy(pairs: LabelledPairs, folds_P: NDArray[np.intp], names: Se
     right = np.zeros(pairs.signs_P_N.shape[1])
     for fold in np.unique(folds_P):
         inside, outside = folds_P == fold, folds_P != fold
-        judge = fit_judge(LabelledPairs(pairs.features_P_2_F[outside], pairs.signs_P_N[outside]), names, ridge)
+        judge = fit_utilities(LabelledPairs(pairs.features_P_2_F[outside], pairs.signs_P_N[outside]), names, ridge)
         tested = LabelledPairs(pairs.features_P_2_F[inside], pairs.signs_P_N[inside])
         right += np.nan_to_num(accuracy_of(judge, tested)) * (tested.signs_P_N != 0).sum(axis=0)
     counts = (pairs.signs_P_N != 0).sum(axis=0)
