@@ -14,6 +14,8 @@ QUESTION = "Why is the sky blue?"
 """Asked where the run's own prompts are no good on a command line."""
 LONGEST = 120
 """Characters of a prompt on a command line."""
+SHORT = 6
+"""Characters of a share that is better read as a decimal than as a ratio."""
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
 
@@ -76,7 +78,7 @@ def ratios(weights: Mapping[str, float]) -> str:
 
 def _number(share: float) -> str:
     decimal, ratio = repr(float(share)).removesuffix(".0"), Fraction(share).limit_denominator(1000)
-    return str(ratio) if len(str(ratio)) < len(decimal) and float(ratio) == share else decimal
+    return str(ratio) if len(decimal) > SHORT and float(ratio) == share else decimal
 
 
 def evenly(objectives: Iterable[str]) -> dict[str, float]:

@@ -14,14 +14,12 @@ from sipo.cli.reward import reward
 from sipo.commands import serve_exported, sipo
 from sipo.config import Config
 from sipo.config.file import load_config
-from sipo.errors import SipoError
 from sipo.hush import hush
-from sipo.plain import plain
 from sipo.progress import say
 
 app = typer.Typer(
     help="Align one language model to several preferences at once, and choose the trade-off afterwards.",
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -34,6 +32,11 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over it: align.lr=1e-4.")
 ]
+METHODS = "sipo, mod, soups, lw, base, policy:NAME, ...  [default: sipo, else mod]"
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy.  [default: the run's]")]
+TopK = Annotated[int | None, typer.Option(help="0 is off.  [default: the run's]")]
+TopP = Annotated[float | None, typer.Option(help="1 is off.  [default: the run's]")]
+MaxTokens = Annotated[int | None, typer.Option(help="[default: the run's]")]
 Shares = Annotated[str, typer.Option(metavar="A=0.3,B=0.7", help="A share for each objective, 1 in all.")]
 
 
@@ -171,37 +174,53 @@ def doctor() -> None:
 @app.command()
 def generate(
     run: RunFolder,
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to answer.")],
-    weights: Annotated[str | None, typer.Option(metavar="A=0.3,B=0.7", help="A share for each objective.")] = None,
-    method: Annotated[
-        str | None, typer.Option(help="sipo, mod, soups, lw, base, policy:NAME, ...  [default: sipo, else mod]")
+    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What to answer. May be repeated.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help=".txt, a prompt a line; or records with a `prompt`; - is stdin.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.  [default: the run's]")] = None,
-    top_k: Annotated[int | None, typer.Option(help="0 is off.  [default: the run's]")] = None,
-    top_p: Annotated[float | None, typer.Option(help="1 is off.  [default: the run's]")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="[default: the run's]")] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(metavar="A=0.3,B=0.7", help="A share for each objective. May be repeated.")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help=f"{METHODS} May be repeated.")] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    max_tokens: MaxTokens = None,
+    seed: int = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each answer.")] = False,
+) -> None:
+    """Answer prompts at any preference weight, with the policies of a finished run."""
+    from sipo.cli.generate import answer, models_of, prompts_of
+
+    chats = prompts_of(prompt or [], prompts, sys.stdin)
+    hush()
+    from sipo.finished.handle import How, open
+
+    opened = open(run)
+    how = How(temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
+    answer(opened, chats, models_of(opened, method or [], weights or []), how, as_json=as_json)
+
+
+@app.command()
+def chat(
+    run: RunFolder,
+    weights: Annotated[
+        str | None, typer.Option(metavar="A=0.3,B=0.7", help="To begin with.  [default: even shares]")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help=METHODS)] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    max_tokens: MaxTokens = None,
     seed: int = 0,
 ) -> None:
-    """Answer a prompt at any preference weight, with the policies of a finished run."""
-    if weights is None and method != "base":
-        raise SipoError(
-            "--weights is missing; give a share for each objective, such as --weights helpful=0.3,brief=0.7"
-        )
-    shares = parse_weights(weights) if weights else None
-    shown = plain if sys.stdout.isatty() else str  # a pipe gets what the model wrote
+    """Talk with a finished run; /weights helpful=0.3 turns the knob on the way. Lines may be piped in."""
     hush()
-    from sipo.finished.handle import open
+    from sipo.cli.chat import Conversation, converse
+    from sipo.finished.handle import How, open
 
-    open(run).at(shares, method).generate(
-        prompt,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        max_new_tokens=max_tokens,
-        seed=seed,
-        watch=lambda _, piece: print(shown(piece), end="", flush=True),
-    )
-    print()
+    how = How(temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
+    converse(Conversation(open(run), weights, method, how), sys.stdin)
 
 
 @app.command()

@@ -33,7 +33,7 @@ class Built:
     def method(self, name: str) -> Method:
         """Raises SipoError where there is no such method, or the run has not come so far."""
         if name not in self._methods:
-            spec = _spec_of(name)
+            spec = spec_of(name)
             stage = self._answers(spec)
             for needed in dict.fromkeys(stage.needs()):
                 require(self.run, self.config, needed.name)
@@ -94,7 +94,7 @@ class _Once(Outputs):
         return self._known[key]
 
 
-def _spec_of(method: str) -> MethodSpec:
+def spec_of(method: str) -> MethodSpec:
     name = "policies" if method.startswith(ALONE) else method
     if name not in specs():
         names = [known for known in specs() if known != "policies"]
