@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Any
 
 from sipo.bank.kinds import adapted_layers
 from sipo.config import Config
@@ -34,6 +35,13 @@ class Checked:
     """What was taken on trust."""
     remarks: tuple[str, ...]
     """Lines on what does not stop the run and is worth a look."""
+    rows: dict[str, int]
+    """Of each split; empty where they are absent."""
+    plan: list[dict[str, Any]]
+    """Work and memory of each stage, at most; empty where the number of rows is not known."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"well": not (self.absent or self.remarks), **asdict(self)}
 
 
 TRAINED, CONTEXT = "green", "dim"
@@ -67,6 +75,7 @@ def check(
     if not (absent.rows or absent.model):
         _say_lengths(task)
         _show_example(task)
+    plan = []
     if not absent.rows or stated(config):
         pace = Pace.even(tokens_per_second) if tokens_per_second else None
         if measure:
@@ -75,11 +84,12 @@ def check(
                     "--measure: wants model and rows on this machine, and adapters; take --tokens-per-second"
                 )
             pace = measured(task)
-        say_plan(task, absent, gpu, pace)
+        plan = say_plan(task, absent, gpu, pace)
     _say_absent(task, absent)
     remarks = _remarks(task, absent)
     _say_remarks(task, remarks)
-    return Checked(absent, tuple(remarks))
+    rows = {} if absent.rows else {name: len(part) for name, part in vars(task.splits).items()}
+    return Checked(absent, tuple(remarks), rows, plan)
 
 
 def _say_subject(task: Task, absent: Absent) -> None:

@@ -8,6 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -98,3 +103,32 @@ def comparable(responses: Sequence[Response]) -> list[Response]:
     """Those to prompts of which every response has all of its rewards: the prompts on which methods can be compared."""
     lacking = {each.prompt for each in responses if None in each.rewards.values()}
     return [each for each in responses if each.prompt not in lacking]
+
+
+def points_of(
+    responses: Sequence[Response], objectives: Sequence[str], weights: Sequence[tuple[float, ...]]
+) -> dict[str, list[list[Response]]]:
+    """The responses of each method by the points of its front: its weights in order, or draws of what none steers."""
+    found = {}
+    for method in dict.fromkeys(each.method for each in responses):
+        mine = [each for each in responses if each.method == method]
+        if mine[0].weights is None:
+            draws = sorted({each.draw for each in mine})
+            found[method] = [[each for each in mine if each.draw == draw] for draw in draws]
+        else:
+            places = [dict(zip(objectives, weight, strict=True)) for weight in weights]
+            found[method] = [[each for each in mine if each.weights == place] for place in places]
+    return found
+
+
+def rewards_of(points: Sequence[Sequence[Response]], objectives: Sequence[str]) -> Array:
+    """[M, P, N]: mean rewards at each point and prompt; prompts are in their sorted order, which all methods share."""
+    return np.stack([_by_prompt(part, tuple(objectives)) for part in points])
+
+
+def _by_prompt(responses: Sequence[Response], objectives: tuple[str, ...]) -> Array:
+    """[prompts, N] mean rewards, in the prompts' sorted order, which all methods share."""
+    by_prompt: dict[str, list[list[float | None]]] = {}
+    for each in responses:
+        by_prompt.setdefault(each.prompt, []).append([each.rewards[name] for name in objectives])
+    return np.stack([np.mean(np.array(by_prompt[key], dtype=float), axis=0) for key in sorted(by_prompt)])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -229,18 +230,6 @@ def test_an_interrupt_of_what_cannot_go_on_promises_nothing(
     assert capsys.readouterr().err == "stopped\n"
 
 
-def test_light_verbs_do_not_load_torch(finished: Finished, rows_file: Path) -> None:
-    verbs = [["--version"], ["status", str(finished.run)], ["data", "inspect", str(rows_file)]]
-    code = (
-        "import sys; from sipo.cli.main import main\n"
-        f"assert [main(argv) for argv in {verbs!r}] == [0, 0, 0]\n"
-        "heavy = {'torch', 'transformers', 'peft', 'matplotlib'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_heavy_verbs_say_nothing_but_our_own_lines(finished: Finished, tmp_path: Path) -> None:
     command = ["export", str(finished.run), "--weights", WEIGHTS, "--to", str(tmp_path / "merged"), "--merged"]
     done = subprocess.run([sys.executable, "-m", "sipo", *command], capture_output=True, text=True, check=False)
@@ -316,3 +305,25 @@ def test_a_learning_rate_of_a_reward_model_is_finite(
     given = ["--data", str(tmp_path / "d"), "--model", "m", "--to", str(tmp_path / "x"), f"--lr={lr}"]
     assert main(["reward", "train", *given]) == 2
     assert "--lr" in (line := capsys.readouterr().err) and "above 0" in line
+
+
+def test_programs_read_status_check_and_doctor(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*argv: str) -> dict[str, Any]:
+        assert main([*argv, "--json"]) == 0
+        captured = capsys.readouterr()
+        assert captured.out.count("\n") == 1 and not captured.err
+        return json.loads(captured.out)
+
+    status = told("status", str(finished.run))
+    assert (status["done"], status["next"]) == (True, None)
+    assert [stage["name"] for stage in status["stages"]] == STAGES
+    assert all(stage["state"] == "done" and stage["took"]["seconds"] > 0 for stage in status["stages"])
+    found = told("check", str(finished.config), "--gpu", "1", "--tokens-per-second", "100")
+    assert sum(found["rows"].values()) == 40 and found["absent"]["judges"] == []
+    assert found["well"] == (not found["remarks"])
+    assert [stage["stage"] for stage in found["plan"]] == [
+        name for name in STAGES if name not in ("compare", "report") and not name.startswith("judged")
+    ]
+    assert all(stage["fits"] and stage["hours"] == stage["tokens"] / 360_000 for stage in found["plan"])
+    assert shlex.split(found["next"])[1:] == ["run", str(finished.config)]
+    assert told("doctor")["sipo"] == __version__

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,11 @@ from sipo.cli.data import data
 from sipo.cli.disk import writing
 from sipo.cli.reward import reward
 from sipo.commands import serve_exported, sipo
-from sipo.config import Config
-from sipo.config.file import load_config
 from sipo.hush import hush
-from sipo.progress import say
+from sipo.progress import Progress, say
+
+if TYPE_CHECKING:
+    from sipo.config import Config
 
 app = typer.Typer(
     help="Align one language model to several preferences at once, and choose the trade-off afterwards.",
@@ -32,6 +33,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over it: align.lr=1e-4.")
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 METHODS = "sipo, mod, soups, lw, base, policy:NAME, ...  [default: sipo, else mod]"
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.  [default: the run's]")]
 TopK = Annotated[int | None, typer.Option(help="0 is off.  [default: the run's]")]
@@ -82,8 +84,11 @@ def check(
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Say how long stages take on this machine.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Draw the stages alone, as Mermaid text.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Validate configuration, data and model, and show what a run would do. Trains nothing."""
+    from sipo.config.file import load_config
+
     settings = load_config(config, overrides)
     if graph:
         from sipo.graph.build import Graph
@@ -93,8 +98,11 @@ def check(
     hush()
     from sipo.check import check
 
-    found = check(settings, gpu=gpu, tokens_per_second=tokens_per_second, measure=measure)
+    found = check(settings, Progress(quiet=as_json), gpu=gpu, tokens_per_second=tokens_per_second, measure=measure)
     laid_over = [word for override in overrides or () for word in ("--set", override)]
+    if as_json:
+        following = "check" if found.absent.rows else "run"
+        return print(json.dumps({**found.as_json(), "next": sipo(following, config, *laid_over)}, ensure_ascii=False))
     if found.absent.rows:
         say(f"what is here can be read; `{sipo('check', config, *laid_over)}` again once the rows are there")
     else:
@@ -156,19 +164,19 @@ def demo(
 
 
 @app.command()
-def status(run: RunFolder) -> None:
+def status(run: RunFolder, as_json: Json = False) -> None:
     """Tell how far a run has come."""
     from sipo.cli.status import show_status
 
-    show_status(run)
+    show_status(run, as_json=as_json)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: Json = False) -> None:
     """Tell what this machine has: versions, device, memory, engines."""
     from sipo.cli.doctor import show_doctor
 
-    show_doctor()
+    show_doctor(as_json=as_json)
 
 
 @app.command()
@@ -233,10 +241,9 @@ def choose(
     knee: Annotated[bool, typer.Option("--knee", help="Where a step either way costs most.")] = False,
     equal_gain: Annotated[bool, typer.Option("--equal-gain", help="The largest smallest gain over base.")] = False,
     method: Annotated[list[str] | None, typer.Option(help="Only of these.  [default: all with weights]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Choose a weight of a finished run by what is wanted of it, and say what it costs."""
-    hush()
     from sipo.cli.choose import choose, wish_of
     from sipo.runs.status import read_run
 
@@ -288,6 +295,8 @@ def study(
         conduct(name, on, seeds, to, jobs)
 
 
-def _with_run_dir(config: Path, run_dir: Path | None, overrides: list[str] | None) -> Config:
+def _with_run_dir(config: Path, run_dir: Path | None, overrides: list[str] | None) -> "Config":
+    from sipo.config.file import load_config
+
     extra = [] if run_dir is None else [f"run_dir={json.dumps(str(run_dir))}"]
     return load_config(config, [*(overrides or []), *extra])

@@ -7,9 +7,9 @@ from typing import TextIO
 from sipo.cli.arguments import parse_weights
 from sipo.cli.generate import named
 from sipo.commands import evenly
-from sipo.data.chats import Message
 from sipo.errors import SipoError
 from sipo.finished.handle import AlignedModel, FinishedRun, How
+from sipo.message import Message
 from sipo.plain import plain
 
 HELP = """\

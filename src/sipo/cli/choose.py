@@ -16,10 +16,9 @@ from sipo.methods.registry import find, usual, usual_soup
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.choosing import equal_gain, knee, reachable, shortfall, simultaneous_intervals, within
 from sipo.progress import Progress
-from sipo.records import Response, comparable
+from sipo.records import Response, comparable, points_of, rewards_of
 from sipo.runs.outputs import Outputs
 from sipo.runs.status import read_run, require
-from sipo.stages.compare import points_of, rewards_of
 from sipo.weights import grid
 
 

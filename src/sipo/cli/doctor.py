@@ -1,5 +1,6 @@
 """`sipo doctor`: what this machine has, for oneself and for bug reports. It never fails."""
 
+import json
 import os
 import platform
 import shutil
@@ -8,18 +9,17 @@ from pathlib import Path
 
 from sipo import __version__
 from sipo.cli.threads import about_threads
-from sipo.progress import Progress
+from sipo.progress import say
 
 PACKAGES = (
     "torch", "transformers", "peft", "safetensors", "tokenizers", "gguf", "numpy", "pyarrow", "pydantic", "typer",
-    "moocore", "textstat", "datasets", "trl", "httpx2",
+    "moocore", "matplotlib", "textstat", "vaderSentiment", "datasets", "trl", "httpx2",
 )  # fmt: skip
 ENGINES = ("vllm",)
 
 
-def show_doctor() -> None:
+def show_doctor(*, as_json: bool = False) -> None:
     """Print versions, device and dtype, cores, memory, disk, caches and engines."""
-    say = Progress().say
     facts = {
         "sipo": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
@@ -31,6 +31,8 @@ def show_doctor() -> None:
         "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}",
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "not set"),
     }
+    if as_json:
+        return print(json.dumps(facts, ensure_ascii=False))
     for name, fact in facts.items():
         say(f"{name:<15} {fact}")
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from sipo.cli.arguments import parse_weights
 from sipo.commands import evenly, ratios
-from sipo.data.chats import Message
 from sipo.data.prompts import parse_prompt, read_prompts, text_of
 from sipo.errors import SipoError
 from sipo.finished.built import spec_of
+from sipo.message import Message
 from sipo.methods.registry import usual
 from sipo.plain import plain
 

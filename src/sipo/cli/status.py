@@ -1,5 +1,7 @@
 """`sipo status`: how far a run has come."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,14 @@ from sipo.report.fronts import in_short
 from sipo.runs.status import StageStatus, fronts_of, read_run, stage_statuses
 
 
-def show_status(run: Path) -> None:
+def show_status(run: Path, *, as_json: bool = False) -> None:
     """Print the run's stages and, once evaluated, its fronts in numbers."""
     config = read_run(run)
     stages = stage_statuses(run, config)
+    if as_json:
+        done = all(stage.state == "done" for stage in stages)
+        told = {"run": str(run), "done": done, "stages": [asdict(stage) for stage in stages]}
+        return print(json.dumps({**told, "next": None if done else sipo(*resume(run))}, ensure_ascii=False))
     progress = Progress()
     progress.table("", ["stage", "state", "seconds", "work"], [_row(stage) for stage in stages])
     evaluated = any(stage.name == "compare" and stage.state == "done" for stage in stages)

@@ -21,8 +21,8 @@ from sipo.stages.refine import encode
 from sipo.task import Task
 
 
-def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | None = None) -> None:
-    """`gpu` in GiB; with a `pace` the hours of every stage."""
+def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | None = None) -> list[dict[str, Any]]:
+    """`gpu` in GiB; with a `pace` the hours of every stage. Returns the numbers by stage."""
     config, say = task.config, task.progress.say
     dtype = _dtype(config, gpu)
     model: Any = outline(_known(config), dtype) if absent.model else task.backbone.model
@@ -44,24 +44,29 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
     columns = ["stage", "optimizer steps", "responses written", "responses scored", "M tokens", "peak GiB"]
     columns += [f"fits {gpu:g} GiB"] if gpu is not None else []
     columns += ["hours"] if pace else []
-    rows, hours = [], 0.0
+    rows, hours, told = [], 0.0, list[dict[str, Any]]()
     for stage in Graph(config):
         if stage.peak is None:
             continue
         each, peak = stage.work(plan), stage.peak(peaks) / GIB
         counts: list[Any] = [each.steps, each.written, each.scored]
         cells = [stage.name, *counts, f"{each.tokens / 1e6:.4g}", f"{peak:.3g}"]
+        amounts = {"optimizer_steps": each.steps, "responses_written": each.written, "responses_scored": each.scored}
+        told.append({"stage": stage.name, **amounts, "tokens": round(each.tokens), "peak_gib": round(peak, 3)})
         if gpu is not None:
             cells.append("yes" if peak <= (1 - SPARE) * gpu else "no")
+            told[-1]["fits"] = cells[-1] == "yes"
         if pace:
-            hours += pace.seconds(each) / 3600
-            cells.append(f"{pace.seconds(each) / 3600:.3g}")
+            told[-1]["hours"] = pace.seconds(each) / 3600
+            hours += told[-1]["hours"]
+            cells.append(f"{told[-1]['hours']:.3g}")
         rows.append(cells)
     task.progress.table("work, at most", columns, rows)
     if pace:
         say(f"{hours:.3g} hours {pace}, without the judges' own")
     if gpu is not None:
         say(f"fits: at most {1 - SPARE:.0%} of {gpu:g} GiB, by the formulas of docs/paper.md")
+    return told
 
 
 def plan_of(task: Task, absent: Absent = NOTHING) -> tuple[Plan, Lengths]:

@@ -1,6 +1,6 @@
 """Stage compare: the fronts of all methods, and what of their differences is beyond noise. Writes `fronts.json`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,11 @@ import numpy as np
 
 from sipo.disk.tables import write_json
 from sipo.errors import SipoError
-from sipo.pareto.bootstrap import Array
 from sipo.pareto.compare import compare as compare_rewards
-from sipo.records import Response, comparable
+from sipo.records import Response, comparable, points_of, rewards_of
 from sipo.report.fronts import in_short
 from sipo.report.verdict import narrowed
 from sipo.task import Task
-from sipo.weights import Weight
 
 
 def compare(
@@ -75,35 +73,6 @@ def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
         "refused": sum(None in each.rewards.values() for each in everything),
         **compared,
     }
-
-
-def points_of(
-    responses: Sequence[Response], objectives: Sequence[str], weights: Sequence[Weight]
-) -> dict[str, list[list[Response]]]:
-    """The responses of each method by the points of its front: its weights in order, or draws of what none steers."""
-    found = {}
-    for method in dict.fromkeys(each.method for each in responses):
-        mine = [each for each in responses if each.method == method]
-        if mine[0].weights is None:
-            draws = sorted({each.draw for each in mine})
-            found[method] = [[each for each in mine if each.draw == draw] for draw in draws]
-        else:
-            places = [dict(zip(objectives, weight, strict=True)) for weight in weights]
-            found[method] = [[each for each in mine if each.weights == place] for place in places]
-    return found
-
-
-def rewards_of(points: Sequence[Sequence[Response]], objectives: Sequence[str]) -> Array:
-    """[M, P, N]: mean rewards at each point and prompt; prompts are in their sorted order, which all methods share."""
-    return np.stack([_by_prompt(part, tuple(objectives)) for part in points])
-
-
-def _by_prompt(responses: Sequence[Response], objectives: tuple[str, ...]) -> Array:
-    """[prompts, N] mean rewards, in the prompts' sorted order, which all methods share."""
-    by_prompt: dict[str, list[list[float | None]]] = {}
-    for each in responses:
-        by_prompt.setdefault(each.prompt, []).append([each.rewards[name] for name in objectives])
-    return np.stack([np.mean(np.array(by_prompt[key], dtype=float), axis=0) for key in sorted(by_prompt)])
 
 
 def _warning(beyond: list[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from sipo.data import Row
 from sipo.disk.run import RunFolder
 from sipo.disk.tables import write_text
 from sipo.graph.build import Graph
-from sipo.records import Response, comparable
+from sipo.records import Response, comparable, points_of, rewards_of
 from sipo.report import answers, chart, rewards
 from sipo.report import fronts as tables
 from sipo.report.cases import cases
@@ -21,13 +21,11 @@ from sipo.report.lengths import lengths
 from sipo.report.looks import looks
 from sipo.report.pack import pack_list
 from sipo.report.page import Picture, render
-from sipo.report.plots import front_png, training_png
 from sipo.report.strength import in_words, table
 from sipo.report.truth import truth
 from sipo.report.use import commands
 from sipo.report.verdict import lift, verdict
 from sipo.report.yields import chose_nothing, stayed, trust, why_fallen, yields
-from sipo.stages.compare import points_of, rewards_of
 from sipo.stages.realign import WAYS_OUT
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
@@ -46,6 +44,8 @@ def report(
     """The page; the model and the device are left alone. `choice` and `improvement` are of a run with sipo: samples,
     refinements and candidates.
     """
+    from sipo.report.plots import front_png, training_png  # which load matplotlib
+
     rows = worked_rows(task) if choice is not None else []
     originals = {row.id: task.texts(row) for row in rows}
     inputs = Inputs(fronts, responses, training, originals=originals, filter=choice or {}, **improvement)
