@@ -159,7 +159,7 @@ def test_a_chat_whose_knob_is_turned(
     expected = [first, knobs[0], second, knobs[1], again, knobs[2], last]
     assert said.out.startswith("\n".join(expected) + "\n/weights A=0.3 ") and said.out.endswith("end of input\n")
     assert said.err.splitlines() == [
-        "error: weights: detail=2 is off the simplex; shares lie between 0 and 1",
+        "error: weights: detail=2.0 is off the simplex; shares lie between 0 and 1",
         "error: /nonsense: is no command, or lacks what it needs; /help lists them",
     ]
 
