@@ -52,7 +52,7 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
         counts: list[Any] = [each.steps, each.written, each.scored]
         cells = [stage.name, *counts, f"{each.tokens / 1e6:.4g}", f"{peak:.3g}"]
         amounts = {"optimizer_steps": each.steps, "responses_written": each.written, "responses_scored": each.scored}
-        told.append({"stage": stage.name, **amounts, "tokens": round(each.tokens), "peak_gib": round(peak, 3)})
+        told.append({"stage": stage.name, **amounts, "tokens": round(each.tokens), "peak_gib": peak})
         if gpu is not None:
             cells.append("yes" if peak <= (1 - SPARE) * gpu else "no")
             told[-1]["fits"] = cells[-1] == "yes"
