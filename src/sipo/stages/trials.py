@@ -23,10 +23,9 @@ from sipo.errors import SipoError
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.strength import as_plain, choose_strength, doubts
-from sipo.records import Response, comparable
+from sipo.records import Response, comparable, points_of, rewards_of
 from sipo.report.strength import in_words, table
 from sipo.stages.align import align
-from sipo.stages.compare import points_of, rewards_of
 from sipo.stages.judge import with_rewards
 from sipo.stages.realign import realign
 from sipo.stages.sample import named, one_row_a_prompt
