@@ -325,8 +325,8 @@ def test_programs_read_status_check_and_doctor(finished: Finished, capsys: pytes
     assert {"align", "realign", "answers/sipo"} <= set(planned) and planned == [
         name for name in STAGES if name in planned
     ]
-    assert all(stage["fits"] and stage["peak_gib"] > 0 for stage in found["plan"])
+    assert all(stage["fits"] for stage in found["plan"])
     aligned = found["plan"][0]
-    assert aligned["tokens"] > 0 and aligned["optimizer_steps"] > 0 and aligned["hours"] > 0
+    assert aligned["tokens"] > 0 and aligned["optimizer_steps"] > 0 and aligned["hours"] > 0 and aligned["peak_gib"] > 0
     assert shlex.split(found["next"])[1:] == ["run", str(finished.config)]
     assert told("doctor")["sipo"] == __version__
