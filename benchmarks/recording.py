@@ -18,7 +18,8 @@ from sipo.settings import Decoding, Execution
 from sipo.training.loop import Example, Examples, Loss, Trained
 from sipo.training.optimise import Recipe
 
-TRAINERS = ("align", "realign")
+TRAINERS = ("sipo.training.policies", "sipo.stages.realign")
+"""The modules that begin trainings."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,6 @@ def recording() -> Iterator[Recorder]:
 
     with ExitStack() as patches:
         for name in TRAINERS:
-            module = importlib.import_module(f"sipo.stages.{name}")
+            module = importlib.import_module(name)
             patches.enter_context(patch.object(module, "train", training(module.train)))
         yield recorder
