@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipo.pareto.bootstrap import Array
-from sipo.pareto.strength import Choice, as_plain, choose_strength, doubts
+from sipo.pareto.strength import Choice, as_plain, choose_strength, doubts, quadrature
 from sipo.report.strength import in_words, table
+from sipo.weights import simplex_lattice
 
 WEIGHTS = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
 DIRECTIONS = {"detail": True, "words": False}
 KEEP, KEY = 0.5, "realign.strengths"
+SHARES = np.array([0.25, 0.25, 0.5])
 
 
 def answered(gain: float, keeps: float, noise: float = 0.0, prompts: int = 40, seed: int = 0) -> Array:
@@ -30,7 +32,20 @@ def answered(gain: float, keeps: float, noise: float = 0.0, prompts: int = 40, s
 
 def chosen(*trials: tuple[float, float, float], noise: float = 0.0, prompts: int = 40) -> Choice:
     made = {strength: answered(gain, keeps, noise, prompts, 1 + n) for n, (strength, gain, keeps) in enumerate(trials)}
-    return choose_strength(made, answered(0.0, 1.0, noise, prompts), WEIGHTS, DIRECTIONS, KEEP)
+    return choose_strength(made, answered(0.0, 1.0, noise, prompts), WEIGHTS, SHARES, DIRECTIONS, KEEP)
+
+
+@given(st.integers(2, 4), st.integers(2, 6), st.integers(0, 99))
+def test_corners_and_middle_tell_the_mean_over_the_weights(n: int, divisions: int, seed: int) -> None:
+    weights, points = np.array(simplex_lattice(n, divisions)), np.array([*np.eye(n), np.full(n, 1 / n)])
+    generator = np.random.default_rng(seed)
+    some = weights[: 1 + seed % len(weights)]  # a grid of one's own need not be symmetric
+    line, bend = generator.normal(size=n), generator.normal()
+    utility = lambda w: w @ line + bend * (1 - (w**2).sum(axis=1))  # noqa: E731
+    assert quadrature(some) @ utility(points) == pytest.approx(utility(some).mean())
+    assert quadrature(some).sum() == pytest.approx(1)
+    many = np.array(simplex_lattice(2, 1000))
+    assert quadrature(many) == pytest.approx([1 / 6, 1 / 6, 2 / 3], abs=1e-3), "Simpson's rule"
 
 
 def test_the_best_utility_of_those_that_keep_the_range_is_taken() -> None:
@@ -75,7 +90,7 @@ def test_an_edge_a_collapse_and_no_gain_are_told() -> None:
 
 def test_without_a_start_there_is_no_range_to_keep() -> None:
     trials = {0.2: answered(0.1, 1.0), 1.0: answered(1.5, 0.1)}
-    found = choose_strength(trials, None, WEIGHTS, DIRECTIONS, KEEP)
+    found = choose_strength(trials, None, WEIGHTS, SHARES, DIRECTIONS, KEEP)
     assert found.chosen == 1.0 and found.trials[1.0].kept == {"detail": None, "words": None}
     plain = as_plain(found, KEEP)
     assert plain["start"] is None and plain["keep_range"] is None and "gain" not in plain["trials"][0]
@@ -86,8 +101,10 @@ def test_the_order_of_the_trials_is_no_matter_and_the_result_is_json(order: list
     generator = np.random.default_rng(seed)
     made = {strength: generator.normal(size=(3, 8, 2)) for strength in (0.1, 0.3, 1.0)}
     start = generator.normal(size=(3, 8, 2))
-    expected = as_plain(choose_strength(made, start, WEIGHTS, DIRECTIONS, KEEP), KEEP)
-    found = as_plain(choose_strength({each: made[each] for each in order}, start, WEIGHTS, DIRECTIONS, KEEP), KEEP)
+    expected = as_plain(choose_strength(made, start, WEIGHTS, SHARES, DIRECTIONS, KEEP), KEEP)
+    found = as_plain(
+        choose_strength({each: made[each] for each in order}, start, WEIGHTS, SHARES, DIRECTIONS, KEEP), KEEP
+    )
     assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(expected))
     assert found["chosen"] <= found["best"] and found["prompts"] == 8
 

@@ -120,7 +120,7 @@ def _taken(
         Stage(
             stage.name,
             later("sipo.stages.trials:take"),
-            (*ROWS, "objectives.reward", *(f"{of}.{key}" for key in keys)),
+            (*ROWS, "weights", "objectives.reward", *(f"{of}.{key}" for key in keys)),
             inputs,
             writes=(*stage.writes, STRENGTH),
             given={"of": of},

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sipo.pareto.bootstrap import Array, percentile_interval, resampled_means, resamples
 from sipo.pareto.control import kept, ranges
-from sipo.pareto.indicators import mean_utility
+from sipo.pareto.indicators import signs
 from sipo.pareto.verdicts import ENOUGH, Difference, mean_difference
 
 TIMES = 1000
@@ -22,7 +24,7 @@ class Trial:
     """What one strength attained on the validation prompts."""
 
     utility_P: Array
-    """Mean over the weights of w . r, of each prompt; larger is better."""
+    """Mean over the run's weights of w . r, of each prompt; larger is better."""
     ranges: dict[str, float]
     ranges_interval: dict[str, tuple[float, float]]
     kept: dict[str, float | None]
@@ -51,10 +53,22 @@ class Choice:
     start: Trial | None
 
 
+def quadrature(weights_K_N: Array) -> Array:
+    """[N + 1]: how much the N corners and the middle count, so that they tell the mean utility over these K weights.
+
+    Utility is taken to be linear in the weight w, but for a multiple of 1 - sum_i w_i^2: it bends alike in all
+    directions. Simpson's rule, where the weights are all there are and N is 2.
+    """
+    n = weights_K_N.shape[1]
+    middle = float((1 - (weights_K_N**2).sum(axis=1)).mean()) / (1 - 1 / n)
+    return np.array([*(weights_K_N.mean(axis=0) - middle / n), middle])
+
+
 def choose_strength(
     trials: Mapping[float, Array],
     start: Array | None,
     weights_M_N: Array,
+    shares_M: Array,
     maximise: Mapping[str, bool],
     keep: float,
     seed: int = 0,
@@ -63,8 +77,9 @@ def choose_strength(
     difference over the prompts: the one-standard-error rule (Breiman et al. 1984), where the simpler is the weaker.
 
     `trials` holds the rewards [M, P, N] of each strength at the M weights on the same P prompts, `start` those of the
-    policies that all of them began from. Only strengths that keep at least `keep` of the start's range in every
-    objective stand; where none does, the one that keeps most is taken. Ranges are `sipo.pareto.control`'s.
+    policies that all of them began from; `shares_M` says how much each weight counts in the utility. Only strengths
+    that keep at least `keep` of the start's range in every objective stand; where none does, the one that keeps most
+    is taken. Ranges are `sipo.pareto.control`'s.
     """
     names, larger = list(maximise), list(maximise.values())
     prompts = next(iter(trials.values())).shape[1]
@@ -80,7 +95,7 @@ def choose_strength(
     def trial(rewards_M_P_N: Array) -> Trial:
         mine_N, sampled_T_N = moved(rewards_M_P_N)
         return Trial(
-            mean_utility(rewards_M_P_N.swapaxes(0, 1), weights_M_N, larger),
+            shares_M @ (rewards_M_P_N * signs(larger) * weights_M_N[:, None]).sum(axis=-1),
             dict(zip(names, mine_N.tolist(), strict=True)),
             {name: percentile_interval(sampled_T_N[:, n]) for n, name in enumerate(names)},
             kept(mine_N, before[0], sampled_T_N, before[1], names)["kept"] if before else dict.fromkeys(names),

@@ -22,7 +22,7 @@ from sipo.engines import answer
 from sipo.errors import SipoError
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points
 from sipo.pareto.bootstrap import Array
-from sipo.pareto.strength import as_plain, choose_strength, doubts
+from sipo.pareto.strength import as_plain, choose_strength, doubts, quadrature
 from sipo.records import Response, comparable, points_of, rewards_of
 from sipo.report.strength import in_words, table
 from sipo.stages.align import align
@@ -126,6 +126,7 @@ def take(
         {strength: attained[label] for label, strength in strengths.items()},
         attained.get(START),
         np.array(trial_weights(len(task.objectives))),
+        quadrature(np.array(task.weights)),
         maximise,
         keep,
         task.config.seed,
