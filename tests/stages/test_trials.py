@@ -96,7 +96,7 @@ def test_the_same_choice_stops_there(finished: dict[str, Any], executed: list[st
 
     def same(*given: Any) -> Any:
         found = taken(*given)
-        return type(found)(chosen, found.best, found.trials, found.start)
+        return type(found)(chosen, found.trials, found.start)
 
     monkeypatch.setattr(trials, "choose_strength", same)
     again(finished, realign={**AUTO, "keep_range": 0.01})

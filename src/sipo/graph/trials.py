@@ -124,5 +124,6 @@ def _taken(
             inputs,
             writes=(*stage.writes, STRENGTH),
             given={"of": of},
+            peak=lambda peaks: float(later("sipo.declare.memory:judging")(peaks)),
         )
     )

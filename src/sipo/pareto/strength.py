@@ -47,8 +47,6 @@ class Trial:
 class Choice:
     chosen: float
     """The strength to take."""
-    best: float
-    """That of the largest utility among those which keep enough of the range."""
     trials: dict[float, Trial]
     start: Trial | None
 
@@ -73,13 +71,12 @@ def choose_strength(
     keep: float,
     seed: int = 0,
 ) -> Choice:
-    """The weakest strength whose mean utility is within one standard error of the best one's, of their paired
-    difference over the prompts: the one-standard-error rule (Breiman et al. 1984), where the simpler is the weaker.
+    """The strength of the largest mean utility among those that keep at least `keep` of the start's range in every
+    objective, of equal ones the weakest; where none keeps that, the one that keeps most.
 
     `trials` holds the rewards [M, P, N] of each strength at the M weights on the same P prompts, `start` those of the
-    policies that all of them began from; `shares_M` says how much each weight counts in the utility. Only strengths
-    that keep at least `keep` of the start's range in every objective stand; where none does, the one that keeps most
-    is taken. Ranges are `sipo.pareto.control`'s.
+    policies that all of them began from; `shares_M` says how much each weight counts in the utility. Ranges are
+    `sipo.pareto.control`'s.
     """
     names, larger = list(maximise), list(maximise.values())
     prompts = next(iter(trials.values())).shape[1]
@@ -104,15 +101,11 @@ def choose_strength(
     made = {strength: trial(trials[strength]) for strength in sorted(trials)}
     begun = None if start is None else trial(start)
     standing = {strength: each for strength, each in made.items() if each.keeps(keep)}
-    if not standing:
-        most = max(made, key=lambda strength: made[strength].least_kept or 0.0)
-        return Choice(most, most, made, begun)
-    best = max(standing, key=lambda strength: standing[strength].utility.value)
-    for strength, each in standing.items():
-        behind = mean_difference(standing[best].utility_P - each.utility_P)
-        if behind.value <= behind.error:
-            return Choice(strength, best, made, begun)
-    return Choice(best, best, made, begun)
+    if standing:
+        chosen = max(standing, key=lambda strength: float(standing[strength].utility_P.mean()))
+    else:
+        chosen = max(made, key=lambda strength: made[strength].least_kept or 0.0)
+    return Choice(chosen, made, begun)
 
 
 def as_plain(choice: Choice, keep: float) -> dict[str, Any]:
@@ -133,7 +126,6 @@ def as_plain(choice: Choice, keep: float) -> dict[str, Any]:
 
     return {
         "chosen": choice.chosen,
-        "best": choice.best,
         "keep_range": keep if choice.start is not None else None,
         "prompts": len(choice.trials[choice.chosen].utility_P),
         "start": None if choice.start is None else plain(choice.start),
@@ -147,10 +139,11 @@ def doubts(choice: Choice, keep: float, key: str) -> list[str]:
     prompts = len(choice.trials[choice.chosen].utility_P)
     if prompts < ENOUGH:
         said.append(f"the strength was chosen on {prompts} validation prompts: few; give more rows to data.validation")
-    if len(tried) > 1 and choice.best == tried[-1]:
-        said.append(f"the best strength, x{choice.best:g}, is the largest of {key}: one that is larger may be better")
-    elif len(tried) > 1 and choice.best == tried[0]:
-        said.append(f"the best strength, x{choice.best:g}, is the smallest of {key}: one that is smaller may be better")
+    for edge, inner, which in ((-1, -2, "larg"), (0, 1, "small")):
+        if len(tried) > 1 and choice.chosen == tried[edge]:
+            if _ahead(choice.trials[tried[edge]], choice.trials[tried[inner]]):
+                end = f"the best strength, x{choice.chosen:g}, is the {which}est of {key}"
+                said.append(f"{end}: one that is {which}er may be better")
     shrunk = {strength: each for strength, each in choice.trials.items() if not each.keeps(keep)}
     if shrunk:
         parts = [_shrunk(strength, each) for strength, each in shrunk.items()]
@@ -167,3 +160,9 @@ def _shrunk(strength: float, trial: Trial) -> str:
     known = {name: share for name, share in trial.kept.items() if share is not None}
     least = min(known, key=lambda name: known[name])
     return f"x{strength:g} ({known[least]:.0%} of {least} kept)"
+
+
+def _ahead(one: Trial, other: Trial) -> bool:
+    """By more than a standard error."""
+    difference = mean_difference(one.utility_P - other.utility_P)
+    return difference.value > difference.error

@@ -11,10 +11,10 @@ def in_words(told: Mapping[str, Any]) -> str:
     tried = ", ".join(f"x{each['strength']:g}" for each in told["trials"])
     rates = set(told["lr"].values())
     rate = f"{rates.pop():.3g}" if len(rates) == 1 else shares(told["lr"])
-    kept = "" if told["keep_range"] is None else f" among those that keep {told['keep_range']:.0%} of the range"
+    kept = "" if told["keep_range"] is None else f" of those that keep {told['keep_range']:.0%} of the range"
     said = (
         f"{told['of']} was tried at {tried} on {_units(told)} that no test sees; x{told['chosen']:g} (lr {rate}) is "
-        f"taken, the weakest within a standard error of the best, x{told['best']:g},{kept} by {told['measure']}."
+        f"taken, the best{kept} by {told['measure']}."
     )
     return " ".join([said, *(f"{doubt[0].upper()}{doubt[1:]}." for doubt in told["doubts"])])
 

@@ -44,8 +44,8 @@ class Realign(Training):
     """Learning rate: a number, a mapping from objective to number, or auto, which tries `strengths` and takes the best
     on validation prompts."""
     strengths: Ladder = (0.1, 0.3, 1.0, 3.0)
-    """Of `lr: auto`, rising: multiples of the rate that `align` had, to realign with. The weakest is taken whose mean
-    utility is within a standard error of the best one's; without rewards, by preference accuracy."""
+    """Of `lr: auto`, rising: multiples of the rate that `align` had, to realign with. Taken is that of the
+    largest mean utility; without rewards, of the largest preference accuracy."""
     keep_range: Annotated[Number, Field(ge=0, le=1)] = 0.5
     """Of `lr: auto`: the share of the range, in each objective, that the weights must still move it over."""
     epochs: Epochs = 1
