@@ -140,10 +140,10 @@ def doubts(choice: Choice, keep: float, key: str) -> list[str]:
     if prompts < ENOUGH:
         said.append(f"the strength was chosen on {prompts} validation prompts: few; give more rows to data.validation")
     for edge, inner, which in ((-1, -2, "larg"), (0, 1, "small")):
-        if len(tried) > 1 and choice.chosen == tried[edge]:
-            if _ahead(choice.trials[tried[edge]], choice.trials[tried[inner]]):
-                end = f"the best strength, x{choice.chosen:g}, is the {which}est of {key}"
-                said.append(f"{end}: one that is {which}er may be better")
+        ahead = len(tried) > 1 and _ahead(choice.trials[tried[edge]], choice.trials[tried[inner]])
+        if ahead and choice.chosen == tried[edge]:
+            end = f"the best strength, x{choice.chosen:g}, is the {which}est of {key}"
+            said.append(f"{end}: one that is {which}er may be better")
     shrunk = {strength: each for strength, each in choice.trials.items() if not each.keeps(keep)}
     if shrunk:
         parts = [_shrunk(strength, each) for strength, each in shrunk.items()]
