@@ -3,19 +3,24 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from sipo.plain import plain
 
-SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LOOKS = 1.0
+"""Between two times that others are told, by a file, how far the work has come."""
+FIRST_GUESS = 3.0
+"""Seconds of work before anything is said of the time that is left: the first units are not like the others."""
 
 
 def say(text: str) -> None:
@@ -36,37 +41,146 @@ class Screen(Console):
         return super().render_str(plain(text), **how)
 
 
-class Progress:
-    """Shows progress and tables; `quiet` shows nothing. Metrics go to `metrics`, one JSON line each."""
+def duration(seconds: float) -> str:
+    """For people: 12 s, 4 min, 1 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
-    def __init__(self, metrics: Path | None = None, quiet: bool = False) -> None:
-        self.metrics = metrics
+
+@dataclass
+class Meter:
+    """How far a piece of work has come, in units; those that an earlier try did are not part of the rate."""
+
+    name: str
+    total: float
+    unit: str = ""
+    done: float = 0
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What the last units came to, such as the loss."""
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    def __post_init__(self) -> None:
+        self._before = self.done
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def rate(self) -> float:
+        """Units a second, in this process."""
+        return (self.done - self._before) / max(self.seconds, 1e-9)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds; None where it is too early to say."""
+        known = self.rate > 0 and (self.seconds >= FIRST_GUESS or self.done >= self.total)
+        return max(self.total - self.done, 0) / self.rate if known else None
+
+    def __str__(self) -> str:
+        said = [f"{self.done:,.0f} of {self.total:,.0f}{self.unit and f' {self.unit}'}"]
+        said += [f"{name} {value:.3f}" for name, value in self.numbers.items()]
+        if self.done > self._before:
+            said.append(f"{self.rate:,.3g}/s")
+        said.append(duration(self.seconds))
+        if self.left:
+            said.append(f"about {duration(self.left)} left")
+        return ", ".join(said)
+
+
+class Whole(Protocol):
+    """All of the work that a piece is a part of."""
+
+    def meter(self) -> Meter | None: ...
+
+
+class Progress:
+    """Shows progress and tables; `quiet` shows nothing. Metrics go to `metrics`, one JSON line each.
+
+    While something is under way, `now` is a file that says what, for `sipo status`.
+    """
+
+    def __init__(self, metrics: Path | None = None, quiet: bool = False, now: Path | None = None) -> None:
+        self.metrics, self.now = metrics, now
         self.console = Screen(quiet=quiet)
         self.stage = ""
+        self.whole: Whole | None = None
+        self._bars: Bars | None = None
+        self._looked = 0.0
 
     def say(self, text: str = "") -> None:
         self.console.print(text)
 
     @contextmanager
-    def track(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar (or lines) over `total` units; the block calls what it is given with the units just done."""
+    def track(self, label: str, total: int, unit: str = "", done: int = 0) -> "Iterator[Advance]":
+        """A bar (or lines) over `total` units, `done` of which an earlier try did; the block calls what it is given
+        with the units just done, and with numbers to show beside them, such as a loss.
+        """
         name = f"{self.stage}: {label}" if self.stage and label != self.stage else label
-        if self.console.is_terminal and not self.console.quiet:
-            columns = (TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-            with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console) as bars:
-                task = bars.add_task(plain(name), total=total)
-                yield lambda units: bars.advance(task, units)
+        meter, told = Meter(name, total, unit, done), time.monotonic()
+        with self._bar(meter) as redraw:
+
+            def advance(units: int, **numbers: float) -> None:
+                nonlocal told
+                meter.done += units
+                meter.numbers = numbers
+                redraw()
+                self._look(meter)
+                if not self._bars and (meter.done == total or time.monotonic() - told > SECONDS_BETWEEN_LINES):
+                    told = time.monotonic()
+                    self.say(f"  {name}  {'; '.join([str(meter), *self._overall()])}")
+
+            yield advance
+
+    @contextmanager
+    def _bar(self, meter: Meter) -> Iterator[Callable[[], None]]:
+        """On a terminal, a bar for the block: those under way at once are one display, the whole's at its foot."""
+        if not self.console.is_terminal or self.console.quiet:
+            yield lambda: None
             return
-        done, started, told = 0, time.monotonic(), time.monotonic()
+        outermost = self._bars is None
+        if self._bars is None:
+            columns = (TextColumn("  {task.description}", markup=False), BarColumn(20))
+            said = TextColumn("{task.fields[said]}", markup=False)
+            self._bars = Bars(*columns, said, console=self.console, refresh_per_second=4, transient=True)
+            self._bars.start()
+        bars = self._bars
+        task = bars.add_task(plain(meter.name), total=meter.total, said="")
+        foot = bars.add_task("all", total=1, said="", visible=False) if outermost else None
 
-        def advance(units: int) -> None:
-            nonlocal done, told
-            done += units
-            if done == total or time.monotonic() - told > SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
-                self.say(f"  {name}  {done}/{total}  {told - started:.0f} s")
+        def redraw() -> None:
+            bars.update(task, completed=meter.done, said=str(meter))
+            if foot is not None and self.whole and (whole := self.whole.meter()):
+                bars.update(foot, total=whole.total, completed=whole.done, said=str(whole), visible=True)
 
-        yield advance
+        redraw()
+        try:
+            yield redraw
+        finally:
+            bars.remove_task(task)
+            if outermost:
+                bars.stop()
+                self._bars = None
+            self.console.print(f"  {meter.name}  {meter}")
+
+    def _overall(self) -> list[str]:
+        whole = self.whole.meter() if self.whole else None
+        if whole is None:
+            return []
+        left = f", about {duration(whole.left)} left" if whole.left else ""
+        return [f"{whole.name} {whole.done / whole.total:.0%}{left}"]
+
+    def _look(self, meter: Meter) -> None:
+        """Leave a word for those who ask how far this is; that nobody can is no reason to stop."""
+        if self.now is None or time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
+            return
+        self._looked = time.monotonic()
+        with suppress(OSError):
+            scratch = self.now.with_suffix(".new")
+            scratch.write_text(json.dumps({"said": [f"{meter.name}  {meter}", *self._overall()]}), encoding="utf-8")
+            scratch.replace(self.now)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -83,3 +197,7 @@ class Progress:
         record: Mapping[str, Any] = {"time": round(time.time(), 3), "stage": self.stage, **values}
         with self.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
+
+
+class Advance(Protocol):
+    def __call__(self, units: int, **numbers: float) -> None: ...

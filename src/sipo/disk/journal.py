@@ -80,12 +80,8 @@ def in_any_order(
     path, progress = journal.path, journal.progress
     path.parent.mkdir(parents=True, exist_ok=True)
     finished, synced = _finished(path, count, writes), time.monotonic()
-    with (
-        progress.track(journal.name, count) as advance,
-        path.open("ab") as stream,
-        closing(work(finished.keys())) as results,
-    ):
-        advance(len(finished))
+    tracked = progress.track(journal.name, count, done=len(finished))
+    with tracked as advance, path.open("ab") as stream, closing(work(finished.keys())) as results:
         for number, result in results:
             entry = {"result": result}
             if writes:
