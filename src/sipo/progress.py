@@ -107,8 +107,10 @@ class Progress:
         self.console = Screen(quiet=quiet)
         self.stage = ""
         self.whole: Whole | None = None
+        self.tracked: Callable[[Mapping[str, Any], int], None] | None = None
+        """Is given every record of metrics, and its place among them."""
         self._bars: Bars | None = None
-        self._looked = 0.0
+        self._looked, self._told = 0.0, 0
 
     def say(self, text: str = "") -> None:
         self.console.print(text)
@@ -197,6 +199,10 @@ class Progress:
         record: Mapping[str, Any] = {"time": round(time.time(), 3), "stage": self.stage, **values}
         with self.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
+        if self.tracked:
+            self._told = self._told or sum(1 for _ in self.metrics.open("rb"))
+            self.tracked(record, self._told)
+            self._told += 1
 
 
 class Advance(Protocol):

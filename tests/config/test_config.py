@@ -152,6 +152,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "execution.score_tokens": (30, NONE),
     "execution.train_tokens": (30, NONE),
     "execution.checkpoint_seconds": (3.0, NONE),
+    "execution.report_to": (("tensorboard",), NONE),
 }
 
 PAPER_ALONE = ("filter.beta", "filter.judges", "filter.reference", "filter.per_token")

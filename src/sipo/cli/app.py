@@ -164,11 +164,17 @@ def demo(
 
 
 @app.command()
-def status(run: RunFolder, as_json: Json = False) -> None:
+def status(
+    run: RunFolder,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew while a process works on it.")] = False,
+    as_json: Json = False,
+) -> None:
     """Tell how far a run has come."""
-    from sipo.cli.status import show_status
+    from sipo.cli import status
 
-    show_status(run, as_json=as_json)
+    if watch and as_json:
+        raise SipoError("--watch and --json: give one")
+    status.watch(run) if watch else status.show_status(run, as_json=as_json)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """`sipo status`: how far a run has come."""
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,43 @@ from typing import Any
 from sipo.commands import resume, sipo
 from sipo.progress import Progress
 from sipo.report.fronts import in_short
-from sipo.runs.status import StageStatus, fronts_of, read_run, stage_statuses
+from sipo.runs.status import StageStatus, fronts_of, read_run, stage_statuses, under_way
+
+EVERY = 2.0
+"""Seconds between two looks of `--watch`."""
 
 
 def show_status(run: Path, *, as_json: bool = False) -> None:
     """Print the run's stages and, once evaluated, its fronts in numbers."""
-    config = read_run(run)
+    if not as_json:
+        return _show(run, Progress())
+    stages, now = stage_statuses(run, read_run(run)), under_way(run)
+    done = all(stage.state == "done" for stage in stages)
+    told = {"run": str(run), "done": done, "now": now, "stages": [asdict(stage) for stage in stages]}
+    after = None if done or now is not None else sipo(*resume(run))
+    print(json.dumps({**told, "next": after}, ensure_ascii=False))
+
+
+def watch(run: Path, seconds: float = EVERY) -> None:
+    """Show the status anew until nobody works on the run; where output is no terminal, what is new of it."""
+    progress, told = Progress(), ""
+    while (now := under_way(run)) is not None:
+        line = "; ".join(now)
+        if progress.console.is_terminal:
+            progress.console.clear()
+            _show(run, progress)
+        elif line != told:
+            progress.say(line)
+        told = line
+        time.sleep(seconds)
+    if progress.console.is_terminal:
+        progress.console.clear()
+    _show(run, progress)
+
+
+def _show(run: Path, progress: Progress) -> None:
+    config, now = read_run(run), under_way(run)
     stages = stage_statuses(run, config)
-    if as_json:
-        done = all(stage.state == "done" for stage in stages)
-        told = {"run": str(run), "done": done, "stages": [asdict(stage) for stage in stages]}
-        return print(json.dumps({**told, "next": None if done else sipo(*resume(run))}, ensure_ascii=False))
-    progress = Progress()
     progress.table("", ["stage", "state", "seconds", "work"], [_row(stage) for stage in stages])
     evaluated = any(stage.name == "compare" and stage.state == "done" for stage in stages)
     if evaluated and (measured := fronts_of(run, config)):
@@ -29,7 +55,10 @@ def show_status(run: Path, *, as_json: bool = False) -> None:
         if stage.problem:
             progress.say()
             progress.say(stage.problem)
-    if not all(stage.state == "done" for stage in stages):
+    if now is not None:
+        progress.say()
+        progress.say("\n".join(["a process is working on it", *(f"  {line}" for line in now)]))
+    elif not all(stage.state == "done" for stage in stages):
         progress.say()
         progress.say(f"`{sipo(*resume(run))}` goes on")
 

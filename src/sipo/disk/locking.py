@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,27 @@ def alone(to: Path, *, wait: bool = False, work: str = "") -> Iterator[None]:
         for parent in made:
             with suppress(OSError):  # it is not empty, as it should be
                 parent.rmdir()
+
+
+def worked_on(to: Path) -> bool:
+    """Does another process hold it? Nothing is locked to find out, so nobody is kept from beginning.
+
+    On another machine its word is taken for it: that it ended by force is not to be seen from here.
+    """
+    place, name = place_beside(to)
+    try:
+        said = re.fullmatch(r"process (\d+) on (.*)", (place / f"{name}{LOCK}").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return False
+    if said is None or said[2] != platform.node():
+        return said is not None
+    try:
+        os.kill(int(said[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _holder(path: Path) -> str:

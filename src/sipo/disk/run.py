@@ -25,6 +25,8 @@ MOMENT = "moment"
 """Of the run's beginning, in its subject: chat templates with a date are told it for ever."""
 PLAN = ".plan"
 PARTIAL, SUPERSEDED = ".partial", ".superseded"
+NOW = ".now.json"
+"""What is under way, for `sipo status`."""
 ANEW = ".anew"
 """What `--from` has still to make."""
 

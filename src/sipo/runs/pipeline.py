@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sipo.config.file import dump_config
 from sipo.declare.stage import Stage
 from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
+from sipo.disk.run import NOW
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import outside_of
@@ -27,6 +29,7 @@ from sipo.runs.peak import peak_bytes, reset_peak
 from sipo.runs.subject import subject
 from sipo.runs.validate import validate
 from sipo.task import Task
+from sipo.trackers import Trackers
 
 
 def run(
@@ -68,7 +71,7 @@ def run(
     if work.folder.path.exists() and not os.access(work.folder.path, os.W_OK):
         work.look_at(asked, start)
     else:
-        with work.folder.locked():
+        with work.folder.locked(), _told(task):
             work.folder.claim(work.subject, dump_config(config), task.moment)
             _introduce(task)
             left = work.folder.left_of(f"{start} {dump_config(config)}", anew)
@@ -148,7 +151,7 @@ class Work:
 
     def _make(self, stage: Stage, key: str, anew: bool) -> None:
         task, name = self.task, stage.name
-        execution = task.config.execution.model_dump(exclude={"checkpoint_seconds"})
+        execution = task.config.execution.model_dump(exclude={"checkpoint_seconds", "report_to"})
         plan = hashlib.sha256(json.dumps([key, execution, *(["anew"] if anew else [])]).encode()).hexdigest()[:16]
         folder, device = self.folder.begin(name, plan), find_device(task.config.execution.device)
         resumed = any(file.is_file() and file.stat().st_size for file in (folder / JOURNAL).rglob("*"))
@@ -176,6 +179,20 @@ class Work:
             model = backbone_of(self.folder.path, self.task.config)
             if model != self.task.model:
                 self.task.site.stand_on(model)
+
+
+@contextmanager
+def _told(task: Task) -> Iterator[None]:
+    """Others hear of the run while it works: whoever asks for its status, and the trackers."""
+    progress, config = task.progress, task.config
+    trackers = Trackers(config.execution.report_to, config.run_dir, json.loads(config.model_dump_json()))
+    progress.now, progress.tracked = config.run_dir / NOW, trackers.log
+    try:
+        yield
+    finally:
+        progress.now, progress.tracked = None, None
+        (config.run_dir / NOW).unlink(missing_ok=True)
+        trackers.finish()
 
 
 def _known(graph: Graph, *asked: str | None) -> None:

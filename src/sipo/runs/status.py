@@ -1,5 +1,6 @@
 """What a run's folder holds, told at once: nothing here loads torch or the model."""
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from sipo.config.file import load_config
 from sipo.declare.parts import FRONTS
 from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
-from sipo.disk.run import MOMENT, PARTIAL, RunFolder, digest_of
+from sipo.disk.locking import worked_on
+from sipo.disk.run import MOMENT, NOW, PARTIAL, RunFolder, digest_of
 from sipo.disk.tables import read_checked
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
@@ -74,6 +76,15 @@ def stage_statuses(run: Path, config: Config, name: str | None = None) -> list[S
         key = outputs.key(stage, about) if ready else None
         found[stage.name] = _status(outputs.folder, stage.name, key)
     return list(found.values())
+
+
+def under_way(run: Path) -> list[str] | None:
+    """What the process that works on the run is at, in lines for people; None where there is no such process."""
+    if not worked_on(run):
+        return None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return [str(line) for line in json.loads((Path(run) / NOW).read_text(encoding="utf-8"))["said"]]
+    return []
 
 
 def require(run: Path, config: Config, stage: str) -> None:

@@ -70,3 +70,5 @@ class Execution(Section):
     """Padded tokens in a forward of training; gradients accumulate over several."""
     checkpoint_seconds: NotNegative = 60.0
     """How often training saves its state."""
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
+    """Where the numbers of metrics.jsonl go besides, while the run works; TensorBoard's are in the run's folder."""
