@@ -91,9 +91,10 @@ class Meter:
 
 
 class Whole(Protocol):
-    """All of the work that a piece is a part of."""
+    """All of the work that a piece is a part of; as a text, how far it is."""
 
-    def meter(self) -> Meter | None: ...
+    @property
+    def share(self) -> float: ...
 
 
 class Progress:
@@ -132,7 +133,7 @@ class Progress:
                 self._look(meter)
                 if not self._bars and (meter.done == total or time.monotonic() - told > SECONDS_BETWEEN_LINES):
                     told = time.monotonic()
-                    self.say(f"  {name}  {'; '.join([str(meter), *self._overall()])}")
+                    self.say("  " + "; ".join(self._far(meter)))
 
             yield advance
 
@@ -154,8 +155,8 @@ class Progress:
 
         def redraw() -> None:
             bars.update(task, completed=meter.done, said=str(meter))
-            if foot is not None and self.whole and (whole := self.whole.meter()):
-                bars.update(foot, total=whole.total, completed=whole.done, said=str(whole), visible=True)
+            if foot is not None and self.whole:
+                bars.update(foot, total=1, completed=self.whole.share, said=str(self.whole), visible=True)
 
         redraw()
         try:
@@ -167,12 +168,8 @@ class Progress:
                 self._bars = None
             self.console.print(f"  {meter.name}  {meter}")
 
-    def _overall(self) -> list[str]:
-        whole = self.whole.meter() if self.whole else None
-        if whole is None:
-            return []
-        left = f", about {duration(whole.left)} left" if whole.left else ""
-        return [f"{whole.name} {whole.done / whole.total:.0%}{left}"]
+    def _far(self, meter: Meter) -> list[str]:
+        return [f"{meter.name}  {meter}", *([str(self.whole)] if self.whole else [])]
 
     def _look(self, meter: Meter) -> None:
         """Leave a word for those who ask how far this is; that nobody can is no reason to stop."""
@@ -181,7 +178,7 @@ class Progress:
         self._looked = time.monotonic()
         with suppress(OSError):
             scratch = self.now.with_suffix(".new")
-            scratch.write_text(json.dumps({"said": [f"{meter.name}  {meter}", *self._overall()]}), encoding="utf-8")
+            scratch.write_text(json.dumps({"said": self._far(meter)}), encoding="utf-8")
             scratch.replace(self.now)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -200,7 +197,7 @@ class Progress:
         with self.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
         if self.tracked:
-            self._told = self._told or sum(1 for _ in self.metrics.open("rb"))
+            self._told = self._told or sum(1 for _ in self.metrics.open("rb")) - 1
             self.tracked(record, self._told)
             self._told += 1
 

@@ -44,6 +44,7 @@ class Trackers:
 
 
 def _begin(name: str, run: Path, settings: Mapping[str, Any]) -> Any:
+    from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     known: dict[str, dict[str, Any]] = {
@@ -52,6 +53,7 @@ def _begin(name: str, run: Path, settings: Mapping[str, Any]) -> Any:
         "wandb": {"run_name": PROJECT, "name": run.name},
         "mlflow": {"experiment_name": PROJECT, "run_name": run.name},
     }
+    PartialState()  # its trackers ask which process they are in
     try:
         tracker = LOGGER_TYPE_TO_CLASS[name](**known[name])
         tracker.start()

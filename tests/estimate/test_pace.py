@@ -1,6 +1,7 @@
 """How long a run will take: rates by a clock that is known, and what is foreseen held against what a run computes."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sipo.config.file import parse_config
 from sipo.declare.work import Work
 from sipo.estimate.pace import KINDS, Pace, measured, rate
 from sipo.graph.build import Graph
-from sipo.runs.foresight import foresee, spelled
+from sipo.runs.foresight import Course, Foresight, foresee
 from sipo.runs.pipeline import run
 from sipo.task import Task
 
@@ -71,7 +72,7 @@ def test_what_is_measured_is_what_goes_through_the_model(task: Task) -> None:
 
 
 def test_what_is_foreseen_is_an_upper_bound_and_a_near_one(task: Task, capsys: pytest.CaptureFixture[str]) -> None:
-    seconds = foresee(task, list(Graph(task.config)), by_tokens(task))
+    seconds = foresee(task, list(Graph(task.config)), by_tokens(task)).seconds
     assert "at most" in capsys.readouterr().out
     folder = run(task.config, quiet=True)
     took = sum(json.loads(file.read_text())["tokens"] for file in folder.rglob("stage.json"))
@@ -80,14 +81,39 @@ def test_what_is_foreseen_is_an_upper_bound_and_a_near_one(task: Task, capsys: p
 
 def test_what_asks_no_model_or_another_engine_is_not_foreseen(task: Task) -> None:
     silent = [stage for stage in Graph(task.config) if not stage.peak]
-    assert silent and foresee(task, silent, by_tokens(task)) is None
+    assert silent and foresee(task, silent, by_tokens(task)).seconds is None
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(3, "a minute"), (61, "1 minutes"), (700, "12 minutes"), (9000, "2.5 hours")]
-)
-def test_a_time_in_words(seconds: float, words: str) -> None:
-    assert spelled(seconds) == words
+class Ticks:
+    def __init__(self) -> None:
+        self.seconds = self.tokens = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_how_far_a_run_is_goes_by_cost_and_every_stage_is_all_of_its_own() -> None:
+    works = {"align": Work(training=1000), "answers/mod": Work(decoding=200), "compare": Work()}
+    ticks = Ticks()
+    course = Course(Foresight(works, Pace(1000, 10, 1000, 100), worth=2), lambda: ticks.tokens, ticks)
+    assert course.share == 0 and course.left is None
+    course.begin("align")
+    ticks.tokens, ticks.seconds = 250, 40
+    assert course.share == pytest.approx(5 / 30) and course.left == pytest.approx(200)
+    course.begin("answers/mod")
+    assert course.share == pytest.approx(10 / 30), "it had fewer tokens than were foreseen"
+    ticks.tokens += 500
+    assert course.share == pytest.approx(1), "or more"
+    course.begin("compare")
+    assert course.share == pytest.approx(1) and str(course) == "run 100% of at most 0.0012 M tokens"
+
+
+def test_where_the_pace_is_not_known_tokens_are_what_counts() -> None:
+    ticks = Ticks()
+    course = Course(Foresight({"a": Work(training=30), "b": Work(decoding=10)}, None), lambda: ticks.tokens, ticks)
+    course.begin("a")
+    course.begin("b")
+    assert course.share == pytest.approx(0.75)
 
 
 def test_a_run_says_so_and_how_right_it_was(
@@ -98,7 +124,7 @@ def test_a_run_says_so_and_how_right_it_was(
     assert main(["run", str(tmp_path / "run.yaml"), "--run-dir", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
     assert "time       at most" in text and "at 100 tokens a second" in text
-    assert "took a minute; at most" in text and text.index("align") > text.index("time  ")
+    assert re.search(r"took \d+ s; at most", text) and text.index("align") > text.index("time  ")
     assert main(["run", str(tmp_path / "run.yaml"), "--run-dir", str(tmp_path / "run")]) == 0
     assert "at most" not in capsys.readouterr().out, "nothing is left to do"
 

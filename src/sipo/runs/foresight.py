@@ -1,41 +1,91 @@
-"""How long a run will take on this machine, said before it starts: measured on its own model and rows."""
+"""How long a run will take on this machine, measured on its own model and rows before it starts; and how far it is."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sipo.declare.stage import Stage
-from sipo.declare.work import Work
-from sipo.estimate.pace import SECONDS, Clock, measured
+from sipo.declare.work import Work, forwards
+from sipo.estimate.pace import SECONDS, Clock, Pace, measured
 from sipo.estimate.table import plan_of
+from sipo.progress import duration
 from sipo.task import Task
 
 SHORT = 60.0
 """A run that a glance finds to be no longer, in seconds, is not measured more closely."""
 
 
-def foresee(task: Task, stages: Sequence[Stage], clock: Clock = time.perf_counter) -> float | None:
-    """The seconds that the stages take at most, without judges' models, pictures and the like; None where they ask no
-    model, or what asks it is not this process's kind of work.
-    """
+@dataclass(frozen=True)
+class Foresight:
+    """What is to be done, at most, without judges' models, pictures and the like."""
+
+    works: Mapping[str, Work]
+    """By stage."""
+    pace: Pace | None
+    """None where it is not this process that does the work, or not by adapters."""
+    worth: int = 1
+    """Forwards that a training step is worth, of which one is seen to go through the model."""
+
+    @property
+    def seconds(self) -> float | None:
+        return self.pace.seconds(sum(self.works.values(), Work())) if self.pace else None
+
+    def seen(self, stage: str) -> float:
+        """Tokens that will have been counted when the stage is done."""
+        work = self.works.get(stage, Work())
+        return work.tokens - work.training * (1 - 1 / self.worth)
+
+    def cost(self, stage: str) -> float:
+        """In seconds; in tokens where the pace is not known."""
+        work = self.works.get(stage, Work())
+        return self.pace.seconds(work) if self.pace else work.tokens
+
+
+def foresee(task: Task, stages: Sequence[Stage], clock: Clock = time.perf_counter) -> Foresight:
+    """What the stages ask for; how long that takes is said where it is more than short."""
     config = task.config
-    if config.execution.engine == "vllm" or config.policies == "full":
-        return None
     plan, _ = plan_of(task)
-    work = sum((stage.work(plan) for stage in stages), Work())
-    if not work.tokens:
-        return None
-    glance = measured(task, 0.0, clock).seconds(work)
-    if glance <= SHORT:
+    works, worth = {stage.name: stage.work(plan) for stage in stages}, forwards(config)
+    tokens = sum(work.tokens for work in works.values())
+    if not tokens or config.execution.engine == "vllm" or config.policies == "full":
+        return Foresight(works, None, worth)
+    glance = Foresight(works, measured(task, 0.0, clock), worth)
+    if (glance.seconds or 0) <= SHORT:
         return glance
-    pace = measured(task, SECONDS, clock)
-    seconds = pace.seconds(work)
-    task.progress.say(f"time       at most {spelled(seconds)} on this machine, {pace}")
-    return seconds
+    foreseen = Foresight(works, measured(task, SECONDS, clock), worth)
+    task.progress.say(f"time       at most {duration(foreseen.seconds or 0)} on this machine, {foreseen.pace}")
+    return foreseen
 
 
-def spelled(seconds: float) -> str:
-    """A time in words, as exact as an estimate is."""
-    if seconds < 60:
-        return "a minute"
-    minutes = seconds / 60
-    return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+class Course:
+    """How far a run has come of all that was foreseen; `computed` gives the tokens through the model so far."""
+
+    def __init__(self, foreseen: Foresight, computed: Callable[[], float], clock: Clock = time.monotonic) -> None:
+        self.foreseen, self.computed, self.clock = foreseen, computed, clock
+        self.began, self._done, self._stage, self._from = clock(), list[str](), "", 0.0
+
+    def begin(self, stage: str) -> None:
+        """The one before it is done."""
+        if self._stage:
+            self._done.append(self._stage)
+        self._stage, self._from = stage, self.computed()
+
+    @property
+    def share(self) -> float:
+        """Of the work, from 0 to 1. A stage that is done was all that was foreseen of it, which is at most."""
+        total = sum(map(self.foreseen.cost, self.foreseen.works))
+        here = self.foreseen.seen(self._stage)
+        within = min((self.computed() - self._from) / here, 1.0) if here else 0.0
+        done = sum(map(self.foreseen.cost, self._done)) + within * self.foreseen.cost(self._stage)
+        return min(done / total, 1.0) if total else 1.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds: what was foreseen of the rest, at the pace that the run has kept so far; None where it has none."""
+        share, seconds = self.share, self.clock() - self.began
+        return seconds * (1 - share) / share if share > 0 and seconds >= SHORT / 2 else None
+
+    def __str__(self) -> str:
+        tokens = sum(work.tokens for work in self.foreseen.works.values())
+        left = f", about {duration(self.left)} left" if self.left else ""
+        return f"run {self.share:.0%} of at most {tokens / 1e6:.3g} M tokens{left}"

@@ -22,8 +22,8 @@ from sipo.graph.build import Graph
 from sipo.graph.key import outside_of
 from sipo.methods.registry import find
 from sipo.models.load import find_device
-from sipo.progress import Progress
-from sipo.runs.foresight import SHORT, foresee, spelled
+from sipo.progress import Progress, duration
+from sipo.runs.foresight import SHORT, Course, foresee
 from sipo.runs.outputs import Outputs, backbone_of
 from sipo.runs.peak import peak_bytes, reset_peak
 from sipo.runs.subject import subject
@@ -71,20 +71,22 @@ def run(
     if work.folder.path.exists() and not os.access(work.folder.path, os.W_OK):
         work.look_at(asked, start)
     else:
-        with work.folder.locked(), _told(task):
+        with work.folder.locked():
             work.folder.claim(work.subject, dump_config(config), task.moment)
             _introduce(task)
             left = work.folder.left_of(f"{start} {dump_config(config)}", anew)
             for name in left:
                 work.folder.set_aside(name)
-            foreseen = None if quiet else foresee(task, [each for each in asked if work.lacks(each)])
-            began = time.monotonic()
-            for stage in asked:
-                work.bring_about(stage, stage.name in left)
-                work.folder.made_anew(stage.name)
-            if foreseen and foreseen > SHORT:
-                took = spelled(time.monotonic() - began)
-                task.progress.say(f"took {took}; at most {spelled(foreseen)} were foreseen")
+            lacking = [] if quiet else [stage for stage in asked if work.lacks(stage)]
+            foreseen, began = foresee(task, lacking) if lacking else None, time.monotonic()
+            work.course = Course(foreseen, lambda: task.site.computed) if foreseen else None
+            with _told(task):
+                for stage in asked:
+                    work.bring_about(stage, stage.name in left)
+                    work.folder.made_anew(stage.name)
+            if foreseen and foreseen.seconds and foreseen.seconds > SHORT:
+                took = duration(time.monotonic() - began)
+                task.progress.say(f"took {took}; at most {duration(foreseen.seconds)} were foreseen")
     if only in (None, "report") and until in (None, "report"):
         _conclude(task, work.folder.path)
     return work.folder.path
@@ -97,6 +99,7 @@ class Work:
         self.task, self.graph, self.subject = task, graph, subject
         self.outputs = Outputs(task.config.run_dir, task.config)
         self.folder = self.outputs.folder
+        self.course: Course | None = None
 
     def look_at(self, asked: list[Stage], start: str | None) -> None:
         """A run that cannot be written to may be finished: then there is nothing to do."""
@@ -145,8 +148,10 @@ class Work:
                 progress.say(f"{name}: restored")
                 return
         changed = " (its settings or inputs changed)" if self.folder.stage(name).exists() else ""
-        progress.say(f"{name}{' anew' if anew else changed}")
-        progress.stage = name
+        if self.course:
+            self.course.begin(name)
+        progress.stage, progress.whole = name, self.course
+        progress.say(f"{name}{' anew' if anew else changed}{f'  ({self.course})' if self.course else ''}")
         self._make(stage, key, anew)
 
     def _make(self, stage: Stage, key: str, anew: bool) -> None:
@@ -190,7 +195,7 @@ def _told(task: Task) -> Iterator[None]:
     try:
         yield
     finally:
-        progress.now, progress.tracked = None, None
+        progress.now, progress.tracked, progress.whole = None, None, None
         (config.run_dir / NOW).unlink(missing_ok=True)
         trackers.finish()
 
