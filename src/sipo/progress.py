@@ -197,7 +197,7 @@ class Progress:
         with self.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
         if self.tracked:
-            self._told = self._told or sum(1 for _ in self.metrics.open("rb")) - 1
+            self._told = self._told or self.metrics.read_bytes().count(b"\n") - 1
             self.tracked(record, self._told)
             self._told += 1
 
