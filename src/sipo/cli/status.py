@@ -26,7 +26,7 @@ def show_status(run: Path, *, as_json: bool = False) -> None:
     print(json.dumps({**told, "next": after}, ensure_ascii=False))
 
 
-def watch(run: Path, seconds: float = EVERY) -> None:
+def watch(run: Path) -> None:
     """Show the status anew until nobody works on the run; where output is no terminal, what is new of it."""
     progress, told = Progress(), ""
     while (now := under_way(run)) is not None:
@@ -37,7 +37,7 @@ def watch(run: Path, seconds: float = EVERY) -> None:
         elif line != told:
             progress.say(line)
         told = line
-        time.sleep(seconds)
+        time.sleep(EVERY)
     if progress.console.is_terminal:
         progress.console.clear()
     _show(run, progress)

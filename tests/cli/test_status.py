@@ -1,0 +1,65 @@
+"""How far a run is, told while a process works on it."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sipo.cli.main import main
+from sipo.config.file import parse_config
+from sipo.disk.locking import LOCK, alone, worked_on
+from sipo.disk.run import NOW
+from sipo.runs.pipeline import run
+
+
+@pytest.fixture
+def begun(settings: dict[str, Any]) -> Path:
+    return run(parse_config({**settings, "methods": ["base", "soups"]}, "here"), quiet=True, until="align")
+
+
+def test_a_run_under_way_is_not_told_to_go_on(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not (begun / NOW).exists()
+    assert main(["status", str(begun)]) == 0 and "goes on" in capsys.readouterr().out
+    with alone(begun):
+        assert main(["status", str(begun)]) == 0
+        text = capsys.readouterr().out
+        assert "a process is working on it" in text and "goes on" not in text
+        (begun / NOW).write_text(json.dumps({"said": ["align: helpful  3 of 9", "run 12%"]}))
+        assert main(["status", str(begun)]) == 0
+        assert "  align: helpful  3 of 9\n  run 12%" in capsys.readouterr().out
+        (begun / NOW).write_text('{"said": ')
+        assert main(["status", str(begun)]) == 0 and "a process is working" in capsys.readouterr().out
+
+
+def test_watching_tells_what_is_new_and_ends_with_the_work(
+    begun: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter([[], ["3 of 9"], ["3 of 9"], ["4 of 9"], None, None])
+    monkeypatch.setattr("sipo.cli.status.under_way", lambda _: next(said))
+    monkeypatch.setattr("sipo.cli.status.EVERY", 0.0)
+    assert main(["status", "--watch", str(begun)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("3 of 9") == 1 == text.count("4 of 9") and "goes on" in text
+
+
+def test_who_is_gone_works_no_more(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    lock = tmp_path / LOCK
+    for text, works in (
+        (f"process {os.getpid()} on {platform.node()}", True),
+        (f"process {gone.pid} on {platform.node()}", False),
+        (f"process {10**30} on {platform.node()}", False),
+        (f"process {gone.pid} on another machine", True),
+        ("", False),
+        ("something else", False),
+    ):
+        lock.write_text(text)
+        assert worked_on(tmp_path) is works, text
+    lock.write_bytes(b"\xff")
+    assert not worked_on(tmp_path) and not worked_on(tmp_path / "nowhere")
