@@ -52,7 +52,7 @@ def test_lines_are_told_every_half_minute_and_at_the_end(clock: Clock) -> None:
     progress = Progress()
     stream = shown(progress, terminal=False)
     progress.stage, progress.whole = "align", Half()
-    with progress.track("helpful", 40, "steps") as advance:
+    with progress.track("helpful", 40, unit="steps") as advance:
         for step in range(40):
             clock.now += 4
             advance(1, loss=0.7 - step / 100)
@@ -65,9 +65,10 @@ def test_what_an_earlier_try_did_is_no_part_of_the_rate(clock: Clock) -> None:
     meter = Meter("draws", 100, done=90)
     assert meter.left is None and str(meter) == "90 of 100, 0 s"
     clock.now += 10
-    meter.done += 5
-    assert meter.rate == pytest.approx(0.5) and meter.left == pytest.approx(10)
-    assert str(meter) == "95 of 100, 0.5/s, 10 s, about 10 s left"
+    meter.add(5)
+    meter.add(3, again=True)
+    assert meter.rate == pytest.approx(0.5) and meter.left == pytest.approx(4)
+    assert str(meter) == "98 of 100, 0.5/s, 10 s, about 4 s left"
 
 
 def test_nothing_is_said_of_the_end_before_anything_is_known(clock: Clock) -> None:
@@ -98,7 +99,7 @@ def test_pieces_within_pieces_share_one_display() -> None:
 
 def test_others_can_ask_how_far_it_is(clock: Clock, tmp_path: Path) -> None:
     progress = Progress(quiet=True, now=tmp_path / "now.json")
-    with progress.track("steps", 10, "steps") as advance:
+    with progress.track("steps", 10, unit="steps") as advance:
         for _ in range(6):
             clock.now += 1
             advance(1)

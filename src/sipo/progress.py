@@ -64,6 +64,10 @@ class Meter:
     def __post_init__(self) -> None:
         self._before = self.done
 
+    def add(self, units: float, again: bool = False) -> None:
+        self.done += units
+        self._before += units if again else 0
+
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
@@ -117,7 +121,7 @@ class Progress:
         self.console.print(text)
 
     @contextmanager
-    def track(self, label: str, total: int, unit: str = "", done: int = 0) -> "Iterator[Advance]":
+    def track(self, label: str, total: int, done: int = 0, *, unit: str = "") -> "Iterator[Advance]":
         """A bar (or lines) over `total` units, `done` of which an earlier try did; the block calls what it is given
         with the units just done, and with numbers to show beside them, such as a loss.
         """
@@ -125,9 +129,9 @@ class Progress:
         meter, told = Meter(name, total, unit, done), time.monotonic()
         with self._bar(meter) as redraw:
 
-            def advance(units: int, **numbers: float) -> None:
+            def advance(units: int, *, again: bool = False, **numbers: float) -> None:
                 nonlocal told
-                meter.done += units
+                meter.add(units, again)
                 meter.numbers = numbers
                 redraw()
                 self._look(meter)
@@ -203,4 +207,5 @@ class Progress:
 
 
 class Advance(Protocol):
-    def __call__(self, units: int, **numbers: float) -> None: ...
+    def __call__(self, units: int, *, again: bool = False, **numbers: float) -> None:
+        """So many more units are done, or, `again`, were by an earlier try; `numbers` are shown with them."""

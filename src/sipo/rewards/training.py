@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from sipo.rewards.interface import named
 from sipo.rewards.model import forward
 from sipo.rewards.reading import Reader, ReadExamples
 from sipo.rewards.targets import TARGETS, Target, values_of
-from sipo.training.optimise import Checkpoint, Job, Recipe, optimise, steps_of
+from sipo.training.optimise import Checkpoint, Job, Recipe, optimise
 
 LOWER = "lower the learning rate (--lr)"
 
@@ -82,14 +83,13 @@ def train_reward_model(
             start_at(network, scale[0] / scale[1], prepared, settings.token_budget)
             values = values / scale[1]
         trained: Any = with_lora(network, new, settings.r) if settings.r else network
-        with progress.track("reward model", steps_of(len(values), settings)) as advance:
-            optimise(
-                [parameter for parameter in trained.parameters() if parameter.requires_grad],
-                len(values),
-                lambda batch: _backward(trained, target, prepared, values, batch, settings.token_budget),
-                Recipe(settings, settings.lr, settings.seed),
-                job=Job("reward model", LOWER, checkpoint, watch=lambda _: advance(1)),
-            )
+        optimise(
+            [parameter for parameter in trained.parameters() if parameter.requires_grad],
+            len(values),
+            lambda batch: _backward(trained, target, prepared, values, batch, settings.token_budget),
+            Recipe(settings, settings.lr, settings.seed),
+            job=Job("reward model", LOWER, checkpoint, bar=partial(progress.track, "reward model", unit="steps")),
+        )
         if settings.r:
             trained = trained.merge_and_unload()
         if scale:

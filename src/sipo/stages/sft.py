@@ -29,6 +29,7 @@ from sipo.finite import finite, infinite_tensor
 from sipo.models.load import attention_of
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin, read_config, read_tokenizer, read_weights
+from sipo.progress import Advance
 from sipo.settings import Sft
 from sipo.task import Task
 
@@ -44,7 +45,7 @@ def sft(task: Task, folder: Path) -> Path:
     task.site.stand_on(task.model)  # frees the frozen copy: this stage trains one of its own
     checkpoints = folder / FOLDER / "sft"
     steps = math.ceil(math.ceil(len(examples) / settings.batch_size) / settings.accumulate) * settings.epochs
-    with warnings.catch_warnings(), task.progress.track("supervised fine-tuning", steps) as advance:
+    with warnings.catch_warnings(), task.progress.track("supervised fine-tuning", steps, unit="steps") as advance:
         warnings.simplefilter("ignore", FutureWarning)  # TRL and PEFT use names that transformers has new ones for
         trainer = _trainer(task, settings, examples, dtype, device, checkpoints)
         watch = _Watch(advance, task.progress.metric)
@@ -191,13 +192,13 @@ def _step(record: dict[str, Any]) -> dict[str, Any]:
 class _Watch(TrainerCallback):
     """Tells how far training is."""
 
-    def __init__(self, advance: Callable[[int], None], metric: Callable[..., None]) -> None:
+    def __init__(self, advance: Advance, metric: Callable[..., None]) -> None:
         self.advance, self.metric = advance, metric
         self.seen_before = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.seen_before = state.num_input_tokens_seen  # by the tries before
-        self.advance(state.global_step)
+        self.advance(state.global_step, again=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.advance(1)

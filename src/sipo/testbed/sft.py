@@ -87,7 +87,7 @@ def fine_tune(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with progress.track("supervised fine-tuning", len(plan)) as advance:
+        with progress.track("supervised fine-tuning", len(plan), unit="steps") as advance:
             for batch in plan:
                 loss = _loss(model, *_tensors(batch, width))
                 finite(loss.item(), f"fine-tuning, step {len(losses) + 1} of {len(plan)}: loss", "lower its lr")

@@ -5,6 +5,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from sipo.disk.damage import note
 from sipo.disk.publishing import replacing
 from sipo.errors import SipoError
 from sipo.finite import finite, infinite_tensor
+from sipo.progress import Advance
 
 DIGEST = hashlib.sha256().digest_size
 """Bytes of a digest, with which a checkpoint's file begins."""
@@ -59,6 +61,10 @@ class Recipe:
     """End as after the epoch with the lowest validation loss, or as at the start where none is lower."""
 
 
+def no_bar(steps: int, done: int) -> AbstractContextManager[Advance]:
+    return nullcontext(lambda units, **numbers: None)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Where the state is kept, and how many seconds pass between two of them: what a crash costs at most."""
@@ -78,6 +84,8 @@ class Job:
     checkpoint: Checkpoint | None = None
     watch: Callable[[dict[str, float]], None] | None = None
     """Is given each step's record, those before a crash again."""
+    bar: Callable[[int, int], AbstractContextManager[Advance]] = no_bar
+    """bar(steps, done) shows, for the time of the training, how far it is."""
 
 
 NAMELESS = Job()
@@ -99,10 +107,10 @@ def optimise(
     """Train the parameters in place by AdamW with linear warm-up and cosine decay; returns a record for each step.
 
     `backward` adds the gradients of the mean loss of these examples, given by index, and returns numbers for the
-    record; it must be the same function of the parameters in every try. `validate` is asked before the first step
-    (`start_validation_loss` in its record) and after each epoch, the smaller the better. Warm-up takes the share
-    `warmup` of the steps, rounded up as in transformers, but never all. With a checkpoint, a killed training that is
-    called again ends as if nothing had happened, bit by bit.
+    record, the `loss` among them; it must be the same function of the parameters in every try. `validate` is asked
+    before the first step (`start_validation_loss` in its record) and after each epoch, the smaller the better. Warm-up
+    takes the share `warmup` of the steps, rounded up as in transformers, but never all. With a checkpoint, a killed
+    training that is called again ends as if nothing had happened, bit by bit.
 
     Raises SipoError, with the job's name, the step and the way out, for the first loss, gradient norm or parameter that
     is not finite: nothing is learned from it, and nothing kept.
@@ -136,28 +144,30 @@ def optimise(
         finite(state["start"], f"{name}: validation loss before the first step", way_out)
         keep(state["start"])
     saved = time.monotonic()
-    for step in range(state["step"], steps):
-        epoch, place = divmod(step, steps_an_epoch)
-        batch = order(epoch)[place * settings.batch_size : (place + 1) * settings.batch_size]
-        record = {"step": step + 1, "epoch": epoch + 1, **backward(batch)}
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-        finite({**record, "gradient norm": float(norm)}, f"{name}, step {step + 1} of {steps}", way_out)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step == 0 and state["start"] is not None:
-            record["start_validation_loss"] = state["start"]
-        if place + 1 == steps_an_epoch and validate:
-            record["validation_loss"] = loss = validate()
-            finite(loss, f"{name}, step {step + 1} of {steps}: validation loss", way_out)
-            keep(loss)
-        state["history"].append(record)
-        state["step"] = step + 1
-        if watch:
-            watch(record)
-        if checkpoint and time.monotonic() - saved >= checkpoint.seconds:
-            _save(checkpoint.path, state, parameters, optimizer, schedule)
-            saved = time.monotonic()
+    with job.bar(steps, state["step"]) as advance:
+        for step in range(state["step"], steps):
+            epoch, place = divmod(step, steps_an_epoch)
+            batch = order(epoch)[place * settings.batch_size : (place + 1) * settings.batch_size]
+            record = {"step": step + 1, "epoch": epoch + 1, **backward(batch)}
+            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+            finite({**record, "gradient norm": float(norm)}, f"{name}, step {step + 1} of {steps}", way_out)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step == 0 and state["start"] is not None:
+                record["start_validation_loss"] = state["start"]
+            if place + 1 == steps_an_epoch and validate:
+                record["validation_loss"] = loss = validate()
+                finite(loss, f"{name}, step {step + 1} of {steps}: validation loss", way_out)
+                keep(loss)
+            state["history"].append(record)
+            state["step"] = step + 1
+            if watch:
+                watch(record)
+            advance(1, loss=record["loss"])
+            if checkpoint and time.monotonic() - saved >= checkpoint.seconds:
+                _save(checkpoint.path, state, parameters, optimizer, schedule)
+                saved = time.monotonic()
     if infinite_tensor(("", parameter) for parameter in parameters) is not None:
         raise SipoError(f"{name}, step {steps} of {steps}: a parameter is no finite number; {way_out}")
     if state["best"] is not None:

@@ -61,6 +61,7 @@ def job_of(task: "Task", verb: str, key: str, lr: float, checkpoint: Path, **abo
         f"lower {key}, which is {lr:g}, or set model.dtype to float32",
         Checkpoint(checkpoint, task.config.execution.checkpoint_seconds),
         lambda record: task.progress.metric(**about, **record),
+        lambda steps, done: task.progress.track(" ".join(map(str, about.values())), steps, done, unit="steps"),
     )
 
 
