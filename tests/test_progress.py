@@ -85,7 +85,7 @@ def test_pieces_within_pieces_share_one_display() -> None:
     progress.whole = Half()
     with progress.track("seeds", 2) as outer:
         for _ in range(2):
-            with progress.track("steps", 3, "steps") as inner:
+            with progress.track("steps", 3, unit="steps") as inner:
                 for _ in range(3):
                     inner(1, loss=0.5)
             outer(1)

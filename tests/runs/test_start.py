@@ -108,7 +108,7 @@ def test_warm_up_is_as_long_as_in_transformers(steps: int, share: float, monkeyp
 
     def backward(_: list[int]) -> dict[str, float]:
         parameter.sum().backward()
-        return {}
+        return {"loss": 0.0}
 
     optimise([parameter], 1, backward, Recipe(settings, 0.1, 0))
     theirs = TrainingArguments(output_dir="unused", warmup_steps=share, use_cpu=True, report_to=[])
