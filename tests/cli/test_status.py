@@ -63,3 +63,15 @@ def test_who_is_gone_works_no_more(tmp_path: Path) -> None:
         assert worked_on(tmp_path) is works, text
     lock.write_bytes(b"\xff")
     assert not worked_on(tmp_path) and not worked_on(tmp_path / "nowhere")
+
+
+def test_scripts_are_told_as_well(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--json", str(begun)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["now"] is None and told["next"]
+    with alone(begun):
+        (begun / NOW).write_text(json.dumps({"said": ["align  3 of 9"]}))
+        assert main(["status", "--json", str(begun)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["now"] == ["align  3 of 9"] and told["next"] is None
+    assert main(["status", "--json", "--watch", str(begun)]) == 2 and "give one" in capsys.readouterr().err

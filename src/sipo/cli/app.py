@@ -12,6 +12,7 @@ from sipo.cli.data import data
 from sipo.cli.disk import writing
 from sipo.cli.reward import reward
 from sipo.commands import serve_exported, sipo
+from sipo.errors import SipoError
 from sipo.hush import hush
 from sipo.progress import Progress, say
 
