@@ -40,6 +40,7 @@ MAY_LOAD = {
     "status RUN": FRONTS,
     "status RUN --json": FRONTS,
     "choose RUN --knee": FRONTS,
+    "compare RUN": FRONTS,
     "init INIT --data ROWS": CONFIG,
     "data inspect ROWS --json": CONFIG,
     "check CONFIG --graph": CONFIG,

@@ -261,6 +261,23 @@ def choose(
 
 
 @app.command()
+def compare(
+    places: Annotated[
+        list[Path], typer.Argument(metavar="RUN...|FILE...", help="Runs; or JSON lines with prompt and rewards.")
+    ],
+    minimise: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Of files: smaller is better. May be repeated.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, latex, csv or json.")] = "text",
+    as_json: Json = False,
+) -> None:
+    """Compare methods over prompts and seeds: fronts, differences beyond noise, and what could have been seen."""
+    from sipo.cli.compare import compare
+
+    compare(places, minimise or [], "json" if as_json else form)
+
+
+@app.command()
 def export(
     run: RunFolder,
     weights: Shares,

@@ -1,0 +1,169 @@
+"""`sipo compare`: methods of runs, or of anybody's JSON lines, compared over prompts and over seeds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sipo.cli.forms import FORMS
+from sipo.data._files import read_records
+from sipo.data.chats import kind_of
+from sipo.disk.damage import is_run
+from sipo.errors import SipoError
+from sipo.pareto.across import across
+from sipo.records import Response, points_of, rewards_of
+from sipo.report.parts import shares
+from sipo.weights import as_weight
+
+Shares = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is compared: the answers of every seed, and what their rewards mean."""
+
+    maximise: Mapping[str, bool]
+    """By objective, in order: is larger better?"""
+    seeds: Mapping[str, Sequence[Response]]
+    reference: Mapping[str, float] | None = None
+
+
+def compare(places: Sequence[Path], minimise: Sequence[str] = (), form: str = "text") -> None:
+    """Print the comparison of runs, or of files; `minimise` names objectives of files of which smaller is better."""
+    if form not in FORMS:
+        raise SipoError(f"--format {form}: is none; they are {', '.join(FORMS)}")
+    runs = [is_run(place) for place in places]
+    if any(runs) and not all(runs):
+        raise SipoError("give runs or files, not both; a run's answers are files, too: judged/METHOD/responses.jsonl")
+    if all(runs) and minimise:
+        raise SipoError("--minimise: runs say themselves which objectives are minimised; leave it out")
+    found = of_runs(places) if all(runs) else of_files(places, minimise)
+    FORMS[form](found.maximise, compared(found))
+
+
+def of_runs(places: Sequence[Path]) -> Compared:
+    """Runs of the same settings are seeds of each other; the methods of others are called by their run, too."""
+    from sipo.declare.parts import RESPONSES
+    from sipo.runs.outputs import Outputs
+    from sipo.runs.status import read_run, require
+
+    configs = {place: read_run(place) for place in places}
+    first = next(iter(configs.values()))
+    settings = {}
+    for place, config in configs.items():
+        require(place, config, "compare")
+        if [(o.name, o.direction) for o in config.objectives] != [(o.name, o.direction) for o in first.objectives]:
+            raise SipoError(f"{place}: has other objectives than {places[0]}; compare runs of the same")
+        told = config.model_dump(mode="json", exclude={"seed", "run_dir", "execution", "report"})
+        settings[place] = sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    several = len(set(settings.values())) > 1
+    firsts = {key: next(place for place in places if settings[place] == key) for key in settings.values()}
+    alike = len({place.resolve().name for place in firsts.values()}) < len(firsts)
+    groups = {key: str(place) if alike else place.resolve().name for key, place in firsts.items()}
+    seeds: dict[str, list[Response]] = {}
+    known = set()
+    for place, config in configs.items():
+        group, name = groups[settings[place]], str(config.seed)
+        if (group, name) in known:
+            raise SipoError(f"{place}: is another run of seed {name} with the same settings; leave one out")
+        known.add((group, name))
+        outputs = Outputs(place, config)
+        for method in config.methods:
+            for each in outputs.read(f"judged/{method}", RESPONSES):
+                seeds.setdefault(name, []).append(replace(each, method=f"{group}/{each.method}") if several else each)
+    return Compared(dict(zip(first.names, first.maximise, strict=True)), seeds, first.evaluate.reference_point)
+
+
+def of_files(places: Sequence[Path], minimise: Sequence[str]) -> Compared:
+    """JSON lines or Parquet with `prompt` and `rewards`; `method` is the file's name where it is not there, `weights`
+    are of a method that is steered, `seed` tells trainings apart.
+    """
+    seeds: dict[str, list[Response]] = {}
+    names: tuple[str, ...] | None = None
+    for place in places:
+        for at, record in read_records(place):
+            try:
+                seed, response = _parsed(record, place.stem)
+            except SipoError as problem:
+                raise SipoError(f"{place} {at}: {problem}") from None
+            names = names or tuple(response.rewards)
+            if set(response.rewards) != set(names):
+                mine = ", ".join(response.rewards)
+                raise SipoError(f"{place} {at}: rewards are of {mine}, not of {', '.join(names)}")
+            seeds.setdefault(seed, []).append(response)
+    if names is None:
+        raise SipoError(f"{places[0]}: holds no answers; each line needs prompt and rewards")
+    unknown = [name for name in minimise if name not in names]
+    if unknown:
+        raise SipoError(f"--minimise: `{unknown[0]}` is no objective; they are {', '.join(names)}")
+    return Compared({name: name not in minimise for name in names}, seeds)
+
+
+def _parsed(record: Any, method: str) -> tuple[str, Response]:
+    if not isinstance(record, dict):
+        raise SipoError(f'is {kind_of(record)}; write {{"prompt": ..., "response": ..., "rewards": {{"a": 0.5}}}}')
+    for column in ("prompt", "rewards"):
+        if column not in record:
+            raise SipoError(f"has no `{column}`; each line needs prompt and rewards")
+    rewards, weights = record["rewards"], record.get("weights")
+    if not isinstance(rewards, dict) or not rewards:
+        raise SipoError(f'rewards is {kind_of(rewards)}; give a number for each objective, as {{"a": 0.5}}')
+    for name, value in rewards.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+        if value is not None and not is_number:
+            raise SipoError(f"rewards: {name} is {value!r}; give a finite number, or null where a judge refused")
+    if weights is not None:
+        if not isinstance(weights, dict):
+            raise SipoError(f"weights is {kind_of(weights)}; give a share for each objective, or null")
+        weights = dict(zip(rewards, as_weight(weights, tuple(rewards), "weights"), strict=True))
+    prompt = record["prompt"]
+    key = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+    draw = record.get("draw", 0)
+    found = Response(
+        str(record.get("method", method)), weights, key, key, 0, str(record.get("response", "")), 0, True, rewards, draw
+    )
+    return str(record.get("seed", 0)), found
+
+
+def compared(found: Compared) -> dict[str, Any]:
+    """In the form of `sipo.pareto.across`, with how many prompts were `left_out`, since not every point has them."""
+    names = tuple(found.maximise)
+    weights = _weights(found, names)
+    seeds, left_out = [], 0
+    for seed, responses in found.seeds.items():
+        points = points_of(responses, names, weights)
+        for method, mine in points.items():
+            lacking = [weight for weight, part in zip(weights, mine, strict=False) if not part]
+            if lacking:
+                at = shares(dict(zip(names, lacking[0], strict=True)))
+                raise SipoError(f"{method}: seed {seed} has no answers at {at}, where other methods have")
+        common = set.intersection(*({each.prompt for each in part} for mine in points.values() for part in mine))
+        refused = {each.prompt for each in responses if None in each.rewards.values()}
+        kept = common - refused
+        left_out += len({each.prompt for each in responses}) - len(kept)
+        if not kept:
+            raise SipoError(f"seed {seed}: no prompt is answered by {', '.join(points)} at all of their weights")
+        seeds.append({
+            method: rewards_of([[each for each in part if each.prompt in kept] for part in mine], names)
+            for method, mine in points.items()
+        })  # fmt: skip
+    for seed, each in zip(found.seeds, seeds, strict=True):
+        if set(each) != set(seeds[0]):
+            missing = set(seeds[0]) ^ set(each)
+            raise SipoError(f"seed {seed}: not every seed has {', '.join(sorted(missing))}; compare what all have")
+    unsteered = {each.method for part in found.seeds.values() for each in part if each.weights is None}
+    ordered = [{method: each[method] for method in seeds[0]} for each in seeds]
+    result = across(ordered, np.array(weights), found.maximise, found.reference, unsteered=unsteered)
+    return {**result, "left_out": left_out}
+
+
+def _weights(found: Compared, names: tuple[str, ...]) -> list[tuple[float, ...]]:
+    """Those that steered methods were asked at, or even shares where there is none."""
+    known = {
+        tuple(each.weights[name] for name in names) for part in found.seeds.values() for each in part if each.weights
+    }
+    return sorted(known, reverse=True) or [(1 / len(names),) * len(names)]

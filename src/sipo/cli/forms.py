@@ -1,0 +1,134 @@
+"""A comparison of methods as text, Markdown, LaTeX, CSV or JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sipo.plain import markdown_table, plain
+from sipo.progress import Progress, say
+from sipo.report.parts import Measured, Table, shares
+
+
+def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple[str, Table]]:
+    """Titles and tables of a comparison."""
+    interval = "95 % interval"
+    steered = any(tau is not None for each in found["methods"].values() for tau in each["control"].values())
+    fronts = [
+        [
+            name,
+            Measured(each["utility"], *each["utility_interval"]),
+            Measured(each["hypervolume_corrected"], *each["hypervolume_interval"]),
+            *(each["control"][objective] for objective in maximise if steered),
+        ]
+        for name, each in found["methods"].items()
+    ]
+    kendall = [f"control of {name}" for name in maximise if steered]
+    differences = [
+        [
+            name.replace(" - ", " less "),
+            Measured(each["utility"], *each["utility_interval"]),
+            each["p"],
+            each["detectable"],
+            each["is"],
+            each["because"] or None,
+            Measured(each["hypervolume_corrected"], *each["hypervolume_interval"]),
+            each["over_prompts"],
+            each["over_seeds"],
+        ]
+        for name, each in found["differences"].items()
+    ]
+    points = [
+        [method, shares(point["weights"]), *(Measured(point["rewards"][n], *point["interval"][n]) for n in maximise)]
+        for method, each in found["methods"].items()
+        for point in each["points"]
+    ]
+    corner = ", ".join(f"{name} {value:.3g}" for name, value in found["reference_point"].items())
+    size = f"{found['seeds']} seeds" if found["seeds"] > 1 else f"one seed, {found['prompts']} prompts"
+    compared_by = ["methods", f"mean utility [{interval}]", "p, Holm", "could be seen", "the first is", "because"]
+    variances = ("error over prompts", "deviation over seeds")
+    means = [f"{name}, {'larger' if larger else 'smaller'} is better [{interval}]" for name, larger in maximise.items()]
+    columns = ["method", f"mean utility [{interval}]", f"hypervolume [{interval}]", *kendall]
+    return [
+        (f"Fronts ({size}; hypervolume above {corner}; control is Kendall's tau)", Table(columns, fronts)),
+        (
+            "Differences of every two methods",
+            Table([*compared_by, f"hypervolume [{interval}]", *variances], differences),
+        ),
+        ("Mean rewards at each weight", Table(["method", "weights", *means], points, lead=2)),
+    ]
+
+
+def notes(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the numbers do not say by themselves."""
+    if found["left_out"]:
+        yield f"{found['left_out']} prompts are left out: not every method has a reward for them at every weight"
+    if found["seeds"] == 1:
+        yield "intervals are over prompts; they do not say how another seed of training would have ended"
+
+
+def _as_text(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:
+    progress = Progress()
+    for title, table in tables(maximise, found):
+        progress.table(title, table.columns, table.texts())
+        progress.say()
+    for note in notes(found):
+        progress.say(note)
+
+
+def _as_markdown(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:
+    for title, table in tables(maximise, found):
+        say(f"{title}:\n\n{markdown_table(table.columns, table.texts())}\n")
+    for note in notes(found):
+        say(note)
+
+
+LATEX = str.maketrans({
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "\N{MINUS SIGN}": "$-$", "\N{EN DASH}": "--", "\N{NO-BREAK SPACE}": "~",
+})  # fmt: skip
+
+
+def _as_latex(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:
+    """Tables of booktabs."""
+
+    def row(cells: Sequence[str]) -> str:
+        return " & ".join(plain(str(cell)).translate(LATEX) for cell in cells) + r" \\"
+
+    for title, table in tables(maximise, found):
+        layout = "l" * table.lead + "r" * (len(table.columns) - table.lead)
+        lines = [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", row(table.columns), r"\midrule"]
+        print("\n".join([f"% {plain(title)}", *lines, *map(row, table.texts()), r"\bottomrule", r"\end{tabular}", ""]))
+    for note in notes(found):
+        print(f"% {note}")
+
+
+def _as_csv(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:
+    """A number a line: of what, at which weights, which one, and its interval."""
+    told = io.StringIO()
+    lines = csv.writer(told, lineterminator="\n")
+    lines.writerow(["of", "name", "weights", "measure", "value", "low", "high"])
+    for name, each in found["methods"].items():
+        lines.writerow(["method", name, "", "utility", each["utility"], *each["utility_interval"]])
+        ends = each["hypervolume_interval"]
+        lines.writerow(["method", name, "", "hypervolume", each["hypervolume_corrected"], *ends])
+        lines.writerows(["method", name, "", f"control {n}", tau, "", ""] for n, tau in each["control"].items())
+        for point in each["points"]:
+            at = json.dumps(point["weights"])
+            lines.writerows(["point", name, at, n, point["rewards"][n], *point["interval"][n]] for n in maximise)
+    for name, each in found["differences"].items():
+        lines.writerow(["difference", name, "", "utility", each["utility"], *each["utility_interval"]])
+        ends = each["hypervolume_interval"]
+        lines.writerow(["difference", name, "", "hypervolume", each["hypervolume_corrected"], *ends])
+        keys = ("p", "detectable", "is", "because", "over_prompts", "over_seeds")
+        lines.writerows(["difference", name, "", key, each[key], "", ""] for key in keys)
+    print(told.getvalue(), end="")
+
+
+def _as_json(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:
+    objectives = [{"name": n, "direction": "maximize" if larger else "minimize"} for n, larger in maximise.items()]
+    print(json.dumps({"objectives": objectives, **found}, ensure_ascii=False))
+
+
+FORMS = {"text": _as_text, "markdown": _as_markdown, "latex": _as_latex, "csv": _as_csv, "json": _as_json}
