@@ -10,7 +10,7 @@ from sipo.plain import COMMANDING
 from sipo.records import Response
 from sipo.report.answers import answered, middle, places
 from sipo.report.lengths import lengths
-from sipo.report.pack import pack, pack_list
+from sipo.report.pack import ROOM, pack, pack_list
 from sipo.report.truth import Share
 
 HOSTILE = "</template><script>alert(1)</script>\x1b[31m \u202e \ud800 {{ 7 * 7 }} \u2028"
@@ -29,12 +29,13 @@ def test_ten_thousand_rows_fit_and_more_than_fits_is_left_out_from_the_end() -> 
     source = random.Random(0)
     words = ["".join(source.choices(string.ascii_lowercase, k=6)) for _ in range(2000)]
     records = [{"id": i, "text": " ".join(source.choices(words, k=30))} for i in range(10_000)]
-    packed, count = pack_list(records)
-    assert count == 10_000 and len(packed) < 9_000_000
+    packed, count = pack_list(records, ROOM["cases"])
+    assert count == 10_000 and len(packed) < ROOM["cases"]
     packed, count = pack_list(records, room=100_000, about="them")
     assert len(packed) <= 100_000 and 0 < count < 10_000
     (found,) = unpacked(f"<template data-pack>{packed}</template>")
     assert found["about"] == "them" and [each["id"] for each in found["records"]] == list(range(count))
+    assert sum(ROOM.values()) < 19_000_000, "the rest of the page has its room, too"
     assert pack_list(records[:1], room=1)[1] == 1 and pack_list([], room=1)[1] == 0
 
 

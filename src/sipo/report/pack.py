@@ -12,17 +12,17 @@ from markupsafe import Markup
 
 from sipo.plain import plain
 
-ROOM = 9_000_000
-"""Characters of the page that one list may fill: with two of them the page stays below 20 MB."""
+ROOM = {"answers": 6_000_000, "cases": 12_000_000}
+"""Characters of the page that a list may fill: with both of them the page stays below 20 MB."""
 
 
 def pack(value: Any) -> Markup:
     """JSON, deflated, in base64, which holds no markup; `unpack` in pack.js reads it."""
     text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(b64encode(zlib.compress(text.encode(), 9)).decode())
+    return Markup(b64encode(zlib.compress(text.encode())).decode())
 
 
-def pack_list(records: Sequence[Any], room: int = ROOM, **about: Any) -> tuple[Markup, int]:
+def pack_list(records: Sequence[Any], room: int, **about: Any) -> tuple[Markup, int]:
     """The records, as many from the first as there is room for, and how many those are."""
     count = len(records)
     while True:

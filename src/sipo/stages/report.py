@@ -19,7 +19,7 @@ from sipo.report.facts import conflicts, costs, facts
 from sipo.report.inputs import Inputs
 from sipo.report.lengths import lengths
 from sipo.report.looks import looks
-from sipo.report.pack import pack_list
+from sipo.report.pack import ROOM, pack_list
 from sipo.report.page import Picture, render
 from sipo.report.strength import in_words, table
 from sipo.report.truth import truth
@@ -115,6 +115,7 @@ def _answered(task: Task, inputs: Inputs, place: int | None) -> dict[str, Any]:
     every = answers.answered(inputs.responses, task.objectives, task.config.report.cases)
     packed, count = pack_list(
         every,
+        ROOM["answers"],
         objectives=task.objectives,
         places=[list(weights.values()) for weights in places],
         first=answers.middle(places) if place is None else place,
@@ -129,7 +130,7 @@ def _improved(task: Task, inputs: Inputs, rows: list[Row]) -> dict[str, Any]:
     true = rewards.true_rewards(objectives, rewards.texts_of(rows, inputs), task.config.execution, task.moment)
     known = truth(rows, inputs, objectives, true)
     records = [each.record() for each in cases(rows, inputs, true, known.chosen, task.config.report.cases)]
-    packed, count = pack_list(records)
+    packed, count = pack_list(records, ROOM["cases"])
     return {
         "improvement": {
             "chose_nothing": chose_nothing(inputs, WAYS_OUT),

@@ -56,5 +56,5 @@ if (document.querySelector("#cases")) {
     section.querySelector(".controls").hidden = false;
     find();
   };
-  unpack(section).then(start);
+  unpacked(section, start);
 }

@@ -71,5 +71,5 @@
     live.hidden = section.querySelector(".controls").hidden = false;
     find(); // a browser may have kept what was typed before a reload
   };
-  unpack(section).then(start);
+  unpacked(section, start);
 }

@@ -1,7 +1,11 @@
 // Texts come packed (pack.py): base64 of deflated JSON. They reach the page as text nodes only, so no markup acts.
-const unpack = (section) => {
+const unpack = async (section) => {
   const bytes = Uint8Array.from(atob(section.querySelector("template[data-pack]").content.textContent), (c) => c.charCodeAt(0));
-  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+  const { readable, writable } = new DecompressionStream("deflate");
+  const writer = writable.getWriter();
+  writer.write(bytes);
+  writer.close();
+  return new Response(readable).json();
 };
 
 const make = (tag, attributes = {}, ...children) => {
@@ -12,6 +16,10 @@ const make = (tag, attributes = {}, ...children) => {
   element.append(...children);
   return element;
 };
+
+const unpacked = (section, start) => unpack(section).then(start).catch((error) => {
+  section.append(make("p", { class: "notice" }, `This browser does not show these texts: ${error.message}`));
+});
 
 const folded = (text) => text.toLowerCase().replace(/\s+/g, " ");
 
