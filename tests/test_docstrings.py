@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -13,6 +14,10 @@ import pytest
 
 import sipo
 from sipo.config.file import parse_config
+from sipo.data.sources.registry import REGISTRY as SOURCES
+from sipo.filters.registry import REGISTRY as FILTERS
+from sipo.methods.registry import REGISTRY as METHODS
+from sipo.rewards.kinds.registry import REGISTRY as REWARDS
 from sipo.runs.pipeline import run
 
 ROOT = Path(sipo.__file__).parent
@@ -75,3 +80,26 @@ def test_every_public_name_says_what_it_is_and_shows_it(name: str) -> None:
 
 def test_the_package_shows_its_public_names_and_no_others() -> None:
     assert set(dir(sipo)) == {*sipo.__all__, "__version__"}
+
+
+def _exists(name: str) -> bool:
+    """Is it a module, or in the last of its modules?"""
+    module, rest = "sipo", name.split(".")[1:]
+    while rest and hasattr(import_module(module), "__path__") and find_spec(f"{module}.{rest[0]}"):
+        module = f"{module}.{rest.pop(0)}"
+    found: Any = import_module(module)
+    for part in rest:
+        found = getattr(found, part, None)
+    return found is not None
+
+
+def test_what_texts_name_of_the_code_is_there() -> None:
+    """Modules and what is in them, as pages and docstrings name them; groups of entry points have such names, too."""
+    groups = {registry.group for registry in (METHODS, FILTERS, SOURCES, REWARDS)}
+    top = ROOT.parents[1]
+    pages = [*top.glob("*.md"), *(top / "docs").glob("*.md"), *ROOT.rglob("*.py")]
+    pages.remove(top / "CHANGELOG.md")  # of what there was, too
+    named = {name: page for page in pages for name in re.findall(r"`(sipo(?:\.\w+)+)[`(]", page.read_text("utf-8"))}
+    assert len(named) > 30
+    gone = {name: str(page) for name, page in named.items() if name not in groups and not _exists(name)}
+    assert not gone

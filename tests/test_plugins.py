@@ -30,9 +30,10 @@ from sipo.filters.spec import Filter, RuleSpec
 from sipo.graph import build, key
 from sipo.methods import policies
 from sipo.methods.by_weight import Trainer, by_weight_spec
+from sipo.methods.interface import Method
 from sipo.methods.lw import lw_needs, lw_work
 from sipo.methods.raco import Mgda
-from sipo.methods.registry import find, specs
+from sipo.methods.registry import built, find, specs
 from sipo.methods.spec import MethodSpec
 from sipo.rewards import scoring
 from sipo.rewards.kinds.spec import RewardSpec
@@ -370,6 +371,31 @@ def test_a_kind_is_told_words_where_it_goes_by_them(by_words: bool, monkeypatch:
     objective = Objective.model_construct(name="mine", better="It is better.", reward=Keys())
     scoring._sources([objective], Execution(), None)
     assert told == [{"mine": "It is better." if by_words else ""}]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "builds nothing"),
+        (["soups"], "builds soups"),
+        (["other"], "builds other"),
+        (["mine", "soups"], "builds mine, soups"),
+        (["mine:a", "mine:a"], "builds mine:a, mine:a"),
+        (["mine:a", "../b"], "builds mine:a, ../b"),
+        (["mine"], None),
+        (["mine:a", "mine:b"], None),
+    ],
+)
+def test_answers_of_a_method_bear_no_others_name(names: list[str], said: str | None) -> None:
+    """They would be told of as that one's, in one front."""
+    mine = replace(spec(), build=lambda config: [Method(name, print) for name in names])
+    if said is None:
+        assert [each.name for each in built(mine, None, {})] == names
+        with pytest.raises(SipoError, match=f"`steered` is not what `steerable` of {names[0]} is"):
+            built(replace(mine, steered=False), None, {})
+    else:
+        with pytest.raises(SipoError, match=re.escape(said)):
+            built(mine, None, {})
 
 
 def test_a_check_that_fails_is_one_line(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.view import View
 from sipo.methods.interface import Method
-from sipo.methods.registry import specs
+from sipo.methods.registry import built, specs
 from sipo.methods.spec import MethodSpec
 from sipo.models.load import identify
 from sipo.runs.outputs import Outputs, backbone_of
@@ -38,10 +38,10 @@ class Built:
             for needed in dict.fromkeys(stage.needs()):
                 require(self.run, self.config, needed.name)
             view = cast(Config, View(self.config, spec.reads, name))
-            built = {each.name: each for each in spec.build(view, **self._outputs.inputs(stage))}
-            if name not in built:
-                raise SipoError(f"`{name}` is no single policy; they are {', '.join(built)}")
-            self._methods |= built
+            found = {each.name: each for each in built(spec, view, self._outputs.inputs(stage))}
+            if name not in found:
+                raise SipoError(f"`{name}` is no single policy; they are {', '.join(found)}")
+            self._methods |= found
         return self._methods[name]
 
     def names(self) -> Iterator[str]:

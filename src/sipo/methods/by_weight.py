@@ -40,7 +40,9 @@ def by_weight(name: str, models: "Mapping[Weight, Policy]") -> Method:
 
 @dataclass(frozen=True)
 class Trainer:
-    """What trains a model for every weight: train(task, folder, **needs) writes the adapters."""
+    """What trains a model for every weight: train(task, folder, **needs) writes the adapters. Where `align.lr` is auto
+    it is given `aligned` besides, for `sipo.training.policies.rates_of`.
+    """
 
     train: Callable[..., Any]
     needs: "Callable[[Graph], Inputs]"

@@ -21,7 +21,7 @@ from sipo.engines import Engine, answer
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points
 from sipo.methods.interface import Aligned, Method, prompt_of
-from sipo.methods.registry import find
+from sipo.methods.registry import built, find
 from sipo.records import Response
 from sipo.settings import Decoding
 from sipo.stages.sample import named, one_row_a_prompt
@@ -49,7 +49,7 @@ class _Asked:
 
 def answer_by(task: Task, folder: Path, *, method: str, **inputs: Any) -> list[Response]:
     """Those of a method by its name in the configuration; `inputs` are what its declaration needs."""
-    return answer_prompts(task, find(method).build(task.config, **inputs), folder)
+    return answer_prompts(task, built(find(method), task.config, inputs), folder)
 
 
 def answer_prompts(task: Task, methods: Sequence[Method], folder: Path) -> list[Response]:

@@ -26,7 +26,7 @@ DIGEST = hashlib.sha256().digest_size
 
 
 class Settings(Protocol):
-    """How parameters are trained; `sipo.config.Training` is one."""
+    """How parameters are trained; `sipo.settings.Training` is one."""
 
     @property
     def epochs(self) -> int: ...
