@@ -1,5 +1,6 @@
 """The rules that choose y_c, each against its definition."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -21,6 +22,7 @@ from sipo.filters.bradley_terry import (
 )
 from sipo.filters.calibrated import decide_calibrated, soft_rank
 from sipo.filters.contest import CHOSEN, Contender, Contest, contests
+from sipo.filters.length import by_length
 from sipo.filters.paper import Paper, decide, judge_rewards
 from sipo.filters.random import decide_by_chance
 from sipo.filters.rewards import decide_by_rewards
@@ -138,6 +140,29 @@ def test_chance_keeps_as_many_rows_as_the_paper_and_depends_on_the_seed_alone(se
     assert [d.fates for d in drawn] == [d.fates for d in again]
     assert sum(chosen(d) is not None for d in drawn) == good
     assert all(chosen(d) in (None, 1, 2) for d in drawn), "only rewrites"
+
+
+@given(st.integers(0, 99), st.sampled_from([1, -1]))
+def test_length_takes_the_rows_of_chance_and_the_longest_or_the_shortest_of_the_pool(seed: int, sign: int) -> None:
+    generator = np.random.default_rng(seed)
+    many = [contest("SrRrS") for _ in range(4)]
+    many = [
+        replace(
+            each, contenders=tuple(replace(c, tokens=(1,) * int(generator.integers(1, 5))) for c in each.contenders)
+        )
+        for each in many
+    ]
+    values = [np.array([[0.0, 0], [0, 0], *[[at, at] for at in range(1, 6)]]) * (1 if i < 3 else -1) for i in range(4)]
+    paper = [decide(each, ["x", "y"], mine, "all") for each, mine in zip(many, values, strict=True)]
+    by_chance = decide_by_chance(many, paper, "rewrites", seed)
+    for each, drawn, mine in zip(
+        many, by_chance, decide_by_chance(many, paper, "rewrites", seed, by_length(sign)), strict=True
+    ):
+        at = chosen(mine)
+        assert (at is None) == (chosen(drawn) is None)
+        if at is not None:
+            lengths = [sign * len(c.tokens) for c in each.contenders[1:4]]
+            assert at - 1 == lengths.index(max(lengths)), "the first of equal ones"
 
 
 def test_chance_is_blind() -> None:

@@ -3,11 +3,12 @@
 The paper's ablation takes a random subset of the refined responses (`filter.pool: rewrites`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, Contest, Decision, Pool
 from sipo.filters.paper import Implicit, decide_all, estimated
@@ -25,8 +26,16 @@ class Random(Implicit):
     """At random, in as many rows as the paper's rule keeps."""
 
 
+Pick = Callable[[Contest, "NDArray[np.intp]", np.random.Generator], int]
+"""pick(contest, places, generator): the place of the contender to choose, one of `places`."""
+
+
+def anyone(_: Contest, places: "NDArray[np.intp]", generator: np.random.Generator) -> int:
+    return int(generator.choice(places))
+
+
 def decide_by_chance(
-    contests: Sequence[Contest], decisions: Sequence[Decision], pool: Pool, seed: int
+    contests: Sequence[Contest], decisions: Sequence[Decision], pool: Pool, seed: int, pick: Pick = anyone
 ) -> list[Decision]:
     """`decisions` are the paper's over the whole pool; as many of them stay, with another contender chosen."""
     generator = np.random.default_rng(seed)
@@ -38,7 +47,7 @@ def decide_by_chance(
         eligible = contest.eligible(pool)
         fates = ["not drawn" if may else NOT_IN_THE_POOL for may in eligible]
         if i in drawn:
-            fates[int(generator.choice(eligible.nonzero()[0]))] = CHOSEN
+            fates[pick(contest, eligible.nonzero()[0], generator)] = CHOSEN
         result.append(replace(decision, fates=tuple(fates), reasons=((),) * len(fates)))
     return result
 

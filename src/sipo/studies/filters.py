@@ -49,11 +49,16 @@ RULES: dict[str, dict[str, Any]] = {
     "calibrated, rewrites, log-ratios alone": _calibrated("rewrites", FEATURES[:1]),
     "random": {"filter.rule": "random", "filter.pool": "all"},
     "random, rewrites": {"filter.rule": "random", "filter.pool": "rewrites"},
+    "longest, rewrites": {"filter.rule": "longest", "filter.pool": "rewrites"},
+    "shortest, rewrites": {"filter.rule": "shortest", "filter.pool": "rewrites"},
     "oracle": {"filter.rule": "rewards"},
 }
 VARIED = "calibrated, rewrites"
 """The rule whose judges are also tried as an ensemble and with a reward head."""
-REALIGNED = ("paper", "calibrated", "calibrated, rewrites", "random", "random, rewrites", "oracle")
+REALIGNED = (
+    *("paper", "calibrated", "calibrated, rewrites", "random", "random, rewrites"),
+    *("longest, rewrites", "shortest, rewrites", "oracle"),
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def _fronts(rows: int) -> FrontStudy:
         Claim("calibrated", "paper", "a calibrated filter is better than the paper's", ours=True),
         Claim("calibrated, rewrites", "paper", "the same among rewrites", ours=True),
         Claim("calibrated, rewrites", "random, rewrites", "and better than a random rewrite", ours=True),
+        Claim("calibrated, rewrites", "longest, rewrites", "and than the longest rewrite", ours=True),
         Claim("oracle", "calibrated, rewrites", "there is room above the calibrated filter", ours=True),
     ]
     return FrontStudy("filters", "", always(Arm("mod", "mod"), *arms), claims)
