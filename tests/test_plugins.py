@@ -84,7 +84,7 @@ from sipo.settings.section import Natural
 
 
 class Longest(Filter):
-    rule: Literal["longest"]
+    rule: Literal["wordiest"]
     """The longest candidate."""
     least: Natural = 0
     """Shorter ones are left out, in tokens."""
@@ -129,12 +129,12 @@ def test_they_go_from_the_command_line_to_the_front():
     assert main(["run", str(RUN), "--run-dir", str(RUN.parent / "run")]) == 0
     fronts = read_json(RUN.parent / "run" / "compare" / "fronts.json")["methods"]
     assert set(fronts) == {"bold", "sipo"} and len(fronts["bold"]["points"]) == 3
-    assert read_json(RUN.parent / "run" / "filter" / "filter.json")["rule"] == "longest"
+    assert read_json(RUN.parent / "run" / "filter" / "filter.json")["rule"] == "wordiest"
 
 
 def test_a_key_of_another_rule_is_refused(capsys):
     assert main(["check", str(RUN), "--set", "filter.keep=0.5"]) == 2
-    line = "the rule longest does not read keep; leave it out, or set filter.rule to calibrated"
+    line = "the rule wordiest does not read keep; leave it out, or set filter.rule to calibrated"
     assert capsys.readouterr().err.strip().endswith(line)
 """
 FILES = {"bold_method": ("sipo.methods", METHOD), "longest_rule": ("sipo.filters", RULE)}
@@ -158,7 +158,7 @@ def ask(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
 def test_a_method_and_a_filter_rule_of_one_file_each(tmp_path: Path) -> None:
     install(tmp_path, FILES)
     settings = tiny_settings(tmp_path)
-    settings |= {"methods": ["bold", "sipo"], "bold": {"share": 0.6}, "filter": {"rule": "longest", "least": 1}}
+    settings |= {"methods": ["bold", "sipo"], "bold": {"share": 0.6}, "filter": {"rule": "wordiest", "least": 1}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "test_mine.py").write_text(SUITES)
     done = ask(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "test_mine.py")
@@ -172,7 +172,7 @@ def test_a_method_and_a_filter_rule_of_one_file_each(tmp_path: Path) -> None:
         ("sipo.methods", "import sys; sys.exit(3)", "cannot be imported (SystemExit: 3)"),
         ("sipo.methods", "MINE = 5", "the entry point broken:MINE of sipo.methods: is no MethodSpec, nor a tuple of them"),
         ("sipo.filters", "from sipo.filters.paper import RULES\nMINE = RULES * 2", None),
-        ("sipo.filters", RULE.replace('"longest"]', '"paper"]'), "the filter rule `paper` is there already; remove one"),
+        ("sipo.filters", RULE.replace('"wordiest"]', '"paper"]'), "the filter rule `paper` is there already; remove one"),
     ],
 )  # fmt: skip
 def test_a_package_that_is_broken_is_one_line(group: str, code: str, line: str | None, tmp_path: Path) -> None:
