@@ -17,13 +17,13 @@ from sipo.estimate.pace import Pace, measured
 from sipo.estimate.sizes import stated
 from sipo.estimate.table import say_plan
 from sipo.graph.build import Graph
+from sipo.graph.key import subject_of
 from sipo.logprobs.packing import pack
 from sipo.models.chat import Codec
 from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
 from sipo.remarks import about_keys, about_lengths, about_rates, about_rewards, about_rows
-from sipo.runs.subject import subject
 from sipo.runs.validate import validate
 from sipo.stages.refine import encode
 from sipo.task import Task
@@ -67,7 +67,7 @@ def check(
             raise SipoError(f"{option} {value:g}: give a number above 0")
     task, absent = Task(config, progress), find_absent(config)
     if not absent.rows:
-        RunFolder(config.run_dir).check(subject(task))
+        RunFolder(config.run_dir).check(subject_of(task))
     validate(task, absent=absent)
     _say_subject(task, absent)
     if not absent.rows:

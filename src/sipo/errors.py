@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and what it says of others."""
 
 from sipo.plain import plain
 
@@ -17,3 +17,8 @@ class SipoError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(plain(" ".join(message.split())))
+
+
+def first_line(error: BaseException | None) -> str:
+    """Of what another library's error says, or its kind where it says nothing."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

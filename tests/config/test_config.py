@@ -15,7 +15,7 @@ from sipo.config import Config
 from sipo.config.file import dump_config, load_config, parse_config
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
-from sipo.runs.subject import subject
+from sipo.graph.key import subject_of
 from sipo.settings.explain import rules_of
 from sipo.settings.training import TRIED
 from sipo.task import Task
@@ -202,7 +202,7 @@ def turn(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def every_key(config: Config) -> dict[str, str]:
-    return stage_keys(config, subject(Task(config)))
+    return stage_keys(config, subject_of(Task(config)))
 
 
 def test_no_key_is_without_a_test() -> None:

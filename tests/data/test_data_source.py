@@ -24,8 +24,8 @@ from sipo.data.cleaning import Choice
 from sipo.data.digest import digest_of
 from sipo.data.making import make_rows
 from sipo.data.prepare import prepare
+from sipo.graph.key import subject_of
 from sipo.runs.pipeline import run
-from sipo.runs.subject import subject
 from sipo.task import Task
 
 
@@ -149,9 +149,9 @@ def test_the_same_rows_are_the_same_run_wherever_they_are_from(
 ) -> None:
     source = trl(tmp_path)
     made = configured(with_source(source))
-    subject_of_made = subject(Task(made))
+    subject_of_made = subject_of(Task(made))
     given = configured(with_source(None, path=str(made.data.path)))
-    assert subject(Task(given)) == subject_of_made
+    assert subject_of(Task(given)) == subject_of_made
     assert stage_keys(given, subject_of_made) == stage_keys(made, subject_of_made)
 
 
@@ -161,7 +161,7 @@ def test_a_changed_label_of_the_same_length_makes_other_rows(
     source = pku(tmp_path)
     file, values = Path(source["name"]), with_source(source)
     config = configured(values)
-    before, about = Task(config).rows, subject(Task(config))
+    before, about = Task(config).rows, subject_of(Task(config))
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
     assert main(["run", str(tmp_path / "mine.yaml")]) == 0
     times = file.stat()
@@ -170,7 +170,7 @@ def test_a_changed_label_of_the_same_length_makes_other_rows(
     assert file.stat().st_size == times.st_size
     after = rows_of(values)
     assert [one == other for one, other in zip(before, after, strict=True)] == [False] + [True] * 39
-    assert subject(Task(configured(values)))["rows"] != about["rows"]
+    assert subject_of(Task(configured(values)))["rows"] != about["rows"]
     capsys.readouterr()
     assert main(["run", str(tmp_path / "mine.yaml")]) == 2
     assert "holds a run with other rows" in capsys.readouterr().err

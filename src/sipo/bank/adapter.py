@@ -1,7 +1,6 @@
 """One LoRA adapter: its factors, and its soups with others."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from sipo.disk.content import short_digest
 from sipo.errors import SipoError
 from sipo.settings import Lora
 
@@ -57,10 +57,12 @@ class Adapter:
 
     @property
     def identity(self) -> str:
-        digest = hashlib.sha256(str(self.scaling).encode())
+        return short_digest(self._content())
+
+    def _content(self) -> Iterator[bytes]:
+        yield str(self.scaling).encode()
         for name, (a, b) in sorted(self.factors.items()):
-            digest.update(name.encode() + a.detach().cpu().numpy().tobytes() + b.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+            yield name.encode() + a.detach().cpu().numpy().tobytes() + b.detach().cpu().numpy().tobytes()
 
     def trainable_copy(self, device: torch.device) -> "Adapter":
         copies = {

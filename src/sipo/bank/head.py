@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sipo.errors import SipoError
+from sipo.errors import SipoError, first_line
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def find_head(model: PreTrainedModel, body: nn.Module) -> Head:
     try:
         logits = model(input_ids=ids, use_cache=False).logits[0].float()
     except Exception as error:  # whatever the model's code leads to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise _refused(model, f"its logits cannot be computed ({reason})") from None
     finally:
         for hook in hooks:

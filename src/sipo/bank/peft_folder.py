@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sipo.bank.adapter import Adapter
-from sipo.errors import SipoError
+from sipo.errors import SipoError, first_line
 from sipo.finite import infinite_tensor
 
 PREFIX = "base_model.model."
@@ -169,7 +169,7 @@ def _names(folder: Path, lora: PlainLora, layer: str) -> bool:
     try:
         return bool(check_target_module_exists(lora.targets, layer))
     except Exception as error:  # a pattern that is none, or fields that exclude each other
-        raise SipoError(f"{folder}: PEFT cannot tell which layers it names ({_reason(error)})") from None
+        raise SipoError(f"{folder}: PEFT cannot tell which layers it names ({first_line(error)[:200]})") from None
 
 
 def _check_fit(folder: Path, lora: PlainLora, factors: Factors, base: PreTrainedModel) -> None:
@@ -180,7 +180,7 @@ def _check_fit(folder: Path, lora: PlainLora, factors: Factors, base: PreTrained
         try:
             inject_adapter_in_model(lora.targets, base, low_cpu_mem_usage=True)
         except Exception as error:  # it raises whatever the pattern and the model lead it to
-            raise SipoError(f"{folder}: does not fit its base model ({_reason(error)})") from None
+            raise SipoError(f"{folder}: does not fit its base model ({first_line(error)[:200]})") from None
     wanted = {
         name: (layer.lora_A["default"].weight.shape, layer.lora_B["default"].weight.shape)
         for name, layer in base.named_modules()
@@ -206,8 +206,4 @@ def _check_finite(folder: Path, tensors: dict[str, Tensor], way_out: str) -> Non
 
 
 def _unreadable(folder: Path, error: Exception) -> SipoError:
-    return SipoError(f"{folder}: no readable PEFT adapter ({_reason(error)})")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return SipoError(f"{folder}: no readable PEFT adapter ({first_line(error)[:200]})")

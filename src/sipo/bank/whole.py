@@ -1,6 +1,5 @@
 """A whole model as a policy: all its parameters are its own (full fine-tuning), and soups average them."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sipo.disk.content import short_digest
 from sipo.disk.tables import write_json
 from sipo.errors import SipoError
 from sipo.finite import infinite_tensor
@@ -49,11 +49,12 @@ class Whole:
 
     @property
     def identity(self) -> str:
-        digest = hashlib.sha256()
+        return short_digest(self._content())
+
+    def _content(self) -> Iterator[bytes | memoryview]:
         for name, weight in sorted(self.weights.items()):
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+            yield f"{name} {weight.dtype} {tuple(weight.shape)}".encode()
+            yield weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
     def trainable_copy(self, device: torch.device) -> "Whole":
         copies = {

@@ -92,8 +92,7 @@ def check(
 
     settings = load_config(config, overrides)
     if graph:
-        from sipo.graph.build import Graph
-        from sipo.graph.draw import mermaid
+        from sipo.graph.build import Graph, mermaid
 
         return say(mermaid(Graph(settings)))
     hush()

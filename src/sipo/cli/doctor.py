@@ -48,7 +48,7 @@ def _compute() -> dict[str, str]:
     try:
         import torch
 
-        from sipo.disk.cache import cache_folder
+        from sipo.disk.appearing import cache_folder
         from sipo.models.load import pick_device, pick_dtype
 
         device = torch.device(pick_device())

@@ -7,12 +7,13 @@ change in every copy; reading the bytes is a small part of making the rows. A da
 import json
 import os
 from dataclasses import asdict
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from pathlib import Path
 
 from sipo.data._files import unreadable
 from sipo.data.cleaning import Choice
 from sipo.data.sources.reading import shards
+from sipo.disk.content import short_digest
 
 
 def digest_of(name: str, choice: Choice) -> str:
@@ -23,7 +24,7 @@ def digest_of(name: str, choice: Choice) -> str:
         options["tokenizer"] = os.path.abspath(choice.tokenizer)
     source = Path(name)
     about = [options, *_content(source)] if source.exists() else [options, name]
-    return sha256(json.dumps(about).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(about))
 
 
 def _content(source: Path) -> list[str]:

@@ -9,7 +9,7 @@ from sipo.data.datacard import digest_on
 from sipo.data.digest import digest_of
 from sipo.data.prepare import prepare
 from sipo.data.sources.finding import on_hub
-from sipo.disk.cache import cache_folder
+from sipo.disk.appearing import cache_folder
 from sipo.disk.locking import alone
 from sipo.errors import SipoError
 

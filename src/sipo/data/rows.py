@@ -18,7 +18,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from sipo.data.columns import Columns
 from sipo.data.consistency import check_spelling
 from sipo.data.labels import Split, as_label, as_split
 from sipo.data.prompts import parse_prompt, parse_text, text_of
+from sipo.disk.content import short_digest
 from sipo.errors import SipoError
 from sipo.message import Message
 
@@ -60,7 +60,7 @@ class Row:
     @cached_property
     def id(self) -> str:
         """Names the comparison, whatever its labels: 16 hex digits of the prompt and both responses."""
-        return sha256("\x1f".join((self.key, *self.responses)).encode()).hexdigest()[:16]
+        return short_digest("\x1f".join((self.key, *self.responses)))
 
     @property
     def text(self) -> str:
@@ -90,7 +90,7 @@ class Row:
 
 def key_of(prompt: Sequence[Message]) -> str:
     canonical = json.dumps([message._asdict() for message in prompt], sort_keys=True, separators=(",", ":"))
-    return sha256(canonical.encode()).hexdigest()[:16]
+    return short_digest(canonical)
 
 
 def objectives_of(rows: Iterable[Row]) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""What is in files: roughly, to notice that a model has been replaced, or to the last bit, to notice any damage."""
+"""What is in texts and files: in short, to name it; roughly, to notice that a model has been replaced; or to the last
+bit, to notice any damage.
+"""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +13,15 @@ EDGE = 1 << 20
 
 Seal = dict[str, dict[str, Any]]
 """By a file's name within its folder: `size` in bytes, and `sha256`."""
+
+
+def short_digest(content: str | bytes | Iterable[bytes | memoryview]) -> str:
+    """16 hex digits that name the content, or its parts in order."""
+    parts = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
+    digest = sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def rough_content(path: Path) -> Iterator[bytes]:
@@ -36,10 +47,7 @@ def _in(path: Path) -> list[Path]:
 
 @cache
 def _rough(path: Path, _: tuple[tuple[object, ...], ...]) -> str:
-    digest = sha256()
-    for part in rough_content(path):
-        digest.update(part)
-    return digest.hexdigest()[:16]
+    return short_digest(rough_content(path))
 
 
 def seal_of(folder: Path, without: Iterable[str] = ()) -> Seal:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sipo.commands import resume, sipo
-from sipo.errors import SipoError
+from sipo.errors import SipoError, first_line
 from sipo.plain import plain
 
 SUBJECT, CONFIG = "subject.json", "config.yaml"
@@ -70,15 +70,11 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:  # the disk's own refusal, not a decoder's
             raise
-        raise DamageError(path, _first_line(error)) from None
+        raise DamageError(path, first_line(error)) from None
     except Exception as error:  # decoders raise whatever the bytes lead them to
-        raise DamageError(path, _first_line(error)) from None
+        raise DamageError(path, first_line(error)) from None
 
 
 def note(text: str) -> None:
     """Tell on stderr of damage that was got over, however quiet the work is."""
     print(plain(" ".join(text.split())), file=sys.stderr, flush=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

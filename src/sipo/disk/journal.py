@@ -1,6 +1,5 @@
 """Work in units that survive a crash: every finished unit is one line on disk, and is never done again."""
 
-import hashlib
 import json
 import os
 import time
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sipo.disk.content import flaw_in, seal_of
+from sipo.disk.content import flaw_in, seal_of, short_digest
 from sipo.disk.damage import note
 from sipo.disk.publishing import remove, replacing, sync
 from sipo.progress import Progress
@@ -102,7 +101,7 @@ def in_any_order(
 def _line(number: int, entry: dict[str, Any]) -> bytes:
     """A check, the unit's number and its entry: damage anywhere in the line shows, and so does a line that is gone."""
     body = f"{number} {json.dumps(entry, ensure_ascii=False)}".encode()
-    return hashlib.sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n"
+    return short_digest(body).encode() + b" " + body + b"\n"
 
 
 def _finished(path: Path, count: int, writes: Callable[[int], Path] | None) -> dict[int, Any]:
@@ -117,7 +116,7 @@ def _finished(path: Path, count: int, writes: Callable[[int], Path] | None) -> d
     results: dict[int, Any] = {}
     for line in lines:
         check, _, body = line.partition(b" ")
-        if hashlib.sha256(body).hexdigest()[:16].encode() != check:
+        if short_digest(body).encode() != check:
             continue
         number, _, text = body.partition(b" ")
         unit, entry = int(number), json.loads(text)

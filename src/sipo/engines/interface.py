@@ -4,7 +4,6 @@ Stages know nothing else of what computes. What is asked names its policies (a s
 the units of a call depend on nothing but themselves, and come back by number, in any order.
 """
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 from sipo.bank import Policy, load_policy
 from sipo.bank.policy import Point
 from sipo.decoding import Generated, Mixture, Request
+from sipo.disk.content import short_digest
 from sipo.errors import SipoError
 from sipo.logprobs.score import ScoreRequest
 from sipo.settings import Decoding, Model
@@ -41,7 +41,7 @@ class Span:
     def key(self) -> str:
         """Names the content: equal in every process, and another for another model or policy."""
         parts = [self.model.model_dump_json(), *(policy.identity for policy in self.loaded)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        return short_digest("\n".join(parts))
 
     @property
     def apart(self) -> bool:

@@ -19,7 +19,7 @@ from sipo.bank.bank import Bank
 from sipo.bank.routes import Routes
 from sipo.decoding.decode import Request, prefill
 from sipo.decoding.mixture import Mixture
-from sipo.errors import SipoError
+from sipo.errors import SipoError, first_line
 from sipo.logprobs.packing import Group, pack
 
 WINDOW = 5
@@ -187,7 +187,7 @@ class _Probe:
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise self._refused(f"{what} fails ({type(error).__name__}: {reason})") from None
 
     def _refused(self, why: str) -> SipoError:

@@ -26,7 +26,7 @@ from sipo.engines.drafts import BatchRow, Draft, settle
 from sipo.engines.interface import NONE, Span
 from sipo.engines.local import Local
 from sipo.engines.schedule import Room, drive
-from sipo.errors import SipoError
+from sipo.errors import SipoError, first_line
 from sipo.logprobs.score import ScoreRequest
 from sipo.settings import Decoding, Execution
 
@@ -285,7 +285,7 @@ class _Running:
         except SipoError:
             raise
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise SipoError(
                 f"execution.engine: vllm cannot {doing} {self.source} ({reason}); set it to transformers"
             ) from error

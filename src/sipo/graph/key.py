@@ -3,21 +3,37 @@
 An input counts by its bytes, so one that was made anew and came out the same stops there.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sipo.config import Config
 from sipo.declare.stage import Part, Stage, function_of
-from sipo.disk.content import Seal, rough_digest
+from sipo.disk.content import Seal, rough_digest, short_digest
+from sipo.models.load import identify
 from sipo.rewards.kinds.registry import kind_of
 from sipo.rewards.objective import Objective
 from sipo.settings import Section
+
+if TYPE_CHECKING:
+    from sipo.task import Task
+
+
+def subject_of(task: "Task") -> dict[str, Any]:
+    """What a run is about: the model, the rows and the objectives, of which others make another run.
+
+    Part of every stage's key.
+    """
+    rows = ([row.id, row.preferred, *filter(None, [row.split])] for row in task.rows)
+    return {
+        "model": identify(task.config.model),
+        "rows": short_digest(json.dumps(row, sort_keys=True).encode() for row in rows),
+        "objectives": list(task.objectives),
+    }
 
 
 def key_of(
@@ -44,7 +60,7 @@ def outside_of(stage: Stage, config: Config) -> dict[str, str | None]:
     for name in ("review_template", "rewrite_template"):
         path = getattr(config.refine, name)
         if path is not None and f"refine.{name}" in stage.reads:
-            found[f"refine.{name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+            found[f"refine.{name}"] = short_digest(path.read_bytes()) if path.is_file() else None
     if "objectives.reward" in stage.reads:
         for objective in config.objectives:
             found.update(_named_by(objective))
@@ -88,7 +104,7 @@ def setting(config: Config, key: str) -> Any:
 
 
 def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(content, sort_keys=True, default=str))
 
 
 def _data(config: Config) -> Any:
@@ -159,7 +175,7 @@ def _code(function: str) -> str | None:
     except (ImportError, ValueError):  # no name of a module; one that was made by hand
         return None
     file = Path(spec.origin) if spec and spec.origin else None
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file and file.is_file() else None
+    return short_digest(file.read_bytes()) if file and file.is_file() else None
 
 
 SPECIAL: Mapping[str, Callable[[Config], Any]] = {

@@ -1,6 +1,5 @@
 """GGUF files, converted once to safetensors: reading one takes many times as long as loading the copy."""
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sipo.commands import install
-from sipo.disk.appearing import appearing
-from sipo.disk.cache import cache_folder
+from sipo.disk.appearing import appearing, cache_folder
+from sipo.disk.content import short_digest
 from sipo.disk.locking import alone
 from sipo.errors import SipoError
 from sipo.models.pretrained import Origin, read_tokenizer, read_weights
@@ -33,7 +32,7 @@ def converted(file: Path, cache: Path | None = None) -> Path:
     The cache is `$SIPO_CACHE` or the user's cache folder. A conversion appears whole or not at all.
     """
     cache = cache or cache_folder()
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    digest = short_digest(file.read_bytes())
     target = cache / "gguf" / f"{file.stem}-{digest}"
     if target.is_dir():
         return target

@@ -1,15 +1,15 @@
 """Finding a backbone and loading it, frozen, onto the device and in the dtype that suit the machine."""
 
-import hashlib
 import sys
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sipo.disk.content import rough_content
-from sipo.errors import SipoError
+from sipo.disk.content import rough_content, short_digest
+from sipo.errors import SipoError, first_line
 from sipo.models.locate import locate, origin_of
 from sipo.models.pretrained import read_config, read_tokenizer, read_weights
 from sipo.settings import Model
@@ -84,7 +84,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(pick_device() if name == "auto" else name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SipoError(f"execution.device: `{name}` cannot be used ({reason}); `auto` takes what there is") from None
     return device
 
@@ -110,10 +110,6 @@ def identify(settings: Model) -> str:
     code = "with its own code " if settings.trust_remote_code else ""
     ends = f"{settings.end_tokens} " if settings.end_tokens else ""
     thinks = "thinking " if settings.thinking else ""
-    digest = hashlib.sha256(f"{settings.dtype} {settings.prompt_template} {code}{ends}{thinks}".encode())
-    if not local:
-        digest.update(f"{source}@{settings.revision}".encode())
-        return digest.hexdigest()[:16]
-    for part in rough_content(Path(source)):
-        digest.update(part)
-    return digest.hexdigest()[:16]
+    read = f"{settings.dtype} {settings.prompt_template} {code}{ends}{thinks}".encode()
+    content = rough_content(Path(source)) if local else [f"{source}@{settings.revision}".encode()]
+    return short_digest(chain([read], content))

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sipo.errors import SipoError
+from sipo.errors import SipoError, first_line
 from sipo.models.checkpoint import problem_of, quantised, some, stored_integers, torn_settings, wrong_kind, zeros
 
 
@@ -123,7 +123,7 @@ def _read(origin: Origin, kind: Any, **options: Any) -> Any:
     try:
         return kind.from_pretrained(origin.source, **place, **options)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if "trust_remote_code" in str(error):
             way_out = "where you trust it, set model.trust_remote_code: true beside model.path"
             raise origin.error(f"brings code of its own, which is not run; {way_out}") from None

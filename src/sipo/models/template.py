@@ -14,7 +14,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from transformers import PreTrainedTokenizerBase
 
-from sipo.errors import SipoError
+from sipo.errors import SipoError, first_line
 from sipo.message import Message
 from sipo.sandbox import Bounded
 
@@ -67,7 +67,7 @@ class ChatTemplate:
                 failure = failure or SipoError(f"it leaves the {dropped}'s text out")
             except Exception as error:  # a template may raise anything
                 failure = failure or error
-        raise SipoError(f"does not fit the chat template ({_reason(failure)})")
+        raise SipoError(f"does not fit the chat template ({first_line(failure)})")
 
     @property
     def findings(self) -> list[str]:
@@ -160,7 +160,3 @@ def _merged(chat: Sequence[Message]) -> list[Message]:
         else:
             merged.append(message)
     return merged
-
-
-def _reason(error: Exception | None) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sipo.disk.cache import cache_folder
-from sipo.errors import SipoError
+from sipo.disk.appearing import cache_folder
+from sipo.errors import SipoError, first_line
 from sipo.pareto.indicators import Array, signs
 from sipo.progress import Progress
 from sipo.rewards.cache import ScoreCache
@@ -215,7 +215,7 @@ def _naming(reward: object) -> Iterator[None]:
     except SipoError as error:
         raise SipoError(f"reward `{reward}`: {error}") from error.__cause__
     except RuntimeError as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         way_out = "with too little memory, lower execution.score_tokens"
         raise SipoError(f"reward `{reward}`: failed with {type(error).__name__}: {reason}; {way_out}") from error
 

@@ -1,6 +1,5 @@
 """Training a reward model: one backbone, one head for each objective, from pairs or from scores."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sipo.disk.content import short_digest
 from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import batches
@@ -49,10 +49,9 @@ class RewardTraining:
 
 def plan_of(heads: Heads, prepared: ReadExamples, reader: Reader, settings: RewardTraining) -> str:
     """Names all that training depends on: only a checkpoint of the same plan may be gone on with."""
-    digest = hashlib.sha256(json.dumps([asdict(heads), identify(reader.model), asdict(settings)]).encode())
-    for example in prepared.examples:
-        digest.update(json.dumps([example.items, example.values]).encode())
-    return digest.hexdigest()[:16]
+    how = [asdict(heads), identify(reader.model), asdict(settings)]
+    taught = ([example.items, example.values] for example in prepared.examples)
+    return short_digest(json.dumps(each).encode() for each in (how, *taught))
 
 
 def train_reward_model(

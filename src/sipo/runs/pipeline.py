@@ -1,6 +1,5 @@
 """A run from its first unfinished unit to its report."""
 
-import hashlib
 import json
 import os
 import time
@@ -14,19 +13,19 @@ from sipo.commands import evenly, export, generate, question, serve, sipo
 from sipo.config import Config
 from sipo.config.file import dump_config
 from sipo.declare.stage import Stage
+from sipo.disk.content import short_digest
 from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.run import NOW
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
-from sipo.graph.key import outside_of
+from sipo.graph.key import outside_of, subject_of
 from sipo.methods.registry import find
 from sipo.models.load import find_device
 from sipo.progress import Progress, duration
 from sipo.runs.foresight import SHORT, Course, foresee
 from sipo.runs.outputs import Outputs, backbone_of
 from sipo.runs.peak import peak_bytes, reset_peak
-from sipo.runs.subject import subject
 from sipo.runs.validate import validate
 from sipo.task import Task
 from sipo.trackers import Trackers
@@ -59,7 +58,7 @@ def run(
     if start is None or not graph.within(start):
         _known(graph, start)
     _known(graph, only, until)
-    work = Work(task, graph, subject(task))
+    work = Work(task, graph, subject_of(task))
     work.folder.check(work.subject)
     if only:
         work.check_inputs(graph[only])
@@ -157,7 +156,7 @@ class Work:
     def _make(self, stage: Stage, key: str, anew: bool) -> None:
         task, name = self.task, stage.name
         execution = task.config.execution.model_dump(exclude={"checkpoint_seconds", "report_to"})
-        plan = hashlib.sha256(json.dumps([key, execution, *(["anew"] if anew else [])]).encode()).hexdigest()[:16]
+        plan = short_digest(json.dumps([key, execution, *(["anew"] if anew else [])]))
         folder, device = self.folder.begin(name, plan), find_device(task.config.execution.device)
         resumed = any(file.is_file() and file.stat().st_size for file in (folder / JOURNAL).rglob("*"))
         self._stand(stage)

@@ -7,7 +7,6 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import yaml
 
 from sipo.config import Config
 from sipo.config.file import dump_config, load_config, parse_config
-from sipo.disk.content import sha256_of
+from sipo.disk.content import sha256_of, short_digest
 from sipo.disk.tables import read_checked, write_checked
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
@@ -66,7 +65,7 @@ def digest_of(settings: Settings) -> str:
     named |= {stage.name: stage.version for stage in graph if stage.version > 1}
     content = [named, sha256_of(config.data.path), identify(config.model)]
     kept = {key: value for key, value in settings.items() if key not in ("run_dir", "execution", "report")}
-    return sha256(json.dumps([kept, content], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return short_digest(json.dumps([kept, content], sort_keys=True, default=str))
 
 
 TESTBED = "testbed"

@@ -6,7 +6,7 @@ from typing import Any
 from sipo.commands import install_extra
 from sipo.data.sources.interface import Hub, Record
 from sipo.data.sources.reading import split_named
-from sipo.errors import SipoError
+from sipo.errors import SipoError, first_line
 
 
 def read_hub(parts: Sequence[Hub], name: str | None = None) -> Iterator[Record]:
@@ -27,7 +27,7 @@ def _load(part: Hub) -> dict[str, Any]:
     try:
         loaded = load_dataset(part.id, part.config, data_dir=part.folder)
     except Exception as error:  # the loaders raise whatever the network and the files lead them to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise SipoError(
             f"{part.id}: cannot be loaded from the hub ({reason}); check the name and the network, "
             "or name a file or folder that has it"
