@@ -51,6 +51,13 @@ def test_gains_and_costs_are_told_in_the_objectives_own_units() -> None:
     assert base.gains["detail"].low < base.gains["detail"].value < base.gains["detail"].high
 
 
+def test_of_many_methods_the_sentence_tells_a_few_and_the_table_all() -> None:
+    shifts = {"base": (-1, 2), **dict.fromkeys(("lw", "modpo", "raco", "soups", "mod", "sipo"), (0, 0))}
+    found = decided(drawn(shifts))
+    assert len(found.lines) == 6 + 5 and found.sentence.endswith("is shown. The table has the other 2.")
+    assert "against soups, mod and lw no difference" in found.sentence and "raco" not in found.sentence
+
+
 def test_a_pair_is_told_the_same_from_either_side() -> None:
     rewards = drawn({"soups": (0, 0), "mod": (0.5, 0.2)})
     there = gains(rewards, MAXIMISE, [("mod", "soups")])["mod", "soups"]["detail"]

@@ -22,6 +22,10 @@ RESAMPLES = 500
 """Of the prompts, to see how steady a choice is."""
 SPELLED_OUT = 4
 """Objectives that a sentence tells one by one, with their numbers."""
+RIVALS = 4
+"""Methods that the sentence holds the one in focus against."""
+FIRST = ("base", "mod", "soups")
+"""They come before others."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,14 @@ def _sentence(lines: Sequence[Line], focus: str, prompts: int) -> str:
             f"Nothing can be told from {prompts} held-out prompt{'s' * (prompts != 1)}: what {focus} gains or costs "
             f"is within what chance does. Give {ENOUGH} or more."
         )
-    alike_with = [each.other for each in mine if not any(gain.shown for gain in each.gains.values())]
-    parts = [f"against {_name(each.other)} it {_told(each)}" for each in mine if each.other not in alike_with]
+    told = sorted(mine, key=lambda each: each.other not in FIRST)[:RIVALS]
+    alike_with = [each.other for each in told if not any(gain.shown for gain in each.gains.values())]
+    parts = [f"against {_name(each.other)} it {_told(each)}" for each in told if each.other not in alike_with]
     if alike_with:
         parts.append(f"against {listed(list(map(_name, alike_with)))} no difference is shown")
     said = "; ".join(parts).replace(" it ", f" {focus} ", 1)
-    return f"On average over the weights, {said}."
+    more = f" The table has the other {len(mine) - RIVALS}." if len(mine) > RIVALS else ""
+    return f"On average over the weights, {said}.{more}"
 
 
 def _name(method: str) -> str:

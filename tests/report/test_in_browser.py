@@ -1,0 +1,35 @@
+"""The page as a browser shows it: its scripts unpack the texts and draw them, and nothing of it is refused."""
+
+import re
+import subprocess
+from html import unescape
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import pytest
+from pages import unpacked
+
+from sipo.config.file import parse_config
+from sipo.runs.pipeline import run
+
+BROWSER = next((found for name in ("chromium", "google-chrome", "chromium-browser") if (found := which(name))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on the path")
+def test_a_browser_draws_knob_cases_and_chart(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings |= {"methods": ["base", "sipo"], "sample": {"prompts": 4, "per_weight": 2}}
+    settings["align"] = {"lr": 0.01, "epochs": 1, "checkpoint": "last"}
+    page = run(parse_config(settings, "here"), quiet=True) / "report" / "report.html"
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
+    words = [str(BROWSER), *options, "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    drawn, (answers, cases) = unescape(done.stdout), unpacked(page.read_text())
+    said = re.findall("<output[^>]*>([^<]*)</output>", drawn)
+    assert said == [f"1 of {len(answers['records'])}", f"{len(cases['records'])} of {len(cases['records'])}"]
+    knob = drawn[drawn.index('<section id="knob">') : drawn.index("<template")]
+    live = knob[knob.index('class="live"') : knob.index('class="still')]
+    assert knob.count('type="range"') == 1 and live.count('<div class="card">') == 2
+    assert drawn.count("<article") == len(cases["records"]) > 0
+    assert drawn.count("<svg") == drawn.count('tabindex="0"') == 1, "one stop of the tab key"
