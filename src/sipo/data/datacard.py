@@ -44,11 +44,17 @@ class Prepared:
 
 def data_card(made: Prepared) -> str:
     """A README.md in Markdown with the hub's header; the same for the same rows, whenever it is made."""
+    from huggingface_hub import DatasetCardData
+
     licence = made.found.known.licence if made.found.known else None
-    known = f"license: {YAML_LICENCES[licence]}" if licence else "license: unknown"
+    header = DatasetCardData(
+        license=YAML_LICENCES[licence] if licence else "unknown",
+        task_categories=["text-generation"],
+        tags=["sipo", "preference"],
+    )
     count = made.statistics
     parts = [
-        f"---\n{known}\ntask_categories: [text-generation]\ntags: [sipo, preference]\n---",
+        f"---\n{header.to_yaml()}\n---",
         f"# {escape(made.name)}, for sipo",
         f"{count.rows} rows of {count.prompts} prompts in {code(made.file)}, made by sipo {__version__}: a prompt, two "
         "responses, and for each objective the index of the one that it prefers, or null for a tie or no label.",

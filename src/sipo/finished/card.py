@@ -47,11 +47,15 @@ def model_card(model: "AlignedModel", *, base: str, rank: int | None, codec: Cod
 
 
 def _header(config: Config, merged: bool) -> str:
-    lines = ["---", f"library_name: {'transformers' if merged else 'peft'}", "pipeline_tag: text-generation"]
-    if _on_the_hub(config):
-        lines.append(f"base_model: {config.model.path}")
-    kind = "full-fine-tuning" if config.policies == "full" else "lora"
-    return "\n".join([*lines, f"tags: [sipo, dpo, {kind}, preference-alignment]", "---"])
+    from huggingface_hub import ModelCardData
+
+    about = ModelCardData(
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="text-generation",
+        base_model=config.model.path if _on_the_hub(config) else None,
+        tags=["sipo", "dpo", "full-fine-tuning" if config.policies == "full" else "lora", "preference-alignment"],
+    )
+    return f"---\n{about.to_yaml()}\n---"
 
 
 def _recipe(run: Path, config: Config, shares: str, method: str, base: str, rank: int | None) -> str:
