@@ -1,6 +1,7 @@
 """How long a run will take: rates by a clock that is known, and what is foreseen held against what a run computes."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from sipo.config.file import parse_config
 from sipo.declare.work import Work
 from sipo.estimate.pace import KINDS, Pace, measured, rate
 from sipo.graph.build import Graph
-from sipo.runs.foresight import Course, Foresight, foresee
+from sipo.runs.foresight import Course, Foresight, crowded, foresee
 from sipo.runs.pipeline import run
 from sipo.task import Task
 
@@ -127,6 +128,15 @@ def test_a_run_says_so_and_how_right_it_was(
     assert re.search(r"took \d+ s; at most", text) and text.index("align") > text.index("time  ")
     assert main(["run", str(tmp_path / "run.yaml"), "--run-dir", str(tmp_path / "run")]) == 0
     assert "at most" not in capsys.readouterr().out, "nothing is left to do"
+
+
+def test_where_others_hold_the_cores_one_thread_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (50.0, 1.0, 1.0), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert "load 50.0 on 2" in crowded(2) and "OMP_NUM_THREADS=1" in crowded(2)
+    assert crowded(1) == ""
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 50.0, 50.0))
+    assert crowded(2) == ""
 
 
 def test_check_measures_when_it_is_asked(

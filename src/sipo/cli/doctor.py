@@ -54,7 +54,9 @@ def _compute() -> dict[str, str]:
         device = torch.device(pick_device())
         name = f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else ""
         dtype = str(pick_dtype(device)).removeprefix("torch.")
-        threads = about_threads(torch.get_num_threads())
+        from sipo.runs.foresight import crowded
+
+        threads = "; ".join(filter(None, (about_threads(count := torch.get_num_threads()), crowded(count))))
         return {"device": f"{device}{name}", "dtype": dtype, "threads": threads, "cache": str(cache_folder())}
     except Exception as error:  # a broken installation is what people call the doctor for
         return {"device": f"torch cannot be used ({type(error).__name__}: {error})"}

@@ -1,8 +1,11 @@
 """How long a run will take on this machine, measured on its own model and rows before it starts; and how far it is."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from sipo.declare.stage import Stage
 from sipo.declare.work import Work, forwards
@@ -41,6 +44,10 @@ class Foresight:
         return self.pace.seconds(work) if self.pace else work.tokens
 
 
+CROWDED = 2.0
+"""So many programs for each core, in the last minute."""
+
+
 def foresee(task: Task, stages: Sequence[Stage], clock: Clock = time.perf_counter) -> Foresight:
     """What the stages ask for; how long that takes is said where it is more than short."""
     config = task.config
@@ -54,7 +61,20 @@ def foresee(task: Task, stages: Sequence[Stage], clock: Clock = time.perf_counte
         return glance
     foreseen = Foresight(works, measured(task, SECONDS, clock), worth)
     task.progress.say(f"time       at most {duration(foreseen.seconds or 0)} on this machine, {foreseen.pace}")
+    if hint := crowded(torch.get_num_threads() if task.backbone.device.type == "cpu" else 1):
+        task.progress.say(f"           {hint}")
     return foreseen
+
+
+def crowded(threads: int) -> str:
+    """What to do where other programs hold the cores: each step of several threads then waits for the last of them.
+    Empty where nothing is to be said.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads == 1 or load <= CROWDED * cores:
+        return ""
+    return f"other programs hold the cores (load {load:.1f} on {cores}); with OMP_NUM_THREADS=1 it goes on beside them"
 
 
 class Course:
