@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sipo.cli.main import main
 from sipo.config.file import parse_config
 from sipo.disk.tables import read_json
-from sipo.pareto.choosing import equal_gain, knee, reachable, shortfall, simultaneous_intervals, within
+from sipo.pareto.choosing import equal_gain, knee, shortfall, simultaneous_intervals, tilted, within
 from sipo.runs.pipeline import run
 
 LARGER = [True, False]
@@ -48,11 +48,36 @@ def test_what_reweighting_can_reach_is_what_mixtures_of_samples_reach(seed: int)
     samples, bounds = rng.normal(size=(4, 2)), rng.normal(size=2) * 0.7
     steps = [np.array(each) / 40 for each in product(range(41), repeat=4) if sum(each) == 40]
     slack = min(np.clip(bounds - np.array(steps) @ samples, 0, None).sum(axis=1))
+    tilt = tilted(samples[:, None], bounds, [True, True])
     if slack == 0:
-        assert reachable(samples, bounds, [True, True])
+        assert tilt is not None
     elif slack > 0.1:
-        assert not reachable(samples, bounds, [True, True])
-    assert reachable(samples, np.array([np.nan, np.nan]), [True, True])
+        assert tilt is None
+    assert tilted(samples[:, None], np.array([np.nan, np.nan]), [True, True]) == (pytest.approx([0, 0]), 0)
+
+
+def test_prompts_cannot_be_reweighted() -> None:
+    """An answer to an easy prompt is none to a hard one."""
+    easy, hard = np.full((3, 1, 1), 1.0), np.full((3, 1, 1), 0.0)
+    samples = np.concatenate([easy, hard], axis=1)
+    assert tilted(samples, np.array([0.5]), [True]) is not None
+    assert tilted(samples, np.array([0.6]), [True]) is None
+
+
+@given(st.integers(0, 10**6))
+def test_the_tilt_meets_the_bounds_and_no_reweighting_that_does_is_nearer(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples, sign = rng.normal(size=(5, 8, 2)), np.array([1, -1])
+    shares = rng.dirichlet(np.ones(5), size=8).T[..., None]  # of some reweighting, whose means are the bounds
+    bounds = (shares * samples).sum(axis=0).mean(axis=0)
+    tilt = tilted(samples, bounds, LARGER)
+    assert tilt is not None
+    other = float((shares * np.log(5 * shares)).sum(axis=(0, 2)).mean())
+    assert tilt.divergence <= other + 1e-6
+    turned = tilted(samples * sign * [3, 0.1], bounds * sign * [3, 0.1], [True, True])
+    assert turned is not None and turned.divergence == pytest.approx(tilt.divergence, abs=1e-4)
+    assert (bounds * sign <= samples.mean(axis=(0, 1)) * sign).all() == (tilt.weights_N.sum() < 0.5)
+    assert tilt.weights_N.min() >= 0 and tilt.weights_N.sum() in (pytest.approx(0), pytest.approx(1))
 
 
 def test_simultaneous_intervals_hold_all_means_at_once() -> None:
@@ -99,7 +124,7 @@ def test_the_point_that_fits_is_chosen_and_its_commands_work(
 def test_where_nothing_fits_the_nearest_is_told(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["choose", str(finished), "--at-least", "detail=1e6", "--knee"]) == 0
     said = capsys.readouterr().out
-    assert "no measured point fits" in said and "no reweighting of the base model's own answers" in said
+    assert "no measured point fits" in said and "no reweighting of the 3 answers that base gave" in said
     assert main(["choose", str(finished), "--equal-gain"]) == 0
 
 

@@ -14,7 +14,7 @@ from sipo.declare.parts import RESPONSES
 from sipo.errors import SipoError
 from sipo.methods.registry import find, usual, usual_soup
 from sipo.pareto.bootstrap import Array
-from sipo.pareto.choosing import equal_gain, knee, reachable, shortfall, simultaneous_intervals, within
+from sipo.pareto.choosing import equal_gain, knee, shortfall, simultaneous_intervals, tilted, within
 from sipo.progress import Progress
 from sipo.records import Response, comparable, points_of, rewards_of
 from sipo.runs.outputs import Outputs
@@ -129,8 +129,28 @@ def _chosen(config: Config, wish: Wish, rewards: Mapping[str, Array], base: Arra
     if base is not None:
         found["base"] = dict(zip(config.names, base.mean(axis=(0, 1)).tolist(), strict=True))
         if not fits.any():
-            found["reachable"] = reachable(base.reshape(-1, len(config.names)), bounds, config.maximise)
+            found["mixture"] = _mixture(base, bounds, config)
     return found
+
+
+def _mixture(base: Array, bounds: Array, config: Config) -> dict[str, Any]:
+    """Whether any mixture of weights could meet the bounds, as far as the base model's `answers` to a prompt tell."""
+    tilt = tilted(base, bounds, config.maximise) if len(base) > 1 else None
+    weights = dict(zip(config.names, tilt.weights_N.tolist(), strict=True)) if tilt else None
+    return {"answers": len(base), "weights": weights, "divergence": tilt.divergence if tilt else None}
+
+
+def _about_mixture(mixture: dict[str, Any]) -> str:
+    if mixture["answers"] < 2:
+        return "base gave one answer to each prompt, which cannot tell whether other weights could"
+    among = f"the {mixture['answers']} answers that base gave to each prompt"
+    if mixture["weights"] is None:
+        return f"no reweighting of {among} would reach it on average: ask for less, or train for more"
+    at = " ".join(f"{name}={share:.2f}" for name, share in mixture["weights"].items())
+    return (
+        f"reweighting {among} would reach it on average, {mixture['divergence']:.2g} nats from base, at weights of "
+        f"about {at}; so other weights or more training may"
+    )
 
 
 def _best(config: Config, wish: Wish, means: Array, base: Array | None) -> int:
@@ -155,12 +175,8 @@ def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any], prompt: 
         progress.say(f"{chosen['method']} at {shown}: fits what was asked{sure if wish.bounds else ''}")
     else:
         progress.say(f"no measured point fits what was asked; the nearest is {chosen['method']} at {shown}")
-        if "reachable" in chosen:
-            how = "some" if chosen["reachable"] else "no"
-            progress.say(
-                f"{how} reweighting of the base model's own answers would reach it on average"
-                + (", so other weights or more training may" if chosen["reachable"] else ": ask for less")
-            )
+        if "mixture" in chosen:
+            progress.say(_about_mixture(chosen["mixture"]))
     columns = ["objective", "reward", "low", "high", "better is"]
     columns += ["over base"] * ("base" in chosen) + ["best of all points"]
     rows = []

@@ -5,6 +5,7 @@ a bug in sipo.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +63,9 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message)
             return 0
-        message = message.replace("Input should be", "it should be").rstrip(".")
+        message = re.sub(
+            r", unable to parse [^']*$", "", message.replace("Input should be", "it should be").rstrip(".")
+        )
         return _fail(f"{message}; `sipo {_verb(arguments)}--help` shows how")
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         raise error.__cause__  # a file that ended early, and nobody who wanted to stop

@@ -183,7 +183,9 @@ def _schema_hint(columns: Collection[str]) -> str:
         )
     if "response" in columns:
         return "this looks like single responses with scores: `sipo data prepare` can pair those of a prompt by score"
-    return "rename or add what is missing"
+    return (
+        "rename or add what is missing; or `sipo data prepare` makes rows of it, with --map prompt=COLUMN and the like"
+    )
 
 
 def _labels(value: object, objectives: Collection[str] | None) -> dict[str, int | None]:

@@ -4,13 +4,19 @@ Means are [M, N] over M points and N objectives; `maximise` says of each objecti
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
+from scipy.optimize import linprog, minimize
+from scipy.sparse import hstack, identity
+from scipy.special import logsumexp, softmax
 
 from sipo.pareto.bootstrap import Array, resampled_means, resamples
 from sipo.pareto.indicators import signs
+
+STEEPEST = 50.0
+"""Of the multipliers of rewards in units of their standard deviation: the best answer then has almost all weight."""
 
 
 def simultaneous_intervals(rewards_M_P_N: Array, times: int, seed: int, level: float = 0.95) -> tuple[Array, Array]:
@@ -75,23 +81,53 @@ def steadiness(rewards_M_P_N: Array, base_P_N: Array | None, maximise: Sequence[
     return np.bincount(chosen, minlength=len(rewards_M_P_N)) / times
 
 
-def reachable(samples_S_N: Array, bounds_N: Array, maximise: Sequence[bool]) -> bool:
-    """Could any reweighting of these S rewards [S, N] of a model's own answers meet the bounds on average?
+class Tilt(NamedTuple):
+    """The reweighting of a model's answers that meets bounds and departs least from it."""
 
-    Where none can, no preference weight will: aligned models, too, only reweight what the model may say. The question
-    that MAP's dual asks of reference samples (Wang et al. 2024), as a linear program.
+    weights_N: Array
+    """Shares of the objectives, each reward in units of its standard deviation; they sum to 1, or are all 0 where the
+    model itself meets the bounds."""
+    divergence: float
+    """KL from the model, mean over the prompts, in nats."""
+
+
+def tilted(samples_M_P_N: Array, bounds_N: Array, maximise: Sequence[bool]) -> Tilt | None:
+    """MAP's dual over reference samples (Wang et al. 2024): M answers of a model to each of P prompts, reweighted in
+    every prompt by exp(lambda . r), so that mean rewards meet the bounds (NaN bounds nothing). None where no
+    reweighting of these answers does; more of them might.
     """
-    sign = signs(maximise)
     bounded = ~np.isnan(bounds_N)
     if not bounded.any():
-        return True
-    count = len(samples_S_N)
+        return Tilt(np.zeros(len(bounds_N)), 0.0)
+    signed_M_P_N = (samples_M_P_N * signs(maximise))[..., bounded]
+    spread_N = signed_M_P_N.std(axis=(0, 1))
+    scale_N = np.where(spread_N > 0, spread_N, 1.0)
+    scaled_M_P_N, least_N = signed_M_P_N / scale_N, (bounds_N * signs(maximise))[bounded] / scale_N
+    if not _feasible(scaled_M_P_N, least_N):
+        return None
+
+    def dual(lambda_N: Array) -> tuple[float, Array]:
+        tilts_M_P = scaled_M_P_N @ lambda_N
+        shares_M_P_1 = softmax(tilts_M_P, axis=0)[..., None]
+        level = float((logsumexp(tilts_M_P, axis=0) - np.log(len(tilts_M_P))).mean())
+        return level - float(lambda_N @ least_N), (shares_M_P_1 * scaled_M_P_N).sum(axis=0).mean(axis=0) - least_N
+
+    start = np.zeros(int(bounded.sum()))
+    found = minimize(dual, start, jac=True, method="L-BFGS-B", bounds=[(0.0, STEEPEST)] * len(start))
+    weights_N = np.zeros(len(bounds_N))
+    weights_N[bounded] = found.x / (found.x.sum() or 1.0)
+    return Tilt(weights_N, max(0.0, -float(found.fun)))
+
+
+def _feasible(samples_M_P_N: Array, least_N: Array) -> bool:
+    """Do any shares of the M answers, summing to 1 for every prompt, bring the mean over prompts to `least`?"""
+    answers, prompts, objectives = samples_M_P_N.shape
     found = linprog(
-        np.zeros(count),
-        A_ub=-(samples_S_N * sign)[:, bounded].T,
-        b_ub=-(bounds_N * sign)[bounded],
-        A_eq=np.ones((1, count)),
-        b_eq=[1.0],
+        np.zeros(answers * prompts),
+        A_ub=-samples_M_P_N.reshape(-1, objectives).T / prompts,
+        b_ub=-least_N,
+        A_eq=hstack([identity(prompts)] * answers),
+        b_eq=np.ones(prompts),
     )
     return bool(found.status == 0)
 
