@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from sipo.config.file import parse_config
 from sipo.disk.tables import read_json
 from sipo.pareto.choosing import equal_gain, knee, shortfall, simultaneous_intervals, tilted, within
 from sipo.runs.pipeline import run
+from sipo.weights import simplex_lattice
 
 LARGER = [True, False]
 FRONT = np.array([[0.0, 1.0], [0.8, 2.0], [1.0, 6.0]])  # of the second, smaller is better
@@ -46,8 +46,7 @@ def test_a_choice_is_the_same_in_other_units_and_directions(seed: int) -> None:
 def test_what_reweighting_can_reach_is_what_mixtures_of_samples_reach(seed: int) -> None:
     rng = np.random.default_rng(seed)
     samples, bounds = rng.normal(size=(4, 2)), rng.normal(size=2) * 0.7
-    steps = [np.array(each) / 40 for each in product(range(41), repeat=4) if sum(each) == 40]
-    slack = min(np.clip(bounds - np.array(steps) @ samples, 0, None).sum(axis=1))
+    slack = min(np.clip(bounds - np.array(simplex_lattice(4, 40)) @ samples, 0, None).sum(axis=1))
     tilt = tilted(samples[:, None], bounds, [True, True])
     if slack == 0:
         assert tilt is not None
