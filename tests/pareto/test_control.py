@@ -8,7 +8,7 @@ from scipy.stats import kendalltau
 
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.compare import compare
-from sipo.pareto.control import least_kept, ranges, rank_agreement, start_of
+from sipo.pareto.control import kept, least_kept, ranges, rank_agreement, start_of
 from sipo.report.fronts import in_short
 from sipo.report.verdict import narrowed, verdict
 from sipo.weights import simplex_lattice
@@ -74,3 +74,10 @@ def test_nothing_is_said_of_a_range_that_the_start_has_not() -> None:
     sipo = compare(rewards, WEIGHTS, DIRECTIONS, times=200)["methods"]["sipo"]
     assert sipo["kept"]["words"] is None and sipo["narrow"] == ["detail"]
     assert start_of(["lw", "soups"]) == "soups" and start_of(["lw"]) is None
+
+
+def test_a_resample_in_which_the_start_stands_still_has_no_share() -> None:
+    """With rewards that hardly vary, some of them do."""
+    start_T = np.array([[0.0]] + 99 * [[2.0]])
+    found = kept(np.array([1.0]), np.array([2.0]), np.ones((100, 1)), start_T, ["detail"])
+    assert found["kept"] == {"detail": 0.5} and found["kept_interval"] == {"detail": pytest.approx((0.5, 0.5))}

@@ -61,7 +61,8 @@ def kept(ranges_N: Array, start_N: Array, sampled_T_N: Array, start_T_N: Array, 
         if percentile_interval(start_T_N[:, n])[0] <= 0:
             continue
         shares[name] = float(ranges_N[n] / start_N[n])
-        intervals[name] = percentile_interval(sampled_T_N[:, n] / start_T_N[:, n])
+        moved_T = start_T_N[:, n] > 0  # the few resamples in which the start stands still have no share
+        intervals[name] = percentile_interval(sampled_T_N[moved_T, n] / start_T_N[moved_T, n])
         if percentile_interval(sampled_T_N[:, n] - NARROW * start_T_N[:, n])[1] < 0:
             narrow.append(name)
     return {"kept": shares, "kept_interval": intervals, "narrow": narrow}
