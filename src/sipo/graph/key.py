@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from sipo.config import Config
 from sipo.declare.stage import Part, Stage, function_of
 from sipo.disk.content import Seal, rough_digest, short_digest
-from sipo.models.load import identify
 from sipo.rewards.kinds.registry import kind_of
 from sipo.rewards.objective import Objective
 from sipo.settings import Section
@@ -29,6 +28,8 @@ def subject_of(task: "Task") -> dict[str, Any]:
     Part of every stage's key.
     """
     rows = ([row.id, row.preferred, *filter(None, [row.split])] for row in task.rows)
+    from sipo.models.load import identify  # loads torch, which a graph is there without
+
     return {
         "model": identify(task.config.model),
         "rows": short_digest(json.dumps(row, sort_keys=True).encode() for row in rows),

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matplotlib.ticker import MaxNLocator
-
 from sipo.report.parts import alike
 
 MARGIN = 0.06
@@ -34,6 +32,8 @@ class Axis:
 
     def ticks(self, most: int = 5) -> list[Tick]:
         """At round numbers within the scale."""
+        from matplotlib.ticker import MaxNLocator  # costs a second where no page is drawn
+
         found = [float(value) for value in MaxNLocator(most).tick_values(self.low, self.high)]
         inside = [value for value in found if self.low <= value <= self.high]
         return [Tick(self.place(value), label) for value, label in zip(inside, _labels(inside), strict=True)]
