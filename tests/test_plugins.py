@@ -369,7 +369,7 @@ def test_a_kind_is_told_words_where_it_goes_by_them(by_words: bool, monkeypatch:
     kind = RewardSpec("share", Keys, "says", scorer, by_words=by_words)
     monkeypatch.setattr(scoring, "kind_of", lambda reward: kind)
     objective = Objective.model_construct(name="mine", better="It is better.", reward=Keys())
-    scoring._sources([objective], Execution(), None)
+    scoring._providers([objective], Execution(), None)
     assert told == [{"mine": "It is better." if by_words else ""}]
 
 

@@ -272,7 +272,7 @@ def test_bad_options_of_run(
     [
         (["frob"], "No such command 'frob'; `sipo --help` shows how"),
         (["export", "runs/x"], "Missing option '--weights'; `sipo export --help` shows how"),
-        (["generate", "runs/x", "--prompt", "a"], "--weights is missing"),
+        (["generate", "runs/x", "--prompt", "a"], "runs/x: holds no run"),
         (["generate", "runs/x", "--prompt", "a", "--weights", "a"], "`a` is not of the form name=value"),
         (["generate", "runs/x", "--prompt", "a", "--weights", "a=1", "--top-k", "few"], "--top-k"),
     ],

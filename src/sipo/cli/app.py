@@ -206,13 +206,13 @@ def generate(
     """Answer prompts at any preference weight, with the policies of a finished run."""
     from sipo.cli.generate import answer, models_of, prompts_of
 
-    chats = prompts_of(prompt or [], prompts, sys.stdin)
+    chats, shares = prompts_of(prompt or [], prompts, sys.stdin), [parse_weights(each) for each in weights or []]
     hush()
     from sipo.finished.handle import How, open
 
     opened = open(run)
     how = How(temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_tokens, seed=seed)
-    answer(opened, chats, models_of(opened, method or [], weights or []), how, as_json=as_json)
+    answer(opened, chats, models_of(opened, method or [], shares), how, as_json=as_json)
 
 
 @app.command()

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sipo.cli.arguments import parse_weights
 from sipo.commands import evenly, ratios
 from sipo.data.prompts import parse_prompt, read_prompts, text_of
 from sipo.errors import SipoError
@@ -74,9 +73,10 @@ def _parsed(value: object, place: str, beside: Mapping[str, Any] | None = None) 
         raise SipoError(f"{place}: {problem}") from None
 
 
-def models_of(run: "FinishedRun", methods: Sequence[str], weights: Sequence[str]) -> list["AlignedModel"]:
+def models_of(
+    run: "FinishedRun", methods: Sequence[str], shares: Sequence[Mapping[str, float]]
+) -> list["AlignedModel"]:
     """Every method at every weight; those that no weight steers once."""
-    shares = [parse_weights(text) for text in weights]
     found = []
     for method in dict.fromkeys(methods) or [usual(run.config.methods)]:
         if not spec_of(method).steered:
