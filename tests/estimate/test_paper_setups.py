@@ -278,7 +278,9 @@ def small(setup: str, stand_ins: Path, to: Path) -> dict[str, Any]:
     return dict(values)
 
 
-@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize(
+    "setup", [each if "llama2" in each else pytest.param(each, marks=pytest.mark.slow) for each in SETUPS]
+)
 def test_it_runs_to_its_end(setup: str, stand_ins: Path, tmp_path: Path) -> None:
     config = parse_config(small(setup, stand_ins, tmp_path / "run"), setup)
     folder = run(config, quiet=True)
