@@ -1,6 +1,5 @@
 """Answers of the policies that ship with sipo at several weights, and what they are worth."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from importlib.resources import as_file, files
@@ -10,6 +9,7 @@ from sipo.bank import Bank, load_adapter
 from sipo.commands import install
 from sipo.decoding import Request, decode
 from sipo.decoding.mixture import at_mod
+from sipo.disk.content import sha256_of
 from sipo.errors import SipoError
 from sipo.message import Message
 from sipo.models.chat import Codec
@@ -48,7 +48,7 @@ def base_model() -> Model:
         file = packaged_gguf(package.replace("-", "_"))
     except SipoError:
         raise SipoError(f"the demo's model comes inside a package that is not installed; {wanted} gets it") from None
-    if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+    if sha256_of(file) != digest:
         raise SipoError(f"{file}: is not the model that the demo's adapters stand on; {wanted} gets that one")
     return Model(path=f"package:{package.replace('-', '_')}")
 

@@ -3,20 +3,16 @@
 As many rows as the paper's rule keeps, and the same ones that `random` draws.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sipo.filters.contest import Contest
-from sipo.filters.paper import Implicit, decide_all, estimated
-from sipo.filters.random import Pick, decide_by_chance
-from sipo.filters.spec import Outcome, RuleSpec
-
-if TYPE_CHECKING:
-    from sipo.logprobs.table import LogprobTable
-    from sipo.task import Task
+from sipo.filters.paper import Implicit
+from sipo.filters.random import Pick, decide_by
+from sipo.filters.spec import RuleSpec
 
 
 class Longest(Implicit):
@@ -43,22 +39,12 @@ def by_length(sign: int) -> Pick:
     return pick
 
 
-def _decide(task: "Task", contests: Sequence[Contest], known: "LogprobTable") -> Outcome:
-    from sipo.decoding import seed_of
-
-    settings = cast(Longest | Shortest, task.config.filter)
-    kept = decide_all(task, contests, known, settings, "all")
-    pick = by_length(1 if settings.rule == "longest" else -1)
-    chosen = decide_by_chance(contests, kept, settings.pool, seed_of(task.config.seed, "filter"), pick)
-    return Outcome(estimated(task, contests, known, chosen, settings.ridge))
-
-
 RULES = tuple(
     RuleSpec(
         settings,
         f"the {settings.__name__.lower()} candidate, in as many rows as the paper's rule keeps",
-        _decide,
+        partial(decide_by, by_length(sign)),
         soups=lambda settings: settings.asks_soups,
     )
-    for settings in (Longest, Shortest)
+    for settings, sign in ((Longest, 1), (Shortest, -1))
 )

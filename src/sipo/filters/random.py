@@ -5,6 +5,7 @@ The paper's ablation takes a random subset of the refined responses (`filter.poo
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -52,20 +53,21 @@ def decide_by_chance(
     return result
 
 
-def _decide(task: "Task", contests: Sequence[Contest], known: "LogprobTable") -> Outcome:
+def decide_by(pick: Pick, task: "Task", contests: Sequence[Contest], known: "LogprobTable") -> Outcome:
+    """In as many rows as the paper's rule keeps, drawn by the run's seed, the contender that `pick` takes."""
     from sipo.decoding import seed_of
 
-    settings = cast(Random, task.config.filter)
+    settings = cast(Implicit, task.config.filter)
     kept = decide_all(task, contests, known, settings, "all")
-    drawn = decide_by_chance(contests, kept, settings.pool, seed_of(task.config.seed, "filter"))
-    return Outcome(estimated(task, contests, known, drawn, settings.ridge))
+    chosen = decide_by_chance(contests, kept, settings.pool, seed_of(task.config.seed, "filter"), pick)
+    return Outcome(estimated(task, contests, known, chosen, settings.ridge))
 
 
 RULES = (
     RuleSpec(
         Random,
         "at random, in as many rows as the paper's rule keeps",
-        _decide,
+        partial(decide_by, anyone),
         soups=lambda settings: settings.asks_soups,
     ),
 )

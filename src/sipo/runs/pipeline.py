@@ -189,7 +189,7 @@ class Work:
 def _told(task: Task) -> Iterator[None]:
     """Others hear of the run while it works: whoever asks for its status, and the trackers."""
     progress, config = task.progress, task.config
-    trackers = Trackers(config.execution.report_to, config.run_dir, json.loads(config.model_dump_json()))
+    trackers = Trackers(config.execution.report_to, config.run_dir, config.model_dump(mode="json"))
     progress.now, progress.tracked = config.run_dir / NOW, trackers.log
     try:
         yield

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sipo.bank import Policy
 from sipo.data import Row
-from sipo.decoding import Request, at_mod, seed_of
+from sipo.decoding import Generated, Request, at_mod, seed_of
 from sipo.disk.journal import Journal
 from sipo.disk.tables import write_records
 from sipo.engines import answer
@@ -34,16 +34,7 @@ def sample(task: Task, policies: list[Policy], folder: Path, *, round: int = 1) 
         )
         for row, weight, index in plan
     ]
-    with task.engine() as engine:
-        answers = answer(
-            engine,
-            task.span(policies),
-            requests,
-            config.decoding,
-            config.data.max_response_tokens,
-            task.codec.stops,
-            Journal(folder, "sample", task.progress),
-        )
+    answers = written(task, policies, requests, Journal(folder, "sample", task.progress))
     samples = [
         Sample(row.key, named(task, weight), index, task.codec.decode(a.tokens), list(a.tokens), a.finished)
         for (row, weight, index), a in zip(plan, answers, strict=True)
@@ -63,6 +54,20 @@ def sample(task: Task, policies: list[Policy], folder: Path, *, round: int = 1) 
         ],
     )
     return samples
+
+
+def written(task: Task, policies: list[Policy], requests: list[Request], journal: Journal) -> list[Generated]:
+    """The answers to the requests by mixtures of the policies, in order."""
+    with task.engine() as engine:
+        return answer(
+            engine,
+            task.span(policies),
+            requests,
+            task.config.decoding,
+            task.config.data.max_response_tokens,
+            task.codec.stops,
+            journal,
+        )
 
 
 def of_round(number: int) -> tuple[int, ...]:

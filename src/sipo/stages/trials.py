@@ -18,7 +18,6 @@ from sipo.data import Row
 from sipo.decoding import Request, at_mod, seed_of
 from sipo.disk.journal import Journal
 from sipo.disk.tables import read_json, write_json, write_records
-from sipo.engines import answer
 from sipo.errors import SipoError
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points
 from sipo.pareto.bootstrap import Array
@@ -28,7 +27,7 @@ from sipo.report.strength import in_words, table
 from sipo.stages.align import align
 from sipo.stages.judge import with_rewards
 from sipo.stages.realign import realign
-from sipo.stages.sample import named, one_row_a_prompt
+from sipo.stages.sample import named, one_row_a_prompt, written
 from sipo.task import Task
 from sipo.training.policies import rates_of
 from sipo.weights import Weight, corners
@@ -67,16 +66,7 @@ def answer_trial(task: Task, policies: list[Policy], folder: Path, *, label: str
         Request(task.prompt_tokens(row), at_mod(weight), seed_of(config.seed, "trial", row.key, weight))
         for row, weight in plan
     ]
-    with task.engine() as engine:
-        answers = answer(
-            engine,
-            task.span(policies),
-            requests,
-            config.decoding,
-            config.data.max_response_tokens,
-            task.codec.stops,
-            Journal(folder, "answers", task.progress),
-        )
+    answers = written(task, policies, requests, Journal(folder, "answers", task.progress))
     responses = [
         Response(
             label, named(task, weight), row.key, row.text, 0, task.codec.decode(each.tokens), len(each.tokens),
