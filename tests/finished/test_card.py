@@ -1,5 +1,7 @@
 """The code on an export's card, run as it stands: it asks as the run does, and its answers end where the run's do."""
 
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +9,13 @@ from typing import Any
 
 import pytest
 from families import CHATML, save_model, tokenizer_of
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 import sipo
+from sipo.bank.peft_folder import read_lora
+from sipo.cli.main import main
 from sipo.config.file import parse_config
+from sipo.errors import SipoError
 from sipo.runs.pipeline import run
 
 THINKS = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
@@ -46,15 +51,66 @@ def test_the_card_s_code_answers_as_the_run(
     assert (tokenizer_of("byte", chat).convert_tokens_to_ids("<|im_end|>") in stops) == (chat is not None)
 
 
-def test_an_adapter_is_exported_where_its_base_is_not(
-    make_settings: Callable[[Path], dict[str, Any]], tmp_path: Path
-) -> None:
-    model = save_model(tmp_path / "model", tokenizer_of("byte", CHATML))
-    settings = make_settings(tmp_path)
+@pytest.fixture(scope="module")
+def finished(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model has gone elsewhere since."""
+    place = tmp_path_factory.mktemp("card")
+    model = save_model(place / "model", tokenizer_of("byte", CHATML))
+    settings = make_settings(place)
     settings["model"]["path"] = str(model)
     settings |= {"methods": ["base", "soups"], "align": {"lr": 0.05, "epochs": 1, "batch_size": 8}}
     finished = run(parse_config(settings, "settings"), only="align", quiet=True)
-    model.rename(tmp_path / "elsewhere")
+    model.rename(place / "elsewhere")
+    return finished
+
+
+def test_an_adapter_is_exported_where_its_base_is_not(finished: Path, tmp_path: Path) -> None:
     soups = sipo.open(finished).at({"detail": 1.0}, method="soups")
     card = (soups.save_pretrained(tmp_path / "adapter") / "README.md").read_text()
     assert "PeftModel" in card and "generate" not in card
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_an_adapter_names_the_base_that_others_have(
+    finished: Path, tmp_path: Path, umask: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command line: a hub id as it is, a folder by its absolute path, each on the card and in the adapter."""
+    words = ["export", str(finished), "--weights", "detail=1", "--method", "soups"]
+    before = os.umask(umask)
+    try:
+        assert main([*words, "--to", str(tmp_path / "adapter"), "--base", "someone/model"]) == 0
+    finally:
+        os.umask(before)
+    assert "vllm serve someone/model --enable-lora" in capsys.readouterr().out
+    modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "adapter").iterdir()}
+    assert modes == {0o666 & ~umask}
+    about = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert about["base_model_name_or_path"] == "someone/model" and not about["revision"]
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "base_model: someone/model\n" in card and "(published as `someone/model`)" in card
+    assert card.count('from_pretrained("someone/model"') == 2
+    soups = sipo.open(finished).at({"detail": 1.0}, method="soups")
+    moved = finished.parent / "elsewhere"
+    folder = soups.save_pretrained(tmp_path / "there", base=str(moved / ".." / moved.name))
+    assert read_lora(folder).base_model_name_or_path == str(moved)
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    exec(code.replace("path/to/this/folder", str(folder)), {})
+
+
+def test_a_base_that_is_none_is_refused(finished: Path, tmp_path: Path) -> None:
+    """Before anything is written, and a model of other layers as well."""
+    soups = sipo.open(finished).at({"detail": 1.0}, method="soups")
+    other = tmp_path / "other"
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(other)
+    refused: dict[Any, str] = {
+        "": "base is empty", "gpt2": "looks like `owner/name`", "./none": "no such folder", "a//b": "no such folder",
+        "a b/c": "is no hub id", "-a/b": "is no hub id", "a/b\n": "is no hub id", "package:llm": "no GGUF", "a/b.gguf": "no GGUF",
+        str(tmp_path): "no config.json", str(other): "is another model than the policies stand on", 3: "base is a number",
+    }  # fmt: skip
+    for base, why in refused.items():
+        with pytest.raises(SipoError, match=why) as told:
+            soups.save_pretrained(tmp_path / "adapter", base=base)
+        assert ".tmp" not in str(told.value)
+        assert [each.name for each in tmp_path.iterdir()] == ["other"], base

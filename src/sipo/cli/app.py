@@ -285,6 +285,9 @@ def export(
     method: Annotated[
         str | None, typer.Option(help="soups, sipo-soups, lw, ...  [default: the soup of the newest policies]")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="ID", help="The base model as others load it.  [default: as the run did]")
+    ] = None,
 ) -> None:
     """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model."""
     shares = parse_weights(weights)
@@ -294,7 +297,8 @@ def export(
 
     finished = open(run)
     with writing(to):
-        finished.at(shares, method or usual_soup(finished.config.methods)).save_pretrained(to, merged=merged)
+        model = finished.at(shares, method or usual_soup(finished.config.methods))
+        model.save_pretrained(to, merged=merged, base=base)
     say(f"{to}: written; {to / 'README.md'} says how to load it")
     if served := serve_exported(to):
         say(f"serve it {served}")

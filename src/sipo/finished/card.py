@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def model_card(model: "AlignedModel", *, base: str, rank: int | None, codec: Codec | None = None) -> str:
     """A README.md in Markdown with the hub's header.
 
-    `rank` is the adapter's, None for a merged model; `codec` tells how the model is asked.
+    `base` is what the policies stand on, as others load it: a hub id or an absolute path. `rank` is the adapter's, None
+    for a merged model; `codec` tells how the model is asked.
     """
     run, config, method = model.run.path, model.run.config, model.method
     shares = ", ".join(f"{name} {share:g}" for name, share in (model.weights or {}).items()) or "any weight"
@@ -31,45 +32,48 @@ def model_card(model: "AlignedModel", *, base: str, rank: int | None, codec: Cod
     nearest = tuple((model.weights or dict.fromkeys(config.names, even)).values())
     whole = "whole model" if config.policies == "full" else "merged model"
     kind = whole if rank is None else "LoRA adapter"
+    revision = config.model.revision if base == config.model.path else None
     parts = [
-        _header(config, merged=rank is None),
+        _header(config, base, merged=rank is None),
         f"# {escape(run.resolve().name)} at {shares}",
         f"A {kind}, the method {code(method)} at this weight over {len(config.names)} objectives, made with "
         f"sipo {__version__} (Self-Improvement Towards Pareto Optimality, arXiv 2502.14354).",
         "## Recipe",
-        _recipe(run, config, shares, method, base, rank),
+        _recipe(model, shares, base, rank),
         "## Numbers",
         _numbers(run, config, nearest, method),
         "## How to use it",
-        _use(base, None if config.fine_tunes else config.model.revision, rank, codec),
+        _use(base, revision, rank, codec),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _header(config: Config, merged: bool) -> str:
+def _header(config: Config, base: str, merged: bool) -> str:
     from huggingface_hub import ModelCardData
 
     about = ModelCardData(
         library_name="transformers" if merged else "peft",
         pipeline_tag="text-generation",
-        base_model=config.model.path if _on_the_hub(config) else None,
+        base_model=next(filter(on_the_hub, (base, config.model.path)), None),
         tags=["sipo", "dpo", "full-fine-tuning" if config.policies == "full" else "lora", "preference-alignment"],
     )
     return f"---\n{about.to_yaml()}\n---"
 
 
-def _recipe(run: Path, config: Config, shares: str, method: str, base: str, rank: int | None) -> str:
+def _recipe(model: "AlignedModel", shares: str, base: str, rank: int | None) -> str:
+    run, config, method = model.run.path, model.run.config, model.method
     align, realign = config.align, config.realign
     steps = f"DPO: beta {align.beta:g}, epochs {align.epochs}"
     if method in specs() and specs()[method].improves:
         steps += f"; then SIPO's realignment: beta {realign.beta:g}, alpha {realign.alpha:g}, epochs {realign.epochs}"
-    name = escape(config.model.path) + ("" if config.model.path == base else f" (found at {code(base)})")
+    known = f" ({'published as' if on_the_hub(base) else 'found at'} {code(base)})"
+    found = known if base != config.model.path else ""
     revision = escape(f"at revision {config.model.revision}" if config.model.revision else "")
     tuned = ", fine-tuned on the responses of the data" if config.fine_tunes else ""
     lora = f"r {config.lora.r}, alpha {config.lora.alpha:g} for each policy"
     exact = "" if rank is None else f"; r {rank} here, since the sum is exact"
     rows = {
-        "base": Markdown(" ".join(filter(None, [name, revision])) + tuned),
+        "base": Markdown(" ".join(filter(None, [escape(config.model.path), revision])) + tuned + found),
         "weights": shares,
         "policies": steps,
         **({"parameters": "all trained"} if config.policies == "full" else {"LoRA": lora + exact}),
@@ -164,6 +168,7 @@ def _distance(shares: dict[str, float] | None, names: tuple[str, ...], weight: W
     return sum(abs((shares or {}).get(name, 0.0) - share) for name, share in zip(names, weight, strict=True))
 
 
-def _on_the_hub(config: Config) -> bool:
-    path = config.model.path
-    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", path, re.ASCII) is not None and not path.endswith(".gguf")
+def on_the_hub(path: str) -> bool:
+    """Is it a hub id, as the hub allows them, and nothing on this machine?"""
+    named = re.fullmatch(r"\w[\w.-]*/[\w.-]+", path, re.ASCII) is not None and not path.endswith(".gguf")
+    return named and not Path(path).exists()

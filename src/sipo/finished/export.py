@@ -4,20 +4,21 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sipo.bank import Adapter, Policy, save_adapter, soup
+from sipo.bank import Adapter, Policy, load_adapter, save_adapter, soup
 from sipo.bank.kinds import base_of
 from sipo.bank.whole import wearing
 from sipo.disk.appearing import appearing
 from sipo.disk.publishing import check_name
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
-from sipo.finished.card import model_card
+from sipo.finished.card import model_card, on_the_hub
 from sipo.finite import infinite_tensor
 from sipo.models.chat import Codec
 from sipo.models.ends import stated
 from sipo.models.load import UNLIMITED, Backbone
-from sipo.models.locate import origin_of
+from sipo.models.locate import locate, origin_of
 from sipo.models.pretrained import read_config, read_generation, read_tokenizer
+from sipo.models.shapes import outline, shape_of
 from sipo.runs.outputs import backbone_of
 from sipo.settings import Model
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from sipo.finished.handle import AlignedModel
 
 
-def export(model: "AlignedModel", to: Path, *, merged: bool) -> Path:
+def export(model: "AlignedModel", to: Path, *, merged: bool, base: str | None = None) -> Path:
     """Write the model into the new folder `to`, and return it (`AlignedModel.save_pretrained`)."""
     run, config, points = model.run, model.run.config, model.aligned.mixture.points
     check_name(to)
+    named = None if base is None else _named(base)
     if model.aligned.instruct is not None or model.aligned.best_of:
         raise SipoError(f"`{model.method}` is a way of asking the model, which no adapter can hold")
     if len(points) > 1:
@@ -37,7 +39,7 @@ def export(model: "AlignedModel", to: Path, *, merged: bool) -> Path:
             "export the soup of its policies, by the method soups or sipo-soups"
         )
     policies, point, rank = model.aligned.adapters, points[0], None
-    base = base_of(run.path / "align" / "adapters" / config.names[0])
+    stands_on = named or base_of(run.path / "align" / "adapters" / config.names[0])
     with appearing(to) as folder:
         if merged or config.policies == "full":
             with run.turn:
@@ -46,11 +48,36 @@ def export(model: "AlignedModel", to: Path, *, merged: bool) -> Path:
                 save_merged(backbone, run.task.codec.stops, mixed, folder)
         else:
             adapter = soup(cast(tuple[Adapter, ...], policies), point)
-            save_adapter(adapter, folder, base)
+            save_adapter(adapter, folder, stands_on)
             rank = adapter.rank
+            if named:
+                _check_fit(folder, named)
         codec = _codec(backbone_of(run.path, config))
-        write_text(folder / "README.md", model_card(model, base=base, rank=rank, codec=codec))
+        write_text(folder / "README.md", model_card(model, base=stands_on, rank=rank, codec=codec))
     return to
+
+
+def _named(base: str) -> str:
+    """As adapters and cards name it: a hub id, or the absolute path of a folder that holds a model."""
+    if not base.strip():
+        raise SipoError("base is empty; give a hub id or a folder")
+    if base.startswith("package:") or base.endswith(".gguf"):
+        raise SipoError(f"base {base}: PEFT and vLLM load no GGUF file; give a hub id or a folder")
+    found, local = locate(base)
+    if not local and not on_the_hub(found):
+        raise SipoError(f"base {base}: is no hub id, which looks like `owner/name`, and no folder")
+    return found
+
+
+def _check_fit(adapter: Path, base: str) -> None:
+    """Raise SipoError where the base is on this machine and has not the layers that the adapter changes."""
+    shape = shape_of(base)
+    try:
+        if shape is not None:
+            load_adapter(adapter, outline(shape))
+    except SipoError as problem:
+        reason = str(problem).removeprefix(f"{adapter}: ")
+        raise SipoError(f"base {base}: is another model than the policies stand on ({reason})") from None
 
 
 def _codec(model: Model) -> Codec | None:

@@ -294,13 +294,14 @@ class AlignedModel:
             raise SipoError(f"there are {len(asked)} prompts and {len(responses)} responses; give one for each")
         return self.run._logprobs(asked, responses, self)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], merged: bool = False) -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], merged: bool = False, base: str | None = None) -> Path:
         """Write the model into the new folder, with a card, and return the folder.
 
         An ordinary PEFT adapter, exact; or, `merged`, the whole model with W + sum_i w_i s_i B_i A_i, added up in
         float32 and rounded once to the model's dtype. Whole models (`policies: full`) are always written as one, with
-        sum_i w_i W_i. Raises SipoError for MOD and sipo, which mix several models
-        token by token: their soups are `soups` and `sipo-soups`.
+        sum_i w_i W_i. `base` is the base model's name in the adapter and on the card, where others know it by another
+        than the run does: a hub id or a folder. Raises SipoError for MOD and sipo, which mix several models
+        token by token: their soups are `soups` and `sipo-soups`; and for a base that is neither, or has other layers.
 
         >>> run = sipo.open("runs/quickstart")
         >>> folder = run.at({"detail": 0.3, "plain": 0.7}, method="soups").save_pretrained("my-soup")
@@ -311,7 +312,9 @@ class AlignedModel:
 
         if not isinstance(folder, str | os.PathLike):
             raise SipoError(f"the folder is {kind_of(folder)}; name a new one")
-        return export(self, Path(folder), merged=merged)
+        if not isinstance(base, str | None):
+            raise SipoError(f"base is {kind_of(base)}; name a hub id or a folder")
+        return export(self, Path(folder), merged=merged, base=base)
 
 
 def _encode(task: Task, chat: Sequence[Message], room: int) -> tuple[int, ...]:
