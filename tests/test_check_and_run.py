@@ -110,6 +110,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "template: with the longest prompt, an answer and a review",
     ),
     "folds beyond the rows": ({"filter": {"rule": "calibrated", "folds": 90}}, "filter.folds: 90, but there are"),
+    "a margin without validation rows": (
+        {"filter": {"margin": 1.64}, "data__validation": 0},
+        "filter.margin: is in units of the noise on validation rows, and `",
+    ),
     "another rule's key": (
         {"filter": {"rule": "paper", "folds": 90}},
         "the rule paper does not read folds; leave it out",

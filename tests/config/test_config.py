@@ -130,6 +130,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "filter.judges": (["policies"], ["score", "filter"]),
     "filter.reference": (False, FILTER),
     "filter.per_token": (True, FILTER),
+    "filter.margin": (1.64, FILTER),
     "filter.features": (["logratios"], FILTER),
     "filter.ridge": (2.0, FILTER),
     "filter.folds": (3, ["calibrate", "filter"]),
@@ -155,7 +156,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "execution.report_to": (("tensorboard",), NONE),
 }
 
-PAPER_ALONE = ("filter.beta", "filter.judges", "filter.reference", "filter.per_token")
+PAPER_ALONE = ("filter.beta", "filter.judges", "filter.reference", "filter.per_token", "filter.margin")
 """Keys of the filter that the rule of `values` does not read."""
 
 

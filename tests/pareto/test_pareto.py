@@ -93,12 +93,52 @@ def test_reasons_are_empty_exactly_for_those_that_dominate(contest: tuple[Array,
         }
 
 
+margin = st.sampled_from([0.0, 0.5, 1.0, 2.0, 9.0])
+
+
+@given(contests(), st.data())
+def test_with_margins_a_candidate_may_be_worse_by_that_much_and_is_better_for_one(
+    contest: tuple[Array, Array], data: st.DataObject
+) -> None:
+    candidates, originals = contest
+    margins = data.draw(arrays(float, candidates.shape[1], elements=margin))
+    for candidate, verdict in zip(candidates, dominates(candidates, originals, margins), strict=True):
+        pairs = [list(zip(candidate, original, margins, strict=True)) for original in originals]
+        no_worse = all(mine - theirs >= -m for pair in pairs for mine, theirs, m in pair)
+        assert verdict == (no_worse and all(any(mine > theirs for mine, theirs, _ in pair) for pair in pairs))
+        assert verdict == (not reasons(candidate, originals, [*map(str, margins)], margins))
+
+
+@given(contests(), st.data())
+def test_a_wider_margin_lets_no_fewer_pass_and_treats_judges_and_originals_alike(
+    contest: tuple[Array, Array], data: st.DataObject
+) -> None:
+    candidates, originals = contest
+    judges = candidates.shape[1]
+    margins, more = (data.draw(arrays(float, judges, elements=margin)) for _ in range(2))
+    narrow, wide = (dominates(candidates, originals, each) for each in (margins, margins + more))
+    assert (wide >= narrow).all()
+    assert (narrow >= dominates(candidates, originals)).all(), "the paper's gate is the narrowest"
+    order, turned = data.draw(st.permutations(range(judges))), data.draw(st.permutations(range(len(originals))))
+    assert (dominates(candidates[:, order], originals[turned][:, order], margins[order]) == narrow).all()
+    assert not dominates(originals, originals, margins).any() or len(originals) > 1
+
+
+@given(contests())
+def test_with_a_margin_of_0_it_is_pareto_dominance(contest: tuple[Array, Array]) -> None:
+    candidates, originals = contest
+    expected = [all((c >= o).all() and (c > o).any() for o in originals) for c in candidates]
+    assert dominates(candidates, originals, np.zeros(candidates.shape[1])).tolist() == expected
+
+
 def test_nothing_is_better_than_nan() -> None:
     """A reward that could not be computed never makes a candidate Pareto-optimal."""
     candidates = np.array([[2.0, np.nan], [2.0, 2.0]])
     assert dominates(candidates, np.array([[1.0, 1.0]])).tolist() == [False, True]
     assert not dominates(candidates[1:], np.array([[1.0, np.nan]])).any()
     assert reasons(candidates[0], np.array([[1.0, 1.0]]), ["a", "b"]) == ["no better than response_0 for b"]
+    assert dominates(candidates, np.array([[1.0, 1.0]]), np.ones(2)).tolist() == [False, True]
+    assert reasons(candidates[0], np.array([[1.0, 1.0]]), ["a", "b"], np.ones(2)) == ["worse than response_0 for b"]
 
 
 # Fronts

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from sipo.decoding import Request, at_mod, decode, seed_of
 from sipo.disk.tables import read_json, read_records, write_records
 from sipo.engines import batched
 from sipo.errors import SipoError
+from sipo.filters.paper import Implicit, Paper
+from sipo.filters.random import Random
 from sipo.graph.build import Graph
-from sipo.logprobs.table import REFERENCE
+from sipo.logprobs.table import REFERENCE, LogprobTable, policy
 from sipo.pareto.indicators import hypervolume
 from sipo.progress import Progress
 from sipo.records import Candidate, Refinement, Response, Sample
@@ -222,6 +225,44 @@ def test_what_was_chosen_dominates_and_what_fell_does_not(finished: Finished) ->
             elif each not in chosen:
                 assert each.fate == "dominates, but another has a larger mean reward"
     assert 0 < yields < len(by_row), "some rows must yield one and some none"
+
+
+def test_a_margin_is_in_units_of_the_noise_and_lets_more_rows_stay_for_every_rule_that_counts_them(
+    finished: Finished, tmp_path: Path
+) -> None:
+    read, generator = finished.outputs.read, np.random.default_rng(0)
+    inputs = {"samples": read("sample", SAMPLES), "refinements": read("refine", REFINEMENTS)}
+
+    def filtered(known: LogprobTable, settings: Implicit) -> tuple[list[Candidate], dict[str, Any]]:
+        config = finished.config.model_copy(update={"filter": settings})
+        candidates = filter_(Task(config, Progress(quiet=True)), known=known, folder=tmp_path, **inputs)
+        return candidates, read_json(tmp_path / "filter.json")
+
+    known = deepcopy(read("score", LOGPROBS))
+    strict, about = filtered(known, Paper(margin=0))
+    assert strict == read("filter", CANDIDATES) and about["margins"] is None
+    for row in finished.task.splits.validation:  # that tell the labels no better than chance
+        for name in finished.task.objectives:
+            known.put(policy(name), finished.task.group(row), generator.normal(-20, 2, size=2).tolist())
+    kept = []
+    for margin in (0.5, 2.0, 1e6):
+        candidates, about = filtered(known, Paper(margin=margin))
+        soup, policies = about["margins"]["soup:0.666667,0.333333"], ("policy:detail", "policy:brevity")
+        detail, brevity = (about["margins"][name] for name in policies)
+        assert min(detail, brevity) > 0 and soup == pytest.approx((2 * detail + brevity) / 3)
+        for each in candidates[::5]:
+            gains = {name: [each.rewards[name] - theirs for theirs in each.originals[name]] for name in each.rewards}
+            worse = [
+                f"worse than response_{o} for {name}"
+                for o in (0, 1)
+                for name in gains
+                if gains[name][o] < -about["margins"][name]
+            ]
+            assert [reason for reason in each.reasons if "worse" in reason] == worse
+        kept.append({each.row for each in candidates if each.fate == CHOSEN})
+        assert filtered(known, Random(rule="random", margin=margin))[1]["chosen"] == about["chosen"] == len(kept[-1])
+    assert {each.row for each in strict if each.fate == CHOSEN} <= kept[0] <= kept[1] <= kept[2]
+    assert about["chosen"] > sum(each.fate == CHOSEN for each in strict)
 
 
 def test_an_original_is_never_chosen(finished: Finished, tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_filters_are_measured_against_true_rewards(ground: Path, studies: Path) 
     for each in precision.values():
         assert each["precision"] is None or 0 <= each["precision"] <= 1
         assert each["all"] == precision["paper"]["all"], "all rules judge the same candidates"
+    assert precision["paper, with a margin"]["chosen"] >= precision["paper"]["chosen"]
     assert measured["rows"] == min(precision[label]["chosen"] for label in ("paper", "calibrated", "random", "oracle"))
 
 

@@ -59,6 +59,16 @@ def estimates(task: "Task", found: Sequence[Contest], known: "LogprobTable", rid
     return [np.exp(soft_dominance(utilities)) for utilities in utilities_of(task, found, known, judge)]
 
 
+def contradicted(differences_P_N: Array, signs_P_N: Array) -> Array:
+    """[N]: the noise of each judge, the root mean square of its differences that contradict the label, in their unit;
+    0 where none does.
+
+    Pairs that tie in truth are labelled by chance: of normal errors among these it is the standard deviation.
+    """
+    wrong = differences_P_N * signs_P_N < 0
+    return np.asarray(np.sqrt((differences_P_N**2 * wrong).sum(axis=0) / np.maximum(wrong.sum(axis=0), 1)))
+
+
 def own_accuracy(task: "Task", rows: list[Row], known: "LogprobTable") -> Array:
     """[N] how often each policy's own log-ratio agrees with its objective's labels; an equal one half agrees."""
     pairs = labelled_pairs(task, rows, known, ("logratios",))

@@ -1,6 +1,8 @@
 """The paper's rule: strictly better than both originals for every judge, and the best mean of those (Eq. 6, 7).
 
-Judges are the implicit rewards of the policies and of the soups at the other weights, as configured.
+Judges are the implicit rewards of the policies and of the soups at the other weights, as configured. With a margin,
+ours, a candidate need only be worse than no original by more than the noise: where most candidates tie with the
+originals at the ceiling of an objective, a strict gain in its reward is a toss of a coin.
 """
 
 from collections.abc import Sequence
@@ -10,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import numpy as np
 from pydantic import Field
 
+from sipo.errors import SipoError
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision, Pool
-from sipo.filters.evidence import estimates
+from sipo.filters.evidence import contradicted, estimates
 from sipo.filters.spec import Filter, Outcome, RuleSpec
 from sipo.pareto.dominance import choose, reasons
-from sipo.settings.section import Rate
+from sipo.settings.section import NotNegative, Rate
 
 if TYPE_CHECKING:
     from sipo.logprobs.packing import Group
@@ -33,6 +36,10 @@ class Implicit(Filter):
     """False leaves log pi_ref out of the rewards, as Eq. 6 is printed."""
     per_token: bool = False
     """Divide the rewards by the response's length in tokens."""
+    margin: NotNegative = 0.0
+    """By how much a candidate may be worse for a judge, in units of its noise: the root mean square of its differences
+    on validation pairs that contradict the label. It must then be better for one judge. 0 asks all for a gain, as Eq.
+    7; with 1.64 and normal errors a judge turns one in twenty of what truly ties away."""
     ridge: Rate = 1.0
     """How strongly the scale is held near 0 by which a policy's log-ratio estimates a candidate's chance."""
 
@@ -78,13 +85,33 @@ def outspoken(judges: Sequence[str], rewards: Sequence[Array]) -> list[int]:
     return heard or list(range(len(judges)))
 
 
-def decide(contest: Contest, judges: Sequence[str], rewards: Array, pool: Pool) -> Decision:
-    """By strict dominance. `rewards` [2 + C, judges], larger is better."""
+def margins_of(task: "Task", known: "LogprobTable", settings: Implicit, judges: Sequence[str]) -> Array | None:
+    """[judges], in the unit of their rewards; None for a margin of 0.
+
+    A policy's is a multiple of its noise on validation pairs. A soup's is the mean of theirs by its weights: its reward
+    is that of the policies' to first order, so it turns none away that all of them let pass.
+    """
+    from sipo.logprobs.table import policy_points, soup_points
+
+    if not settings.margin:
+        return None
+    policies, rows = policy_points(task.objectives), task.splits.validation
+    rewards_P_2_N = np.stack([judge_rewards(known, task.group(row), [*policies], settings) for row in rows])
+    signs = np.array([[row.sign(name) for name in task.objectives] for row in rows])
+    noise = contradicted(rewards_P_2_N[:, 1] - rewards_P_2_N[:, 0], signs)
+    points = {**policies, **(soup_points(task.weights) if settings.asks_soups else {})}
+    return settings.margin * np.array([points[judge] for judge in judges]) @ noise
+
+
+def decide(
+    contest: Contest, judges: Sequence[str], rewards: Array, pool: Pool, margins: Array | None = None
+) -> Decision:
+    """By dominance, strict or with margins [judges]. `rewards` [2 + C, judges], larger is better."""
     originals, candidates = rewards[:ORIGINALS], rewards[ORIGINALS:]
     eligible = contest.eligible(pool)
     places = eligible.nonzero()[0]
-    best = choose(candidates[places], originals) if len(places) else None
-    against = [tuple(reasons(each, originals, judges)) for each in candidates]
+    best = choose(candidates[places], originals, margins) if len(places) else None
+    against = [tuple(reasons(each, originals, judges, margins)) for each in candidates]
     fates = []
     for at, why in enumerate(against):
         if not eligible[at]:
@@ -98,13 +125,17 @@ def decide(contest: Contest, judges: Sequence[str], rewards: Array, pool: Pool) 
 
 def decide_all(
     task: "Task", contests: Sequence[Contest], known: "LogprobTable", settings: Implicit, pool: Pool
-) -> list[Decision]:
+) -> Outcome:
     """By the judges of `settings` that have an opinion."""
     judges = judges_of(task, settings)
     rewards = [judge_rewards(known, each.group, judges, settings) for each in contests]
     heard = outspoken(judges, rewards)
     names = [judges[at] for at in heard]
-    return [decide(contest, names, mine[:, heard], pool) for contest, mine in zip(contests, rewards, strict=True)]
+    margins = margins_of(task, known, settings, names)
+    decisions = [
+        decide(contest, names, mine[:, heard], pool, margins) for contest, mine in zip(contests, rewards, strict=True)
+    ]
+    return Outcome(decisions, margins=None if margins is None else dict(zip(names, margins.tolist(), strict=True)))
 
 
 def estimated(
@@ -117,10 +148,22 @@ def estimated(
     return [replace(each, estimates=mine) for each, mine in zip(decisions, found, strict=True)]
 
 
+def fits(task: "Task") -> None:
+    """Are there labels to estimate the judges' noise on, where a margin is in units of it?"""
+    if not cast(Implicit, task.config.filter).margin:
+        return
+    for name in task.objectives:
+        if not any(row.preferred[name] is not None for row in task.splits.validation):
+            raise SipoError(
+                f"filter.margin: is in units of the noise on validation rows, and `{name}` has no label in any; "
+                "raise data.validation, or leave the margin out"
+            )
+
+
 def _decide(task: "Task", contests: Sequence[Contest], known: "LogprobTable") -> Outcome:
     settings = cast(Paper, task.config.filter)
-    decisions = decide_all(task, contests, known, settings, settings.pool)
-    return Outcome(estimated(task, contests, known, decisions, settings.ridge))
+    found = decide_all(task, contests, known, settings, settings.pool)
+    return found._replace(decisions=estimated(task, contests, known, found.decisions, settings.ridge))
 
 
 RULES = (
@@ -129,6 +172,7 @@ RULES = (
         "better than both originals by all implicit rewards (Eq. 6, 7)",
         _decide,
         soups=lambda settings: settings.asks_soups,
+        fits=fits,
         explains=True,
     ),
 )

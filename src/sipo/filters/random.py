@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, Contest, Decision, Pool
-from sipo.filters.paper import Implicit, decide_all, estimated
+from sipo.filters.paper import Implicit, decide_all, estimated, fits
 from sipo.filters.spec import Outcome, RuleSpec
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def decide_by(pick: Pick, task: "Task", contests: Sequence[Contest], known: "Log
 
     settings = cast(Implicit, task.config.filter)
     kept = decide_all(task, contests, known, settings, "all")
-    chosen = decide_by_chance(contests, kept, settings.pool, seed_of(task.config.seed, "filter"), pick)
-    return Outcome(estimated(task, contests, known, chosen, settings.ridge))
+    seed = seed_of(task.config.seed, "filter")
+    chosen = decide_by_chance(contests, kept.decisions, settings.pool, seed, pick)
+    return kept._replace(decisions=estimated(task, contests, known, chosen, settings.ridge))
 
 
 RULES = (
@@ -69,5 +70,6 @@ RULES = (
         "at random, in as many rows as the paper's rule keeps",
         partial(decide_by, anyone),
         soups=lambda settings: settings.asks_soups,
+        fits=fits,
     ),
 )

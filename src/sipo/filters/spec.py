@@ -36,6 +36,9 @@ class Outcome(NamedTuple):
     judge: Mapping[str, Any] | None = None
     """What people should know of judges that the rule fitted; `accuracy`, by objective, on pairs that they had not
     seen."""
+    margins: Mapping[str, float] | None = None
+    """By how much a candidate may be worse than an original for each judge, in its rewards' unit; None where it must be
+    better."""
 
 
 def nothing(_: "Graph") -> Inputs:

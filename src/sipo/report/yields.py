@@ -12,6 +12,7 @@ from sipo.report.truth import Truth
 from sipo.task import Task
 
 REASONS = 10
+GATE = "better than both originals for every judge"
 
 
 def yields(task: Task, inputs: Inputs, rows: list[Row]) -> Table:
@@ -35,7 +36,9 @@ def yields(task: Task, inputs: Inputs, rows: list[Row]) -> Table:
         line("", "rewrites kept", sum(e.kept == "rewrite" for e in refinements), len(refinements), "rewrites"),
     ]
     beating = sum(not each.reasons for each in candidates)
-    dominating = [line("", "better than both originals for every judge", beating, len(candidates), "candidates")]
+    margins = inputs.filter.get("margins")
+    gate = "no worse for any judge than both originals, beyond the margin" if margins else GATE
+    dominating = [line("", gate, beating, len(candidates), "candidates")]
     rule = find(inputs.filter["rule"])
     return Table(
         ["stage", "what", "count", "share"],

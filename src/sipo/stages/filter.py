@@ -108,6 +108,7 @@ def _summary(task: Task, known: LogprobTable, candidates: list[Candidate], outco
         "estimated_precision": _mean_estimate(chosen),
         "estimated_share_of_all": _mean_estimate(candidates),
         "judge": outcome.judge,
+        "margins": outcome.margins,
     }
 
 

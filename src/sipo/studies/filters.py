@@ -38,6 +38,8 @@ def _calibrated(pool: str, features: Sequence[str] = FEATURES) -> dict[str, Any]
 RULES: dict[str, dict[str, Any]] = {
     "paper": {"filter.rule": "paper"},
     "paper, rewrites": {"filter.rule": "paper", "filter.pool": "rewrites"},
+    "paper, with a margin": {"filter.rule": "paper", "filter.margin": 1.64},
+    "paper, rewrites, with a margin": {"filter.rule": "paper", "filter.pool": "rewrites", "filter.margin": 1.64},
     "paper, without reference": {"filter.rule": "paper", "filter.reference": False},
     "paper, per token": {"filter.rule": "paper", "filter.per_token": True},
     "calibrated": _calibrated("all"),
