@@ -1,6 +1,5 @@
 """Commands for people, to be copied into a shell as they stand: all that sipo prints or writes are made here."""
 
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -117,15 +116,6 @@ def serve(folder: object, base: str | None, rank: int = 0) -> str:
     name = Path(str(folder)).name
     options = ("--enable-lora", "--max-lora-rank", room, "--lora-modules", f"{name}={folder}")
     return command("vllm", "serve", base, *options) if room else ""
-
-
-def serve_exported(folder: Path) -> str:
-    """The same for a folder that was exported."""
-    about = folder / "adapter_config.json"
-    if not about.exists():
-        return serve(folder, None)
-    known = json.loads(about.read_text(encoding="utf-8"))
-    return serve(folder, known["base_model_name_or_path"], known["r"])
 
 
 def question(prompts: Iterable[str]) -> str:

@@ -1,9 +1,11 @@
 """What a run tells people while it works: bars on a terminal, plain lines elsewhere, and metrics.jsonl always."""
 
 import json
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +28,37 @@ FIRST_GUESS = 3.0
 def say(text: str) -> None:
     """A line for people: the text as it is, but for what would command their terminal."""
     print(plain(text))
+
+
+def say_json(record: Mapping[str, Any]) -> None:
+    """A line for scripts: one JSON object, in which null stands for a number that is none."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(_strict(record), ensure_ascii=not unicode, allow_nan=False))
+
+
+def _strict(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {str(key): _strict(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_strict(each) for each in value]
+        case Path():
+            return str(value)
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+@contextmanager
+def answering(as_json: bool) -> Iterator[dict[str, Any]]:
+    """A command whose answer is the record that the block fills: as JSON, all else that is said goes to stderr; or, for
+    people, it is what is said.
+    """
+    record: dict[str, Any] = {}
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield record
+    if as_json:
+        say_json(record)
 
 
 class Screen(Console):

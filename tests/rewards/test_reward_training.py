@@ -399,6 +399,7 @@ def test_others_load_it_and_a_run_scores_by_it(
     command = [
         "reward", "train", "--data", str(data), "--model", str(model_folder), "--to", str(to), "--held-out", "0.3",
         "--objectives", "sunny,dark", "--rank", "2", "--lr", "0.01", "--epochs", "2", "--device", "cpu",
+        *(["--json"] if kind == "scores" else []),
     ]  # fmt: skip
     monkeypatch.setattr(optimise_module, "Checkpoint", lambda path: Checkpoint(path, 0.0))
     saved: list[Path] = []
@@ -411,7 +412,9 @@ def test_others_load_it_and_a_run_scores_by_it(
     assert about["kind"] == kind and [each["objective"] for each in about["held_out"]] == list(NAMES)
     assert all(each["labels"] > 0 and len(each["interval"]) == 2 for each in about["held_out"])
     assert [each["objective"] for each in about.get("scores", [])] == (list(NAMES) if kind == "scores" else [])
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed = captured.err if kind == "scores" else captured.out
+    assert kind == "pairs" or json.loads(captured.out) == {"folder": str(to), **about}
     assert "95 %" in printed and f"{{model: {to}, head: sunny}}" in printed and ("R2" in printed) == (kind == "scores")
 
     items = [Item((Message("user", "q"),), text) for text in (SUN, f"{SOIL} and deep")]

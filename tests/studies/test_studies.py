@@ -155,7 +155,7 @@ def test_seeds_of_other_settings_or_rows_are_left_out(ground: Path, tmp_path: Pa
 
     def seeds(*asked: int) -> str:
         mine.write_text(yaml.safe_dump(settings))
-        page = run_study(Counted(), find_ground(str(mine), tmp_path), asked, QUIET) / "results.md"
+        page = run_study(Counted(), find_ground(str(mine), tmp_path), asked, QUIET)[0] / "results.md"
         return page.read_text().rstrip().splitlines()[-1].strip("| ")
 
     assert (seeds(0, 1), seeds(2)) == ("0 1", "0 1 2")

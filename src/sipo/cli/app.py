@@ -2,22 +2,20 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sipo.cli.arguments import parse_pairs, parse_weights
+from sipo.cli.arguments import Json, parse_pairs, parse_weights
 from sipo.cli.data import data
 from sipo.cli.disk import writing
 from sipo.cli.reward import reward
-from sipo.commands import serve_exported, sipo
+from sipo.commands import sipo
 from sipo.errors import SipoError
 from sipo.hush import hush
-from sipo.progress import Progress, say
-
-if TYPE_CHECKING:
-    from sipo.config import Config
+from sipo.progress import Progress, answering, say, say_json
 
 app = typer.Typer(
     help="Align one language model to several preferences at once, and choose the trade-off afterwards.",
@@ -34,7 +32,6 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over it: align.lr=1e-4.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 METHODS = "sipo, mod, soups, lw, base, policy:NAME, ...  [default: sipo, else mod]"
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.  [default: the run's]")]
 TopK = Annotated[int | None, typer.Option(help="0 is off.  [default: the run's]")]
@@ -58,13 +55,15 @@ def _root(
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="Rows to take the objectives from.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a short commented run.yaml to start from."""
     from sipo.cli.init import write_config
 
-    with writing(path):
+    with answering(as_json) as told, writing(path):
         write_config(path, data)
-    say(f"{path}: written; `{sipo('check', path)}` is next")
+        told |= {"file": path, "next": sipo("check", path)}
+        say(f"{path}: written; `{told['next']}` is next")
 
 
 @app.command()
@@ -102,7 +101,7 @@ def check(
     laid_over = [word for override in overrides or () for word in ("--set", override)]
     if as_json:
         following = "check" if found.absent.rows else "run"
-        return print(json.dumps({**found.as_json(), "next": sipo(following, config, *laid_over)}, ensure_ascii=False))
+        return say_json({**found.as_json(), "next": sipo(following, config, *laid_over)})
     if found.absent.rows:
         say(f"what is here can be read; `{sipo('check', config, *laid_over)}` again once the rows are there")
     else:
@@ -119,17 +118,11 @@ def run(
         str | None, typer.Option("--from", metavar="STAGE", help="Make this stage and all after it anew.")
     ] = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Run all stages that do not hold yet. Killed, the same command goes on where it was."""
-    from sipo.runs.status import check_config
-
-    check_config(config)
-    settings = _with_run_dir(config, run_dir, overrides)
-    hush()
-    from sipo.runs.pipeline import run
-
-    with writing(settings.run_dir):
-        run(settings, start=start, only=only)
+    with answering(as_json) as told:
+        told |= _run(config, run_dir, overrides, start=start, only=only)
 
 
 @app.command("testbed")
@@ -138,16 +131,19 @@ def try_it(
     seed: Annotated[int, typer.Option(min=0)] = 200,
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything goes.")] = Path("runs/testbed"),
     only_prepare: Annotated[bool, typer.Option("--only-prepare", help="Write model, rows and run.yaml.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run all of SIPO in a synthetic language with exact rewards, in minutes on one core."""
     hush()
     from sipo.cli.testbed import make_testbed
 
-    with writing(to):
-        config = make_testbed(environment, seed, to)
-    say(f"{config}: ready; `{sipo('run', config)}` runs it")
-    if not only_prepare:
-        run(config)
+    with answering(as_json) as told:
+        with writing(to):
+            config = make_testbed(environment, seed, to)
+        told |= {"file": config, "next": sipo("run", config)}
+        say(f"{config}: ready; `{told['next']}` runs it")
+        if not only_prepare:
+            told |= _run(config)
 
 
 @app.command()
@@ -155,12 +151,14 @@ def demo(
     prompt: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="In place of three; may be repeated.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Answer questions at five weights with two small policies that come with sipo. Trains nothing."""
     hush()
     from sipo.cli.demo import PROMPTS, show_demo
 
-    show_demo(prompt or PROMPTS)
+    with answering(as_json) as told:
+        told |= show_demo(prompt or PROMPTS)
 
 
 @app.command()
@@ -288,20 +286,19 @@ def export(
     base: Annotated[
         str | None, typer.Option(metavar="ID", help="The base model as others load it.  [default: as the run did]")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model."""
     shares = parse_weights(weights)
     hush()
+    from sipo.cli.export import export
     from sipo.finished.handle import open
     from sipo.methods.registry import usual_soup
 
-    finished = open(run)
-    with writing(to):
+    with answering(as_json) as told, writing(to):
+        finished = open(run)
         model = finished.at(shares, method or usual_soup(finished.config.methods))
-        model.save_pretrained(to, merged=merged, base=base)
-    say(f"{to}: written; {to / 'README.md'} says how to load it")
-    if served := serve_exported(to):
-        say(f"serve it {served}")
+        told |= export(model, to, merged=merged, base=base)
 
 
 @app.command()
@@ -313,17 +310,34 @@ def study(
     seeds: Annotated[str, typer.Option(metavar="N|A,B", help="How many seeds, or which.")] = "5",
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="For the runs and results.")] = Path("runs/studies"),
     jobs: Annotated[int, typer.Option(min=1, help="Seeds at a time, a process each.")] = 1,
+    as_json: Json = False,
 ) -> None:
     """Run one of the paper's experiments over seeds: a table, a picture, a verdict. Goes on where it was."""
     hush()
     from sipo.cli.study import conduct
 
-    with writing(to):
-        conduct(name, on, seeds, to, jobs)
+    with answering(as_json) as told, writing(to):
+        told |= conduct(name, on, seeds, to, jobs)
 
 
-def _with_run_dir(config: Path, run_dir: Path | None, overrides: list[str] | None) -> "Config":
+def _run(
+    config: Path,
+    run_dir: Path | None = None,
+    overrides: Sequence[str] | None = None,
+    *,
+    start: str | None = None,
+    only: str | None = None,
+) -> dict[str, Any]:
+    """The status of the run once it is made (`sipo.run`)."""
     from sipo.config.file import load_config
+    from sipo.runs.status import check_config
 
+    check_config(config)
     extra = [] if run_dir is None else [f"run_dir={json.dumps(str(run_dir))}"]
-    return load_config(config, [*(overrides or []), *extra])
+    settings = load_config(config, [*(overrides or []), *extra])
+    hush()
+    from sipo.cli.status import status_of
+    from sipo.runs.pipeline import run
+
+    with writing(settings.run_dir):
+        return status_of(run(settings, start=start, only=only))

@@ -1,8 +1,13 @@
-"""Options that hold several values in one text, such as `helpful=0.3,harmless=0.7`."""
+"""What several verbs take: --json, and options that hold several values in one text (`helpful=0.3,plain=0.7`)."""
 
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from sipo.errors import SipoError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def parse_weights(text: str) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """`sipo choose`: a weight of a finished run for what people want of it, what it costs, and the commands that use it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from sipo.errors import SipoError
 from sipo.methods.registry import find, usual, usual_soup
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.choosing import equal_gain, knee, shortfall, simultaneous_intervals, tilted, within
-from sipo.progress import Progress
+from sipo.progress import Progress, say_json
 from sipo.records import Response, comparable, points_of, rewards_of
 from sipo.runs.outputs import Outputs
 from sipo.runs.status import read_run, require
@@ -78,7 +77,7 @@ def choose(run: Path, wish: Wish, methods: Sequence[str] = (), *, as_json: bool 
     chosen = _chosen(config, wish, {name: rewards[name] for name in asked}, rewards.get("base"))
     chosen |= {"weights": points[chosen["method"]][chosen.pop("point")][0].weights}
     if as_json:
-        print(json.dumps(chosen, ensure_ascii=False))
+        say_json(chosen)
     else:
         _say(run, config, wish, chosen, question(each.text for each in responses))
 

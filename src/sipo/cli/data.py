@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from sipo.cli.arguments import parse_pairs
+from sipo.cli.arguments import Json, parse_pairs
 from sipo.cli.disk import writing
 from sipo.commands import sipo
 from sipo.hush import hush
-from sipo.progress import say
+from sipo.progress import answering, say
 
 data = typer.Typer(help="Look at preference rows, or make them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,7 +17,7 @@ data = typer.Typer(help="Look at preference rows, or make them.", no_args_is_hel
 @data.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="Preference rows, JSON lines or Parquet.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the same as one JSON object.")] = False,
+    as_json: Json = False,
     examples: Annotated[int, typer.Option(min=0, help="Conflicts to show.")] = 3,
 ) -> None:
     """Show rows, lengths, ties and conflicts of a file of preference rows."""
@@ -45,6 +45,7 @@ def label(
     ] = None,
     seed: int = 0,
     device: str = "auto",
+    as_json: Json = False,
 ) -> None:
     """Make preference rows: two answers of a model to each prompt, labelled by reward functions."""
     from sipo.cli.label import make_rows
@@ -55,11 +56,12 @@ def label(
     rewards = parse_pairs("--objective", objective)
     directions = parse_pairs("--direction", direction or [])
     hush()
-    with writing(to):
+    with answering(as_json) as told, writing(to):
         decoding = adjusted(Decoding(), temperature=temperature, top_k=top_k, top_p=top_p)
         drawing = Drawing(decoding, max_tokens, tries, seed)
         rows = make_rows(prompts, model, rewards, directions, to, drawing, device)
-    say(f"{to}: {rows} rows; `{sipo('data', 'inspect', to)}` shows them")
+        told |= {"file": to, "rows": rows, "next": sipo("data", "inspect", to)}
+        say(f"{to}: {rows} rows; `{told['next']}` shows them")
 
 
 @data.command()
@@ -87,14 +89,15 @@ def prepare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the splits that the source does not state.")] = 0,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write rows.parquet in place of rows.jsonl.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make preference rows of a data set: recognised, checked, split, with a card that counts them."""
     from sipo.cli.prepare import prepare_source
 
     if tokenizer:
         hush()
-    with writing(to):
-        prepare_source(
+    with answering(as_json) as told, writing(to):
+        told |= prepare_source(
             source,
             to,
             format=format,
@@ -116,9 +119,10 @@ def convert(
     format: Annotated[
         str, typer.Option(metavar="NAME", help="trl[-plain][-implicit], llama-factory[-alpaca].")
     ] = "trl",
+    as_json: Json = False,
 ) -> None:
     """Write preference rows in TRL's or LLaMA-Factory's format, one file for each objective."""
     from sipo.cli.prepare import convert_rows
 
-    with writing(to):
-        convert_rows(file, to, format)
+    with answering(as_json) as told, writing(to):
+        told |= convert_rows(file, to, format)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sipo.commands import sipo
 from sipo.progress import say
@@ -26,8 +26,10 @@ HEAD = "  detail  plain  different words  reading ease  "
 QUICKSTART = Path("configs/quickstart.yaml")
 
 
-def show_demo(prompts: Sequence[str]) -> None:
-    """Print the answers at all weights with their rewards, the means of these, and what to do next."""
+def show_demo(prompts: Sequence[str]) -> dict[str, Any]:
+    """Print the answers at all weights with their rewards, the means of these, and what to do next; the answers as a
+    record.
+    """
     began = time.monotonic()
     from sipo.demo.knob import answers
 
@@ -47,6 +49,14 @@ def show_demo(prompts: Sequence[str]) -> None:
     wide = max(len(command) for command, _ in suggestions())
     for command, what in suggestions():
         say(f"  {command:<{wide}}  {what}")
+    return {"answers": [_record(each) for each in found]}
+
+
+def _record(each: "Answer") -> dict[str, Any]:
+    from sipo.demo.knob import REWARDS
+
+    weights, rewards = (dict(zip(REWARDS, values, strict=True)) for values in (each.weight, each.rewards))
+    return {"prompt": each.prompt, "weights": weights, "rewards": rewards, "response": each.text}
 
 
 def lines(answers: Sequence["Answer"], width: int) -> list[str]:

@@ -1,6 +1,5 @@
 """`sipo doctor`: what this machine has, for oneself and for bug reports. It never fails."""
 
-import json
 import os
 import platform
 import shutil
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from sipo import __version__
 from sipo.cli.threads import about_threads
-from sipo.progress import say
+from sipo.progress import say, say_json
 
 PACKAGES = (
     "torch", "transformers", "peft", "safetensors", "tokenizers", "gguf", "numpy", "pyarrow", "pydantic", "typer",
@@ -32,7 +31,7 @@ def show_doctor(*, as_json: bool = False) -> None:
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "not set"),
     }
     if as_json:
-        return print(json.dumps(facts, ensure_ascii=False))
+        return say_json(facts)
     for name, fact in facts.items():
         say(f"{name:<15} {fact}")
 

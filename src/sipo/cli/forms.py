@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sipo.plain import markdown_table, plain
-from sipo.progress import Progress, say
+from sipo.progress import Progress, say, say_json
 from sipo.report.parts import Measured, Table, shares
 
 
@@ -128,7 +128,7 @@ def _as_csv(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:
 
 def _as_json(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:
     objectives = [{"name": n, "direction": "maximize" if larger else "minimize"} for n, larger in maximise.items()]
-    print(json.dumps({"objectives": objectives, **found}, ensure_ascii=False))
+    say_json({"objectives": objectives, **found})
 
 
 FORMS = {"text": _as_text, "markdown": _as_markdown, "latex": _as_latex, "csv": _as_csv, "json": _as_json}

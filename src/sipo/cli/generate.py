@@ -13,6 +13,7 @@ from sipo.finished.built import spec_of
 from sipo.message import Message
 from sipo.methods.registry import usual
 from sipo.plain import plain
+from sipo.progress import say_json
 
 if TYPE_CHECKING:
     from sipo.finished.handle import AlignedModel, FinishedRun, How
@@ -103,7 +104,7 @@ def answer(
     answers = run.generate(asks, **how)
     if as_json:
         for (chat, model), text in zip(asks, answers, strict=True):
-            print(json.dumps(_record(chat, model, text), ensure_ascii=False))
+            say_json(_record(chat, model, text))
         return
     for line in _told(asks, answers):
         print(shown(line))

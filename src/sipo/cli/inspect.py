@@ -1,6 +1,5 @@
 """`sipo data inspect`: what a file of preference rows holds and where its objectives conflict."""
 
-import json
 from pathlib import Path
 
 from rich.box import SIMPLE
@@ -10,7 +9,7 @@ from rich.table import Table
 from sipo.data import ConflictStatistics, Row, conflict_statistics, read_rows
 from sipo.data.columns import about_unread, unread_of
 from sipo.data.consistency import doubts
-from sipo.progress import Screen
+from sipo.progress import Screen, say_json
 
 EXAMPLE_CHARACTERS = 240
 
@@ -27,8 +26,7 @@ def inspect_file(path: Path, as_json: bool, examples: int = 3) -> None:
     if as_json:
         records = [row.as_record() for row in conflicts]
         about = {"unread": unread, "doubts": found_doubts, "examples": records}
-        print(json.dumps({"file": str(path), **statistics.as_json(), **about}, indent=2))
-        return
+        return say_json({"file": path, **statistics.as_json(), **about})
     console = Screen()
     _print_statistics(console, path, statistics)
     for number, row in enumerate(conflicts, 1):

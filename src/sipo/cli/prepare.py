@@ -23,8 +23,8 @@ def prepare_source(
     directions: list[str],
     drop_ties: str | None,
     **limits: Any,
-) -> None:
-    """`limits` are fields of Choice as they are."""
+) -> dict[str, Any]:
+    """What was made, as it is said, as a record. `limits` are fields of Choice as they are."""
     if drop_ties not in (None, "any", "all"):
         raise SipoError(f"--drop-ties {drop_ties}: write any, for a tie in any objective, or all")
     minimize = parse_pairs("--direction", directions)
@@ -55,15 +55,28 @@ def prepare_source(
     for line in (*made.doubts, *about_unread(made.unread)):
         say(line)
     rows_file = to / made.file
-    following = f"`{sipo('init', 'run.yaml', '--data', rows_file)}` is next"
-    if len(count.objectives) < 2:
-        following = "a run needs two objectives or more"
+    after = sipo("init", "run.yaml", "--data", rows_file) if len(count.objectives) > 1 else None
+    following = f"`{after}` is next" if after else "a run needs two objectives or more"
     say(f"{rows_file}: written; {to / 'README.md'} is its card; {following}")
+    return {
+        "file": rows_file,
+        **count.as_json(),
+        "source": made.name,
+        "format": made.found.source.name,
+        "splits": {name: {"rows": part.rows, "prompts": part.prompts} for name, part in made.splits.items()},
+        "left_out": made.dropped,
+        "contradictions": made.contradictions,
+        "unread": made.unread,
+        "doubts": made.doubts,
+        "next": after,
+    }
 
 
-def convert_rows(file: Path, to: Path, format: str) -> None:
+def convert_rows(file: Path, to: Path, format: str) -> dict[str, Any]:
+    """How many pairs each file has, as it is said, as a record."""
     made = convert(file, to, format)
     for name, pairs in made.pairs.items():
         say(f"{to / name}: {pairs} pairs")
     for line in about_unread(made.unread):
         say(line)
+    return {"folder": to, "format": format, "pairs": made.pairs, "unread": made.unread}

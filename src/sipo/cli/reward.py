@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sipo.cli.arguments import parse_pairs
+from sipo.cli.arguments import Json, parse_pairs
 from sipo.cli.disk import writing
 from sipo.errors import SipoError
 from sipo.hush import hush
+from sipo.progress import answering
 
 if TYPE_CHECKING:
     from sipo.progress import Progress
@@ -50,6 +51,7 @@ def train(
     ] = None,
     seed: int = 0,
     device: str = "auto",
+    as_json: Json = False,
 ) -> None:
     """Train one head for each objective on pairs or scores, and measure it on held-out prompts.
 
@@ -77,49 +79,51 @@ def train(
     settings = RewardTraining(
         r=r, lr=lr, epochs=epochs, batch_size=batch_size, format=layout, seed=seed, max_tokens=max_tokens
     )
-    progress = Progress()
-    place, hidden = place_beside(to)
-    with writing(to):
-        with appearing(to) as folder:
-            found = read_examples(
-                data, objectives=names, columns=parse_pairs("--map", columns or []), held_out=held_out, seed=seed
-            )
-            _introduce(found, progress)
-            reader = Reader(Model(path=model), settings.format, settings.max_tokens)
-            train, measured = reader.read(found.train, progress), reader.read(found.held_out, progress)
-            _check_held_out(found, measured.examples, held_out)
-            heads = Heads(found.kind, found.objectives)
-            plan = plan_of(heads, train, reader, settings)
-            network = train_reward_model(
-                heads,
-                train,
-                reader,
-                settings,
-                device=device,
-                checkpoint=Checkpoint(place / f"{hidden}.{plan}{STATE}"),
-                progress=progress,
-            )
-            rewards = rewards_of(network, measured, settings.token_budget)
-            against = (measured.examples, train.examples, found.objectives)
-            lines: dict[str, list[dict[str, Any]]] = {
-                "held_out": [asdict(each) for each in held_out_accuracy(found.kind, rewards, *against)],
-            }
-            if found.kind == "scores":
-                lines["scores"] = [asdict(each) for each in score_errors(rewards, *against)]
-            network.save_pretrained(folder)
-            reader.tokenizer.save_pretrained(folder)
-            called = Path(data).resolve().name if Path(data).exists() else data  # for others' machines
-            about = {"model": model, "data": called, "kind": found.kind, "settings": asdict(settings)}
-            write_json(folder / "training.json", {**about, **lines})
-        known = f"{escape(hidden)}.{'?' * 16}{STATE}"
-        for state in (*place.glob(known), *place.glob(f".{known}.tmp")):  # a kill while saving leaves the second
-            state.unlink()
-    if measured.examples:
-        _conclude(lines, progress)
-    else:
-        progress.say("nothing is held out: what the model is worth has not been measured")
-    reads = "" if layout == "chat" else f", format: {json.dumps(layout)}"
-    progress.say(f"{to}: written; as a reward: {{model: {to}, head: {found.objectives[0]}{reads}}}")
+    with answering(as_json) as told:
+        progress = Progress()
+        place, hidden = place_beside(to)
+        with writing(to):
+            with appearing(to) as folder:
+                found = read_examples(
+                    data, objectives=names, columns=parse_pairs("--map", columns or []), held_out=held_out, seed=seed
+                )
+                _introduce(found, progress)
+                reader = Reader(Model(path=model), settings.format, settings.max_tokens)
+                train, measured = reader.read(found.train, progress), reader.read(found.held_out, progress)
+                _check_held_out(found, measured.examples, held_out)
+                heads = Heads(found.kind, found.objectives)
+                plan = plan_of(heads, train, reader, settings)
+                network = train_reward_model(
+                    heads,
+                    train,
+                    reader,
+                    settings,
+                    device=device,
+                    checkpoint=Checkpoint(place / f"{hidden}.{plan}{STATE}"),
+                    progress=progress,
+                )
+                rewards = rewards_of(network, measured, settings.token_budget)
+                against = (measured.examples, train.examples, found.objectives)
+                lines: dict[str, list[dict[str, Any]]] = {
+                    "held_out": [asdict(each) for each in held_out_accuracy(found.kind, rewards, *against)],
+                }
+                if found.kind == "scores":
+                    lines["scores"] = [asdict(each) for each in score_errors(rewards, *against)]
+                network.save_pretrained(folder)
+                reader.tokenizer.save_pretrained(folder)
+                called = Path(data).resolve().name if Path(data).exists() else data  # for others' machines
+                about = {"model": model, "data": called, "kind": found.kind, "settings": asdict(settings)}
+                write_json(folder / "training.json", {**about, **lines})
+            known = f"{escape(hidden)}.{'?' * 16}{STATE}"
+            for state in (*place.glob(known), *place.glob(f".{known}.tmp")):  # a kill while saving leaves the second
+                state.unlink()
+        if measured.examples:
+            _conclude(lines, progress)
+        else:
+            progress.say("nothing is held out: what the model is worth has not been measured")
+        reads = "" if layout == "chat" else f", format: {json.dumps(layout)}"
+        progress.say(f"{to}: written; as a reward: {{model: {to}, head: {found.objectives[0]}{reads}}}")
+        told |= {"folder": to, **about, **lines}
 
 
 def _introduce(found: "Examples", progress: "Progress") -> None:

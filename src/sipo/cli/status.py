@@ -1,13 +1,12 @@
 """`sipo status`: how far a run has come."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sipo.commands import resume, sipo
-from sipo.progress import Progress
+from sipo.progress import Progress, say_json
 from sipo.report.fronts import in_short
 from sipo.runs.status import StageStatus, fronts_of, read_run, stage_statuses, under_way
 
@@ -17,13 +16,15 @@ EVERY = 2.0
 
 def show_status(run: Path, *, as_json: bool = False) -> None:
     """Print the run's stages and, once evaluated, its fronts in numbers."""
-    if not as_json:
-        return _show(run, Progress())
+    say_json(status_of(run)) if as_json else _show(run, Progress())
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    """For scripts: every stage of the run, what works on it now, and the command that goes on with it."""
     stages, now = stage_statuses(run, read_run(run)), under_way(run)
     done = all(stage.state == "done" for stage in stages)
     told = {"run": str(run), "done": done, "now": now, "stages": [asdict(stage) for stage in stages]}
-    after = None if done or now is not None else sipo(*resume(run))
-    print(json.dumps({**told, "next": after}, ensure_ascii=False))
+    return {**told, "next": None if done or now is not None else sipo(*resume(run))}
 
 
 def watch(run: Path) -> None:

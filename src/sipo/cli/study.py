@@ -1,6 +1,8 @@
 """`sipo study`: one of the paper's experiments, from its runs to its verdict."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sipo.errors import SipoError
 from sipo.progress import Progress, say
@@ -9,16 +11,18 @@ FIRST_SEED = {"testbed": 200}
 """The testbed was built on seeds below; a configuration's seeds begin at 0."""
 
 
-def conduct(name: str, on: str, seeds: str, to: Path, jobs: int) -> Path:
-    """Run the study and return the folder with its `results.md`."""
+def conduct(name: str, on: str, seeds: str, to: Path, jobs: int) -> dict[str, Any]:
+    """Run the study, and say and return where its `results.md` is and what it found."""
     from sipo.studies.ground import find_ground
     from sipo.studies.registry import find_study
     from sipo.studies.study import run_study
 
     first = FIRST_SEED.get(on.partition(":")[0], 0)
-    folder = run_study(find_study(name), find_ground(on, to), _seeds(seeds, first), Progress(), jobs)
-    say(f"results  {folder / 'results.md'}")
-    return folder
+    folder, found = run_study(find_study(name), find_ground(on, to), _seeds(seeds, first), Progress(), jobs)
+    results = folder / "results.md"
+    say(f"results  {results}")
+    measured = {each: asdict(found)[each] for each in ("findings", "tables")}
+    return {"study": name, "on": on, "results": results, "verdict": found.verdict, **measured}
 
 
 def _seeds(text: str, first: int) -> list[int]:

@@ -87,8 +87,11 @@ class Study(Protocol):
         """Over all seeds that were measured."""
 
 
-def run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Progress, jobs: int = 1) -> Path:
-    """Measure these seeds, as far as they are not, and write `results.md` over all that are; returns its folder.
+def run_study(
+    study: Study, ground: Ground, seeds: Sequence[int], progress: Progress, jobs: int = 1
+) -> tuple[Path, Conclusion]:
+    """Measure these seeds, as far as they are not, and write `results.md` over all that are; returns its folder, and
+    what it concludes.
 
     `jobs` processes each take a seed at a time, and share the processor's threads.
     """
@@ -97,10 +100,11 @@ def run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Prog
     folder = ground.folder / study.name
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder, work="this study"):
-        return _run_study(study, ground, seeds, progress, jobs, folder)
+        _measure_all(study, ground, seeds, progress, jobs)
+        return folder, _concluded(study, ground, folder, progress)
 
 
-def _run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Progress, jobs: int, folder: Path) -> Path:
+def _measure_all(study: Study, ground: Ground, seeds: Sequence[int], progress: Progress, jobs: int) -> None:
     workers = min(jobs, len(seeds))
     if workers == 1:
         for seed in seeds:
@@ -114,7 +118,10 @@ def _run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Pro
         ):
             for _ in pool.map(_measure, repeat(study), repeat(ground), seeds):
                 advance(1)
-    about = ground.about()
+
+
+def _concluded(study: Study, ground: Ground, folder: Path, progress: Progress) -> Conclusion:
+    """Over all seeds that were measured on this ground: written, and said."""
     about = ground.about()
     known = {int(path.stem): read_checked(path) for path in (folder / "seeds").glob("*.json")}
     everything = {seed: measured for seed, measured in known.items() if measured.get(ABOUT) == about}
@@ -129,7 +136,7 @@ def _run_study(study: Study, ground: Ground, seeds: Sequence[int], progress: Pro
     for each in conclusion.findings:
         progress.say(f"{each.outcome}: {each.statement} ({each.measured})")
     progress.say(conclusion.verdict)
-    return folder
+    return conclusion
 
 
 def _begin_worker(threads: int) -> None:
