@@ -129,7 +129,7 @@ def small_settings(model_folder: Path, folder: Path) -> dict:
         "lora": {"r": 2, "alpha": 4},
         "decoding": {"temperature": 1.0},
         "align": {"lr": 0.01, "epochs": 2, "batch_size": 8, "checkpoint": "last"},
-        "sample": {"prompts": 8, "per_weight": 8},
+        "sample": {"prompts": 8, "weights": {"divisions": 2}, "per_weight": 8},
         "refine": {"review_tokens": 8},
         "realign": {"lr": 0.001},
         "evaluate": {"bootstrap": 50},

@@ -16,17 +16,23 @@ from sipo.estimate.absent import Absent, find_absent
 from sipo.estimate.pace import Pace, measured
 from sipo.estimate.sizes import stated
 from sipo.estimate.table import say_plan
+from sipo.filters.registry import find as find_rule
+from sipo.filters.registry import soups_of
 from sipo.graph.build import Graph
 from sipo.graph.key import subject_of
 from sipo.logprobs.packing import pack
+from sipo.methods.registry import improves
 from sipo.models.chat import Codec
 from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
 from sipo.remarks import about_keys, about_lengths, about_rates, about_rewards, about_rows
+from sipo.remarks import about_weights as remarks_on_weights
 from sipo.runs.validate import validate
+from sipo.settings import Weights
 from sipo.stages.refine import encode
 from sipo.task import Task
+from sipo.weights import between, grid, lattice_size
 
 
 @dataclass(frozen=True)
@@ -111,10 +117,44 @@ def _say_subject(task: Task, absent: Absent) -> None:
             say(f"chats      {line}")
     for objective in config.objectives:
         say(f"objective  {objective.name}: {objective.direction} {objective.reward}; {objective.better}")
-    grid = ", ".join("(" + " ".join(f"{share:.3g}" for share in weight) + ")" for weight in task.weights[:12])
-    more = f", and {len(task.weights) - 12} more" if len(task.weights) > 12 else ""
-    say(f"weights    {grid}{more}")
+    for line in about_weights(config):
+        say(line)
     say()
+
+
+def about_weights(config: Config) -> list[str]:
+    """The weights that are measured, how many of them, and how many samples and judges there are at others."""
+    names = config.names
+    measured = grid(config.weights, names)
+    shown = ", ".join("(" + " ".join(f"{share:.3g}" for share in weight) + ")" for weight in measured[:12])
+    more = f", and {len(measured) - 12} more" if len(measured) > 12 else ""
+    answered = config.evaluate.per_prompt * len(measured)
+    of_lattice = _part(config.weights, len(names), "weights")
+    lines = [
+        f"weights    {shown}{more}",
+        f"           {len(measured)}{of_lattice}: a method writes {answered} answers to a held-out prompt",
+    ]
+    if not improves(config.methods):
+        return lines
+    drawn, place = config.sample.weights, "sample.weights"
+    count = len(between(grid(drawn, names, place)))
+    rewritten = ", and as many rewrites" if config.refine.enabled else ""
+    lines.append(
+        f"samples    at {count} weights between the objectives{_part(drawn, len(names), place)}: "
+        f"{count * config.sample.per_weight} a prompt{rewritten}"
+    )
+    if soups := soups_of(config):
+        asked = find_rule(config.filter.rule).soups(config.filter)
+        part = _part(asked, len(names), "filter.weights") if asked else ""
+        lines.append(f"judges     {len(soups)} soups{part}, beside the {len(names)} policies")
+    return lines
+
+
+def _part(weights: Weights, n: int, place: str) -> str:
+    """Of which lattice they are a part; nothing where they are all of it, or a list."""
+    whole = lattice_size(n, weights.divisions)
+    part = weights.grid is None and whole > weights.at_most
+    return f", well spread among the {whole} with steps of 1/{weights.divisions} ({place}.at_most)" if part else ""
 
 
 def about_chats(codec: Codec) -> list[str]:
@@ -236,7 +276,8 @@ def _text(task: Task, tokens: Sequence[int]) -> str:
 
 
 def _remarks(task: Task, absent: Absent) -> list[str]:
-    lines = about_keys(task.config) + about_rates(task.config) + about_rewards(task)
+    config = task.config
+    lines = about_keys(config) + about_rates(config) + remarks_on_weights(config) + about_rewards(task)
     if not absent.rows:
         mark = written_mark if absent.model else task.codec.plain.found
         lines += about_rows(task) + doubts(sorted(task.rows, key=lambda row: row.key), task.objectives, mark)

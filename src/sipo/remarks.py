@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sipo.config import Config
 from sipo.data import Row
+from sipo.filters.registry import soups_of
 from sipo.graph.build import Graph
 from sipo.graph.trials import tried
 from sipo.graph.view import FREE
@@ -17,6 +18,7 @@ from sipo.stages.answer import test_rows
 from sipo.stages.sample import worked_rows
 from sipo.stages.trials import trial_rows
 from sipo.task import Task
+from sipo.weights import grid
 
 FEW_TEST_PROMPTS = 30
 """Below, no interval over prompts means much, and a report gives no verdict."""
@@ -24,6 +26,7 @@ FEW_WORKED = 30
 """Rows that SIPO works on; it keeps a response for a part of them."""
 FEW_LABELS = 20
 MANY_CUT = 0.1
+MANY_WEIGHTS = 40
 FAST, FULL_RATES = 2e-5, "5e-7 to 1e-6, small ones at up to 1e-5"
 """A rate of DPO on all parameters that is too high, and those that are usual."""
 
@@ -48,6 +51,21 @@ def about_keys(config: Config) -> list[str]:
     unread = [key for key in changed if not any(f"{key}.".startswith(f"{each}.") for each in read)]
     unread += ["rounds"] if config.rounds > 1 and not improves(config.methods) else []
     return [f"nothing in this run reads {', '.join(unread)}, changed as it may be"] if unread else []
+
+
+def about_weights(config: Config) -> list[str]:
+    """Where there are so many of them that a run takes far longer than it must."""
+    names, improving = config.names, improves(config.methods)
+    found = {"weights": (len(grid(config.weights, names)), "every method answers each prompt at each of them")}
+    if improving:
+        drawn = grid(config.sample.weights, names, "sample.weights")
+        found["sample.weights"] = (len(drawn), "each prompt is sampled at each of them")
+        found["filter.weights"] = (len(soups_of(config)), "a soup at each of them scores all candidates")
+    return [
+        f"{place}: {count} of them, and {why}; {place}.at_most takes a part that is well spread"
+        for place, (count, why) in found.items()
+        if count > MANY_WEIGHTS
+    ]
 
 
 def about_rewards(task: Task) -> list[str]:

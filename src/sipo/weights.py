@@ -1,8 +1,12 @@
 """Preference weights: points on the simplex, one share for each objective."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import combinations
+from math import comb
 from numbers import Real
+
+import numpy as np
 
 from sipo.errors import SipoError
 from sipo.settings import Weights
@@ -16,12 +20,47 @@ ROUNDING = 1e-6
 def simplex_lattice(n: int, divisions: int) -> list[Weight]:
     """All weights over n objectives whose shares are multiples of 1 / divisions.
 
-    There are C(divisions + n - 1, n - 1) of them, the first objective's share falling; n = 2 with five divisions
-    is the paper's grid.
+    There are `lattice_size` of them, the first objective's share falling; n = 2 with five divisions is the paper's
+    grid.
     """
+    return [tuple(c / divisions for c in count) for count in _counts(n, divisions)]
+
+
+def lattice_size(n: int, divisions: int) -> int:
+    """C(divisions + n - 1, n - 1), which grows like divisions^(n - 1)."""
+    return comb(divisions + n - 1, n - 1)
+
+
+def _counts(n: int, divisions: int) -> list[tuple[int, ...]]:
+    """The lattice in units of 1 / divisions."""
     bars = combinations(range(divisions + n - 1), n - 1)
-    counts = ([b - a - 1 for a, b in zip((-1, *cut), (*cut, divisions + n - 1), strict=True)] for cut in bars)
-    return sorted((tuple(c / divisions for c in count) for count in counts), reverse=True)
+    cuts = (((-1, *cut), (*cut, divisions + n - 1)) for cut in bars)
+    return sorted((tuple(b - a - 1 for a, b in zip(*cut, strict=True)) for cut in cuts), reverse=True)
+
+
+NEARLY = (9, 16)
+"""Three quarters of a distance, squared, as a fraction: whole numbers compare alike on every machine."""
+
+
+@cache
+def spread_lattice(n: int, divisions: int, at_most: int) -> tuple[Weight, ...]:
+    """At most so many points of the lattice, n or more, in its order: all of them, or a well-spread part.
+
+    The corners come first. Then, one after the other, the point that is farthest from those taken already (Gonzalez
+    1985), which after the corners is the middle or the lattice's nearest to it; of points that are nearly as far, three
+    quarters, the one that evens out what the objectives have of all shares together. So a smaller part lies within any
+    larger one.
+    """
+    points = np.array(_counts(n, divisions))
+    taken = [int(at) for at in np.flatnonzero(points.max(axis=1) == divisions)]
+    nearest = np.min([((points - points[at]) ** 2).sum(axis=1) for at in taken], axis=0)
+    while len(taken) < min(at_most, len(points)):
+        far = np.flatnonzero(nearest * NEARLY[1] >= nearest.max() * NEARLY[0])
+        uneven = ((points[taken].sum(axis=0) + points[far]) ** 2).sum(axis=1)
+        best = int(far[np.lexsort((far, -nearest[far], uneven))[0]])
+        taken.append(best)
+        nearest = np.minimum(nearest, ((points - points[best]) ** 2).sum(axis=1))
+    return tuple(tuple((points[at] / divisions).tolist()) for at in sorted(taken))
 
 
 def as_weight(shares: Mapping[str, float], objectives: Sequence[str], place: str) -> Weight:
@@ -39,11 +78,11 @@ def as_weight(shares: Mapping[str, float], objectives: Sequence[str], place: str
     return tuple(float(shares.get(name, 0.0)) for name in objectives)
 
 
-def grid(settings: Weights, objectives: Sequence[str]) -> list[Weight]:
-    """The run's weights, in order. Raises SipoError for one off the simplex."""
+def grid(settings: Weights, objectives: Sequence[str], place: str = "weights") -> list[Weight]:
+    """The weights that a section names, in order; `place` is its own. Raises SipoError for one off the simplex."""
     if settings.grid is None:
-        return simplex_lattice(len(objectives), settings.divisions)
-    return [as_weight(shares, objectives, f"weights.grid[{i}]") for i, shares in enumerate(settings.grid)]
+        return list(spread_lattice(len(objectives), settings.divisions, settings.at_most))
+    return [as_weight(shares, objectives, f"{place}.grid[{i}]") for i, shares in enumerate(settings.grid)]
 
 
 def is_near(one: Weight, other: Weight) -> bool:
@@ -53,6 +92,11 @@ def is_near(one: Weight, other: Weight) -> bool:
 
 def is_corner(weight: Weight) -> bool:
     return max(weight) == 1.0
+
+
+def between(weights: Iterable[Weight]) -> list[Weight]:
+    """Those that are no corner."""
+    return [weight for weight in weights if not is_corner(weight)]
 
 
 def corners(n: int) -> list[Weight]:

@@ -163,7 +163,7 @@ CASES: dict[str, tuple[Change, list[str]]] = {
     "no held-out rows": (put("data.test", 0.0), ["data.test is 0", "raise it"]),
     "off the simplex": (put("weights.grid", [{"detail": 0.5, "brevity": 0.4}]), ["weights.grid[0]", "sum to 0.9"]),
     "share below zero": (put("weights.grid", [{"detail": 1.5, "brevity": -0.5}]), ["brevity=-0.5 is off"]),
-    "weights of corners": (put("weights.divisions", 1), ["weights", "none lies between", "weights.divisions"]),
+    "weights of corners": (put("sample.weights.divisions", 1), ["none lies between", "sample.weights.divisions"]),
     "reviewer off the simplex": (put("refine.reviewer", {"detail": 0.5}), ["refine.reviewer", "sum to 0.5"]),
     "prompt over the limit": (row(7, prompt=LONG), ["rows.jsonl row 7", "over the limit of 200", "max_prompt_tokens"]),
     "limits over the context": (put("data.max_prompt_tokens", 9000), ["9012 tokens", "context of 2048", "lower one"]),

@@ -28,7 +28,7 @@ LOOP = ["sample", "refine", "score", "filter", "realign"]
 ALL = ["sft", "align", *BY_WEIGHT, "calibrate", *LOOP, *ANSWERS, *JUDGED, "compare", "report"]
 ROWS = [name for name in ALL if name != "compare"]
 ALIGNED = ["align", *BY_WEIGHT, "calibrate"]
-WEIGHED = [*BY_WEIGHT, "sample", "score", "filter", *ANSWERS, "compare", "report"]
+WEIGHED = [*BY_WEIGHT, *ANSWERS, "compare", "report"]
 DRAWN = ["sample", "refine", *ANSWERS, "report"]
 WORKED = ["sample", "score", "filter", "report"]
 REFINE = ["refine"]
@@ -67,6 +67,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "objectives.0.reward": ("sipo.rewards.text:distinct_words", [*JUDGED, "report"]),
     "objectives.0.direction": ("minimize", [*JUDGED, "compare", "report"]),
     "weights.divisions": (3, WEIGHED),
+    "weights.at_most": (2, WEIGHED),
     "weights.grid": ([{"detail": 0.5, "brevity": 0.5}], WEIGHED),
     "sft.enabled": (False, ALL),
     "sft.lora.r": (3, ["sft"]),
@@ -98,6 +99,9 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "align.checkpoint": ("best", ALIGNED),
     "rounds": (2, ["answers/sipo"]),
     "sample.prompts": (3, WORKED),
+    "sample.weights.divisions": (3, ["sample"]),
+    "sample.weights.at_most": (2, ["sample"]),
+    "sample.weights.grid": ([{"detail": 0.5, "brevity": 0.5}], ["sample"]),
     "sample.per_weight": (3, ["sample"]),
     "refine.reviewer": ({"detail": 1.0}, REFINE),
     "refine.review_tokens": (3, REFINE),
@@ -128,6 +132,9 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "filter.rule": ("rewards", ["calibrate", "filter"]),
     "filter.pool": ("kept", FILTER),
     "filter.judges": (["policies"], ["score", "filter"]),
+    "filter.weights.divisions": (3, ["score", "filter"]),
+    "filter.weights.at_most": (2, ["score", "filter"]),
+    "filter.weights.grid": ([{"detail": 0.75, "brevity": 0.25}], ["score", "filter"]),
     "filter.reference": (False, FILTER),
     "filter.per_token": (True, FILTER),
     "filter.margin": (1.64, FILTER),
@@ -156,7 +163,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "execution.report_to": (("tensorboard",), NONE),
 }
 
-PAPER_ALONE = ("filter.beta", "filter.judges", "filter.reference", "filter.per_token", "filter.margin")
+PAPER_ALONE = tuple(f"filter.{key}" for key in ("beta", "judges", "weights", "reference", "per_token", "margin"))
 """Keys of the filter that the rule of `values` does not read."""
 
 
@@ -216,7 +223,7 @@ def test_a_key_changes_the_configuration_and_the_stages_that_depend_on_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     value, expected = TURNED[key]
-    values = turn(values, "filter.rule", "paper") if key in PAPER_ALONE else values
+    values = turn(values, "filter.rule", "paper") if key.startswith(PAPER_ALONE) else values
     section, _, last = key.partition(".")
     values = turn(values, f"{section}.lr", "auto") if last in TRIED else values
     if key == "policies":
@@ -317,7 +324,7 @@ def test_overrides_lie_over_the_file_and_their_paths_are_the_working_directory_s
     [
         ({"algin": {}}, "unknown key `algin`, did you mean `align`?"),
         ({"align": {"betta": 1}}, "unknown key `betta` in `align`, did you mean `beta`?"),
-        ({"weights": {"zzz": 1}}, "unknown key `zzz` in `weights`, the keys here are divisions, grid"),
+        ({"weights": {"zzz": 1}}, "unknown key `zzz` in `weights`, the keys here are divisions, at_most, grid"),
         ({"model": {}}, "`model.path` is missing; add it"),
         ({"seed": "many"}, "`seed` is 'many'; write a whole number"),
         ({"align": {"lr": {"speed": 1.0}}}, "align.lr: `speed` is no objective; they are detail, brevity"),

@@ -175,7 +175,7 @@ def test_check_needs_nothing_and_says_so(setup: str, capsys: pytest.CaptureFixtu
         ("lora.target_modules=[w_proj]", "`w_proj`; it has"),
         ("data.max_prompt_tokens=4000", "over the model's context of 2048"),
         ("objectives.0.reward=", "no keys"),
-        ("weights.divisions=1", "none lies between"),
+        ("sample.weights.divisions=1", "none lies between"),
         ("refine.review_template=nowhere.yaml", "nowhere.yaml"),
         ("model.path=owner/unknown", "cannot be loaded"),
         ("data.source=nowhere/rows.jsonl", "data.source: "),

@@ -94,7 +94,8 @@ class Finished:
 def finished(make_settings: Callable[[Path], dict], tmp_path_factory: pytest.TempPathFactory) -> Finished:
     settings = make_settings(tmp_path_factory.mktemp("stages"))
     settings["weights"] = {"divisions": 3}
-    settings["sample"] = {"prompts": 8, "per_weight": 4}
+    settings["sample"] = {"prompts": 8, "weights": {"divisions": 3}, "per_weight": 4}
+    settings["filter"] = {"weights": {"divisions": 3}}
     settings["execution"]["decode_rows"] = 64
     return Finished(settings)
 
@@ -438,7 +439,7 @@ def test_without_sipo_only_what_its_rivals_need_is_run(make_settings: Callable[[
 
 def test_sampling_without_conflicts_says_so(make_settings: Callable[[Path], dict], tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
-    corners = {**settings, "weights": {"grid": [{"detail": 1.0}, {"brevity": 1.0}]}}
+    corners = {**settings, "sample": {"weights": {"grid": [{"detail": 1.0}, {"brevity": 1.0}]}}}
     with pytest.raises(SipoError, match="none lies between the objectives"):
         run(parse_config(corners, "settings"), quiet=True)
     rows = [json.loads(line) for line in Path(settings["data"]["path"]).read_text().splitlines()]

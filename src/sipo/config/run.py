@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -31,9 +30,10 @@ from sipo.settings import (
     Weights,
 )
 from sipo.settings.section import Seed, Whole, field_of
+from sipo.weights import grid, lattice_size
 
 MOST_WEIGHTS = 10_000
-"""Each is a point of every front; the lattice over N objectives grows like divisions^(N - 1)."""
+"""The lattice that a run's weights are taken from; over N objectives it grows like divisions^(N - 1)."""
 
 
 class Run(Section):
@@ -125,12 +125,30 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _weights_can_be_counted(self) -> Self:
-        n, divisions = len(self.names), self.weights.divisions
-        count = comb(divisions + n - 1, n - 1) if self.weights.grid is None else len(self.weights.grid)
-        if count > MOST_WEIGHTS:
-            place = f"divisions: {divisions} makes" if self.weights.grid is None else "grid: has"
-            raise ValueError(f"weights.{place} {count:,} weights over {n} objectives; take at most {MOST_WEIGHTS:,}")
+        n = len(self.names)
+        for place, section in self._weighed.items():
+            divisions, listed = section.divisions, section.grid
+            count = lattice_size(n, divisions) if listed is None else len(listed)
+            if count > MOST_WEIGHTS:
+                made = f"divisions: {divisions} makes" if listed is None else "grid: has"
+                raise ValueError(f"{place}.{made} {count:,} weights over {n} objectives; take at most {MOST_WEIGHTS:,}")
+            if listed is None and section.at_most < n:
+                raise ValueError(
+                    f"{place}.at_most: {section.at_most} has no room for the corners of {n} objectives; raise it"
+                )
+            if listed is not None:
+                try:
+                    grid(section, self.names, place)
+                except SipoError as error:
+                    raise ValueError(str(error)) from None
         return self
+
+    @property
+    def _weighed(self) -> dict[str, Weights]:
+        """All sections of weights, by their places."""
+        judging = getattr(self.filter, "weights", None)
+        sections = {"weights": self.weights, "sample.weights": self.sample.weights, "filter.weights": judging}
+        return {place: each for place, each in sections.items() if isinstance(each, Weights)}
 
     def _mappings(self) -> list[tuple[str, Mapping[str, float], bool]]:
         """Place, mapping, and whether it must name every objective (shares may leave some out)."""
@@ -139,7 +157,7 @@ class Run(Section):
             ("realign.lr", self.realign.lr, True),
             ("evaluate.reference_point", self.evaluate.reference_point, True),
             ("refine.reviewer", self.refine.reviewer, False),
-            *(("weights.grid", shares, False) for shares in self.weights.grid or ()),
+            *((f"{at}.grid", shares, False) for at, each in self._weighed.items() for shares in each.grid or ()),
         ]
         return [(place, mapping, whole) for place, mapping, whole in found if isinstance(mapping, dict)]
 

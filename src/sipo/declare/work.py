@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sipo.weights import Weight, is_corner
+from sipo.weights import Weight, between, grid
 
 if TYPE_CHECKING:  # the configuration reads the methods, and they this
     from sipo.config import Config
@@ -103,27 +103,38 @@ class Plan(Reckoning):
 
     sizes: Sizes
     weights: Sequence[Weight]
+    """Those that are measured."""
     shares: bool = True
     """Is what the prompts of a batch begin with read once for them all? Not by every model (`sipo.bank.routes`)."""
 
     @property
     def between(self) -> int:
-        """Weights that are no corner."""
-        return sum(not is_corner(weight) for weight in self.weights)
+        """Measured weights that are no corner."""
+        return len(between(self.weights))
 
     @property
     def seen(self) -> int:
         return self.sizes.train + self.sizes.validation
 
     @property
+    def sampled(self) -> list[Weight]:
+        """The weights that samples are drawn at."""
+        return between(grid(self.config.sample.weights, self.config.names, "sample.weights"))
+
+    @property
     def samples(self) -> int:
-        return self.sizes.worked_prompts * self.between * self.config.sample.per_weight
+        return self.sizes.worked_prompts * len(self.sampled) * self.config.sample.per_weight
+
+    @property
+    def writers(self) -> float:
+        """Models that write a sample by MOD, on average: those with a share."""
+        return sum(share > 0 for weight in self.sampled for share in weight) / max(len(self.sampled), 1)
 
     @property
     def rewrites(self) -> int:
         return self.samples * self.config.refine.enabled
 
-    def frames(self, frame: float, prompts: int, models: int) -> float:
+    def frames(self, frame: float, prompts: int, models: float) -> float:
         """Tokens of a template's own text around so many prompts, each read by so many models."""
         batches = math.ceil(prompts * models / self.config.execution.decode_rows)
         return frame * models * (min(batches, prompts) if self.shares else prompts)
@@ -166,7 +177,7 @@ def calibrate(plan: Plan, folds: int) -> Work:
 
 def sample(plan: Plan) -> Work:
     reading = plan.n * plan.sizes.worked_prompts * plan.lengths.prompt
-    return Work(written=plan.samples, reading=reading, decoding=plan.n * plan.samples * plan.longest)
+    return Work(written=plan.samples, reading=reading, decoding=plan.writers * plan.samples * plan.longest)
 
 
 def refine(plan: Plan) -> Work:
@@ -181,16 +192,17 @@ def refine(plan: Plan) -> Work:
     return reviews + Work(
         written=rewrites,
         scored=2 * rewrites * (1 + plan.n),
-        reading=plan.frames(lengths.rewrite_frame, rewrites, plan.n)
-        + rewrites * plan.n * (answered + settings.review_tokens),
-        decoding=rewrites * plan.n * plan.longest,
+        reading=plan.frames(lengths.rewrite_frame, rewrites, plan.writers)
+        + rewrites * plan.writers * (answered + settings.review_tokens),
+        decoding=rewrites * plan.writers * plan.longest,
         scoring=rewrites * (1 + plan.n) * (answered + plan.longest),
     )
 
 
-def score(plan: Plan, soups: bool) -> Work:
-    sizes, n, between = plan.sizes, plan.n, plan.between if soups else 0
-    judged = 2 * (sizes.worked * (n + between) + n * sizes.validation) + (plan.samples + plan.rewrites) * between
+def score(plan: Plan, soups: int) -> Work:
+    """By so many soups beside the policies."""
+    sizes, n = plan.sizes, plan.n
+    judged = 2 * (sizes.worked * (n + soups) + n * sizes.validation) + (plan.samples + plan.rewrites) * soups
     scored = judged + (0 if plan.rewrites else plan.samples * (1 + n))
     return Work(scored=scored, scoring=scored * (plan.lengths.prompt + plan.longest))
 

@@ -44,7 +44,7 @@ RULES = tuple(
         settings,
         f"the {settings.__name__.lower()} candidate, in as many rows as the paper's rule keeps",
         partial(decide_by, by_length(sign)),
-        soups=lambda settings: settings.asks_soups,
+        soups=lambda settings: settings.soups_at,
         fits=fits,
     )
     for settings, sign in ((Longest, 1), (Shortest, -1))

@@ -1,6 +1,6 @@
 """The paper's rule: strictly better than both originals for every judge, and the best mean of those (Eq. 6, 7).
 
-Judges are the implicit rewards of the policies and of the soups at the other weights, as configured. With a margin,
+Judges are the implicit rewards of the policies and of soups between them, as configured. With a margin,
 ours, a candidate need only be worse than no original by more than the noise: where most candidates tie with the
 originals at the ceiling of an objective, a strict gain in its reward is a toss of a coin.
 """
@@ -17,9 +17,12 @@ from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Cont
 from sipo.filters.evidence import contradicted, estimates
 from sipo.filters.spec import Filter, Outcome, RuleSpec
 from sipo.pareto.dominance import choose, reasons
+from sipo.settings import Weights
 from sipo.settings.section import NotNegative, Rate
+from sipo.weights import grid
 
 if TYPE_CHECKING:
+    from sipo.bank.policy import Point
     from sipo.logprobs.packing import Group
     from sipo.logprobs.table import LogprobTable
     from sipo.task import Task
@@ -31,7 +34,9 @@ class Implicit(Filter):
     beta: Rate = 0.1
     """Scale of the implicit rewards."""
     judges: Annotated[tuple[Literal["policies", "soups"], ...], Field(min_length=1)] = ("policies", "soups")
-    """Whose implicit rewards must all be larger: the policies', and those of the soups at the other weights."""
+    """Whose implicit rewards must all be larger: the policies', and those of the soups at `filter.weights`."""
+    weights: Weights = Weights()
+    """Where the soups that judge stand: those of these weights that lie between the objectives (Eq. 6)."""
     reference: bool = True
     """False leaves log pi_ref out of the rewards, as Eq. 6 is printed."""
     per_token: bool = False
@@ -44,8 +49,8 @@ class Implicit(Filter):
     """How strongly the scale is held near 0 by which a policy's log-ratio estimates a candidate's chance."""
 
     @property
-    def asks_soups(self) -> bool:
-        return "soups" in self.judges
+    def soups_at(self) -> Weights | None:
+        return self.weights if "soups" in self.judges else None
 
 
 class Paper(Implicit):
@@ -54,11 +59,17 @@ class Paper(Implicit):
 
 
 def judges_of(task: "Task", settings: Implicit) -> list[str]:
-    """The judges of Eq. 6: the policies, and the soups at the weights that are no corner; or one kind of them."""
+    """The judges of Eq. 6: the policies, and the soups between them; or one kind of them."""
+    policies, soups = _points(task, settings)
+    return [*(policies if "policies" in settings.judges else ()), *soups]
+
+
+def _points(task: "Task", settings: Implicit) -> "tuple[dict[str, Point], dict[str, Point]]":
+    """Of the policies, and of the soups that judge."""
     from sipo.logprobs.table import policy_points, soup_points
 
-    policies = policy_points(task.objectives) if "policies" in settings.judges else {}
-    return [*policies, *(soup_points(task.weights) if settings.asks_soups else ())]
+    at = grid(settings.soups_at, task.objectives, "filter.weights") if settings.soups_at else ()
+    return policy_points(task.objectives), soup_points(at)
 
 
 def judge_rewards(table: "LogprobTable", group: "Group", judges: list[str], settings: Implicit) -> Array:
@@ -91,15 +102,13 @@ def margins_of(task: "Task", known: "LogprobTable", settings: Implicit, judges: 
     A policy's is a multiple of its noise on validation pairs. A soup's is the mean of theirs by its weights: its reward
     is that of the policies' to first order, so it turns none away that all of them let pass.
     """
-    from sipo.logprobs.table import policy_points, soup_points
-
     if not settings.margin:
         return None
-    policies, rows = policy_points(task.objectives), task.splits.validation
+    (policies, soups), rows = _points(task, settings), task.splits.validation
     rewards_P_2_N = np.stack([judge_rewards(known, task.group(row), [*policies], settings) for row in rows])
     signs = np.array([[row.sign(name) for name in task.objectives] for row in rows])
     noise = contradicted(rewards_P_2_N[:, 1] - rewards_P_2_N[:, 0], signs)
-    points = {**policies, **(soup_points(task.weights) if settings.asks_soups else {})}
+    points = {**policies, **soups}
     return settings.margin * np.array([points[judge] for judge in judges]) @ noise
 
 
@@ -171,7 +180,7 @@ RULES = (
         Paper,
         "better than both originals by all implicit rewards (Eq. 6, 7)",
         _decide,
-        soups=lambda settings: settings.asks_soups,
+        soups=lambda settings: settings.soups_at,
         fits=fits,
         explains=True,
     ),

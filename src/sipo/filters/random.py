@@ -69,7 +69,7 @@ RULES = (
         Random,
         "at random, in as many rows as the paper's rule keeps",
         partial(decide_by, anyone),
-        soups=lambda settings: settings.asks_soups,
+        soups=lambda settings: settings.soups_at,
         fits=fits,
     ),
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sipo.declare.stage import Inputs
 from sipo.filters.contest import Decision, Pool
+from sipo.settings import Weights
 from sipo.settings.section import Section, rules_in
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def nothing(_: "Graph") -> Inputs:
     return {}
 
 
-def never(_: Any) -> bool:
-    return False
+def nowhere(_: Any) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class RuleSpec:
     """What else `decide` is given; stages of its own are added to the graph here."""
     reads: tuple[str, ...] = ()
     """Keys that it reads outside of its own, such as `objectives.reward`."""
-    soups: Callable[[Any], bool] = never
-    """soups(settings): must the soups between the policies score all candidates, as the policies do in any case?"""
+    soups: Callable[[Any], Weights | None] = nowhere
+    """soups(settings): the weights at which soups must score all candidates, as the policies do in any case."""
     fits: "Callable[[Task], None] | None" = None
     """fits(task) raises SipoError where the rows do not give it what it needs."""
     explains: bool = False

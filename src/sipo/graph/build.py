@@ -26,6 +26,7 @@ from sipo.declare.parts import (
 from sipo.declare.stage import Inputs, Output, Stage, later
 from sipo.errors import SipoError
 from sipo.filters.registry import find as find_rule
+from sipo.filters.registry import soups_of
 from sipo.graph.key import is_key
 from sipo.graph.trials import best_aligned, best_realigned, trained_by
 from sipo.methods.registry import find
@@ -190,12 +191,11 @@ class Graph:
         """One round (SIPO, section 3): sample, refine, score, filter, and realign the policies that it began with."""
         at, given = ("", {}) if number == 1 else (f"round-{number}/", {"round": number})
         rule = find_rule(self.config.filter.rule)
-        soups = rule.soups(self.config.filter)
-        weighed = ("weights",) if soups else ()
+        soups = soups_of(self.config)
         samples = self.on_backbone(
             f"{at}sample",
             later("sipo.stages.sample:sample"),
-            (*DRAWN, *WORKED, "sample.per_weight"),
+            (*ROWS, "decoding", "sample"),
             {"policies": policies},
             writes=(SAMPLES,),
             given=given,
@@ -208,17 +208,17 @@ class Graph:
         scores = self.on_backbone(
             f"{at}score",
             later("sipo.stages.score:score"),
-            (*ROWS, *WORKED, *weighed),
+            (*ROWS, *WORKED),
             {"policies": policies, "samples": samples, **rewrites, "known": known},
             writes=(LOGPROBS,),
             given={"soups": soups},
-            work=partial(work.score, soups=soups),
+            work=partial(work.score, soups=len(soups)),
             peak=lambda peaks: peaks.scoring(peaks.lengths.prompt + 2 * peaks.longest),
         )[LOGPROBS]
         chosen = self.on_backbone(
             f"{at}filter",
             later("sipo.stages.filter:filter"),
-            (*ROWS, *WORKED, *weighed, "filter", *rule.reads),
+            (*ROWS, *WORKED, "filter", *rule.reads),
             {"samples": samples, **rewrites, "known": scores, **needed},
             writes=(CANDIDATES, CHOICE),
             version=rule.version,

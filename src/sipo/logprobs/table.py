@@ -22,7 +22,7 @@ from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import ScoreRequest
-from sipo.weights import Weight, corners, is_corner
+from sipo.weights import Weight, between, corners
 
 if TYPE_CHECKING:
     from sipo.engines import Engine, Span
@@ -53,7 +53,7 @@ def policy_points(objectives: Iterable[str]) -> dict[str, Point]:
 
 def soup_points(weights: Iterable[Weight]) -> dict[str, Point]:
     """Those between the policies."""
-    return {soup_at(weight): weight for weight in weights if not is_corner(weight)}
+    return {soup_at(weight): weight for weight in between(weights)}
 
 
 class _Sequences:

@@ -11,7 +11,7 @@ from sipo.declare.work import Plan, Work
 from sipo.errors import SipoError
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.spec import MethodSpec
-from sipo.weights import Weight, corners, grid, is_corner, is_near
+from sipo.weights import Weight, between, corners, grid, is_near
 
 if TYPE_CHECKING:
     from sipo.bank import Policy
@@ -82,7 +82,7 @@ def train_by_weight(task: "Task", fit: "Callable[[Weight, Path], Trained]", fold
     from sipo.disk.tables import write_records
     from sipo.training.policies import training_table
 
-    weights = [weight for weight in task.weights if not is_corner(weight)]
+    weights = between(task.weights)
 
     def place(weight: Weight) -> Path:
         return folder / "adapters" / folder_of(weight)
@@ -103,7 +103,7 @@ def read_by_weight(adapters: Path, weights: Sequence[Weight], policies: "Sequenc
     from sipo.bank import load_policy
 
     models = dict(zip(corners(len(policies)), policies, strict=True))
-    models.update({w: load_policy(adapters / folder_of(w)) for w in weights if not is_corner(w)})
+    models.update({w: load_policy(adapters / folder_of(w)) for w in between(weights)})
     return models
 
 

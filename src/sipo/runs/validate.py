@@ -20,7 +20,7 @@ from sipo.stages.refine import encode, reviewer
 from sipo.stages.sample import worked_rows
 from sipo.stages.sft import check_trl
 from sipo.task import Task, check_room
-from sipo.weights import is_corner
+from sipo.weights import between, grid
 
 MEASURED = "objectives.reward"
 
@@ -113,9 +113,10 @@ def _templates(task: Task) -> list[PromptTemplate]:
 def _weights(task: Task, improving: bool) -> None:
     if not task.weights:
         raise SipoError("weights.grid: is empty; give a weight, or leave it out for a lattice")
-    if improving and all(is_corner(weight) for weight in task.weights):
+    if improving and not between(grid(task.config.sample.weights, task.objectives, "sample.weights")):
         raise SipoError(
-            "weights: none lies between the objectives, where sipo samples; set weights.divisions to 2 or more"
+            "sample.weights: none lies between the objectives, where sipo samples; set sample.weights.divisions to 2 "
+            "or more"
         )
 
 

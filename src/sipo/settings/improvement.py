@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sipo.settings.running import Weights
 from sipo.settings.section import NotNegative, Number, Positive, Rate, Section, Shares, Whole
 from sipo.settings.training import Epochs, Ladder, Training
 
@@ -14,6 +15,8 @@ class Sample(Section):
     """Which training rows SIPO works on."""
     prompts: Positive | None = None
     """At most so many of their prompts (seeded choice); null takes all of them."""
+    weights: Weights = Weights()
+    """Where samples are drawn: those of these weights that lie between the objectives (Eq. 3)."""
     per_weight: Annotated[Whole, Field(gt=0, le=10_000)] = 1
     """Samples a prompt and weight."""
 

@@ -8,10 +8,12 @@ from sipo.settings.section import Natural, NotNegative, Number, Positive, Sectio
 
 
 class Weights(Section):
-    """The preference weights: the lattice of the simplex with steps of 1 / divisions, or an explicit list."""
+    """Preference weights: the lattice of the simplex with steps of 1 / divisions, or a part of it, or a list."""
 
     divisions: Positive = 5
     """All weights that are multiples of 1 / divisions."""
+    at_most: Positive = 21
+    """Of more than so many a well-spread part, the corners first; three objectives with steps of 1/5 have 21."""
     grid: Annotated[tuple[Shares, ...], Field(min_length=1)] | None = None
     """Or an explicit list of mappings from objective to share."""
 

@@ -1,4 +1,4 @@
-"""Stage sample: for every conflicting prompt, responses by MOD at every weight (SIPO, Eq. 3).
+"""Stage sample: for every conflicting prompt, responses by MOD at every weight of `sample.weights` (SIPO, Eq. 3).
 
 Corners of the simplex are left out: the paper samples between the objectives. Writes `samples.jsonl`.
 """
@@ -13,17 +13,17 @@ from sipo.disk.tables import write_records
 from sipo.engines import answer
 from sipo.records import Sample
 from sipo.task import Task
-from sipo.weights import Weight, is_corner
+from sipo.weights import Weight, between, grid
 
 
 def sample(task: Task, policies: list[Policy], folder: Path, *, round: int = 1) -> list[Sample]:
     """Samples by prompt, then weight, then index; every round has noise of its own."""
     config = task.config
+    weights = between(grid(config.sample.weights, task.objectives, "sample.weights"))
     plan = [
         (row, weight, index)
         for row in one_row_a_prompt(worked_rows(task))
-        for weight in task.weights
-        if not is_corner(weight)
+        for weight in weights
         for index in range(config.sample.per_weight)
     ]
     requests = [

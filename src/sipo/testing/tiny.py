@@ -41,7 +41,7 @@ def tiny_settings(folder: Path) -> dict[str, Any]:
         "lora": {"r": 2, "alpha": 4},
         "decoding": {"temperature": 1.0},
         "align": {"lr": 0.01, "epochs": 1, "checkpoint": "last"},
-        "sample": {"prompts": 6, "per_weight": 2},
+        "sample": {"prompts": 6, "weights": {"divisions": 2}, "per_weight": 2},
         "refine": {"review_tokens": 8, **{key: str(folder / name) for key, name in templates}},
         "realign": {"lr": 0.001},
         "evaluate": {"bootstrap": 50},
