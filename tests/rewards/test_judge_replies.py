@@ -18,7 +18,8 @@ from sipo.errors import SipoError
 from sipo.plain import plain
 from sipo.rewards import check_rewards, score_responses
 from sipo.rewards.endpoint import Endpoint
-from sipo.rewards.judge import parse, without_reasoning
+from sipo.rewards.forms import parse
+from sipo.rewards.judge import without_reasoning
 from sipo.rewards.reply import Answer, PassingError, RefusalError, Reply, read_answer
 
 __all__ = ["server"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sipo.errors import SipoError
 from sipo.rewards import check_rewards, score_responses
 from sipo.rewards.endpoint import Pace
-from sipo.rewards.judge import parse
+from sipo.rewards.forms import parse
 from sipo.rewards.kinds.judge import Judge
 from sipo.rewards.objective import Objective
 

@@ -124,6 +124,15 @@ class Run(Section):
         return self
 
     @model_validator(mode="after")
+    def _comparisons_have_a_base(self) -> Self:
+        comparing = [objective.name for objective in self.objectives if objective.compares]
+        if comparing and "base" not in self.methods:
+            raise ValueError(
+                f"methods: the judge of `{comparing[0]}` compares every answer with the base model's; add base"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_can_be_counted(self) -> Self:
         n = len(self.names)
         for place, section in self._weighed.items():

@@ -64,6 +64,8 @@ CANDIDATES = Part("candidates.jsonl", _records(Candidate))
 CHOICE = Part("filter.json", _json)
 """How sure the filter's choice is."""
 RESPONSES = Part("responses.jsonl", _records(Response))
+AGREEMENT = Part("agreement.json", _json)
+"""How far judges agree with labels."""
 FRONTS = Part("fronts.json", _json)
 TRIAL = Part(".", _place)
 """A folder with policies, how they were trained and their rates."""

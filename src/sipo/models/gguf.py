@@ -1,29 +1,14 @@
 """GGUF files, converted once to safetensors: reading one takes many times as long as loading the copy."""
 
-import importlib.util
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sipo.commands import install
 from sipo.disk.appearing import appearing, cache_folder
 from sipo.disk.content import short_digest
 from sipo.disk.locking import alone
-from sipo.errors import SipoError
 from sipo.models.pretrained import Origin, read_tokenizer, read_weights
-
-
-def packaged_gguf(package: str) -> Path:
-    """The one GGUF file that an installed Python package carries."""
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or spec.origin is None:
-        way = install("--no-deps", package.replace("_", "-"))
-        raise SipoError(f"model package:{package}: not installed; `{way}`")
-    files = sorted(Path(spec.origin).parent.rglob("*.gguf"))
-    if len(files) != 1:
-        raise SipoError(f"model package:{package}: holds {len(files)} GGUF files, not one; give a file's path")
-    return files[0]
 
 
 def converted(file: Path, cache: Path | None = None) -> Path:

@@ -1,7 +1,7 @@
 """The fronts in numbers."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sipo.pareto.control import least_kept
@@ -123,6 +123,47 @@ def points(fronts: Mapping[str, Any]) -> Table:
     ]
     headings = [f"{each['name']}, {better(each['direction'])} [{INTERVAL}]" for each in fronts["objectives"]]
     return Table(["method", "weights", *headings, "tokens"], rows, lead=2)
+
+
+def judges(fronts: Mapping[str, Any]) -> list[tuple[str, Table | None]]:
+    """Of every objective with a judge what is known of it in words, and the wins over base of one that compares."""
+    found = []
+    for name, each in fronts.get("judges", {}).items():
+        said = f"{name}: {trusted(each)}."
+        wins: Table | None = None
+        if each.get("wins"):
+            longer = "longer" if each["taste"] > 0 else "shorter"
+            said += f" Among answers of one method and weight it likes the {longer} better."
+            columns = ["method", "weights", f"wins [{INTERVAL}]", f"of like length [{INTERVAL}]", "pairs"]
+            columns += ["at equal length", f"without its errors [{INTERVAL}]"]
+            wins = Table(columns, [_won(row) for row in each["wins"]], lead=2)
+        found.append((said, wins))
+    return found
+
+
+def _won(row: Mapping[str, Any]) -> list[Cell]:
+    cells = [None if each is None or each[0] is None else Measured(*each) for each in (row["judged"], row["like"])]
+    corrected = row["corrected"]
+    whole = None if corrected is None else "nothing to be said" if corrected[0] is None else Measured(*corrected)
+    return [row["method"], shares(row["weights"]), *cells, row["pairs"], row["equal"], whole]
+
+
+def trusted(found: Mapping[str, Any]) -> str:
+    """How far a judge can be trusted."""
+    if not found["labels"]:
+        return f"{found['judge']} could not be held against labels: there are none"
+    said = f"{found['judge']} agrees with {_rate(found['agreement'])} of {found['labels']} labels"
+    if found["first"] is None:
+        return said
+    return (
+        f"{said}; {_rate(found['first'])} of its verdicts went to what it read first (50 % is no liking for a place), "
+        f"and {100 * found['contradicting']:.0f} % of the pairs were decided by the order alone"
+    )
+
+
+def _rate(rate: Sequence[float]) -> str:
+    value, low, high = rate
+    return f"{100 * value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def reference_point(fronts: Mapping[str, Any]) -> str:

@@ -25,8 +25,9 @@ def texts_of(rows: Sequence[Row], inputs: Inputs) -> list[Item]:
 def true_rewards(
     objectives: Sequence[Objective], texts: Sequence[Item], execution: Execution, moment: datetime
 ) -> TrueRewards:
-    """Every text once by every reward; `moment` is the run's."""
-    columns = score_responses(objectives, texts, execution, moment=moment)
+    """Every text once by every reward that scores a text alone; `moment` is the run's."""
+    alone = [each for each in objectives if each.scores_alone]
+    columns = score_responses(alone, texts, execution, moment=moment)
     return {text: {name: known(column[i]) for name, column in columns.items()} for i, text in enumerate(texts)}
 
 
@@ -34,7 +35,7 @@ def by_kind(rows: Sequence[Row], inputs: Inputs, objectives: Sequence[Objective]
     """Mean true reward of each kind of response, over all these rows and over those with a chosen response; of those
     texts that no judge refused, which `texts` counts.
     """
-    measured = [each for each in objectives if each.reward is not None]
+    measured = [each for each in objectives if each.scores_alone]
     if not measured:
         return []
     columns = ["response", "texts", *(f"{each.name}, {better(each.direction)}" for each in measured)]

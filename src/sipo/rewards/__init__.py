@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sipo.rewards.interface import Item, Scorer
-    from sipo.rewards.scoring import check_rewards, score_responses, signed_rewards, try_functions
+    from sipo.rewards.scoring import (
+        check_rewards,
+        first_preferred,
+        score_responses,
+        signed_rewards,
+        try_functions,
+    )
 
-__all__ = ["Item", "Scorer", "check_rewards", "score_responses", "signed_rewards", "try_functions"]
+__all__ = ["Item", "Scorer", "check_rewards", "first_preferred", "score_responses", "signed_rewards", "try_functions"]
 
 
 def __getattr__(name: str) -> Any:

@@ -134,5 +134,5 @@ def _check(text: str) -> str:
 
 
 def key(scorer: str, item: Item) -> bytes:
-    content = json.dumps([scorer, item.prompt, item.response], ensure_ascii=True)
+    content = json.dumps([scorer, *(part for part in item if part is not None)], ensure_ascii=True)
     return hashlib.sha256(content.encode()).digest()

@@ -13,6 +13,8 @@ class Item(NamedTuple):
 
     prompt: Chat
     response: str
+    against: str | None = None
+    """Another response to the same prompt, for judges that compare."""
 
 
 class Refused(NamedTuple):

@@ -4,9 +4,9 @@ from functools import reduce
 from operator import or_
 from typing import Any, Literal
 
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError, field_validator, model_validator
 
-from sipo.rewards.kinds.registry import kinds
+from sipo.rewards.kinds.registry import kind_of, kinds
 from sipo.settings.explain import explain
 from sipo.settings.section import Name, Section
 
@@ -30,6 +30,27 @@ class Objective(Section):
     @property
     def maximise(self) -> bool:
         return self.direction == "maximize"
+
+    @property
+    def compares(self) -> bool:
+        """Is a response judged beside the base model's answer to the same prompt, and not alone?"""
+        return isinstance(self.reward, Section) and kind_of(self.reward).compares(self.reward)
+
+    @property
+    def judged(self) -> bool:
+        """Is its reward an opinion on what is better in words, which may err?"""
+        return isinstance(self.reward, Section) and kind_of(self.reward).by_words
+
+    @property
+    def scores_alone(self) -> bool:
+        """Has it a reward, and one that needs no other response to compare with?"""
+        return self.reward is not None and not self.compares
+
+    @model_validator(mode="after")
+    def _wins_are_maximised(self) -> "Objective":
+        if self.compares and not self.maximise:
+            raise ValueError("direction must be maximize: the reward is the share of wins; say in better what wins")
+        return self
 
     @field_validator("reward", mode="before")
     @classmethod

@@ -38,6 +38,8 @@ class Provider:
     """By objective."""
     refusable: bool = False
     """May items stay without a score?"""
+    compares: bool = False
+    """Does it hold a response against another?"""
 
 
 def check_rewards(
@@ -78,17 +80,46 @@ def score_responses(
 
     Raises SipoError, one line with the reward, the item and the way out.
     """
-    progress = progress or Progress(quiet=True)
     columns: dict[str, list[float]] = {}
     for provider in _providers(objectives, execution or Execution(), moment):
-        rows = _scored(provider.scorer, items, cache, progress)
-        _tell_refused(provider, items, rows, progress)
+        rows = _rows(provider, items, cache, progress or Progress(quiet=True))
         for name, measure in provider.measures.items():
             columns[name] = [
                 math.nan if isinstance(row, Refused) else measure.scale * row[measure.column] + measure.shift
                 for row in rows
             ]
     return {each.name: columns[each.name] for each in objectives if each.reward is not None}
+
+
+def first_preferred(
+    objectives: Sequence[Objective],
+    items: Sequence[Item],
+    execution: Execution | None = None,
+    progress: Progress | None = None,
+    *,
+    cache: Path | None = None,
+    moment: datetime | None = None,
+) -> dict[str, list[float]]:
+    """For each objective whose judge compares: of every item, the share of its readings in which the judge found better
+    what it read first, NaN where it refused. .5 on every item is a judge that does not go by the place.
+
+    Nothing is asked that `score_responses` of the same items has asked.
+    """
+    columns: dict[str, list[float]] = {}
+    for provider in _providers([each for each in objectives if each.compares], execution or Execution(), moment):
+        rows = _rows(provider, items, cache, progress or Progress(quiet=True))
+        for name, measure in provider.measures.items():
+            if (place := measure.first) is not None:
+                columns[name] = [math.nan if isinstance(row, Refused) else row[place] for row in rows]
+    return columns
+
+
+def _rows(provider: Provider, items: Sequence[Item], cache: Path | None, progress: Progress) -> list[Scored]:
+    """What the provider says of every item."""
+    asked = items if provider.compares else [item._replace(against=None) for item in items]
+    rows = _scored(provider.scorer, asked, cache, progress)
+    _tell_refused(provider, asked, rows, progress)
+    return rows
 
 
 def signed_rewards(
@@ -127,7 +158,7 @@ def _provider(objectives: Sequence[Objective], execution: Execution, moment: dat
         # What does not say that it goes by words is told none: their change would judge nothing anew.
         criteria = {each.name: each.better if kind.by_words else "" for each in objectives}
         scorer, measures = kind.scorer(reward, criteria, execution, moment)
-        return Provider(scorer, measures, refusable=kind.refusable(reward))
+        return Provider(scorer, measures, kind.refusable(reward), kind.compares(reward))
 
 
 def _tell_refused(provider: Provider, items: Sequence[Item], rows: Sequence[Scored], progress: Progress) -> None:

@@ -35,7 +35,7 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
         check_trl()
     check_engine(task.config.execution)
     improving = improves(task.config.methods)
-    _rewards(task, evaluated or (improving and MEASURED in find_rule(task.config.filter.rule).reads), absent)
+    _rewards(task, evaluated, improving and MEASURED in find_rule(task.config.filter.rule).reads, absent)
     templates = _templates(task) if improving and task.config.refine.enabled else []
     for template in templates:
         sample = {"response": "", "review": ""}
@@ -83,7 +83,9 @@ def _by_its_shape(task: Task) -> None:
     check_room(task.config, context_of(config))
 
 
-def _rewards(task: Task, evaluated: bool, absent: Absent) -> None:
+def _rewards(task: Task, evaluated: bool, filters: bool, absent: Absent) -> None:
+    """`filters`: does the filter's rule ask the rewards?"""
+    evaluated = evaluated or filters
     for objective in task.config.objectives:
         if objective.better.startswith(UNSAID.partition("{")[0]):
             raise SipoError(
@@ -99,6 +101,11 @@ def _rewards(task: Task, evaluated: bool, absent: Absent) -> None:
             raise SipoError(
                 f"objectives: `{objective.name}` has no reward, which evaluate needs; "
                 "name a function that scores responses, as reward: module:function"
+            )
+        if objective.compares and filters:
+            raise SipoError(
+                f"filter.rule {task.config.filter.rule}: wants a number for each response alone, and the judge of "
+                f"`{objective.name}` compares two; leave out its pairwise: true, or take another rule"
             )
     here = [objective for objective in task.config.objectives if objective.name not in absent.judges]
     check_rewards(here, task.config.execution, task.moment)

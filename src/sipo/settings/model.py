@@ -8,10 +8,10 @@ from sipo.settings.section import Dtype, Section
 
 
 class Model(Section):
-    """The backbone: a hub id, a folder, a GGUF file, or `package:NAME` for a GGUF inside a Python package."""
+    """The backbone: a hub id, a folder, a GGUF file, or `package:NAME` for the one inside a Python package."""
 
     path: str
-    """A hub id, a folder, a GGUF file, or `package:NAME` for the GGUF file inside a Python package."""
+    """A hub id, a folder, a GGUF file, or `package:NAME` for the one model that a Python package carries."""
     revision: str | None = None
     """Of a hub id."""
     dtype: Dtype = "auto"

@@ -1,6 +1,6 @@
 """Stage compare: the fronts of all methods, and what of their differences is beyond noise. Writes `fronts.json`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,32 @@ import numpy as np
 
 from sipo.disk.tables import write_json
 from sipo.errors import SipoError
+from sipo.pareto.bootstrap import Array
 from sipo.pareto.compare import compare as compare_rewards
+from sipo.pareto.wins import at_equal_length, of_like_length, win_rate
 from sipo.records import Response, comparable, points_of, rewards_of
 from sipo.report.fronts import in_short
 from sipo.report.verdict import narrowed
+from sipo.stages.judge import opponents
 from sipo.task import Task
+
+BASE = "base"
 
 
 def compare(
-    task: Task, judged: list[Response], folder: Path, *, strengths: Mapping[str, dict[str, Any]] | None = None
+    task: Task,
+    judged: list[Response],
+    folder: Path,
+    *,
+    strengths: Mapping[str, dict[str, Any]] | None = None,
+    agreement: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The fronts, as in `fronts.json`. `strengths` are those that were tried, by the stage that took the best."""
+    """The fronts, as in `fronts.json`. `strengths` are those that were tried, by the stage that took the best;
+    `agreement` is that of judges with labels.
+    """
     fronts = {**fronts_of(task, judged), "strengths": dict(strengths or {})}
+    if agreement is not None:
+        fronts["judges"] = judges(task, comparable(judged), agreement)
     write_json(folder / "fronts.json", fronts)
     task.progress.table(
         "fronts on held-out prompts",
@@ -73,6 +87,59 @@ def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
         "refused": sum(None in each.rewards.values() for each in everything),
         **compared,
     }
+
+
+def judges(
+    task: Task, responses: Sequence[Response], agreement: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """By objective what is known of its judge, and of one that compares the `wins` over base of every method at every
+    weight: `judged`, `corrected` for the judge's errors where there are labels, those of `like` length, and the value
+    at `equal` length; `taste` is what length is worth to it.
+    """
+    found = {name: {key: value for key, value in each.items() if key != "right"} for name, each in agreement.items()}
+    groups: dict[tuple[str, str], list[tuple[Response, Response]]] = {}
+    for method in dict.fromkeys(each.method for each in responses if each.method != BASE):
+        mine = [each for each in responses if each.method == method]
+        for each, other in zip(mine, opponents(mine, [y for y in responses if y.method == BASE]), strict=True):
+            groups.setdefault((method, _shares(each.weights)), []).append((each, other))
+    for name, known in agreement.items():
+        if known["compares"] and groups:
+            found[name] |= _wins(name, groups, np.array(known["right"]))
+    return found
+
+
+def _wins(
+    name: str, groups: Mapping[tuple[str, str], Sequence[tuple[Response, Response]]], right_K: Array
+) -> dict[str, Any]:
+    pairs = [pair for each in groups.values() for pair in each]
+    number = [number for number, each in enumerate(groups.values()) for _ in each]
+    won = np.array([mine.rewards[name] for mine, _ in pairs], dtype=float)
+    longer = np.array([mine.length - other.length for mine, other in pairs], dtype=float)
+    equal, taste = at_equal_length(won, longer, number)
+    wins = []
+    for place, ((method, _), each) in enumerate(groups.items()):
+        like = of_like_length(np.log([max(1, mine.length) / max(1, other.length) for mine, other in each]))
+        alike = [pair for pair, fits in zip(each, like, strict=True) if fits]
+        wins.append(
+            {
+                "method": method,
+                "weights": each[0][0].weights,
+                "judged": win_rate(_by_prompt(name, each)),
+                "corrected": win_rate(_by_prompt(name, each), right_K) if len(right_K) else None,
+                "like": win_rate(_by_prompt(name, alike)) if alike else None,
+                "pairs": len(alike),
+                "equal": float(equal[place]),
+            }
+        )
+    return {"wins": wins, "taste": taste}
+
+
+def _by_prompt(name: str, pairs: Sequence[tuple[Response, Response]]) -> Array:
+    """[P]"""
+    of: dict[str, list[float]] = {}
+    for mine, _ in pairs:
+        of.setdefault(mine.prompt, []).append(float(mine.rewards[name] or 0.0))
+    return np.array([np.mean(each) for each in of.values()])
 
 
 def _warning(beyond: list[dict[str, Any]]) -> str:

@@ -92,6 +92,7 @@ def _told(task: Task, inputs: Inputs) -> dict[str, Any]:
         "control": tables.control(fronts),
         "differences": tables.differences(fronts),
         "points": tables.points(fronts),
+        "judges": tables.judges(fronts),
         "lengths": lengths(points),
     }
 

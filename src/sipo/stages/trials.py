@@ -1,8 +1,8 @@
 """Stages of `lr: auto`: policies trained at several strengths, what they attain on validation rows, and the best taken.
 
-Where all objectives have rewards, every strength answers the same validation prompts, with the same noise, by MOD at
-the corners and in the middle of the weights. Else its policies score the validation rows, and what counts in place of a
-reward is whether they agree with a row's label.
+Where all objectives have rewards of a response alone, every strength answers the same validation prompts, with the same
+noise, by MOD at the corners and in the middle of the weights. Else its policies score the validation rows, and what
+counts in place of a reward is whether they agree with a row's label.
 """
 
 import os
@@ -107,7 +107,7 @@ def take(
     `x0` where range is to be kept.
     """
     settings = getattr(task.config, of)
-    measured = all(objective.reward is not None for objective in task.config.objectives)
+    measured = all(objective.scores_alone for objective in task.config.objectives)
     attained = _judged(task, shown) if measured else _agreed(task, shown)
     maximise = {each.name: each.maximise or not measured for each in task.config.objectives}
     strengths = dict(zip(trained, settings.strengths, strict=True))

@@ -44,6 +44,9 @@ class Judge(Section):
     judge: str
     """The endpoint, such as http://localhost:8000/v1; secrets do not belong here, for it is written and shown."""
     model: str
+    pairwise: bool = False
+    """True asks which is better, the response or the base model's answer to the same prompt, in both orders: the reward
+    is the share of wins. Else each response is graded alone."""
     lowest: Number = 1.0
     highest: Number = 10.0
     options: dict[str, Any] = Field(default={"temperature": 0})
@@ -121,7 +124,7 @@ class Judge(Section):
         return address_of(self.judge)
 
     def __str__(self) -> str:
-        return f"judge {self.model} at {self.address}"
+        return f"{'pairwise ' * self.pairwise}judge {self.model} at {self.address}"
 
 
 def address_of(url: str) -> str:
@@ -137,6 +140,10 @@ def _skips(reward: Judge) -> bool:
     return reward.on_refusal == "skip"
 
 
+def _compares(reward: Judge) -> bool:
+    return reward.pairwise
+
+
 REWARDS = (
     RewardSpec(
         "judge",
@@ -145,6 +152,7 @@ REWARDS = (
         later("sipo.rewards.judge:measured"),
         by_words=True,
         refusable=_skips,
+        compares=_compares,
         pace=frozenset({"concurrency", "requests_per_minute", "timeout", "retries", "key_variable"}),
     ),
 )

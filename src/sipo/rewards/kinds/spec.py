@@ -22,6 +22,8 @@ class Measure:
     column: int = 0
     scale: float = 1.0
     shift: float = 0.0
+    first: int | None = None
+    """The column of how often the scorer preferred what it read first; None where it reads a response alone."""
 
 
 def nothing(_: Any) -> None:
@@ -47,6 +49,10 @@ class RewardSpec:
     """Does it go by what is better in words? Objectives with equal settings are then asked about together."""
     refusable: Callable[[Any], bool] = never
     """refusable(settings): may items stay without a score?"""
+    compares: Callable[[Any], bool] = never
+    """compares(settings): is a response held against the base model's answer to the same prompt? Its numbers are then
+    shares of wins, from 0 to 1, and responses are told apart only where there is such an answer.
+    """
     pace: frozenset[str] = frozenset()
     """Keys that change no number."""
     places: tuple[str, ...] = ()
