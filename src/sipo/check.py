@@ -10,11 +10,12 @@ from sipo.bank.kinds import adapted_layers
 from sipo.config import Config
 from sipo.data import Row
 from sipo.data.consistency import doubts, written_mark
+from sipo.declare.work import Sizes
 from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
 from sipo.estimate.absent import Absent, find_absent
 from sipo.estimate.pace import Pace, measured
-from sipo.estimate.sizes import stated
+from sipo.estimate.sizes import counted, planned, stated
 from sipo.estimate.table import say_plan
 from sipo.filters.registry import find as find_rule
 from sipo.filters.registry import soups_of
@@ -45,12 +46,16 @@ class Checked:
     """Of each split; empty where they are absent."""
     plan: list[dict[str, Any]]
     """Work and memory of each stage, at most; empty where the number of rows is not known."""
+    kept: tuple[int, int] | None
+    """How many rows the filter may be expected to keep a response for, from and to; None where nothing tells."""
 
     def as_json(self) -> dict[str, Any]:
         return {"well": not (self.absent or self.remarks), **asdict(self)}
 
 
 TRAINED, CONTEXT = "green", "dim"
+FEW_KEPT = 20
+"""Rows to learn from."""
 
 
 def check(
@@ -81,7 +86,7 @@ def check(
     if not (absent.rows or absent.model):
         _say_lengths(task)
         _show_example(task)
-    plan = []
+    plan, kept = [], None
     if not absent.rows or stated(config):
         pace = Pace.even(tokens_per_second) if tokens_per_second else None
         if measure:
@@ -91,11 +96,12 @@ def check(
                 )
             pace = measured(task)
         plan = say_plan(task, absent, gpu, pace)
+        kept = _say_kept(task, planned(config) if absent.rows else counted(task))
     _say_absent(task, absent)
     remarks = _remarks(task, absent)
     _say_remarks(task, remarks)
     rows = {} if absent.rows else {name: len(part) for name, part in vars(task.splits).items()}
-    return Checked(absent, tuple(remarks), rows, plan)
+    return Checked(absent, tuple(remarks), rows, plan, kept)
 
 
 def _say_subject(task: Task, absent: Absent) -> None:
@@ -155,6 +161,33 @@ def _part(weights: Weights, n: int, place: str) -> str:
     whole = lattice_size(n, weights.divisions)
     part = weights.grid is None and whole > weights.at_most
     return f", well spread among the {whole} with steps of 1/{weights.divisions} ({place}.at_most)" if part else ""
+
+
+def expected_rows(config: Config, rows: int) -> tuple[int, int] | None:
+    """Of so many that SIPO works on, those that the filter may be expected to keep a response for, from and to."""
+    keeps = find_rule(config.filter.rule).keeps
+    if keeps is None or not improves(config.methods):
+        return None
+    drawn = between(grid(config.sample.weights, config.names, "sample.weights"))
+    samples = len(drawn) * config.sample.per_weight
+    least, most = keeps(config.filter, len(config.names), samples, samples * config.refine.enabled)
+    return round(least * rows), round(most * rows)
+
+
+def _say_kept(task: Task, sizes: Sizes) -> tuple[int, int] | None:
+    found = expected_rows(task.config, sizes.worked)
+    if found:
+        least, most = found
+        span = f"{least}" if least == most else f"{least} to {most}"
+        task.progress.say()
+        task.progress.say(f"yield      the filter may keep a response for {span} of {sizes.worked} rows")
+        if least < FEW_KEPT:
+            judges = ", filter.judges: [policies]" if soups_of(task.config) else ""
+            task.progress.say(
+                f"           fewer than {FEW_KEPT} hardly move a policy; what helps: more rows (sample.prompts, "
+                f"sample.rows), more samples (sample.per_weight){judges}, filter: calibrated"
+            )
+    return found
 
 
 def about_chats(codec: Codec) -> list[str]:

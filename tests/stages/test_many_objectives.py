@@ -1,4 +1,4 @@
-"""Two, three and five objectives: what is sampled and judged at, apart from what is measured, and what that costs."""
+"""Three and five objectives: what is sampled and judged at, apart from what is measured, and what that costs."""
 
 import json
 import random
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sipo.check import about_weights
+from sipo.check import about_weights, check, expected_rows
 from sipo.config.file import parse_config
 from sipo.declare.parts import CANDIDATES, REFINEMENTS, SAMPLES
 from sipo.estimate.table import plan_of
@@ -38,13 +38,14 @@ def of(n: int, make: Make, folder: Path) -> dict[str, Any]:
     return settings
 
 
-@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("n", [3, 5])
 def test_samples_and_judges_stand_where_their_own_keys_say(n: int, make_settings: Make, tmp_path: Path) -> None:
     settings = of(n, make_settings, tmp_path)
     settings["weights"] = {"divisions": 4}
     settings["sample"] = {"prompts": 2, "weights": {"divisions": 5, "at_most": n + 3}}
     settings["filter"] = {"weights": {"divisions": 3, "at_most": n + 2}}
     settings["execution"]["decode_rows"] = 64
+    settings["align"]["epochs"] = 1
     config = parse_config(settings, "settings")
     outputs = Outputs(run(config, until="filter", quiet=True), config)
 
@@ -92,3 +93,25 @@ def test_check_states_the_numbers_and_says_where_they_are_large(make_settings: M
     places = [line.partition(":")[0] for line in remarks(parse_config(settings, "settings"))]
     assert places == ["sample.weights", "filter.weights"]
     assert remarks(parse_config({**settings, "methods": ["base", "mod"]}, "settings")) == []
+
+
+def test_check_expects_fewer_rows_of_more_objectives(
+    make_settings: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def found(n: int, **changes: Any) -> tuple[int, int] | None:
+        settings = {**of(n, make_settings, tmp_path), "sample": {"per_weight": 1}, **changes}
+        return expected_rows(parse_config(settings, "settings"), 1000)
+
+    two, five = found(2), found(5)
+    assert two and five and five[0] < two[0] < two[1]
+    more = found(5, sample={"per_weight": 8})
+    assert more and more[0] > five[0]
+    assert found(2, filter={"rule": "calibrated", "keep": 0.6}) == (600, 600)
+    assert found(2, filter={"pool": "rewrites"}, refine={"enabled": False}) == (0, 0)
+    assert found(2, filter={"rule": "rewards"}) is None
+    assert found(2, methods=["base", "mod"]) is None
+
+    checked = check(parse_config(of(3, make_settings, tmp_path), "settings"))
+    said = capsys.readouterr().out
+    assert checked.kept and f"{checked.kept[0]} to {checked.kept[1]} of 8 rows" in said
+    assert "fewer than 20 hardly move a policy" in said and "filter.judges: [policies]" in said

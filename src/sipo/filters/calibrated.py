@@ -140,5 +140,12 @@ def _fits(task: "Task") -> None:
 
 
 RULES = (
-    RuleSpec(Calibrated, "judges fitted on labelled pairs, out of fold; the surest rows", _decide, _needs, fits=_fits),
+    RuleSpec(
+        Calibrated,
+        "judges fitted on labelled pairs, out of fold; the surest rows",
+        _decide,
+        _needs,
+        keeps=lambda settings, *_: (settings.keep, settings.keep),
+        fits=_fits,
+    ),
 )

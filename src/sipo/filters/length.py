@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sipo.filters.contest import Contest
-from sipo.filters.paper import Implicit, fits
+from sipo.filters.paper import Implicit, fits, keeps_of_all
 from sipo.filters.random import Pick, decide_by
 from sipo.filters.spec import RuleSpec
 
@@ -45,6 +45,7 @@ RULES = tuple(
         f"the {settings.__name__.lower()} candidate, in as many rows as the paper's rule keeps",
         partial(decide_by, by_length(sign)),
         soups=lambda settings: settings.soups_at,
+        keeps=keeps_of_all,
         fits=fits,
     )
     for settings, sign in ((Longest, 1), (Shortest, -1))

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from sipo.errors import SipoError
+from sipo.filters.chance import share_kept
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision, Pool
 from sipo.filters.evidence import contradicted, estimates
 from sipo.filters.spec import Filter, Outcome, RuleSpec
@@ -175,12 +176,27 @@ def _decide(task: "Task", contests: Sequence[Contest], known: "LogprobTable") ->
     return found._replace(decisions=estimated(task, contests, known, found.decisions, settings.ridge))
 
 
+def keeps_of_all(settings: Implicit, n: int, samples: int, rewrites: int) -> tuple[float, float]:
+    return share_kept(n, samples, rewrites, settings.margin)
+
+
+def _keeps(settings: Implicit, n: int, samples: int, rewrites: int) -> tuple[float, float]:
+    match settings.pool:
+        case "all":
+            return keeps_of_all(settings, n, samples, rewrites)
+        case "kept":
+            return keeps_of_all(settings, n, samples, 0)
+        case "rewrites":
+            return keeps_of_all(settings, n, 0, rewrites)
+
+
 RULES = (
     RuleSpec(
         Paper,
         "better than both originals by all implicit rewards (Eq. 6, 7)",
         _decide,
         soups=lambda settings: settings.soups_at,
+        keeps=_keeps,
         fits=fits,
         explains=True,
     ),

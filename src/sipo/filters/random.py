@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, Contest, Decision, Pool
-from sipo.filters.paper import Implicit, decide_all, estimated, fits
+from sipo.filters.paper import Implicit, decide_all, estimated, fits, keeps_of_all
 from sipo.filters.spec import Outcome, RuleSpec
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ RULES = (
         "at random, in as many rows as the paper's rule keeps",
         partial(decide_by, anyone),
         soups=lambda settings: settings.soups_at,
+        keeps=keeps_of_all,
         fits=fits,
     ),
 )

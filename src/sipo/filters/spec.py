@@ -64,6 +64,9 @@ class RuleSpec:
     """Keys that it reads outside of its own, such as `objectives.reward`."""
     soups: Callable[[Any], Weights | None] = nowhere
     """soups(settings): the weights at which soups must score all candidates, as the policies do in any case."""
+    keeps: Callable[[Any, int, int, int], tuple[float, float]] | None = None
+    """keeps(settings, N, samples, rewrites): the share of the rows that keep a response, from and to, with so many
+    samples and rewrites to choose among for a prompt; None where nothing tells."""
     fits: "Callable[[Task], None] | None" = None
     """fits(task) raises SipoError where the rows do not give it what it needs."""
     explains: bool = False
