@@ -310,6 +310,7 @@ def study(
     seeds: Annotated[str, typer.Option(metavar="N|A,B", help="How many seeds, or which.")] = "5",
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="For the runs and results.")] = Path("runs/studies"),
     jobs: Annotated[int, typer.Option(min=1, help="Seeds at a time, a process each.")] = 1,
+    arms: Annotated[str | None, typer.Option(metavar="A,B", help="These arms alone, such as base,mod,sipo.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run one of the paper's experiments over seeds: a table, a picture, a verdict. Goes on where it was."""
@@ -317,7 +318,7 @@ def study(
     from sipo.cli.study import conduct
 
     with answering(as_json) as told, writing(to):
-        told |= conduct(name, on, seeds, to, jobs)
+        told |= conduct(name, on, seeds, to, jobs, arms)
 
 
 def _run(

@@ -70,6 +70,7 @@ class FilterStudy:
         "Which share of the chosen responses truly is at least as good as both originals in every objective, and "
         "better than each in one; and what do fronts look like when every rule gets equally many rows?"
     )
+    only: tuple[str, ...] = ()
 
     def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
         settings = ground.settings(seed, progress)

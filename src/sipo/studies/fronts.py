@@ -1,7 +1,7 @@
 """Studies that compare fronts: arms over seeds, indicators with intervals, and the paper's comparisons."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from sipo.config import Config
 from sipo.config.file import parse_config
+from sipo.errors import SipoError
 from sipo.methods.registry import find
 from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
 from sipo.pareto.compare import MEASURES, dominated_shares, front_indicators
@@ -48,6 +49,20 @@ class FrontStudy:
     claims: Sequence[Claim]
     pictured: tuple[str, ...] = ()
     """A picture for each of these words, of the arms whose labels begin with it; without any, one of all arms."""
+    only: tuple[str, ...] = ()
+    """Labels of the arms that are measured, and that all is corrected for; none stands for all."""
+
+    def of(self, labels: Sequence[str]) -> "FrontStudy":
+        """The same of these arms alone."""
+        return replace(self, only=tuple(labels))
+
+    def compared(self, settings: Settings) -> list[Arm]:
+        """The arms that these settings have, as far as they are asked for."""
+        arms = list(self.arms(settings))
+        if unknown := [label for label in self.only if label not in {arm.label for arm in arms}]:
+            known = ", ".join(arm.label for arm in arms)
+            raise SipoError(f"--arms: `{unknown[0]}` is no arm of `{self.name}` here; they are {known}")
+        return [arm for arm in arms if not self.only or arm.label in self.only]
 
     def claimed(self, arms: Collection[str]) -> list[Claim]:
         """What is claimed of the arms that there are; some may fit other settings alone."""
@@ -58,7 +73,7 @@ class FrontStudy:
         of every claim.
         """
         settings = ground.settings(seed, progress)
-        arms = self.arms(settings)
+        arms = self.compared(settings)
         fronts = run_arms(arms, settings, ground.folder / "fronts", progress)
         config = parse_config(settings, self.name)
         reference = reference_point(config, np.concatenate([each.points for each in fronts.values()]), folder)

@@ -22,6 +22,7 @@ class RateStudy:
         "What share of the rows is in conflict among the first 2, 3, .. objectives of the data? (Table 1.) Each set of "
         "objectives holds the one before, so the share cannot fall; how far it rises is the question."
     )
+    only: tuple[str, ...] = ()
 
     def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
         """Shares by number of objectives, those of the configuration first; trains nothing."""

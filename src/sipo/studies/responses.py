@@ -33,6 +33,7 @@ class ResponseStudy:
         "What are the true rewards of the responses that each objective prefers, and of those that SIPO chose, over "
         "the rows that it chose for? (Table 2.)"
     )
+    only: tuple[str, ...] = ()
 
     def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
         """[rows, N] true rewards of each kind of response."""

@@ -63,7 +63,7 @@ class Conclusion:
 
 
 ABOUT = "about"
-"""In the file of a seed: the ground that it was measured on."""
+"""In the file of a seed: the ground that it was measured on, and the arms where not all were."""
 OUTCOMES: dict[Outcome, str] = {
     "holds": "hold",
     "is not contradicted": "say that there is no gain, and none is shown",
@@ -79,6 +79,10 @@ class Study(Protocol):
 
     @property
     def question(self) -> str: ...
+
+    @property
+    def only(self) -> tuple[str, ...]:
+        """The arms that are measured and compared, where not all are."""
 
     def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
         """What one seed gives, as plain JSON; resumable. `folder` is the study's own."""
@@ -122,11 +126,13 @@ def _measure_all(study: Study, ground: Ground, seeds: Sequence[int], progress: P
 
 def _concluded(study: Study, ground: Ground, folder: Path, progress: Progress) -> Conclusion:
     """Over all seeds that were measured on this ground: written, and said."""
-    about = ground.about()
+    about = _about(study, ground)
     known = {int(path.stem): read_checked(path) for path in (folder / "seeds").glob("*.json")}
     everything = {seed: measured for seed, measured in known.items() if measured.get(ABOUT) == about}
     if others := ",".join(map(str, sorted(known.keys() - everything.keys()))):
-        progress.say(f"seeds {others} are of other settings or data and are left out; `--seeds {others}` adds them")
+        progress.say(
+            f"seeds {others} are of other settings, data or arms and are left out; `--seeds {others}` adds them"
+        )
     conclusion = study.conclude(ground, [everything[seed] for seed in sorted(everything)])
     for name, picture in conclusion.pictures.items():
         write_bytes(folder / name, picture)
@@ -160,18 +166,27 @@ def _stopping(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 def _measure(study: Study, ground: Ground, seed: int, progress: Progress | None = None) -> None:
     folder = ground.folder / study.name
     measured = study.measure(ground, seed, folder, progress or Progress(quiet=True))
-    write_checked(folder / "seeds" / f"{seed}.json", {**measured, ABOUT: ground.about()})
+    write_checked(folder / "seeds" / f"{seed}.json", {**measured, ABOUT: _about(study, ground)})
+
+
+def _about(study: Study, ground: Ground) -> str:
+    return ", ".join((ground.about(), *sorted(study.only)))
 
 
 def page(study: Study, ground: Ground, seeds: Sequence[int], conclusion: Conclusion) -> str:
     """Markdown: the question, the verdict, findings, tables and pictures."""
-    again = command("sipo", "study", study.name, "--on", ground.where, "--seeds", ",".join(map(str, seeds)))
+    arms = ("--arms", ",".join(study.only)) if study.only else ()
+    again = command("sipo", "study", study.name, *arms, "--on", ground.where, "--seeds", ",".join(map(str, seeds)))
     parts = [
         f"# {study.name} on {escape(ground.name)}",
         study.question,
         code(again),
         f"**{conclusion.verdict}**",
     ]
+    if study.only:
+        parts.append(
+            f"Of these arms alone; verdicts are corrected over the {len(conclusion.findings)} statements here."
+        )
     if conclusion.findings:
         rows = [
             ["ours" if each.ours else "the paper", each.statement, each.measured, _here(each)]
