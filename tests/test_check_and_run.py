@@ -226,6 +226,9 @@ def test_keys_that_nothing_reads_are_named(
     assert "nothing in this run reads" not in said
     said = remarks(changed(settings, methods=["mod"], rounds=2, filter="rewards"), tmp_path, capsys)
     assert "filter.rule" in said and "rounds" in said and " align." not in said
+    auto = {**settings, "realign": {"lr": "auto", "strengths": [1.0]}}
+    assert "realign.lr" in remarks(changed(auto, methods=["mod"]), tmp_path, capsys)
+    assert "realign.lr, changed" not in remarks(changed(auto, methods=["sipo"]), tmp_path, capsys)
 
 
 def write_many(path: str, prompts: int, *, conflict: bool, constant: bool = False) -> None:

@@ -47,6 +47,26 @@ def test_the_quickstart_configuration_is_valid_and_its_data_conflict_about_half_
     assert 0.4 < statistics.conflict_ratio < 0.6
 
 
+def test_the_quickstart_is_measured_on_prompts_of_their_own_whatever_the_seed() -> None:
+    from sipo import load_config, read_rows
+    from sipo.data import split_rows
+    from sipo.data.prompts import text_of
+
+    config = load_config(ROOT / "configs" / "quickstart.yaml")
+    rows = read_rows(config.data.path, config.names)
+    named = [row.key for row in rows if row.split == "test"]
+    drawn = [split_rows(rows, seed, config.data.validation, config.data.test) for seed in range(6)]
+    assert len(named) > 2 * (config.evaluate.prompts or 0) and all(
+        [row.key for row in each.test] == named for each in drawn
+    )
+    assert len({tuple(row.key for row in each.validation) for each in drawn}) == len(drawn)
+    for each in drawn:
+        assert len(each.train) >= (config.data.train_rows or 0) and len(each.validation) >= config.realign.trial_prompts
+    lines = (ROOT / "examples" / "quickstart" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = {each["prompt"]: each.get("split") for each in map(json.loads, lines)}
+    assert all(asked[text_of(row.prompt)] == row.split for row in rows)
+
+
 def made_up_row(i: int) -> dict[str, Any]:
     """In PKU-SafeRLHF's columns; every third row's labels conflict."""
     helpful = i % 2

@@ -10,6 +10,7 @@ import pytest
 
 from sipo.cli.main import main
 from sipo.data import read_rows
+from sipo.data.prompts import text_of
 from sipo.decoding import Generated, Request
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
@@ -57,6 +58,30 @@ def test_rows_of_what_the_model_writes(command: Callable[..., list[str]], tmp_pa
     written = (tmp_path / "rows.jsonl").read_bytes()
     assert main(argv) == 0
     assert (tmp_path / "rows.jsonl").read_bytes() == written
+
+
+def test_a_row_stays_in_the_split_that_its_prompt_names(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    prompts = [{"prompt": "soil"}, {"prompt": "sun", "split": "test"}, {"prompt": "light", "split": None}]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in prompts))
+    assert main(command("--temperature", "2", high="digest")) == 0
+    found = {text_of(row.prompt): row.split for row in read_rows(tmp_path / "rows.jsonl")}
+    assert found == {"soil": None, "sun": "test", "light": None}
+
+
+@pytest.mark.parametrize(
+    ("second", "part"),
+    [({"prompt": "sun", "split": "exam"}, "split is"), ({"prompt": "soil", "split": "test"}, "in another split")],
+)
+def test_a_prompt_in_no_split_or_in_two_is_one_line(
+    second: dict[str, str], part: str, command: Callable[..., list[str]], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    lines = [json.dumps(each) + "\n" for each in ({"prompt": "soil"}, second)]
+    (tmp_path / "prompts.jsonl").write_text("".join(lines))
+    assert main(command("--temperature", "2", high="digest")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'prompts.jsonl'} line 2: " in line and part in line
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 @pytest.mark.parametrize(

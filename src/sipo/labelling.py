@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from sipo.bank import Bank
-from sipo.data import Row, read_prompts, write_rows
+from sipo.data import Row, read_split_prompts, write_rows
+from sipo.data.labels import Split
 from sipo.decoding import Request, base, seed_of
 from sipo.disk.journal import Journal, resumable
 from sipo.disk.locking import alone
@@ -46,7 +47,8 @@ def label(
     execution: Execution | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Write one row for each prompt with two different answers (`draw`); equal scores are ties.
+    """Write one row for each prompt with two different answers (`draw`), in the split that its column `split` says, if
+    any; equal scores are ties.
 
     Every objective must have a reward. A run with data.max_response_tokens at the drawing's `max_new_tokens` reads the
     very texts that were judged. Killed and called again with the same arguments, it goes on where it was.
@@ -92,7 +94,8 @@ def draw(
     The journal is beside `to`.
     """
     check_engine(execution)
-    chats = read_prompts(prompts)
+    splits = read_split_prompts(prompts)
+    chats = list(splits)
     backbone = load_backbone(model, execution.device)
     rows, engine, limit = execution.decode_rows, execution.engine, drawing.max_new_tokens
     plan = f"{to.name}-{seed_of(identify(model), drawing.decoding, limit, rows, engine, drawing.seed, chats):x}"
@@ -100,7 +103,7 @@ def draw(
     begun = Journal(to.parent, f"{plan}-moment", progress)
     (moment,) = resumable(begun, [None], lambda _: datetime.now().isoformat())
     codec = Codec.of(backbone, model, sys.maxsize, limit, datetime.fromisoformat(moment))
-    bank, drawn = Bank(backbone), Drawn(codec, drawing.tries is not None, {chat: [] for chat in chats}, [begun])
+    bank, drawn = Bank(backbone), Drawn(codec, drawing.tries is not None, splits, {chat: [] for chat in chats}, [begun])
     try:
         encoded = _encoded(prompts, chats, codec, backbone.context)
     except SipoError:
@@ -133,6 +136,7 @@ class Drawn:
 
     codec: Codec
     whole: bool
+    splits: dict[Chat, Split | None]
     texts: dict[Chat, list[str]]
     journals: list[Journal]
     ended: int = 0
@@ -188,7 +192,7 @@ def _labelled(drawn: Drawn, objectives: Sequence[Objective], execution: Executio
     rows = []
     for (chat, *texts), first, second in zip(drawn.pairs, rewards[::2], rewards[1::2], strict=True):
         preferred = {each.name: _better(*both) for each, *both in zip(objectives, first, second, strict=True)}
-        rows.append(Row(chat, (texts[0], texts[1]), preferred))
+        rows.append(Row(chat, (texts[0], texts[1]), preferred, drawn.splits[chat]))
     return rows
 
 

@@ -40,7 +40,8 @@ def about_keys(config: Config) -> list[str]:
     is switched off.
     """
     graph = Graph(config)
-    read = {*FREE, *SWITCHES, *(key for stage in graph for key in stage.reads)}
+    chosen = [f"{name}.lr" for name in tried(config)]  # `auto` is read by the graph, too
+    read = {*FREE, *SWITCHES, *chosen, *(key for stage in graph for key in stage.reads)}
     changed = [
         f"{place}.{key}"
         for place, section in config

@@ -28,7 +28,8 @@ from sipo.progress import Progress
 from sipo.runs.outputs import Outputs
 from sipo.studies import arms as arms_module
 from sipo.studies import catalogue, responses
-from sipo.studies.arms import Arm, digest, run_arms, turned
+from sipo.studies import fronts as fronts_module
+from sipo.studies.arms import Arm, Front, digest, run_arms, turned
 from sipo.studies.catalogue import RATIOS, WITHOUT_FILTER, conflict_arms
 from sipo.studies.filters import RULES
 from sipo.studies.fronts import Claim, FrontStudy, findings_of, within_seed
@@ -139,6 +140,7 @@ class Counted:
 
     name: str = "counted"
     question: str = "How many?"
+    only: tuple[str, ...] = ()
 
     def measure(self, ground: Ground, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
         return {"seed": seed}
@@ -197,6 +199,37 @@ def test_seeds_accumulate_and_are_the_unit(ground: Path, studies: Path) -> None:
     assert main([*command, "--seeds", "1,2", "--jobs", "2"]) == 0
     page = (studies / "run" / "soups" / "results.md").read_text()
     assert "3 seeds, 95 % t intervals" in page and "--seeds 0,1,2" in page
+
+
+def test_arms_that_are_named_are_all_that_is_made_and_corrected_for(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[list[str]] = []
+
+    def fronts(arms: Sequence[Arm], settings: dict[str, Any], *_: Any) -> dict[str, Front]:
+        made.append([arm.label for arm in arms])
+        noise = np.random.default_rng(settings["seed"])
+        return {arm.label: Front(noise.normal(size=(3, 40, 2)), np.ones(3)) for arm in arms}
+
+    monkeypatch.setattr(fronts_module, "run_arms", fronts)
+    monkeypatch.setattr(fronts_module, "_picture", lambda *_: b"")
+    command = ["study", "methods", "--on", str(ground), "--to", str(tmp_path)]
+    results = tmp_path / "run" / "methods" / "results.md"
+    assert main([*command, "--seeds", "1,2", "--arms", "sipo, soups,mod"]) == 0
+    assert made == [["soups", "mod", "sipo"]] * 2
+    page = results.read_text()
+    assert "--arms sipo,soups,mod" in page and "corrected over the 3 statements" in page and "| lw |" not in page
+    assert [line.split(" | ")[1] for line in page.splitlines() if line.startswith("| the paper")] == [
+        "mod is above soups", "sipo is above mod", "sipo is above soups",
+    ]  # fmt: skip
+    assert main([*command, "--seeds", "5,6", "--arms", "mod,soups,sipo"]) == 0
+    assert "4 seeds" in results.read_text(), "in whatever order"
+    capsys.readouterr()
+    assert main([*command, "--seeds", "1,7", "--arms", "mod,sipo"]) == 0
+    assert "seeds 2,5,6 are of other settings, data or arms" in capsys.readouterr().out
+    assert "2 seeds" in results.read_text() and "over the 1 statement here" in results.read_text()
+    assert main([*command, "--seeds", "1", "--arms", "mod,mop"]) == 2
+    assert "`mop` is no arm of `methods` here; they are base, prompting, soups" in capsys.readouterr().err
 
 
 def seeds(*differences: float, hypervolume: float = 1.0, range: float = 2.0) -> list[dict[str, Any]]:
@@ -329,6 +362,8 @@ def test_tables_are_markdown() -> None:
     [
         (["study", "nothing"], "`nothing` is no study; they are conflicts, methods"),
         (["study", "soups", "--on", "testbed:Q"], "the testbed has no environment `Q`, but"),
+        (["study", "soups", "--arms", " ,"], "--arms ,: name at least one arm"),
+        (["study", "responses", "--arms", "mod"], "`responses` compares no fronts"),
         (["study", "soups", "--on", "missing.yaml"], "missing.yaml: no such file"),
         (["study", "soups", "--seeds", "many"], "--seeds many: give a number of seeds"),
     ],

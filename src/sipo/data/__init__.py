@@ -2,7 +2,7 @@
 
 from sipo.data.conflicts import ConflictStatistics, Lengths, conflict_statistics
 from sipo.data.labels import Split
-from sipo.data.prompts import read_prompts
+from sipo.data.prompts import read_prompts, read_split_prompts
 from sipo.data.rows import Row, objectives_of, read_rows, write_rows
 from sipo.data.splits import Splits, folds_of, split_of, split_rows
 from sipo.data.subset import conflict_subset
@@ -19,6 +19,7 @@ __all__ = [
     "objectives_of",
     "read_prompts",
     "read_rows",
+    "read_split_prompts",
     "split_of",
     "split_rows",
     "write_rows",

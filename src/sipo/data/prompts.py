@@ -1,12 +1,13 @@
 """Prompts: a string, or a chat that ends with the user's turn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sipo.data._files import read_records
 from sipo.data.chats import asked, kind_of
 from sipo.data.context import in_context
+from sipo.data.labels import Split, as_split
 from sipo.errors import SipoError
 from sipo.message import Message
 
@@ -16,17 +17,36 @@ def read_prompts(path: Path) -> list[tuple[Message, ...]]:
 
     Raises SipoError, one line with the file, the place and the way out, for the first thing that is wrong.
     """
-    prompts: dict[tuple[Message, ...], None] = {}
+    return list(dict.fromkeys(prompt for _, prompt, _ in _read(path)))
+
+
+def read_split_prompts(path: Path) -> dict[tuple[Message, ...], Split | None]:
+    """The same with the split that each one's column `split` names, None where it names none."""
+    splits: dict[tuple[Message, ...], Split | None] = {}
+    for place, prompt, record in _read(path):
+        try:
+            split = as_split(record.get("split"), "split")
+        except SipoError as problem:
+            raise SipoError(f"{path} {place}: {problem}") from None
+        if splits.setdefault(prompt, split) != split:
+            raise SipoError(f"{path} {place}: has a prompt that is in another split before; leave one of them out")
+    return splits
+
+
+def _read(path: Path) -> Iterator[tuple[str, tuple[Message, ...], dict[str, Any]]]:
+    """Place, prompt and record."""
+    empty = True
     for place, record in read_records(Path(path)):
         if not isinstance(record, dict) or "prompt" not in record:
             raise SipoError(f'{path} {place}: has no column `prompt`; write one {{"prompt": ...}} a line')
         try:
-            prompts[parse_prompt(record["prompt"], record)] = None
+            prompt = parse_prompt(record["prompt"], record)
         except SipoError as problem:
             raise SipoError(f"{path} {place}: {problem}") from None
-    if not prompts:
+        empty = False
+        yield place, prompt, record
+    if empty:
         raise SipoError(f"{path}: no prompts; each needs the column prompt")
-    return list(prompts)
 
 
 def parse_prompt(value: object, beside: Mapping[str, Any] | None = None) -> tuple[Message, ...]:

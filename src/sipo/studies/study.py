@@ -184,9 +184,8 @@ def page(study: Study, ground: Ground, seeds: Sequence[int], conclusion: Conclus
         f"**{conclusion.verdict}**",
     ]
     if study.only:
-        parts.append(
-            f"Of these arms alone; verdicts are corrected over the {len(conclusion.findings)} statements here."
-        )
+        count = len(conclusion.findings)
+        parts.append(f"Of these arms alone: verdicts are corrected over the {count} statement{'s'[: count != 1]} here.")
     if conclusion.findings:
         rows = [
             ["ours" if each.ours else "the paper", each.statement, each.measured, _here(each)]
