@@ -12,8 +12,13 @@ SMALLER = "set model.dtype to float32, or, where the model was trained, lower it
 """The way out where a model's own numbers overflow."""
 
 
+class NotFiniteError(SipoError):
+    """Of a number that is NaN or infinite."""
+
+
 def finite(values: ArrayLike | Mapping[str, float], what: str | Callable[[int], str], way_out: str = SMALLER) -> None:
-    """Raise SipoError for the first of the numbers that is NaN or infinite; `what` names it, if need be by its index.
+    """Raise NotFiniteError for the first of the numbers that is NaN or infinite; `what` names it, if need be by
+    its index.
 
     Of an array of several dimensions the index is that of the flat one; of a mapping the key is named as well.
     """
@@ -24,7 +29,7 @@ def finite(values: ArrayLike | Mapping[str, float], what: str | Callable[[int], 
         index = int(bad.argmax())
         name = what if isinstance(what, str) else what(index)
         name += f": {keys[index]}" if keys else ""
-        raise SipoError(f"{name} is {flat[index]}, no finite number; {way_out}")
+        raise NotFiniteError(f"{name} is {flat[index]}, no finite number; {way_out}")
 
 
 def infinite_tensor(tensors: Iterable[tuple[str, Tensor]]) -> str | None:

@@ -75,6 +75,9 @@ def test_an_edge_a_collapse_and_no_gain_are_told() -> None:
     assert "x1, is the largest of realign.strengths" in told((0.3, 0.1, 1.0), (1.0, 0.2, 1.0))
     assert "x0.3, is the smallest of realign.strengths" in told((0.3, 0.2, 1.0), (1.0, 0.1, 1.0))
     assert told((1.0, 0.2, 1.0)) == "", "of one strength nothing lies beyond"
+    rising, falling = chosen((0.3, 0.1, 1.0), (1.0, 0.2, 1.0)), chosen((0.3, 0.2, 1.0), (1.0, 0.1, 1.0))
+    assert doubts(rising, KEEP, KEY, [3.0]) == [], "a larger one was tried, and diverged"
+    assert "smallest" in "; ".join(doubts(falling, KEEP, KEY, [3.0]))
     assert "of realign.strengths" not in told((0.3, 0.2, 1.0), (1.0, 0.2, 1.0)), "where nothing was chosen, all are one"
     everywhere = chosen((0.3, 0.1, 0.4), (1.0, 0.5, 0.2))
     assert everywhere.chosen == 0.3, "the one that keeps most"

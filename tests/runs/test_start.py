@@ -174,12 +174,18 @@ def test_it_is_the_reference_to_the_last_bit(stubborn: tuple[Path, list[str]]) -
     assert mine and all(each.response == base[each.prompt, place[corner]] for each in mine)
 
 
-def test_where_no_policy_moves_sipo_is_mod(make_settings: Any, tmp_path: Path) -> None:
-    """A filter that chooses nothing is a result: everything is measured and reported all the same."""
+def test_where_no_policy_moves_sipo_is_mod(
+    make_settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A filter that chooses nothing is a result: everything is measured and reported all the same, and it is said once
+    a round, however many strengths are tried.
+    """
     settings = make_settings(tmp_path)
     settings["data"]["path"] = str(rows(tmp_path / "all.jsonl", ("brevity", "detail")))
     settings["align"].update(checkpoint="best", lr=0.003)
-    folder = run(parse_config({**settings, "rounds": 2}, "all"), quiet=True)
+    settings |= {"rounds": 2, "realign": {"lr": "auto", "strengths": [0.1, 1.0], "trial_prompts": 2}}
+    folder = run(parse_config(settings, "all"))
+    assert capsys.readouterr().out.count("the filter chose nothing") == 2
     fronts = read_json(folder / "compare" / "fronts.json")["methods"]
     assert [point["rewards"] for point in fronts["sipo"]["points"]] == [
         point["rewards"] for point in fronts["mod"]["points"]

@@ -10,17 +10,23 @@ import pytest
 
 from sipo.cli.main import main
 from sipo.config.file import dump_config, parse_config
+from sipo.declare.parts import POLICIES
 from sipo.disk.tables import read_json, read_lines
 from sipo.errors import SipoError
+from sipo.finite import NotFiniteError
 from sipo.graph.build import Graph
 from sipo.graph.trials import label
 from sipo.rewards.text import words
+from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.stages import trials
 from sipo.stages.trials import trial_weights
+from sipo.task import Task
 
 LADDER = [0.05, 0.5]
 AUTO = {"lr": "auto", "strengths": LADDER, "keep_range": 0.0}
+DIVERGING = 1e25
+"""A strength that no training survives."""
 TRIALS = [
     "trials/realign/x0/answers",
     *(f"trials/realign/{label(each)}/{name}" for each in LADDER for name in ("policies", "answers")),
@@ -89,6 +95,52 @@ def test_a_strength_more_is_tried_alone(finished: dict[str, Any], executed: list
     assert executed[:3] == ["trials/realign/x1/policies", "trials/realign/x1/answers", "realign"]
 
 
+def test_a_strength_that_diverges_is_told_once_and_left_out(
+    finished: dict[str, Any], executed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, name = Path(finished["run_dir"]), label(DIVERGING)
+    before = read_json(folder / "realign/strength.json")
+    answers = (folder / "answers/sipo/responses.jsonl").read_text()
+    changed = {**finished, "realign": {**AUTO, "strengths": [*LADDER, DIVERGING]}}
+    run(parse_config(changed, "settings"))
+    assert executed[:3] == [f"trials/realign/{name}/policies", f"trials/realign/{name}/answers", "realign"]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: strength")]
+    assert len(said) == 1 and "x1e+25 diverged and is left out: realigning objective detail, step" in said[0]
+    told = read_json(folder / "realign/strength.json")
+    assert told["diverged"] == [DIVERGING] and not (folder / f"trials/realign/{name}/policies/adapters").exists()
+    assert [told[key] for key in ("chosen", "lr", "trials", "start")] == [
+        before[key] for key in ("chosen", "lr", "trials", "start")
+    ]
+    assert (folder / "answers/sipo/responses.jsonl").read_text() == answers
+    page = (folder / "report/report.html").read_text()
+    assert "At x1e+25 training diverged" in page and ">diverged<" in page
+    executed.clear()
+    again(changed)
+    assert executed == [], "it is not tried again"
+
+
+def test_answers_that_are_not_finite_are_a_divergence_but_for_the_start(
+    once: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Policies may end with finite numbers and give logits that are none."""
+
+    def broken(*_: Any) -> Any:
+        raise NotFiniteError("no token can be chosen")
+
+    task = Task(parse_config(once, "settings"))
+    policies = Outputs(Path(once["run_dir"]), task.config).read("align", POLICIES)
+    monkeypatch.setattr(trials, "written", broken)
+    assert trials.answer_trial(task, policies, tmp_path, label="x3", of="realign") == []
+    assert read_lines(tmp_path / "responses.jsonl") == []
+    with pytest.raises(NotFiniteError):
+        trials.answer_trial(task, policies, tmp_path, label="x0", of="realign")
+
+
+def test_where_every_strength_diverges_the_run_ends_in_one_line(finished: dict[str, Any]) -> None:
+    with pytest.raises(SipoError, match=r"realign\.lr: auto: training diverged at x1e\+25; write smaller"):
+        again(finished, realign={**AUTO, "strengths": [DIVERGING]})
+
+
 def test_the_same_choice_stops_there(finished: dict[str, Any], executed: list[str], monkeypatch: Any) -> None:
     """A change that takes the same policies decodes nothing anew."""
     chosen = read_json(Path(finished["run_dir"]) / "realign/strength.json")["chosen"]
@@ -132,7 +184,8 @@ def test_without_rewards_labels_decide(
 ) -> None:
     settings = with_validation(make_settings(tmp_path))
     objectives = [{key: each[key] for key in ("name", "better")} for each in settings["objectives"]]
-    config = parse_config({**settings, "objectives": objectives}, "settings")
+    realign = {**AUTO, "strengths": [*LADDER, DIVERGING]}
+    config = parse_config({**settings, "objectives": objectives, "realign": realign}, "settings")
     folder = tmp_path / "run"
     for stage in Graph(config).names[: Graph(config).names.index("realign") + 1]:
         run(config, only=stage, quiet=True)
@@ -140,6 +193,7 @@ def test_without_rewards_labels_decide(
     told = read_json(folder / "realign/strength.json")
     assert told["measure"] == "preference accuracy" and told["prompts"] == 12
     assert all(0 <= each["utility"] <= 1 for each in [told["start"], *told["trials"]])
+    assert [each["strength"] for each in told["trials"]] == LADDER and told["diverged"] == [DIVERGING]
 
 
 def test_alignment_too_is_tried_and_what_trains_as_it_did_has_its_rate(
@@ -148,11 +202,16 @@ def test_alignment_too_is_tried_and_what_trains_as_it_did_has_its_rate(
     settings = {
         **with_validation(make_settings(tmp_path)),
         "methods": ["lw", "modpo", "sipo"],
-        "align": {"lr": "auto", "strengths": [2.0, 20.0], "epochs": 1, "trial_prompts": 3},
+        "align": {"lr": "auto", "strengths": [2.0, 20.0, DIVERGING], "epochs": 1, "trial_prompts": 3},
     }
     folder = again(settings)
     told = read_json(folder / "align/strength.json")
-    assert told["start"] is None and told["prompts"] == 3 and set(told["lr"].values()) == {told["chosen"] * 5e-4}
+    assert (
+        told["start"] is None
+        and told["diverged"] == [DIVERGING]
+        and told["prompts"] == 3
+        and set(told["lr"].values()) == {told["chosen"] * 5e-4}
+    )
     assert (folder / "align/logprobs.parquet").exists()
     realigned = read_json(folder / "realign/strength.json")
     rate = realigned["chosen"] * told["chosen"] * 5e-4

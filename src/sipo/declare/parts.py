@@ -22,6 +22,10 @@ def _policies(places: Sequence[Path], objectives: Sequence[str]) -> "list[Policy
     return [load_policy(place / objective) for place in places for objective in objectives]
 
 
+def _tried(places: Sequence[Path], objectives: Sequence[str]) -> "list[Policy]":
+    return _policies([place for place in places if place.is_dir()], objectives)
+
+
 def _logprobs(places: Sequence[Path], _: Sequence[str]) -> "LogprobTable":
     from sipo.logprobs.table import LogprobTable
 
@@ -68,6 +72,8 @@ AGREEMENT = Part("agreement.json", _json)
 """How far judges agree with labels."""
 FRONTS = Part("fronts.json", _json)
 TRIAL = Part(".", _place)
-"""A folder with policies, how they were trained and their rates."""
+"""A folder with policies, how they were trained and their rates; without policies where the training diverged."""
+TRIAL_POLICIES = Part("adapters", _tried)
+"""The policies of a trial, none where its training diverged."""
 STRENGTH = Part("strength.json", _json)
 """Every strength that was tried, and which was taken."""

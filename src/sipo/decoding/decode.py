@@ -20,8 +20,7 @@ from sipo.bank.layout import PADDING, Layout
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, Mixture, slots
 from sipo.decoding.sampling import BROKEN, next_tokens, uniforms
-from sipo.errors import SipoError
-from sipo.finite import SMALLER
+from sipo.finite import SMALLER, NotFiniteError
 from sipo.settings import Decoding
 
 COMPACT_BELOW = 0.75
@@ -57,7 +56,7 @@ def decode(
     any token of `stops`.
 
     `watch(request, token)` is told of every token as it is chosen. Equal, up to rounding, to decoding the
-    requests one at a time. Raises SipoError for the first logits that are not finite.
+    requests one at a time. Raises NotFiniteError for the first logits that are not finite.
     """
     if not bank.routes.mixes and len({len(request.prompt) for request in requests}) > 1:
         return _by_length(bank, requests, decoding, max_new_tokens, stops, watch)
@@ -70,7 +69,7 @@ def decode(
         for request, token in zip(batch.live, chosen.tolist(), strict=True):
             if token == BROKEN:
                 prompt = bank.backbone.tokenizer.decode(list(requests[request].prompt[-60:]))
-                raise SipoError(
+                raise NotFiniteError(
                     f"no token can be chosen after {len(tokens[request])} tokens of an answer to the prompt that ends "
                     f"{prompt[-60:]!r}: the model's logits are not finite; {SMALLER}"
                 )

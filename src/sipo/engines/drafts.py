@@ -14,8 +14,7 @@ from sipo.decoding.decode import Generated, Request
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, slots
 from sipo.decoding.sampling import BROKEN, next_tokens, uniforms
-from sipo.errors import SipoError
-from sipo.finite import SMALLER
+from sipo.finite import SMALLER, NotFiniteError
 from sipo.settings import Decoding
 
 
@@ -99,7 +98,7 @@ def settle(logits: Tensor, standing: Iterable[tuple[int, BatchRow, int]], decodi
     uniform = torch.stack([draft.noise[len(draft.tokens)] for draft in whole])
     chosen = next_tokens(scores, uniform, decoding)
     if bool((chosen == BROKEN).any()):
-        raise SipoError(f"no token can be chosen: the model's logits are not finite; {SMALLER}")
+        raise NotFiniteError(f"no token can be chosen: the model's logits are not finite; {SMALLER}")
     if divergence != REVERSE_KL:
         ahead = logprobs.gather(-1, chosen[owner][:, None])[:, 0].split([draft.size for draft in whole])
         for draft, value in zip(whole, ahead, strict=True):

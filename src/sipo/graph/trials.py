@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sipo.config import Config
 from sipo.declare import work
-from sipo.declare.parts import LOGPROBS, POLICIES, RESPONSES, STRENGTH, TRIAL
+from sipo.declare.parts import LOGPROBS, RESPONSES, STRENGTH, TRIAL, TRIAL_POLICIES
 from sipo.declare.stage import Inputs, Output, Stage, later
 from sipo.methods.registry import improves
 from sipo.settings import Align, Realign, Training
@@ -58,19 +58,22 @@ def best_aligned(graph: "Graph", stage: Stage) -> Stage:
             later("sipo.stages.trials:align_at"),
             (*ROWS, "lora", *trained_by(Align)),
             {"known": reference},
-            writes=(POLICIES, TRIAL),
+            writes=(TRIAL_POLICIES, TRIAL),
             given={"strength": strength},
             work=work.aligning,
             peak=stage.peak,
         )
-    shown = {name: _shown(graph, "align", f"trials/align/{name}", each, reference) for name, each in trials.items()}
+    shown = {
+        name: _shown(graph, "align", f"trials/align/{name}", each[TRIAL_POLICIES], reference)
+        for name, each in trials.items()
+    }
     return _taken(graph, stage, "align", trials, shown, {"known": reference})
 
 
 def best_realigned(graph: "Graph", stage: Stage, at: str) -> Stage:
     """Stage `realign` of a round at the best strength. Every round is held against what alignment made."""
     known = graph.align[LOGPROBS]
-    trials, shown = {}, {"x0": _shown(graph, "realign", "trials/realign/x0", graph.align, known)}
+    trials, shown = {}, {"x0": _shown(graph, "realign", "trials/realign/x0", graph.policies, known)}
     for strength in graph.config.realign.strengths:
         name = label(strength)
         trials[name] = graph.on_backbone(
@@ -78,27 +81,28 @@ def best_realigned(graph: "Graph", stage: Stage, at: str) -> Stage:
             later("sipo.stages.trials:realign_at"),
             (*ROWS, "lora", *(() if graph.rates else ("align.lr",)), *trained_by(Realign)),
             {**stage.inputs, **graph.rates},
-            writes=(POLICIES, TRIAL),
+            writes=(TRIAL_POLICIES, TRIAL),
             given={**stage.given, "strength": strength},
             work=stage.work,
             peak=stage.peak,
         )
-        shown[name] = _shown(graph, "realign", f"{at}trials/realign/{name}", trials[name], known)
+        shown[name] = _shown(graph, "realign", f"{at}trials/realign/{name}", trials[name][TRIAL_POLICIES], known)
     return _taken(graph, stage, "realign", trials, shown, {})
 
 
-def _shown(graph: "Graph", of: str, place: str, policies: Stage, known: Output) -> Output:
+def _shown(graph: "Graph", of: str, place: str, policies: Output, known: Output) -> Output:
     """What policies attain on validation: answers where every objective's reward scores them alone, else
     log-probabilities.
     """
+    name = place.rpartition("/")[2]
     if all(objective.scores_alone for objective in graph.config.objectives):
         return graph.on_backbone(
             f"{place}/answers",
             later("sipo.stages.trials:answer_trial"),
             (*ROWS, "decoding", f"{of}.trial_prompts"),
-            {"policies": policies[POLICIES]},
+            {"policies": policies},
             writes=(RESPONSES,),
-            given={"label": place.rpartition("/")[2], "of": of},
+            given={"label": name, "of": of},
             work=lambda plan: work.trial_answers(plan, getattr(plan.config, of).trial_prompts),
             peak=lambda peaks: peaks.decoding(peaks.lengths.prompt, peaks.longest),
         )[RESPONSES]
@@ -106,8 +110,9 @@ def _shown(graph: "Graph", of: str, place: str, policies: Stage, known: Output) 
         f"{place}/scores",
         later("sipo.stages.trials:score_trial"),
         ROWS,
-        {"policies": policies[POLICIES], "known": known},
+        {"policies": policies, "known": known},
         writes=(LOGPROBS,),
+        given={"label": name},
         work=work.trial_scores,
         peak=lambda peaks: peaks.scoring(peaks.both),
     )[LOGPROBS]

@@ -4,7 +4,7 @@ A stronger realignment gains more and steers less, until the policies have merge
 keep enough of the range.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,15 +133,18 @@ def as_plain(choice: Choice, keep: float) -> dict[str, Any]:
     }
 
 
-def doubts(choice: Choice, keep: float, key: str) -> list[str]:
-    """What is to be known of the choice; `key` is where the strengths are written."""
+def doubts(choice: Choice, keep: float, key: str, diverged: Sequence[float] = ()) -> list[str]:
+    """What is to be known of the choice; `key` is where the strengths are written, `diverged` has those that were tried
+    and brought no finite numbers.
+    """
     said, tried = [], list(choice.trials)
     prompts = len(choice.trials[choice.chosen].utility_P)
     if prompts < ENOUGH:
         said.append(f"the strength was chosen on {prompts} validation prompts: few; give more rows to data.validation")
     for edge, inner, which in ((-1, -2, "larg"), (0, 1, "small")):
         ahead = len(tried) > 1 and _ahead(choice.trials[tried[edge]], choice.trials[tried[inner]])
-        if ahead and choice.chosen == tried[edge]:
+        beyond = any((strength > tried[edge]) == (edge < 0) for strength in diverged)
+        if ahead and choice.chosen == tried[edge] and not beyond:
             end = f"the best strength, x{choice.chosen:g}, is the {which}est of {key}"
             said.append(f"{end}: one that is {which}er may be better")
     shrunk = {strength: each for strength, each in choice.trials.items() if not each.keeps(keep)}

@@ -1,6 +1,6 @@
 """What `lr: auto` tried and took, from `strengths` in `fronts.json`: `strength.json` of each stage that chose."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sipo.report.parts import Cell, Measured, Table, shares
@@ -8,7 +8,8 @@ from sipo.report.parts import Cell, Measured, Table, shares
 
 def in_words(told: Mapping[str, Any]) -> str:
     """One sentence, and what is to be known of it."""
-    tried = ", ".join(f"x{each['strength']:g}" for each in told["trials"])
+    tried = _named(each["strength"] for each in told["trials"])
+    diverged = told.get("diverged", [])
     rates = set(told["lr"].values())
     rate = f"{rates.pop():.3g}" if len(rates) == 1 else shares(told["lr"])
     kept = "" if told["keep_range"] is None else f" of those that keep {told['keep_range']:.0%} of the range"
@@ -16,6 +17,8 @@ def in_words(told: Mapping[str, Any]) -> str:
         f"{told['of']} was tried at {tried} on {_units(told)} that no test sees; x{told['chosen']:g} (lr {rate}) is "
         f"taken, the best{kept} by {told['measure']}."
     )
+    if diverged:
+        said += f" At {_named(diverged)} training diverged, and brought nothing to compare."
     return " ".join([said, *(f"{doubt[0].upper()}{doubt[1:]}." for doubt in told["doubts"])])
 
 
@@ -34,8 +37,13 @@ def table(told: Mapping[str, Any]) -> Table:
         if start:
             row += [None if share is None else f"{share:.0%}" for share in each["kept"].values()]
         rows.append(row)
+    rows += [[f"x{each:g}", "diverged", *[None] * (len(rows[0]) - 2)] for each in told.get("diverged", [])]
     columns += [f"{name} kept" for name in names] if start else []
     return Table(columns, rows, caption=f"Strengths of {told['of']} on {_units(told)}, with 95 % intervals")
+
+
+def _named(strengths: Iterable[float]) -> str:
+    return ", ".join(f"x{each:g}" for each in strengths)
 
 
 def _units(told: Mapping[str, Any]) -> str:

@@ -22,6 +22,12 @@ from sipo.records import known as or_none
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
 
+WAYS_OUT = (
+    "sample more (sample.per_weight, sample.prompts), align longer, or take align.checkpoint: last where policies "
+    "stayed the reference"
+)
+"""Where nothing is chosen."""
+
 
 def filter(
     task: Task,
@@ -47,6 +53,10 @@ def filter(
     if summary["no_opinion"]:
         names = " and ".join(summary["no_opinion"])
         task.progress.say(f"warning: the policy of {names} stayed the reference and has no opinion; the others judge")
+    if not summary["chosen"]:
+        task.progress.say(
+            f"warning: the filter chose nothing, so realignment leaves the policies as they are; {WAYS_OUT}"
+        )
     write_json(folder / "filter.json", {"rows": len(rows), **summary})
     sources = Counter(each.source for each in candidates if each.fate == CHOSEN)
     expected = summary["estimated_precision"]

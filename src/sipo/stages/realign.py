@@ -27,10 +27,6 @@ from sipo.training.policies import job_of, training_table
 
 Y_C = 0
 """Place of y_c in a realignment's group; response_0 and response_1 follow."""
-WAYS_OUT = (
-    "sample more (sample.per_weight, sample.prompts), align longer, or take align.checkpoint: last where policies "
-    "stayed the reference"
-)
 
 
 def realign(
@@ -53,10 +49,6 @@ def realign(
     ranked = sorted(chosen, key=lambda row: seed_of(task.config.seed, "realign", row, *of_round(round)))
     taken = set(ranked[: settings.rows])
     rows = [row for row in task.splits.train if row.id in taken]
-    if not rows:
-        task.progress.say(
-            f"warning: the filter chose nothing, so the policies stay as they are and sipo equals mod; {WAYS_OUT}"
-        )
     seed = seed_of(task.config.seed, "realign", *of_round(round))
     key = "realign.strengths" if rates else "realign.lr"
 

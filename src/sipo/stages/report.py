@@ -26,7 +26,7 @@ from sipo.report.truth import truth
 from sipo.report.use import commands
 from sipo.report.verdict import lift, verdict
 from sipo.report.yields import chose_nothing, stayed, trust, why_fallen, yields
-from sipo.stages.realign import WAYS_OUT
+from sipo.stages.filter import WAYS_OUT
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
 

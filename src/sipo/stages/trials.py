@@ -7,7 +7,8 @@ counts in place of a reward is whether they agree with a row's label.
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 
 from sipo.bank import Policy
 from sipo.data import Row
-from sipo.decoding import Request, at_mod, seed_of
+from sipo.decoding import Generated, Request, at_mod, seed_of
 from sipo.disk.journal import Journal
 from sipo.disk.tables import read_json, write_json, write_records
 from sipo.errors import SipoError
+from sipo.finite import NotFiniteError
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points
 from sipo.pareto.bootstrap import Array
 from sipo.pareto.strength import as_plain, choose_strength, doubts, quadrature
@@ -39,26 +41,52 @@ START = "x0"
 """The policies that all strengths begin from."""
 
 
+@contextmanager
+def may_diverge(task: Task, label: str) -> Iterator[list[str]]:
+    """Of a strength's numbers one may be none: it is told, and what is given is no longer empty. Those of the start
+    may not.
+    """
+    diverged: list[str] = []
+    try:
+        yield diverged
+    except NotFiniteError as problem:
+        if label == START:
+            raise
+        diverged.append(str(problem))
+        task.progress.say(f"warning: strength {label.replace('_', '.')} diverged and is left out: {problem}")
+
+
 def align_at(task: Task, known: LogprobTable, folder: Path, *, strength: float) -> None:
-    """Policies aligned at a strength. Writes what align does, and `rates.json`."""
+    """Policies aligned at a strength. Writes what align does, and `rates.json`; no policies where training diverges."""
     rates = dict.fromkeys(task.objectives, strength * USUAL[task.config.policies])
-    align(task, folder, known=known, rates=rates)
-    write_json(folder / RATES, rates)
+    with may_diverge(task, f"x{strength:g}") as diverged:
+        align(task, folder, known=known, rates=rates)
+    _finish(folder, rates, diverged)
 
 
 def realign_at(
     task: Task, folder: Path, *, strength: float, aligned: Mapping[str, Any] | None = None, **inputs: Any
 ) -> None:
     """Policies realigned at a strength: a multiple of the rates that they were aligned with, which `aligned` knows
-    where those were chosen in their turn. Writes what realign does, and `rates.json`.
+    where those were chosen in their turn. Writes what realign does, and `rates.json`; no policies where training
+    diverges.
     """
     rates = {name: strength * rate for name, rate in rates_of(task, aligned).items()}
-    realign(task, folder=folder, rates=rates, **inputs)
+    with may_diverge(task, f"x{strength:g}") as diverged:
+        realign(task, folder=folder, rates=rates, **inputs)
+    _finish(folder, rates, diverged)
+
+
+def _finish(folder: Path, rates: Mapping[str, float], diverged: list[str]) -> None:
+    if diverged:
+        shutil.rmtree(folder / "adapters", ignore_errors=True)  # of objectives that were trained before
     write_json(folder / RATES, rates)
 
 
 def answer_trial(task: Task, policies: list[Policy], folder: Path, *, label: str, of: str) -> list[Response]:
-    """Validation prompts answered by MOD over the policies, with the same noise for every strength."""
+    """Validation prompts answered by MOD over the policies, with the same noise for every strength; nothing where the
+    strength diverged.
+    """
     config = task.config
     rows = trial_rows(task, getattr(config, of).trial_prompts)
     plan = [(row, weight) for weight in trial_weights(len(task.objectives)) for row in rows]
@@ -66,29 +94,36 @@ def answer_trial(task: Task, policies: list[Policy], folder: Path, *, label: str
         Request(task.prompt_tokens(row), at_mod(weight), seed_of(config.seed, "trial", row.key, weight))
         for row, weight in plan
     ]
-    answers = written(task, policies, requests, Journal(folder, "answers", task.progress))
+    answers: list[Generated] = []
+    if policies:
+        with may_diverge(task, label):
+            answers = written(task, policies, requests, Journal(folder, "answers", task.progress))
     responses = [
         Response(
             label, named(task, weight), row.key, row.text, 0, task.codec.decode(each.tokens), len(each.tokens),
             each.finished, {},
         )
-        for (row, weight), each in zip(plan, answers, strict=True)
+        for (row, weight), each in zip(plan if answers else (), answers, strict=True)
     ]  # fmt: skip
     write_records(folder / "responses.jsonl", responses)
     return responses
 
 
-def score_trial(task: Task, policies: list[Policy], known: LogprobTable, folder: Path) -> LogprobTable:
-    """The validation rows under the policies; `known` holds the reference's log-probabilities of them."""
+def score_trial(task: Task, policies: list[Policy], known: LogprobTable, folder: Path, *, label: str) -> LogprobTable:
+    """The validation rows under the policies; `known` holds the reference's log-probabilities of them. An empty table
+    where the strength diverged.
+    """
     groups = [task.group(row) for row in task.splits.validation]
-    scores = LogprobTable()
+    scores, found = LogprobTable(), LogprobTable()
     for group in groups:
         scores.put(REFERENCE, group, known.of(group, [REFERENCE])[:, 0])
-    with task.engine() as engine:
-        journal = Journal(folder, "validation", task.progress)
-        scores.fill(engine, task.span(policies), groups, policy_points(task.objectives), journal)
-    scores.write(folder / "logprobs.parquet")
-    return scores
+    if policies:
+        with may_diverge(task, label), task.engine() as engine:
+            journal = Journal(folder, "validation", task.progress)
+            scores.fill(engine, task.span(policies), groups, policy_points(task.objectives), journal)
+            found = scores
+    found.write(folder / "logprobs.parquet")
+    return found
 
 
 def take(
@@ -103,17 +138,22 @@ def take(
     """The strength of the section `of` that is best by `choose_strength`, as in `strength.json`; its policies are the
     stage's own.
 
-    `trained` names the folder of each strength, `shown` has its answers or its log-probabilities, those of the start as
-    `x0` where range is to be kept.
+    `trained` names the folder of each strength, `shown` has its answers or its log-probabilities, none where it
+    diverged; those of the start as `x0` where range is to be kept. Raises SipoError where every strength diverged.
     """
     settings = getattr(task.config, of)
+    shown = {label: each for label, each in shown.items() if len(each)}
+    if not any(label in shown for label in trained):
+        names = ", ".join(f"x{each:g}" for each in settings.strengths)
+        raise SipoError(f"{of}.lr: auto: training diverged at {names}; write smaller {of}.strengths")
     measured = all(objective.scores_alone for objective in task.config.objectives)
     attained = _judged(task, shown) if measured else _agreed(task, shown)
     maximise = {each.name: each.maximise or not measured for each in task.config.objectives}
     strengths = dict(zip(trained, settings.strengths, strict=True))
+    diverged = [strength for label, strength in strengths.items() if label not in shown]
     keep = settings.keep_range if START in shown else 0.0
     choice = choose_strength(
-        {strength: attained[label] for label, strength in strengths.items()},
+        {strength: attained[label] for label, strength in strengths.items() if label in shown},
         attained.get(START),
         np.array(trial_weights(len(task.objectives))),
         quadrature(np.array(task.weights)),
@@ -128,7 +168,8 @@ def take(
         "measure": "utility" if measured else "preference accuracy",
         "lr": read_json(won / RATES),
         **as_plain(choice, keep),
-        "doubts": doubts(choice, keep, f"{of}.strengths"),
+        "diverged": diverged,
+        "doubts": doubts(choice, keep, f"{of}.strengths", diverged),
     }
     write_json(folder / "strength.json", told)
     shutil.copytree(won / "adapters", folder / "adapters", copy_function=_link)

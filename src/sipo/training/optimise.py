@@ -18,7 +18,7 @@ from transformers import get_cosine_schedule_with_warmup
 from sipo.disk.damage import note
 from sipo.disk.publishing import replacing
 from sipo.errors import SipoError
-from sipo.finite import finite, infinite_tensor
+from sipo.finite import NotFiniteError, finite, infinite_tensor
 from sipo.progress import Advance
 
 DIGEST = hashlib.sha256().digest_size
@@ -112,8 +112,8 @@ def optimise(
     takes the share `warmup` of the steps, rounded up as in transformers, but never all. With a checkpoint, a killed
     training that is called again ends as if nothing had happened, bit by bit.
 
-    Raises SipoError, with the job's name, the step and the way out, for the first loss, gradient norm or parameter that
-    is not finite: nothing is learned from it, and nothing kept.
+    Raises NotFiniteError, with the job's name, the step and the way out, for the first loss, gradient norm or parameter
+    that is not finite: nothing is learned from it, and nothing kept.
     """
     settings, lr, name, way_out = recipe.settings, recipe.lr, job.name, job.way_out
     checkpoint, watch = job.checkpoint, job.watch
@@ -169,7 +169,7 @@ def optimise(
                 _save(checkpoint.path, state, parameters, optimizer, schedule)
                 saved = time.monotonic()
     if infinite_tensor(("", parameter) for parameter in parameters) is not None:
-        raise SipoError(f"{name}, step {steps} of {steps}: a parameter is no finite number; {way_out}")
+        raise NotFiniteError(f"{name}, step {steps} of {steps}: a parameter is no finite number; {way_out}")
     if state["best"] is not None:
         with torch.no_grad():
             for parameter, best in zip(parameters, state["best"], strict=True):
