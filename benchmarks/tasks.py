@@ -32,11 +32,12 @@ def small_task(bench: Bench, rows: int, engines: Engines = opened, **changed: ob
             source.write_text("".join(json.dumps(row) + "\n" for row in _rows(settings["objectives"])))
         settings["run_dir"] = str(folder / "run")
         settings["model"] = {"path": bench.settings.model}
-        settings["data"] |= {"path": str(source), "validation": 0.0, "train_rows": rows}
+        settings["data"] |= {"path": str(source), "validation": 0.0, "test": 0.2, "train_rows": rows}
         settings["data"] |= {"max_response_tokens": bench.settings.new_tokens}
         settings["lora"] = {"r": bench.settings.rank, "alpha": 2 * bench.settings.rank}
         settings["decoding"] = {"temperature": 0.0}
         settings["refine"] = {"review_tokens": bench.settings.new_tokens}
+        settings["realign"] = {"lr": 8.0e-4}  # as strong as a quickstart's may be, without trials
         for section, values in changed.items():
             settings[section] = {**settings.get(section, {}), **values}  # type: ignore[dict-item]
         for training in ("align", "realign"):

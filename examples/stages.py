@@ -15,7 +15,8 @@ refinements = refine(task, policies, samples, out / "refine")
 known = LogprobTable().read(out / "align/logprobs.parquet").read(out / "refine/logprobs.parquet")
 known = score(task, policies, samples, known, out / "score", refinements=refinements)
 candidates = filter(task, samples, known, out / "filter", refinements=refinements)
-realigned = realign(task, policies, candidates, known, out / "realign")
+rates = dict.fromkeys(task.objectives, 8e-4)  # of those that `realign.lr: auto` tries in a run
+realigned = realign(task, policies, candidates, known, out / "realign", rates=rates)
 methods = [base_model(policies), soups(policies), mod(policies), sipo(realigned)]
 answers = answer_prompts(task, methods, out / "answers")
 fronts = compare(task, judge(task, answers, out / "judged"), out / "compare")

@@ -20,6 +20,7 @@ def test_the_stages_one_by_one(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings.pop("run_dir")
+    settings["realign"] = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())["realign"]
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "quickstart.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)

@@ -174,10 +174,13 @@ def test_seeds_of_other_settings_or_rows_are_left_out(ground: Path, tmp_path: Pa
 
 def test_what_older_code_measured_is_made_anew(ground: Path, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = find_ground(str(ground), studies).settings(0, QUIET)
-    before = digest(settings, Arm("a", "mod"))
+    testbeds = [find_ground(on, studies) for on in ("testbed", "testbed:G", "testbed:H-untaught")]
+    before, about = digest(settings, Arm("a", "mod")), [each.about() for each in testbeds]
+    assert len(set(about)) == 3 and find_ground("testbed:H", studies).about() == about[0]
     add = Graph.add
     monkeypatch.setattr(Graph, "add", lambda graph, stage: add(graph, replace(stage, version=stage.version + 1)))
     assert digest(settings, Arm("a", "mod")) != before
+    assert not set(about) & {each.about() for each in testbeds}, "seeds of a testbed know it, too"
 
 
 def test_an_arm_with_other_settings_is_made_anew(ground: Path, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from sipo.models.load import identify
 from sipo.pareto.indicators import Array, reference_below
 from sipo.progress import Progress
 from sipo.task import rows_file
-from sipo.testbed import ENVIRONMENTS, Sft, prepare
+from sipo.testbed import ENVIRONMENTS, Environment, Sft, Testbed, prepare
 
 Settings = dict[str, Any]
 
@@ -38,10 +38,9 @@ class Ground:
 
     def settings(self, seed: int, progress: Progress) -> Settings:
         """Of a run with this seed. All studies share its folder, and so whatever they have in common."""
-        if self.where.partition(":")[0] == TESTBED:
-            environment = self.name.removeprefix(f"{TESTBED}-").removesuffix(UNTAUGHT)
+        if environment := self._environment():
             sft = Sft(teach=("respond",)) if self.name.endswith(UNTAUGHT) else Sft()
-            settings = prepare(ENVIRONMENTS[environment], seed, self.folder / "prepared", sft=sft).settings()
+            settings = prepare(environment, seed, self.folder / "prepared", sft=sft).settings()
         else:
             config = load_config(self.where)
             rows_file(config, progress)
@@ -50,9 +49,16 @@ class Ground:
 
     def about(self) -> str:
         """Tells seeds that were measured here from those of other settings, rows, models or rewards."""
-        if self.where.partition(":")[0] == TESTBED:
-            return self.where
+        if environment := self._environment():  # rows and model follow from it and the seed
+            settings = yaml.safe_load(Testbed(environment, 0, Path(), Path("rows.jsonl")).config_text())
+            return _digest({**settings, "data": {**settings["data"], "path": self.name}}, [])
         return digest_of({**yaml.safe_load(dump_config(load_config(self.where))), "seed": None})
+
+    def _environment(self) -> Environment | None:
+        """None of a configuration."""
+        if self.where.partition(":")[0] != TESTBED:
+            return None
+        return ENVIRONMENTS[self.name.removeprefix(f"{TESTBED}-").removesuffix(UNTAUGHT)]
 
 
 def digest_of(settings: Settings) -> str:
@@ -60,10 +66,15 @@ def digest_of(settings: Settings) -> str:
     made is left out.
     """
     config = parse_config({**settings, "seed": settings["seed"] or 0}, "study")
+    return _digest(settings, [sha256_of(config.data.path), identify(config.model)])
+
+
+def _digest(settings: Settings, files: list[str]) -> str:
+    config = parse_config({**settings, "seed": settings["seed"] or 0}, "study")
     graph = Graph(config)
     named: dict[str, Any] = {each: about for stage in graph for each, about in outside_of(stage, config).items()}
     named |= {stage.name: stage.version for stage in graph if stage.version > 1}
-    content = [named, sha256_of(config.data.path), identify(config.model)]
+    content = [named, *files]
     kept = {key: value for key, value in settings.items() if key not in ("run_dir", "execution", "report")}
     return short_digest(json.dumps([kept, content], sort_keys=True, default=str))
 
