@@ -105,7 +105,7 @@ def test_a_strength_that_diverges_is_told_once_and_left_out(
     run(parse_config(changed, "settings"))
     assert executed[:3] == [f"trials/realign/{name}/policies", f"trials/realign/{name}/answers", "realign"]
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: strength")]
-    assert len(said) == 1 and "x1e+25 diverged and is left out: realigning objective detail, step" in said[0]
+    assert len(said) == 1 and "x1e+25 diverged and is left out: realigning objective detail" in said[0]
     told = read_json(folder / "realign/strength.json")
     assert told["diverged"] == [DIVERGING] and not (folder / f"trials/realign/{name}/policies/adapters").exists()
     assert [told[key] for key in ("chosen", "lr", "trials", "start")] == [
