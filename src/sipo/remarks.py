@@ -26,6 +26,7 @@ FEW_WORKED = 30
 """Rows that SIPO works on; it keeps a response for a part of them."""
 FEW_LABELS = 20
 MANY_CUT = 0.1
+MANY_OBJECTIVES = 3
 MANY_WEIGHTS = 40
 FAST, FULL_RATES = 2e-5, "5e-7 to 1e-6, small ones at up to 1e-5"
 """A rate of DPO on all parameters that is too high, and those that are usual."""
@@ -52,6 +53,16 @@ def about_keys(config: Config) -> list[str]:
     unread = [key for key in changed if not any(f"{key}.".startswith(f"{each}.") for each in read)]
     unread += ["rounds"] if config.rounds > 1 and not improves(config.methods) else []
     return [f"nothing in this run reads {', '.join(unread)}, changed as it may be"] if unread else []
+
+
+def about_methods(config: Config) -> list[str]:
+    names = config.names
+    if len(names) < MANY_OBJECTIVES or "sipo" not in config.methods or "sipo-soups" in config.methods:
+        return []
+    return [
+        f"{len(names)} objectives: soups of the realigned policies may be above MOD of them; with sipo-soups in "
+        "methods, which trains nothing, validation prompts tell which to use"
+    ]
 
 
 def about_weights(config: Config) -> list[str]:

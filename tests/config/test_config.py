@@ -149,6 +149,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "data.conflict_ratio": (0.5, ROWS),
     "evaluate.prompts": (3, ANSWERS),
     "evaluate.per_prompt": (3, ANSWERS),
+    "evaluate.validation_prompts": (3, ["trials/mixing/sipo", "trials/mixing/sipo-soups"]),
     "evaluate.reference_point": ({"detail": 0.0, "brevity": 9.0}, ["compare"]),
     "evaluate.bootstrap": (9, ["compare"]),
     "report.cases": (3, REPORT),
@@ -226,6 +227,8 @@ def test_a_key_changes_the_configuration_and_the_stages_that_depend_on_it(
     values = turn(values, "filter.rule", "paper") if key.startswith(PAPER_ALONE) else values
     section, _, last = key.partition(".")
     values = turn(values, f"{section}.lr", "auto") if last in TRIED else values
+    if key == "evaluate.validation_prompts":
+        values = turn(values, "methods", [*METHODS, "sipo-soups"])
     if key == "policies":
         values.pop("lora")
     before, after = parse_config(values, "before"), parse_config(turn(values, key, value), "after")

@@ -17,10 +17,10 @@ MAXIMISE = {"detail": True, "words": False}
 FRONT = np.array([[3.0, 9.0], [2.5, 7.0], [1.0, 6.0]])
 
 
-def decided(rewards: dict[str, np.ndarray]) -> Decision:
+def decided(rewards: dict[str, np.ndarray], proposal: dict[str, Any] | None = None) -> Decision:
     found = compare(rewards, WEIGHTS, MAXIMISE, unsteered=["base"], times=50)
     objectives = [{"name": "detail", "direction": "maximize"}, {"name": "words", "direction": "minimize"}]
-    return decision({"objectives": objectives, **found}, rewards, LABELS)
+    return decision({"objectives": objectives, **found}, rewards, LABELS, proposal)
 
 
 def drawn(shifts: dict[str, tuple[float, float]], prompts: int = 80, spread: float = 0.3) -> dict[str, np.ndarray]:
@@ -153,3 +153,40 @@ def test_utility_is_the_weighted_sum_of_gains_at_equal_weights() -> None:
 
 def test_weights_in_short() -> None:
     assert ratio({"a": 0.6, "b": 0.4}) == "60 : 40" and ratio({"a": 1 / 3, "b": 2 / 3}) == "33.3 : 66.7"
+
+
+PROPOSAL = {
+    "method": "soups", "other": "mod", "between": ["mod", "soups"], "prompts": 64, "shown": True,
+    "difference": 0.25, "interval": [0.125, 0.375], "p": 0.001,
+}  # fmt: skip
+
+
+def test_between_mod_and_soups_validation_chooses_and_held_out_prompts_measure() -> None:
+    """Whichever the held-out prompts would take."""
+    ahead = drawn({"base": (-1, 2), "soups": (0, 0), "mod": (0.6, -0.6)})
+    found = decided(ahead, PROPOSAL).recommended
+    assert found and found.method == "soups", "validation says so"
+    why = " ".join(found.why)
+    assert "soups is above mod on 64 validation prompts (difference of utility 0.250, 95 % interval 0.125 to" in why
+    assert "On the held-out prompts mod is above it all the same." in why
+    assert "have chosen" not in why, "there was nothing left to choose"
+    behind = decided(ahead, {**PROPOSAL, "method": "mod", "other": "soups"}).recommended
+    assert behind and behind.method == "mod" and "all the same" not in " ".join(behind.why)
+
+    alike = {**PROPOSAL, "shown": False, "difference": -0.25, "interval": [-0.75, 0.25]}
+    even = decided(drawn({"base": (-1, 2), "soups": (0, 0), "mod": (0, 0)}), alike).recommended
+    assert even and even.method == "soups" and "one model writes the answers of soups" in " ".join(even.why)
+
+
+def test_what_validation_cannot_tell_held_out_prompts_choose_and_it_is_said() -> None:
+    few = {**PROPOSAL, "method": None, "other": None, "prompts": 12}
+    found = decided(drawn({"base": (-1, 2), "soups": (0, 0), "mod": (0.6, -0.6)}), few).recommended
+    assert found and found.method == "mod"
+    assert any(line.startswith("12 validation prompts cannot tell soups from mod: give 30") for line in found.why)
+    assert any("the held-out prompts that measure them have chosen" in line for line in found.why)
+
+
+def test_what_is_no_better_than_base_is_not_recommended_whatever_validation_says() -> None:
+    generator = np.random.default_rng(3)
+    same = decided({name: generator.normal(size=(3, 60, 2)) for name in ("base", "mod", "soups")}, PROPOSAL)
+    assert same.recommended is None and "keep the base model" in same.instead

@@ -75,5 +75,7 @@ TRIAL = Part(".", _place)
 """A folder with policies, how they were trained and their rates; without policies where the training diverged."""
 TRIAL_POLICIES = Part("adapters", _tried)
 """The policies of a trial, none where its training diverged."""
+PROPOSAL = Part("proposal.json", _json)
+"""Which of MOD and soups validation proposes for use."""
 STRENGTH = Part("strength.json", _json)
 """Every strength that was tried, and which was taken."""

@@ -220,6 +220,16 @@ def trial_answers(plan: Plan, limit: int) -> Work:
     return Work(written=prompts * (plan.n + 1), reading=models * plan.lengths.prompt, decoding=models * plan.longest)
 
 
+def middle_answers(plan: Plan, models: int) -> Work:
+    """Validation prompts answered at equal weights by so many models."""
+    prompts = min(plan.config.evaluate.validation_prompts, plan.sizes.validation)
+    return Work(
+        written=prompts,
+        reading=models * prompts * plan.lengths.prompt,
+        decoding=models * prompts * plan.longest,
+    )
+
+
 def trial_scores(plan: Plan) -> Work:
     rows = plan.n * plan.sizes.validation
     return Work(scored=2 * rows, scoring=rows * plan.both)

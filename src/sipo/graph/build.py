@@ -29,6 +29,7 @@ from sipo.errors import SipoError
 from sipo.filters.registry import find as find_rule
 from sipo.filters.registry import soups_of
 from sipo.graph.key import is_key
+from sipo.graph.proposal import proposed
 from sipo.graph.trials import best_aligned, best_realigned, trained_by
 from sipo.methods.registry import find
 from sipo.methods.spec import MethodSpec
@@ -66,6 +67,7 @@ class Graph:
         needs = {find(name): self._needs(find(name)) for name in dict.fromkeys(config.methods)}
         answers = {spec.name: self._answered(spec, inputs)[RESPONSES] for spec, inputs in needs.items()}
         judged = {name: self._judged(name, output, answers)[RESPONSES] for name, output in answers.items()}
+        self.proposal = proposed(self, needs)
         self.compare = self._compared(judged)
         self.report = self._reported(judged)
 
@@ -298,6 +300,7 @@ class Graph:
             "fronts": self.compare[FRONTS],
             "responses": tuple(judged.values()),
             "training": trained,
+            **({"proposal": self.proposal} if self.proposal else {}),
         }
         chosen = [stage for stage in self if CHOICE in stage.writes]
         if chosen:  # of the last round

@@ -24,6 +24,10 @@ SPELLED_OUT = 4
 """Objectives that a sentence tells one by one, with their numbers."""
 RIVALS = 4
 """Methods that the sentence holds the one in focus against."""
+CHOSEN_HERE = (
+    "Between methods of different policies the held-out prompts that measure them have chosen; the intervals hold for "
+    "all points that could have been recommended."
+)
 FIRST = ("base", "mod", "soups")
 """They come before others."""
 
@@ -75,12 +79,17 @@ class Decision:
 
 
 def decision(
-    fronts: Mapping[str, Any], rewards: Mapping[str, Array], weights: Sequence[Mapping[str, float]]
+    fronts: Mapping[str, Any],
+    rewards: Mapping[str, Array],
+    weights: Sequence[Mapping[str, float]],
+    proposal: Mapping[str, Any] | None = None,
 ) -> Decision:
-    """Of methods' true rewards [M, P, N] at the run's weights; `fronts` holds the verdicts by utility."""
+    """Of methods' true rewards [M, P, N] at the run's weights; `fronts` holds the verdicts by utility, `proposal` is
+    what validation says, as in `proposal.json`.
+    """
     maximise = {each["name"]: each["direction"] == "maximize" for each in fronts["objectives"]}
     told = gains(rewards, maximise, list(pairs(list(rewards))))
-    recommended, instead = _recommended(fronts, rewards, weights, maximise)
+    recommended, instead = _recommended(fronts, rewards, weights, maximise, proposal or {})
     focus = "sipo" if "sipo" in rewards else recommended.method if recommended else _foremost(fronts)
     lines = _lines(told, list(rewards), focus)
     return Decision(focus, _sentence(lines, focus, fronts["prompts"]), lines, recommended, instead)
@@ -162,8 +171,11 @@ def _recommended(
     rewards: Mapping[str, Array],
     weights: Sequence[Mapping[str, float]],
     maximise: Mapping[str, bool],
+    proposal: Mapping[str, Any],
 ) -> tuple[Recommended | None, str]:
-    """The method that nothing is shown to be above, and of those the cheapest; there, the weight of equal gain."""
+    """The method that nothing is shown to be above, and of those the cheapest; there, the weight of equal gain. Of two
+    that validation has chosen between, the other is left out.
+    """
     candidates = [name for name in steered(fronts["methods"]) if name in specs()]
     if not candidates:
         return None, "No method of this run is steered by weights: add mod or soups to `methods`."
@@ -171,13 +183,21 @@ def _recommended(
         return None, f"No weight is recommended from fewer than {ENOUGH} held-out prompts."
     above = {(each.method, each.other) for each in findings(fronts) if each.word == "above"}
     above |= {(each.other, each.method) for each in findings(fronts) if each.word == "below"}
-    better = [name for name in candidates if "base" not in rewards or (name, "base") in above]
+    proposed, rival = proposal.get("method"), proposal.get("other")
+    open_ = [name for name in candidates if not (proposed in candidates and name == rival)]
+    better = [name for name in open_ if "base" not in rewards or (name, "base") in above]
     if not better:
         return None, "No method is shown to be better than the base model by mean utility: keep the base model for now."
     best = [name for name in better if not any((other, name) in above for other in better)] or better
     cost = {name: max(find(name).models(tuple(weight.values())) for weight in weights) for name in best}
     method = min(best, key=lambda name: (cost[name], -fronts["methods"][name]["utility"]))
     why = [_why_method(method, best, [name for name in better if name not in best], cost, "base" in rewards)]
+    if method == proposed or (proposal and not proposed):
+        why.append(why_proposed(proposal))
+    if method == proposed and (rival, method) in above:
+        why.append(f"On the held-out prompts {rival} is above it all the same.")
+    if len(open_) > 1:
+        why.append(CHOSEN_HERE)
 
     base_P_N = rewards["base"].mean(axis=0) if "base" in rewards else None
     larger, mine = list(maximise.values()), rewards[method]
@@ -231,6 +251,23 @@ def _why_method(
         models = "one model writes its answers" if cost[method] == 1 else f"{cost[method]} models write its answers"
         told += f"; {models}, where {listed(dearer)} {'runs' if len(dearer) == 1 else 'run'} {cost[dearer[0]]} at once"
     return f"{told}."
+
+
+def why_proposed(proposal: Mapping[str, Any]) -> str:
+    """Why MOD or soups of the same policies, in words."""
+    mod, soups = proposal["between"]
+    count = proposal["prompts"]
+    prompts = f"{count} validation prompt{'s' * (count != 1)}"
+    if not proposal["method"]:
+        return f"{prompts[0].upper()}{prompts[1:]} cannot tell {soups} from {mod}: give {ENOUGH} or more."
+    difference, low, high = alike(proposal["difference"], *proposal["interval"])
+    numbers = f"difference of utility {difference}, 95 % interval {low} to {high}"
+    if proposal["shown"]:
+        return f"At equal weights {proposal['method']} is above {proposal['other']} on {prompts} ({numbers})."
+    return (
+        f"At equal weights {soups} and {mod} are not told apart on {prompts} ({soups} less {mod}: {numbers}), and one "
+        f"model writes the answers of {soups}."
+    )
 
 
 def _why_weight(place: int, share: Array, weights: Sequence[Mapping[str, float]], is_knee: bool) -> str:

@@ -24,6 +24,8 @@ class Inputs:
     candidates: list[Candidate] = field(default_factory=list)
     filter: dict[str, Any] = field(default_factory=dict)
     """As `filter.json` has it."""
+    proposal: dict[str, Any] = field(default_factory=dict)
+    """As `proposal.json` has it."""
 
     @cached_property
     def chosen(self) -> dict[str, Candidate]:

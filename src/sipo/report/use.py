@@ -17,7 +17,7 @@ def commands(task: Task, inputs: Inputs, found: Decision) -> list[Command]:
     """At the recommended weight or, without one, at the middle one; none where no weight steers anything."""
     run, methods = task.config.run_dir, steered(inputs.fronts["methods"])
     at = found.recommended
-    method = at.method if at else found.focus
+    method = at.method if at else inputs.proposal.get("method") or found.focus
     if method not in methods:
         return []
     weights = at.weights if at else _middle(inputs.fronts["methods"][method]["points"])

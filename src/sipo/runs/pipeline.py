@@ -20,7 +20,7 @@ from sipo.disk.run import NOW
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import outside_of, subject_of
-from sipo.methods.registry import find
+from sipo.methods.registry import find, usual
 from sipo.models.load import find_device
 from sipo.progress import Progress, duration
 from sipo.runs.foresight import SHORT, Course, foresee
@@ -230,7 +230,14 @@ def _conclude(task: Task, run: Path) -> None:
     say(f"fronts   {run / 'compare' / 'fronts.json'}")
     if any(find(name).steered for name in config.methods):
         say(f"choose   {sipo('choose', run, '--knee')}")
-    say(f"ask it   {sipo(*generate(run, weights, question(prompts)))}")
+    say(f"ask it   {sipo(*generate(run, weights, question(prompts), _proposed(run, config)))}")
     say(f"take it  {sipo(*export(run, weights, 'soup'))}")
     if served:
         say(f"serve it {served}")
+
+
+def _proposed(run: Path, config: Config) -> str | None:
+    """The method that validation proposes, where it is not the one that answers anyway."""
+    proposal = Graph(config).proposal
+    method = Outputs(run, config).of(proposal)["method"] if proposal else None
+    return None if method == usual(config.methods) else method

@@ -41,6 +41,9 @@ class Evaluate(Section):
     """At most so many held-out prompts; null takes all."""
     per_prompt: Annotated[Whole, Field(gt=0, le=10_000)] = 1
     """Answers a prompt, method and weight; what no weight steers is asked as often, unless decoding is greedy."""
+    validation_prompts: Positive = 64
+    """At most so many validation prompts are answered by MOD and by soups, where `methods` has both over the newest
+    policies, to tell which to propose for use."""
     reference_point: Shares | None = None
     """The corner from which hypervolume is measured; null puts it just below the worst point found."""
     bootstrap: Annotated[Whole, Field(gt=0, le=100_000)] = 2000

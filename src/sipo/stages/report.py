@@ -42,7 +42,7 @@ def report(
     **improvement: Any,
 ) -> Path:
     """The page; the model and the device are left alone. `choice` and `improvement` are of a run with sipo: samples,
-    refinements and candidates.
+    refinements and candidates; and, where there is one, what is proposed.
     """
     from sipo.report.plots import front_png, training_png  # which load matplotlib
 
@@ -73,7 +73,7 @@ def _told(task: Task, inputs: Inputs) -> dict[str, Any]:
     points = points_of(comparable(inputs.responses), task.objectives, task.weights)
     measured = {name: rewards_of(mine, task.objectives) for name, mine in points.items()}
     weights = [dict(zip(task.objectives, weight, strict=True)) for weight in task.weights]
-    found = decision(fronts, measured, weights)
+    found = decision(fronts, measured, weights, inputs.proposal)
     return {
         "title": task.config.report.title or f"Preference alignment: {', '.join(task.objectives)}",
         "decision": found,
