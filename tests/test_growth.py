@@ -100,12 +100,13 @@ def test_what_is_told_is_the_answer(seed: int, backbone: Backbone) -> None:
         told[prompt - 5] += piece
         pieces += 1
 
-    stream = Stream(codec, {at: at + 5 for at in range(len(answers))}, watch)
+    ended: dict[int, str] = {}
+    stream = Stream(codec, {at: at + 5 for at in range(len(answers))}, watch, lambda at, text: ended.update({at: text}))
     for place in range(max(map(len, answers))):
         for request, ids in enumerate(answers):
             if place < len(ids):
                 stream(request, ids[place])
     whole = [codec.decode(ids) for ids in answers]
-    stream.finish(whole)
-    assert told == whole
+    stream.finish()
+    assert told == whole == [ended[at + 5] for at in range(len(answers))]
     assert pieces > len(answers)

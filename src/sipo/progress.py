@@ -33,7 +33,7 @@ def say(text: str) -> None:
 def say_json(record: Mapping[str, Any]) -> None:
     """A line for scripts: one JSON object, in which null stands for a number that is none."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(_strict(record), ensure_ascii=not unicode, allow_nan=False))
+    print(json.dumps(_strict(record), ensure_ascii=not unicode, allow_nan=False), flush=True)
 
 
 def _strict(value: Any) -> Any:
@@ -68,6 +68,10 @@ class Screen(Console):
         super().__init__(quiet=quiet, highlight=False, markup=False, emoji=False)
         if not self.is_terminal:
             self.soft_wrap, self.width = True, 10_000  # whoever reads a pipe or a file wraps for themselves
+
+    def on_broken_pipe(self) -> None:
+        """Whoever read this has gone: said where all commands end, as for what is printed otherwise."""
+        raise BrokenPipeError
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Every text passes here that is given as a `str`."""

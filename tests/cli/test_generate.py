@@ -2,7 +2,12 @@
 
 import io
 import json
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +15,10 @@ import pytest
 
 import sipo
 from sipo.cli.chat import Conversation
+from sipo.cli.generate import in_order
 from sipo.cli.main import main
 from sipo.config.file import parse_config
+from sipo.finished import answering
 from sipo.models.load import load_backbone
 from sipo.runs.pipeline import run
 
@@ -82,7 +89,65 @@ def test_many_prompts_weights_and_methods_at_one_load(
     assert generate(finished, *asked, *shares, *methods) == 0
     said = capsys.readouterr().out
     assert said.count("\n[soups detail=0.5,brevity=0.5]\n") == 3 and said.count("[base]") == 3
-    assert [line for line in said.splitlines() if line.startswith("> ")][:2] == ["> what is rain", "> what is ice"]
+    blocks = said.rstrip("\n").split("\n> ")
+    assert [each.split("\n")[0] for each in blocks] == ["> what is rain", "what is ice", "system: be kind"]
+    assert all(answer in said for answer in answers)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_answers_are_told_in_order_while_others_are_written(
+    finished: Path,
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch at a time, also of a method that answers after several draws; Ctrl-C leaves what was told until then."""
+    (tmp_path / "prompts.txt").write_text("".join(f"{i} what is rain\n" for i in range(10)))
+    asked = [
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--method",
+        "base",
+        "--method",
+        "best-of-n",
+        "--weights",
+        "detail=1,brevity=0",
+    ]
+    assert generate(finished, *asked, *options) == 0
+    whole = capsys.readouterr().out
+    told: list[str] = []
+
+    def watched(*given: Any) -> list[Any]:
+        told.append(capsys.readouterr().out)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+        return decode(*given)
+
+    decode = answering.decode
+    monkeypatch.setattr(answering, "decode", watched)
+    assert generate(finished, *asked, *options) == 130
+    left = capsys.readouterr()
+    assert left.err == "stopped\n" and whole.startswith("".join(told)) and told[1]
+    assert not left.out or left.out == "\n"
+
+
+def test_in_order() -> None:
+    for order in permutations(range(5)):
+        told: list[tuple[int, str]] = []
+        done = in_order(lambda *each, told=told: told.append(each))
+        for at, place in enumerate(order):
+            done(place, str(place))
+            first = next(place for place in range(6) if place not in order[: at + 1])
+            assert told == [(place, str(place)) for place in range(first)]
+
+
+@pytest.mark.parametrize("verb", ["schema", "data inspect {rows}"])
+def test_where_nobody_reads_it_ends_quietly(verb: str, rows_file: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    line = f"{shlex.quote(sys.executable)} -m sipo {verb.format(rows=shlex.quote(str(rows_file)))} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, env=environment)
+    assert (done.stdout, done.stderr) == ("141\n", "")
 
 
 @pytest.mark.parametrize(

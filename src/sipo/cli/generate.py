@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -93,21 +94,64 @@ def models_of(
 def answer(
     run: "FinishedRun", chats: Sequence[Chat], models: Sequence["AlignedModel"], how: "How", *, as_json: bool
 ) -> None:
-    """Print every model's answer to every prompt: one alone as it comes, several with their prompts, or JSON lines."""
+    """Print every model's answer to every prompt, in order, as they come: several with their prompts, or JSON lines."""
     asks = [(chat, model) for chat in chats for model in models]
-    shown = plain if sys.stdout.isatty() else str  # a pipe gets what the model wrote
-    if len(asks) == 1 and not as_json:
-        told: How = {**how, "watch": lambda _, piece: print(shown(piece), end="", flush=True)}
-        run.generate(asks, **told)
-        print()
-        return
-    answers = run.generate(asks, **how)
+    texts = _Texts(asks)
+    told: How = {"watch": texts.piece, "done": in_order(texts.end)}
     if as_json:
-        for (chat, model), text in zip(asks, answers, strict=True):
-            say_json(_record(chat, model, text))
-        return
-    for line in _told(asks, answers):
-        print(shown(line))
+        told = {"done": in_order(lambda at, text: say_json(_record(*asks[at], text)))}
+    try:
+        run.generate(asks, **{**how, **told})
+    except KeyboardInterrupt:
+        texts.leave()
+        raise
+
+
+def in_order(tell: Callable[[int, str], None]) -> Callable[[int, str], None]:
+    """Is told of places from 0 on in any order, and hands each on once all before it are there."""
+    ended: dict[int, str] = {}
+    turn = 0
+
+    def done(place: int, text: str) -> None:
+        nonlocal turn
+        ended[place] = text
+        while turn in ended:
+            tell(turn, ended.pop(turn))
+            turn += 1
+
+    return done
+
+
+class _Texts:
+    """Prints one answer while it is written; pieces of the ones after it wait for their turn."""
+
+    def __init__(self, asks: Sequence[tuple[Chat, "AlignedModel"]]) -> None:
+        self.heads = list(_heads(asks))
+        self.shown = plain if sys.stdout.isatty() else str  # a pipe gets what the model wrote
+        self.turn, self.begun = 0, False
+        self.waiting: defaultdict[int, str] = defaultdict(str)
+
+    def piece(self, place: int, text: str) -> None:
+        if place == self.turn:
+            self._say(text)
+        else:
+            self.waiting[place] += text
+
+    def end(self, place: int, _: str) -> None:
+        self._say("\n")
+        self.turn, self.begun = place + 1, False
+        if waiting := self.waiting.pop(self.turn, ""):
+            self._say(waiting)
+
+    def leave(self) -> None:
+        """In the middle of an answer, perhaps."""
+        if self.begun:
+            self._say("\n")
+
+    def _say(self, text: str) -> None:
+        head = "" if self.begun else self.heads[self.turn]
+        self.begun = True
+        print(self.shown(head + text), end="", flush=True)
 
 
 def _record(chat: Chat, model: "AlignedModel", text: str) -> dict[str, Any]:
@@ -116,14 +160,16 @@ def _record(chat: Chat, model: "AlignedModel", text: str) -> dict[str, Any]:
     return {"prompt": prompt, "method": model.method, "weights": model.weights, "response": text}
 
 
-def _told(asks: Sequence[tuple[Chat, "AlignedModel"]], answers: Sequence[str]) -> Iterator[str]:
+def _heads(asks: Sequence[tuple[Chat, "AlignedModel"]]) -> Iterator[str]:
+    """What stands before each answer: nothing where there is one alone, else its prompt, and its model if there are
+    several.
+    """
     several = len({id(model) for _, model in asks}) > 1
     before = None
-    for (chat, model), text in zip(asks, answers, strict=True):
-        if chat is not before:
-            yield f"{'' if before is None else chr(10)}> {text_of(chat)}"
+    for chat, model in asks:
+        head = "" if chat is before else f"{'' if before is None else chr(10)}> {text_of(chat)}\n"
         before = chat
-        yield f"\n[{named(model)}]\n{text}" if several else f"\n{text}"
+        yield "" if len(asks) == 1 else f"{head}\n[{named(model)}]\n" if several else f"{head}\n"
 
 
 def named(model: "AlignedModel") -> str:

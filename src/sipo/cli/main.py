@@ -1,11 +1,12 @@
 """The entry point: whatever goes wrong for a user is one line on stderr, with an exit status that tells its kind.
 
-0 is success, 2 something the user can mend, 130 an interrupt, 143 and 129 the signals TERM and HUP. A traceback means
-a bug in sipo.
+0 is success, 2 something the user can mend, 130 an interrupt, 143 and 129 the signals TERM and HUP, 141 that whoever
+read the output has gone (`| head`). A traceback means a bug in sipo.
 """
 
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 from sipo.cli.signals import Stops
 
 RESUMABLE = (["run"], ["testbed"], ["study"], ["data", "label"], ["reward", "train"])
+STDOUT = 1
 INTERRUPTED = 130
+UNREAD = 141
+"""What a shell says of a program that the signal PIPE ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,12 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             stops.at_once = False
             status = app(arguments, prog_name="sipo", standalone_mode=False)
+            sys.stdout.flush()
         except BaseException as error:
+            if isinstance(error, BrokenPipeError | SystemExit) and _nobody_reads():  # typer makes an exit of it
+                return UNREAD
             status = INTERRUPTED if stops.received else _explained(error, arguments)
         if status == INTERRUPTED:
             _stopped(arguments)
             return stops.status
     return status or 0
+
+
+def _nobody_reads() -> bool:
+    """Is it stdout that is closed at its other end? Then nothing is written to it any more, what is left neither."""
+    look = select.poll()
+    look.register(STDOUT, 0)  # errors are told of anyhow
+    broken = bool(look.poll(0))
+    if broken:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return broken
 
 
 def _stopped(arguments: Sequence[str]) -> None:

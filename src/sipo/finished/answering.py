@@ -1,20 +1,18 @@
 """Answers of several models in shared batches, all of their adapters mounted."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sipo.bank import Bank
 from sipo.decoding import Generated, Mixture, Request, decode, embedded
-from sipo.finished.streaming import Stream
+from sipo.finished.streaming import Stream, Watch
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.methods.interface import Aligned
 from sipo.models.chat import Codec
 from sipo.settings import Decoding
-
-Watch = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -53,27 +51,36 @@ class Asked:
 
 
 def answers_to(
-    asked: Sequence[Asked], bank: Bank, codec: Codec, limit: int, rows: int, watch: Watch | None = None
+    asked: Sequence[Asked], bank: Bank, codec: Codec, limit: int, rows: int, told: tuple[Watch | None, Watch | None]
 ) -> list[str]:
-    """One text for each, in order, in batches of at most `rows` rows. Of an answer that is drawn several times, `watch`
-    is told the one that is given, whole.
+    """One text for each, in order, in batches of at most `rows` rows. `told` are who is told of pieces, and of whole
+    answers. Of an answer that is drawn several times they are told the one that is given, whole.
     """
     drawn: list[list[Generated]] = [[] for _ in asked]
+    texts: dict[int, str] = {}
     for decoding in dict.fromkeys(each.decoding for each in asked):
         mine = [(at, draw) for at, each in enumerate(asked) if each.decoding == decoding for draw in each.draws]
         for batch in _batches(mine, rows):
-            told = {place: at for place, (at, _) in enumerate(batch) if len(asked[at].draws) == 1}
-            stream = Stream(codec, told, watch) if watch else None
+            alone = {place: at for place, (at, _) in enumerate(batch) if len(asked[at].draws) == 1}
+            stream = Stream(codec, alone, *told) if any(told) else None
             generated = decode(bank, [draw for _, draw in batch], decoding, limit, codec.stops, stream)
             if stream:
-                stream.finish([codec.decode(each.tokens) for each in generated])
+                stream.finish()
             for (at, _), draw in zip(batch, generated, strict=True):
                 drawn[at].append(draw)
-    texts = [codec.decode(_given(each, draws, bank).tokens) for each, draws in zip(asked, drawn, strict=True)]
-    for at, each in enumerate(asked):
-        if watch and len(each.draws) > 1 and texts[at]:
-            watch(at, texts[at])
-    return texts
+                if len(drawn[at]) == len(asked[at].draws):
+                    texts[at] = codec.decode(_given(asked[at], drawn[at], bank).tokens)
+                    if len(drawn[at]) > 1:
+                        _tell(at, texts[at], *told)
+    return [texts[at] for at in range(len(asked))]
+
+
+def _tell(place: int, text: str, watch: Watch | None, done: Watch | None) -> None:
+    """Of an answer that was chosen from several."""
+    if watch and text:
+        watch(place, text)
+    if done:
+        done(place, text)
 
 
 def _given(asked: Asked, draws: Sequence[Generated], bank: Bank) -> Generated:

@@ -43,6 +43,8 @@ class How(TypedDict, total=False):
     """0 unless given. Each answer draws from a stream of its own, by the seed and its place in the call."""
     watch: Callable[[int, str], None] | None
     """watch(place, text) is told of every piece of an answer as it comes, with the prompt's place in the call."""
+    done: Callable[[int, str], None] | None
+    """done(place, answer) is told of every answer once it is whole, in the order in which they end."""
 
 
 class Ask(NamedTuple):
@@ -141,17 +143,7 @@ class FinishedRun:
             weight = as_weight(weights, names, "weights")
             return AlignedModel(self, dict(zip(names, weight, strict=True)), method, found.at(weight))
 
-    def generate(
-        self,
-        asks: Sequence[tuple[Prompt, "AlignedModel"]],
-        *,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        max_new_tokens: int | None = None,
-        seed: int = 0,
-        watch: Callable[[int, str], None] | None = None,
-    ) -> list[str]:
+    def generate(self, asks: Sequence[tuple[Prompt, "AlignedModel"]], **how: Unpack[How]) -> list[str]:
         """The answers to pairs of a prompt and a model of this run, in order and in shared batches; see `How`.
 
         An answer depends on its neighbours by no more than rounding. Raises SipoError for what is no such pair, a
@@ -166,9 +158,12 @@ class FinishedRun:
         """
         if not isinstance(asks, Iterable):
             raise SipoError(f"asks is {kind_of(asks)}; give a list of (prompt, model)")
+        if unknown := how.keys() - How.__annotations__.keys():
+            raise TypeError(f"generate() got an unexpected keyword argument {min(unknown)!r}")
         asked = [self._ask(each, f"asks[{i}]") for i, each in enumerate(asks)]
-        decoding = adjusted(self.config.decoding, temperature=temperature, top_k=top_k, top_p=top_p)
-        limit = self.config.data.max_response_tokens if max_new_tokens is None else max_new_tokens
+        drawn = {name: how.get(name) for name in ("temperature", "top_k", "top_p")}
+        decoding, limit = adjusted(self.config.decoding, **drawn), how.get("max_new_tokens")
+        limit = self.config.data.max_response_tokens if limit is None else limit
         if not isinstance(limit, Integral) or isinstance(limit, bool) or limit < 1:
             raise SipoError(f"max_new_tokens is {limit!r}; ask for at least 1, as a whole number")
         chats = [chat_of(ask.prompt) for ask in asked]
@@ -178,11 +173,12 @@ class FinishedRun:
             span, models = self._placed([ask.model.aligned for ask in asked])
             prompts = [_encode(self.task, m.aligned.asked(x), limit) for m, x in zip(models, chats, strict=True)]
             wanted = [
-                Asked.of(model, prompt, seed_of(seed, "generate", i), decoding)
+                Asked.of(model, prompt, seed_of(how.get("seed", 0), "generate", i), decoding)
                 for i, (model, prompt) in enumerate(zip(models, prompts, strict=True))
             ]
             rows, codec = self.config.execution.decode_rows, self.task.codec
-            return list(self._local.compute(span, lambda bank: answers_to(wanted, bank, codec, limit, rows, watch)))
+            told = how.get("watch"), how.get("done")
+            return list(self._local.compute(span, lambda bank: answers_to(wanted, bank, codec, limit, rows, told)))
 
     def _logprobs(self, prompts: Sequence[Prompt], responses: Sequence[str], model: "AlignedModel") -> list[float]:
         if model.aligned.best_of:

@@ -1,9 +1,11 @@
 """An answer told as text while it is written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sipo.models.chat import Codec
+
+Watch = Callable[[int, str], None]
 
 
 @dataclass
@@ -25,16 +27,21 @@ class Stream:
     Only the last tokens are decoded again, so that a long answer costs no more a token than a short one.
     """
 
-    def __init__(self, codec: Codec, told: Mapping[int, int], watch: Callable[[int, str], None]) -> None:
-        """`told` are the requests that are told of, each with the place that `watch` knows it by."""
-        self.codec, self.places, self.watch = codec, told, watch
-        self.told: dict[int, _Told] = {}
+    def __init__(self, codec: Codec, told: Mapping[int, int], watch: Watch | None, done: Watch | None = None) -> None:
+        """`told` are the requests that are told of, each with the place that `watch` and `done` know it by."""
+        self.codec, self.places = codec, told
+        self.watch, self.done = watch or _nobody, done or _nobody
+        self.told = {request: _Told() for request in told}
 
     def __call__(self, request: int, token: int) -> None:
-        if token in self.codec.stops or request not in self.places:
+        if request not in self.told:
             return
-        told = self.told.setdefault(request, _Told())
+        told = self.told[request]
         told.tokens.append(token)
+        if token in self.codec.stops:
+            return self._end(request)
+        if self.watch is _nobody:
+            return
         start = told.settled - told.before
         known, text = self._text(told.tokens[start : told.settled]), self._text(told.tokens[start:])
         if text.endswith("\N{REPLACEMENT CHARACTER}"):
@@ -45,13 +52,17 @@ class Stream:
         told.spaces = new[len(new.rstrip()) :]
         self._tell(request, told, new.rstrip())
 
-    def finish(self, texts: Sequence[str]) -> None:
-        for request in self.places:
-            text = texts[request]
-            told = self.told.setdefault(request, _Told())
-            before = "".join(told.pieces)
-            if text.startswith(before):
-                self._tell(request, told, text[len(before) :])
+    def finish(self) -> None:
+        """No token follows: those that have not ended were cut."""
+        for request in tuple(self.told):
+            self._end(request)
+
+    def _end(self, request: int) -> None:
+        told = self.told.pop(request)
+        text, before = self.codec.decode(told.tokens), "".join(told.pieces)
+        if text.startswith(before):
+            self._tell(request, told, text[len(before) :])
+        self.done(self.places[request], text)
 
     def _text(self, tokens: list[int]) -> str:
         return str(self.codec.tokenizer.decode(tokens, skip_special_tokens=True))
@@ -60,3 +71,7 @@ class Stream:
         if piece:
             told.pieces.append(piece)
             self.watch(self.places[request], piece)
+
+
+def _nobody(place: int, text: str) -> None:
+    pass
