@@ -32,4 +32,7 @@ def test_a_browser_draws_knob_cases_and_chart(settings: dict[str, Any], tmp_path
     live = knob[knob.index('class="live"') : knob.index('class="still')]
     assert knob.count('type="range"') == 1 and live.count('<div class="card">') == 2
     assert drawn.count("<article") == len(cases["records"]) > 0
-    assert drawn.count("<svg") == drawn.count('tabindex="0"') == 1, "one stop of the tab key"
+    assert drawn.count('<svg class="chart plane"') == drawn.count('tabindex="0"') == 1, "one stop of the tab key"
+    assert drawn.count('<svg class="chart curves" viewBox="0 0 360 200" role="img"') == 4, "align and realign"
+    decision = drawn[: drawn.index('<section id="knob">')]
+    assert decision.index("<figure") < decision.index('<dl class="commands">'), "seen before what is typed"

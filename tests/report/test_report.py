@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from sipo.methods.registry import specs
 from sipo.pareto.compare import compare
@@ -16,7 +15,7 @@ from sipo.report import fronts as tables
 from sipo.report.facts import costs
 from sipo.report.looks import looks
 from sipo.report.parts import NOTHING
-from sipo.report.plots import _curves, attainment_png, front_png
+from sipo.report.plots import attainment_png, front_png
 from sipo.report.verdict import findings, lift, verdict
 from sipo.report.yields import yields
 
@@ -176,15 +175,6 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def test_fronts_of_many_methods_fit_on_one_picture(dark: bool) -> None:
     lifts = {name: 0.1 * i for i, name in enumerate(name for name in specs() if name != "policies")}
     assert front_png(fronts(lifts | {"policy:detail": 0.0}), dark=dark).startswith(SIGNATURE)
-
-
-def test_a_validation_loss_is_drawn_however_far_off() -> None:
-    losses, accuracies = Figure().subplots(2)
-    steps = [{"step": step, "loss": 0.7 - step / 100, "accuracy": 0.5} for step in (1, 2, 3)]
-    steps[-1]["validation_loss"] = 2.0
-    _curves(losses, accuracies, steps, "C0", "-")
-    low, high = losses.get_ylim()
-    assert low < 0.67 and high > 2.0
 
 
 def record(seconds: float, tokens: int, resumed: bool = False) -> dict[str, Any]:

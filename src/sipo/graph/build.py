@@ -139,7 +139,7 @@ class Graph:
 
     def _fine_tuned(self) -> Output:
         make = later("sipo.stages.sft:sft")
-        tuned = Stage("sft", make, (*ROWS, "sft"), {}, (MODEL,), work=work.sft, peak=_peak("fine_tuning"))
+        tuned = Stage("sft", make, (*ROWS, "sft"), {}, (MODEL, TRAINING), work=work.sft, peak=_peak("fine_tuning"))
         return self.add(tuned)[MODEL]
 
     def _trained(self) -> Stage:
@@ -307,7 +307,7 @@ class Graph:
             last = chosen[-1]
             inputs |= {"candidates": last[CANDIDATES], "choice": last[CHOICE]}
             inputs |= {name: each for name, each in last.inputs.items() if name in ("samples", "refinements")}
-        return self.add(Stage("report", later("sipo.stages.report:report"), SHOWN, inputs, version=2))
+        return self.add(Stage("report", later("sipo.stages.report:report"), SHOWN, inputs, version=3))
 
 
 def _check(needed: Any) -> None:

@@ -4,9 +4,7 @@ Prompts and responses are other people's text and may hold markup; the page's ow
 anything from anywhere.
 """
 
-from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,20 +18,6 @@ DASHES = {"--": "7 4", "-.": "7 3 2 3", ":": "2 3"}
 """Of lines, as SVG has them."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A PNG for light pages and one for dark ones."""
-
-    light: bytes
-    dark: bytes
-    alt: str
-
-    @property
-    def width(self) -> int:
-        """In pixels of the page, of which each has one and a half of the picture's: sharp on fine screens too."""
-        return int.from_bytes(self.light[16:20]) * 2 // 3  # PNG's header
-
-
 def render(**content: Any) -> str:
     """The HTML of `report.html.j2`; it says what it needs, and a missing name is an error."""
     environment = Environment(
@@ -45,7 +29,6 @@ def render(**content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    environment.filters["inline"] = inline
     environment.filters["together"] = together
     environment.globals["dashes"] = DASHES
     environment.filters["ratio"] = ratio
@@ -60,8 +43,3 @@ def together(values: Sequence[float], sign: bool = False) -> list[str]:
 def _plain(value: Any) -> Any:
     """Every value on the page passes here; what is HTML already has passed."""
     return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def inline(png: bytes) -> str:
-    """A data URL."""
-    return "data:image/png;base64," + b64encode(png).decode()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
-from itertools import combinations, cycle, islice
+from itertools import combinations
 from math import ceil
 from typing import Any
 
@@ -12,12 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from sipo.looks import Dashes, Look
+from sipo.looks import Look
 from sipo.pareto.indicators import Array, reference_below
 from sipo.pareto.seeds import attainment, staircase
-from sipo.report.looks import OBJECTIVES, looks
+from sipo.report.looks import looks
 
 Objective = Mapping[str, str]
 """name, direction"""
@@ -87,30 +86,6 @@ def dots_png(
         return _png(figure)
 
 
-def training_png(training: Mapping[str, Sequence[Mapping[str, Any]]], *, dark: bool = False) -> bytes:
-    """Loss and accuracy by step, a column for each stage and a line for each objective."""
-    objectives = list(dict.fromkeys(record["objective"] for steps in training.values() for record in steps))
-    styles = dict(zip(objectives, islice(cycle(OBJECTIVES), len(objectives)), strict=True))
-    with _ink(dark):
-        figure = Figure(figsize=(5.0 * len(training), 5.6), layout="constrained")
-        panels = figure.subplots(2, len(training), squeeze=False, sharex="col")
-        for i, (stage, steps) in enumerate(training.items()):
-            panels[0][i].set_title(stage)
-            panels[1][i].set_xlabel("step")
-            panels[1][i].xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-            for name, style in styles.items():
-                _curves(panels[0][i], panels[1][i], [s for s in steps if s["objective"] == name], *style)
-        panels[0][0].set_ylabel("loss (lower is better)")
-        panels[1][0].set_ylabel("accuracy (higher is better)")
-        handles = [
-            Line2D([], [], color=color, linestyle=dashes, label=name) for name, (color, dashes) in styles.items()
-        ]
-        if any("validation_loss" in step for steps in training.values() for step in steps):
-            handles.append(_validation("0.55", label="validation loss", linestyle=""))
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-        return _png(figure)
-
-
 def _front(
     panel: Axes, methods: Mapping[str, Any], styles: Mapping[str, Look], x: Objective, y: Objective, *, alone: bool
 ) -> None:
@@ -170,32 +145,6 @@ def _legend(figure: Figure, styles: Mapping[str, Look]) -> None:
     ]
     rows = ceil(sum(len(name) + 9 for name in styles) / (11 * figure.get_figwidth()))
     figure.legend(handles=handles, loc="outside lower center", ncols=ceil(len(handles) / rows), frameon=False)
-
-
-def _curves(losses: Axes, accuracies: Axes, steps: Sequence[Mapping[str, Any]], color: str, dashes: Dashes) -> None:
-    """Every step faintly, and the mean of the last few over it."""
-    window = max(1, len(steps) // 15)
-    at = [step["step"] for step in steps]
-    mark = "." if len(steps) < 3 else ""
-    for panel, key in ((losses, "loss"), (accuracies, "accuracy")):
-        values = [step[key] for step in steps]
-        if window > 1:
-            panel.plot(at, values, color=color, linewidth=0.7, alpha=0.3)
-        panel.plot(at, _trailing_mean(values, window), color=color, linestyle=dashes, marker=mark, linewidth=1.8)
-    accuracies.set_ylim(-0.03, 1.03)
-    validated = [(0, step["start_validation_loss"]) for step in steps if "start_validation_loss" in step]
-    validated += [(step["step"], step["validation_loss"]) for step in steps if "validation_loss" in step]
-    for place, value in validated:
-        losses.add_line(_validation(color, [place], [value]))
-    losses.autoscale_view()  # a line that is added does not ask for it
-
-
-def _validation(color: str, xs: Sequence[float] = (), ys: Sequence[float] = (), **about: Any) -> Line2D:
-    return Line2D(xs, ys, color=color, marker="o", markerfacecolor="none", markersize=7, **about)
-
-
-def _trailing_mean(values: Sequence[float], window: int) -> list[float]:
-    return [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]
 
 
 def _ink(dark: bool) -> AbstractContextManager[None]:

@@ -94,7 +94,7 @@ def stayed(training: Mapping[str, Sequence[Mapping[str, Any]]], best: bool) -> s
     """Which trainings of align and of the methods by weight no epoch improved, in words; empty where all did."""
     told = []
     for stage, steps in training.items():
-        if stage.endswith("realign"):  # it keeps its last epoch
+        if stage == "sft" or stage.endswith("realign"):  # they keep their last epoch
             continue
         for name in dict.fromkeys(each["objective"] for each in steps):
             mine = [each for each in steps if each["objective"] == name]

@@ -1,6 +1,6 @@
-"""Stage report: one self-contained page and its pictures, from the tables of the stages before.
+"""Stage report: one self-contained page, and the front as a picture, from the tables of the stages before.
 
-The model is not asked. Writes `report.html`, `front.png` and `training.png`.
+The model is not asked. Writes `report.html` and `front.png`.
 """
 
 from pathlib import Path
@@ -14,13 +14,14 @@ from sipo.records import Response, comparable, points_of, rewards_of
 from sipo.report import answers, chart, rewards
 from sipo.report import fronts as tables
 from sipo.report.cases import cases
+from sipo.report.curves import curves
 from sipo.report.decision import Decision, decision
 from sipo.report.facts import conflicts, costs, facts
 from sipo.report.inputs import Inputs
 from sipo.report.lengths import lengths
 from sipo.report.looks import looks
 from sipo.report.pack import ROOM, pack_list
-from sipo.report.page import Picture, render
+from sipo.report.page import render
 from sipo.report.strength import in_words, table
 from sipo.report.truth import truth
 from sipo.report.use import commands
@@ -44,15 +45,11 @@ def report(
     """The page; the model and the device are left alone. `choice` and `improvement` are of a run with sipo: samples,
     refinements and candidates; and, where there is one, what is proposed.
     """
-    from sipo.report.plots import front_png, training_png  # which load matplotlib
+    from sipo.report.plots import front_png  # which loads matplotlib
 
     rows = worked_rows(task) if choice is not None else []
     originals = {row.id: task.texts(row) for row in rows}
     inputs = Inputs(fronts, responses, training, originals=originals, filter=choice or {}, **improvement)
-    front = Picture(front_png(fronts), front_png(fronts, dark=True), f"Fronts of {', '.join(fronts['methods'])}")
-    curves = Picture(
-        training_png(training), training_png(training, dark=True), f"Training curves of {', '.join(task.objectives)}"
-    )
     told = _told(task, inputs)
     content = {
         **told,
@@ -60,10 +57,8 @@ def report(
         **(_improved(task, inputs, rows) if choice is not None else {"improvement": None}),
         **_run(task, inputs),
     }
-    page = render(training=curves, **content)
-    (folder / "front.png").write_bytes(front.light)
-    (folder / "training.png").write_bytes(curves.light)
-    write_text(folder / "report.html", page)
+    (folder / "front.png").write_bytes(front_png(fronts))
+    write_text(folder / "report.html", render(**content))
     return folder / "report.html"
 
 
@@ -154,6 +149,7 @@ def _run(task: Task, inputs: Inputs) -> dict[str, Any]:
         "costs": costs(task.config.run_dir, records(task)),
         "conflicts": conflicts(task),
         "strengths": [(in_words(each), table(each)) for each in inputs.fronts.get("strengths", {}).values()],
+        "trainings": curves(inputs.training),
         "stayed": stayed(inputs.training, task.config.align.checkpoint == "best"),
     }
 
