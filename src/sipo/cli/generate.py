@@ -97,11 +97,10 @@ def answer(
     """Print every model's answer to every prompt, in order, as they come: several with their prompts, or JSON lines."""
     asks = [(chat, model) for chat in chats for model in models]
     texts = _Texts(asks)
-    told: How = {"watch": texts.piece, "done": in_order(texts.end)}
-    if as_json:
-        told = {"done": in_order(lambda at, text: say_json(_record(*asks[at], text)))}
+    end = (lambda at, text: say_json(_record(*asks[at], text))) if as_json else texts.end
+    told: How = {**how, "watch": None if as_json else texts.piece, "done": in_order(end)}
     try:
-        run.generate(asks, **{**how, **told})
+        run.generate(asks, **told)
     except KeyboardInterrupt:
         texts.leave()
         raise
