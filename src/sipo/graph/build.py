@@ -52,6 +52,8 @@ SHOWN = (
     *("objectives.reward", "objectives.better", "objectives.direction"),
 )
 """What the report tells of."""
+PAIRS = 500
+"""Labelled pairs on which a judge is asked, at most: enough for an interval of four points to either side."""
 
 
 class Graph:
@@ -226,6 +228,7 @@ class Graph:
             writes=(CANDIDATES, CHOICE),
             version=rule.version,
             brought=(rule.decide,),
+            work=work.filtering if "objectives.reward" in rule.reads else work.nothing,
         )
         realigned = Stage(
             f"{at}realign",
@@ -277,7 +280,11 @@ class Graph:
         inputs = {"answers": answers}
         if any(each.compares for each in self.config.objectives):
             inputs["against"] = every["base"]
-        return self.add(Stage(f"judged/{name}", make, reads, inputs, (RESPONSES,), peak=_peak("judging")))
+
+        def cost(plan: work.Plan) -> work.Work:
+            return work.judging(answers.stage.work(plan), base=name == "base")
+
+        return self.add(Stage(f"judged/{name}", make, reads, inputs, (RESPONSES,), work=cost, peak=_peak("judging")))
 
     def _compared(self, judged: Mapping[str, Output]) -> Stage:
         reads = ("seed", "weights", "objectives.direction", "evaluate.reference_point", "evaluate.bootstrap")
@@ -291,8 +298,17 @@ class Graph:
 
     def _agreement(self) -> Stage:
         make = later("sipo.stages.agreement:agreement")
-        reads = (*ROWS, "objectives.reward")
-        return self.add(Stage("agreement", make, reads, {}, (AGREEMENT,), peak=_peak("judging")))
+        return self.add(
+            Stage(
+                "agreement",
+                make,
+                (*ROWS, "objectives.reward"),
+                writes=(AGREEMENT,),
+                given={"pairs": PAIRS},
+                work=partial(work.agreement, pairs=PAIRS),
+                peak=_peak("judging"),
+            )
+        )
 
     def _reported(self, judged: Mapping[str, Output]) -> Stage:
         trained = {stage.name: stage[TRAINING] for stage in self if TRAINING in stage.writes}

@@ -131,6 +131,7 @@ def _taken(
             inputs,
             writes=(*stage.writes, STRENGTH),
             given={"of": of},
+            work=lambda plan: work.Work(judged=sum(each.stage.work(plan).written for each in shown.values())),
             peak=lambda peaks: float(later("sipo.declare.memory:judging")(peaks)),
         )
     )

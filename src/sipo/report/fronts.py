@@ -150,9 +150,10 @@ def _won(row: Mapping[str, Any]) -> list[Cell]:
 
 def trusted(found: Mapping[str, Any]) -> str:
     """How far a judge can be trusted."""
+    kin = f", of the policies' own family ({', '.join(found['kin'])})," if found["kin"] else ""
     if not found["labels"]:
-        return f"{found['judge']} could not be held against labels: there are none"
-    said = f"{found['judge']} agrees with {_rate(found['agreement'])} of {found['labels']} labels"
+        return f"{found['judge']}{kin} could not be held against labels: there are none"
+    said = f"{found['judge']}{kin} agrees with {_rate(found['agreement'])} of {found['labels']} labels"
     if found["first"] is None:
         return said
     return (

@@ -1,6 +1,6 @@
 """Stage agreement: how far the judges can be trusted, on pairs of the data that have labels. Writes `agreement.json`.
 
-The pairs are held-out and validation rows, one a prompt, at most `PAIRS`. A judge that compares is asked which of the
+The pairs are held-out and validation rows, one a prompt. A judge that compares is asked which of the
 row's two responses is better, in both orders, as it is of answers; one that grades, for both grades.
 """
 
@@ -18,29 +18,29 @@ from sipo.pareto.bootstrap import Array
 from sipo.pareto.wins import win_rate
 from sipo.report.fronts import trusted
 from sipo.rewards import Item, first_preferred, score_responses
+from sipo.rewards.kinds.judge import kin_of
 from sipo.rewards.objective import Objective
 from sipo.stages.sample import one_row_a_prompt
 from sipo.task import Task
 
-PAIRS = 500
 
-
-def agreement(task: Task, folder: Path) -> dict[str, Any]:
+def agreement(task: Task, folder: Path, *, pairs: int) -> dict[str, Any]:
     """By objective with a judge: how many `labels` there are, `right` for each (1, 0, or .5 where the judge finds both
     even), its mean as `agreement`; of a judge that compares how often it found better what it read `first`, and the
-    share of pairs in which its two readings are `contradicting` each other.
+    share of pairs in which its two readings are `contradicting` each other. `kin` are the families of models that it is
+    of as well as the policies. `pairs` is how many are asked, at most.
     """
     config = task.config
     judged = [each for each in config.objectives if each.judged]
-    rows = labelled_rows(task, [each.name for each in judged])
+    rows = labelled_rows(task, [each.name for each in judged])[:pairs]
     texts = [(row.prompt, *task.texts(row)) for row in rows]
     grading, comparing = ([each for each in judged if each.compares == compares] for compares in (False, True))
     flat = [Item(prompt, y) for prompt, *both in texts for y in both]
-    pairs = [Item(prompt, second, first) for prompt, first, second in texts]
+    both_orders = [Item(prompt, second, first) for prompt, first, second in texts]
     asked = (config.execution, task.progress)
     grades = {name: np.array(each) for name, each in _of(grading, flat, asked, task).items()}
-    wins = {name: np.array(each) for name, each in _of(comparing, pairs, asked, task).items()}
-    places = first_preferred(comparing, pairs, *asked, moment=task.moment) if comparing and pairs else {}
+    wins = {name: np.array(each) for name, each in _of(comparing, both_orders, asked, task).items()}
+    places = first_preferred(comparing, both_orders, *asked, moment=task.moment) if comparing and rows else {}
     found = {}
     for each in judged:
         labels = np.array([row.sign(each.name) for row in rows], dtype=float)
@@ -48,7 +48,8 @@ def agreement(task: Task, folder: Path) -> dict[str, Any]:
             told = wins[each.name] - 0.5
         else:
             told = (grades[each.name][1::2] - grades[each.name][::2]) * (1 if each.maximise else -1)
-        found[each.name] = _told(each, told, labels, places.get(each.name))
+        kin = kin_of(each.reward, config.model.path)
+        found[each.name] = {**_told(each, told, labels, places.get(each.name)), "kin": kin}
     write_json(folder / "agreement.json", found)
     for name, told_of in found.items():
         task.progress.say(f"{name}: {trusted(told_of)}")
@@ -60,7 +61,7 @@ def labelled_rows(task: Task, objectives: Sequence[str]) -> list[Row]:
     rows = one_row_a_prompt([*task.splits.test, *task.splits.validation])
     rows.sort(key=lambda row: seed_of(task.config.seed, "agreement", row.key))
     usable = [row for row in rows if any(row.preferred[name] is not None for name in objectives)]
-    return [row for row in usable if len({text.strip() for text in task.texts(row)}) == 2][:PAIRS]
+    return [row for row in usable if len({text.strip() for text in task.texts(row)}) == 2]
 
 
 def _of(

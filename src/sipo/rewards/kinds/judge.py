@@ -127,6 +127,26 @@ class Judge(Section):
         return f"{'pairwise ' * self.pairwise}judge {self.model} at {self.address}"
 
 
+FAMILIES = re.compile(
+    r"llama|qwen|qwq|gemma|gemini|mistral|mixtral|ministral|magistral|phi|smollm|deepseek|gpt|claude|olmo|granite|falcon|"
+    r"command|aya|glm|internlm|minimax|kimi|nemotron|hunyuan|yi(?=-)|exaone|solar|grok|bloom|stablelm|opt(?=-)|lfm",
+    re.IGNORECASE,
+)
+"""What names of models have in common with those of their kin."""
+
+
+def families_of(name: str) -> set[str]:
+    """The families that a model's name tells; a distilled one may be of two."""
+    last = name.rstrip("/").replace("package:llm_", "").rpartition("/")[2]
+    return {each.lower() for each in FAMILIES.findall(last)}
+
+
+def kin_of(reward: object, model: str) -> list[str]:
+    """The families that a judge has in common with the policies' model, as far as names tell."""
+    judge = getattr(reward, "model", None) if isinstance(reward, Judge) else None
+    return sorted(families_of(judge or "") & families_of(model))
+
+
 def address_of(url: str) -> str:
     """A URL without user, password, query and fragment."""
     try:
