@@ -35,7 +35,7 @@ from sipo.methods.lw import lw_needs, lw_work
 from sipo.methods.raco import Mgda
 from sipo.methods.registry import built, find, specs
 from sipo.methods.spec import MethodSpec
-from sipo.rewards import scoring
+from sipo.rewards import objective, scoring
 from sipo.rewards.kinds.spec import RewardSpec
 from sipo.rewards.objective import Objective
 from sipo.settings import Execution
@@ -334,7 +334,8 @@ def test_code_from_elsewhere_counts_by_its_content_and_versions_count(
         mine = {each.name: each for each in brought.values()}
         monkeypatch.setattr(build, "find", lambda name: mine.get(name) or find(name))
         monkeypatch.setattr(build, "find_rule", lambda name: brought["RULE"])
-        monkeypatch.setattr(key, "kind_of", lambda reward: brought["REWARD"])
+        for place in (key, objective):
+            monkeypatch.setattr(place, "kind_of", lambda reward: brought["REWARD"])
         key._code.cache_clear()
         about = {"model": "m", "rows": "r", "objectives": ["detail", "brevity"]}
         made = {}

@@ -18,7 +18,6 @@ from sipo.estimate.pace import Pace, measured
 from sipo.estimate.sizes import counted, planned, stated
 from sipo.estimate.table import say_plan
 from sipo.filters.registry import find as find_rule
-from sipo.filters.registry import soups_of
 from sipo.graph.build import Graph
 from sipo.graph.key import subject_of
 from sipo.logprobs.packing import pack
@@ -149,8 +148,9 @@ def about_weights(config: Config) -> list[str]:
         f"samples    at {count} weights between the objectives{_part(drawn, len(names), place)}: "
         f"{count * config.sample.per_weight} a prompt{rewritten}"
     )
-    if soups := soups_of(config):
-        asked = find_rule(config.filter.rule).soups(config.filter)
+    rule = find_rule(config.filter.rule)
+    if soups := rule.judging_soups(config):
+        asked = rule.soups(config.filter)
         part = _part(asked, len(names), "filter.weights") if asked else ""
         lines.append(f"judges     {len(soups)} soups{part}, beside the {len(names)} policies")
     return lines
@@ -182,7 +182,9 @@ def _say_kept(task: Task, sizes: Sizes) -> tuple[int, int] | None:
         task.progress.say()
         task.progress.say(f"yield      the filter may keep a response for {span} of {sizes.worked} rows")
         if least < FEW_KEPT:
-            judges = ", filter.judges: [policies]" if soups_of(task.config) else ""
+            judges = (
+                ", filter.judges: [policies]" if find_rule(task.config.filter.rule).judging_soups(task.config) else ""
+            )
             task.progress.say(
                 f"           fewer than {FEW_KEPT} hardly move a policy; what helps: more rows (sample.prompts, "
                 f"sample.rows), more samples (sample.per_weight){judges}, filter: calibrated"

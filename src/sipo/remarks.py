@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sipo.config import Config
 from sipo.data import Row
-from sipo.filters.registry import soups_of
+from sipo.filters.registry import find as find_rule
 from sipo.graph.build import Graph
 from sipo.graph.trials import tried
 from sipo.graph.view import FREE
@@ -73,7 +73,10 @@ def about_weights(config: Config) -> list[str]:
     if improving:
         drawn = grid(config.sample.weights, names, "sample.weights")
         found["sample.weights"] = (len(drawn), "each prompt is sampled at each of them")
-        found["filter.weights"] = (len(soups_of(config)), "a soup at each of them scores all candidates")
+        found["filter.weights"] = (
+            len(find_rule(config.filter.rule).judging_soups(config)),
+            "a soup at each of them scores all candidates",
+        )
     return [
         f"{place}: {count} of them, and {why}; {place}.at_most takes a part that is well spread"
         for place, (count, why) in found.items()

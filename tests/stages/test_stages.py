@@ -30,6 +30,7 @@ from sipo.progress import Progress
 from sipo.records import Candidate, Refinement, Response, Sample
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
+from sipo.settings import Weights
 from sipo.stages.filter import CHOSEN
 from sipo.stages.filter import filter as filter_
 from sipo.stages.realign import realign
@@ -240,14 +241,15 @@ def test_a_margin_is_in_units_of_the_noise_and_lets_more_rows_stay_for_every_rul
         return candidates, read_json(tmp_path / "filter.json")
 
     known = deepcopy(read("score", LOGPROBS))
-    strict, about = filtered(known, Paper(margin=0))
+    thirds = Weights(divisions=3)
+    strict, about = filtered(known, Paper(margin=0, weights=thirds))
     assert strict == read("filter", CANDIDATES) and about["margins"] is None
     for row in finished.task.splits.validation:  # that tell the labels no better than chance
         for name in finished.task.objectives:
             known.put(policy(name), finished.task.group(row), generator.normal(-20, 2, size=2).tolist())
     kept = []
     for margin in (0.5, 2.0, 1e6):
-        candidates, about = filtered(known, Paper(margin=margin))
+        candidates, about = filtered(known, Paper(margin=margin, weights=thirds))
         soup, policies = about["margins"]["soup:0.666667,0.333333"], ("policy:detail", "policy:brevity")
         detail, brevity = (about["margins"][name] for name in policies)
         assert min(detail, brevity) > 0 and soup == pytest.approx((2 * detail + brevity) / 3)
@@ -261,7 +263,11 @@ def test_a_margin_is_in_units_of_the_noise_and_lets_more_rows_stay_for_every_rul
             ]
             assert [reason for reason in each.reasons if "worse" in reason] == worse
         kept.append({each.row for each in candidates if each.fate == CHOSEN})
-        assert filtered(known, Random(rule="random", margin=margin))[1]["chosen"] == about["chosen"] == len(kept[-1])
+        assert (
+            filtered(known, Random(rule="random", margin=margin, weights=thirds))[1]["chosen"]
+            == about["chosen"]
+            == len(kept[-1])
+        )
     assert {each.row for each in strict if each.fate == CHOSEN} <= kept[0] <= kept[1] <= kept[2]
     assert about["chosen"] > sum(each.fate == CHOSEN for each in strict)
 
@@ -391,7 +397,8 @@ def test_three_objectives_run_end_to_end(make_settings: Callable[[Path], dict], 
     settings["objectives"].append(
         {"name": "tone", "better": "It is kinder.", "reward": "sipo.rewards.text:distinct_words"}
     )
-    settings["sample"] = {"prompts": 16, "per_weight": 4}
+    settings["sample"] = {"prompts": 16, "weights": {"divisions": 2}, "per_weight": 4}
+    settings["filter"] = {"weights": {"divisions": 2}}
     settings["align"]["batch_size"] = 4
     settings["execution"]["decode_rows"] = 64
     finished = Finished(settings)

@@ -12,6 +12,7 @@ from sipo.declare.stage import Inputs
 from sipo.filters.contest import Decision, Pool
 from sipo.settings import Weights
 from sipo.settings.section import Section, rules_in
+from sipo.weights import Weight, between, grid
 
 if TYPE_CHECKING:
     from sipo.graph.build import Graph
@@ -82,6 +83,11 @@ class RuleSpec:
             raise ValueError(f"{self.settings.__name__} is no class of Filter")
         if not isinstance(self.reads, tuple):
             raise ValueError(f"reads of `{self.name}` is no tuple of keys")
+
+    def judging_soups(self, config: Any) -> list[Weight]:
+        """The weights of the soups by which it judges in a run, beside the policies."""
+        asked = self.soups(config.filter)
+        return between(grid(asked, config.names, "filter.weights")) if asked else []
 
     @property
     def name(self) -> str:

@@ -27,7 +27,6 @@ from sipo.declare.parts import (
 from sipo.declare.stage import Inputs, Output, Stage, later
 from sipo.errors import SipoError
 from sipo.filters.registry import find as find_rule
-from sipo.filters.registry import soups_of
 from sipo.graph.key import is_key
 from sipo.graph.proposal import proposed
 from sipo.graph.trials import best_aligned, best_realigned, trained_by
@@ -196,7 +195,7 @@ class Graph:
         """One round (SIPO, section 3): sample, refine, score, filter, and realign the policies that it began with."""
         at, given = ("", {}) if number == 1 else (f"round-{number}/", {"round": number})
         rule = find_rule(self.config.filter.rule)
-        soups = soups_of(self.config)
+        soups = rule.judging_soups(self.config)
         samples = self.on_backbone(
             f"{at}sample",
             later("sipo.stages.sample:sample"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sipo.declare import work
 from sipo.declare.parts import PROPOSAL, RESPONSES
 from sipo.declare.stage import Inputs, Output, Stage, later
-from sipo.methods.registry import find, usual, usual_soup
+from sipo.methods.registry import usual, usual_soup
 from sipo.methods.spec import MethodSpec
 
 if TYPE_CHECKING:
@@ -23,11 +23,12 @@ LIMIT = "evaluate.validation_prompts"
 def proposed(graph: "Graph", needs: Mapping[MethodSpec, Inputs]) -> Output | None:
     """What is proposed for use; None where there is nothing to choose between, or no reward of an answer alone."""
     config = graph.config
-    pair = (usual(config.methods), usual_soup(config.methods))
-    alone = all(objective.scores_alone for objective in config.objectives)
-    if not alone or not set(pair) <= set(config.methods):
+    asked = {spec.name: spec for spec in needs}
+    improving = [name for name, spec in asked.items() if spec.improves]
+    pair = (usual(improving), usual_soup(improving))
+    if not set(pair) <= set(asked) or not all(objective.scores_alone for objective in config.objectives):
         return None
-    shown = {name: _answered(graph, find(name), needs[find(name)]) for name in pair}
+    shown = {name: _answered(graph, asked[name], needs[asked[name]]) for name in pair}
     stage = Stage(
         "propose",
         later("sipo.stages.proposal:propose"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from sipo.bank import Policy
 from sipo.disk.journal import Journal
 from sipo.filters.contest import contests
-from sipo.filters.registry import soups_of
+from sipo.filters.registry import find
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy_points, soup_points
 from sipo.records import Refinement, Sample
 from sipo.stages.sample import worked_rows
@@ -35,7 +35,7 @@ def score(
     rows = worked_rows(task)
     found = contests(rows, {row.id: task.group(row) for row in rows}, samples, refinements)
     models = {REFERENCE: (0.0,) * len(task.objectives), **policy_points(task.objectives)}
-    models |= soup_points(soups_of(task.config) if soups is None else soups)
+    models |= soup_points(find(task.config.filter.rule).judging_soups(task.config) if soups is None else soups)
     plan = [
         ("candidates", [contest.group for contest in found], models),
         ("validation", [task.group(row) for row in task.splits.validation], policy_points(task.objectives)),
