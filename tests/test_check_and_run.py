@@ -219,7 +219,9 @@ def remarks(settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixt
 def test_keys_that_nothing_reads_are_named(
     settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = changed(settings, methods=["mod", "sipo"], refine__enabled=False, raco__c=0.1, align__beta=0.2)
+    asked = changed(
+        settings, methods=["mod", "sipo"], refine__enabled=False, raco__c=0.1, align__beta=0.2, realign__lr="auto"
+    )
     said = remarks(asked, tmp_path, capsys)
     assert "nothing in this run reads refine.review_tokens, raco.c, changed" in said
     said = remarks(changed(settings, methods=["mod", "raco", "sipo"], refine__enabled=True), tmp_path, capsys)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -58,17 +57,6 @@ def test_examples_show_what_comes(path: Path, place: Path, monkeypatch: pytest.M
     for each in found:
         doctest.DocTestRunner(optionflags=NORMAL, verbose=False).run(each, out=said.append)
     assert not said, "".join(said)
-
-
-def test_the_readme_s_python_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    (code,) = re.findall(r"^    run = sipo\.open.*?(?=\n\n)", (ROOT.parents[1] / "README.md").read_text(), re.M | re.S)
-    for ours, here in (("runs/run", "runs/quickstart"), ("helpful", "detail"), ("harmless", "plain")):
-        code = code.replace(ours, here)
-    done: dict[str, Any] = {"sipo": sipo}
-    exec(dedent(code), done)
-    assert done["logprob"] < 0 and isinstance(done["answer"], str)
-    assert (place / "my-adapter" / "adapter_config.json").is_file()
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -5,26 +5,29 @@ import io
 import json
 import re
 import shlex
+import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import typer
 import yaml
+from blocks import BLOCKS, PAGES, ROOT, Block, commands_of
+from pip._internal.commands import create_command
 
+import sipo
 from sipo.cli.app import app
 from sipo.cli.main import main
-from sipo.config.file import load_config
+from sipo.config.file import load_config, parse_config
 from sipo.data.sources.registry import known_sets
 from sipo.studies.registry import find_study
 from sipo.testbed import ENVIRONMENTS
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-PAGES += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
-PROGRAMS = ("sipo", "make", "python", "pip")
+PROGRAMS = ("sipo", "make", "python", "python3", "pip", "source", "cp")
 SHOWN = {
     "# yaml-language-server": "a comment for an editor",
     '{"work": "mod-decode"': "the form of a line of build/bench.json, with dots for numbers",
@@ -35,56 +38,15 @@ SHOWN = {
 """How blocks begin that hold nothing to run, and what they are."""
 
 
-class Block(NamedTuple):
-    page: str
-    line: int
-    kind: str
-    """What a fence calls it; empty for an indented block."""
-    text: str
-
-
-def blocks_of(page: Path) -> Iterator[Block]:
-    lines, name = page.read_text(encoding="utf-8").splitlines(), page.relative_to(ROOT).as_posix()
-    at = 0
-    while at < len(lines):
-        end = at + 1
-        if lines[at].startswith("```"):
-            while not lines[end].startswith("```"):
-                end += 1
-            yield Block(name, at + 1, lines[at][3:].strip(), "\n".join(lines[at + 1 : end]))
-            end += 1
-        elif lines[at].startswith("    ") and not (at and lines[at - 1].strip()):
-            while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
-                end += 1
-            yield Block(name, at + 1, "", "\n".join(line[4:] for line in lines[at:end]).rstrip())
-        at = end
-
-
-BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-
-
-def commands_of(text: str) -> list[list[str]]:
-    """The commands of a shell block, without comments, their variables filled in."""
-    known: dict[str, str] = {}
-    found = []
-    for line in text.replace("\\\n", " ").splitlines():
-        for name, value in known.items():
-            line = line.replace(f"${name}", value)
-        words = shlex.split(line, comments=True)
-        if len(words) == 1 and (given := re.fullmatch(r"([A-Z]+)=(.*)", words[0], re.DOTALL)):
-            known[given[1]] = given[2]
-        elif words:
-            found.append(words)
-    return found
-
-
-def in_shell(text: str) -> bool:
-    return bool(re.match(rf"({'|'.join(PROGRAMS)}) |[A-Z]+=", text))
+def in_shell(block: Block) -> bool:
+    return block.kind in ("sh", "bash") or (
+        not block.kind and bool(re.match(rf"({'|'.join(PROGRAMS)}) |[A-Z]+=", block.text))
+    )
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.page}:{block.line}")
 def test_every_block_is_run_or_read(block: Block) -> None:
-    if in_shell(block.text) or block.kind in ("sh", "bash"):
+    if in_shell(block):
         for words in commands_of(block.text):
             DRY[words[0]](words[1:])
     elif block.kind == "mermaid":
@@ -93,6 +55,10 @@ def test_every_block_is_run_or_read(block: Block) -> None:
         return
     elif block.text.startswith("{"):
         assert [json.loads(line) for line in block.text.splitlines()]
+    elif block.kind == "yaml":
+        assert_configures(block.text, WALKS.get(block.page, ("helpful", "harmless")))
+    elif block.kind == "text":
+        assert block.page in (*WALKS, "docs/trouble.md")  # held there against what is printed
     elif re.match(r"\w+: ", block.text):
         assert all(isinstance(yaml.safe_load(line), dict) for line in block.text.splitlines())
     else:
@@ -135,7 +101,9 @@ def dry_make(words: list[str]) -> None:
 
 
 def dry_python(words: list[str]) -> None:
-    if words[0] == "-m":
+    if words[:2] == ["-m", "venv"]:
+        assert re.fullmatch(r"\.venv(-vllm)?", words[2])
+    elif words[0] == "-m":
         assert words[1].partition(".")[0] in ("benchmarks", "sipo")
         module = ROOT.joinpath(*words[1].split("."))
         assert module.with_suffix(".py").exists() or (module / "__main__.py").exists()
@@ -149,16 +117,32 @@ def dry_python(words: list[str]) -> None:
 
 
 def dry_pip(words: list[str]) -> None:
-    """sipo is installed from its checkout."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    match words:
-        case ["install", "-e", what] if found := re.fullmatch(r"\.\[(\w+(?:,\w+)*)\]", what):
-            assert set(found[1].split(",")) <= set(extras)
-        case _:
-            pytest.fail(f"pip {' '.join(words)}: not from the checkout")
+    """sipo is installed from its checkout, other things in the versions that it knows."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = (ROOT / "constraints.txt").read_text() + (ROOT / "Makefile").read_text()
+    parser: Any = create_command("install").parser
+    given, names = parser.parse_args(words[1:])
+    assert words[0] == "install" and (names or given.editables)
+    for what in given.editables:
+        found = re.fullmatch(r"\.\[(\w+(?:,\w+)*)\]", what)
+        assert found and set(found[1].split(",")) <= set(project["optional-dependencies"]), what
+    assert all((ROOT / path).is_file() for path in given.constraints)
+    assert all(re.search(rf"\b{re.escape(name)}\b", pinned) for name in names), names
+    assert given.index_url in ("https://pypi.org/simple", "https://download.pytorch.org/whl/cpu")
 
 
-DRY = {"sipo": dry_sipo, "make": dry_make, "python": dry_python, "pip": dry_pip}
+def dry_source(words: list[str]) -> None:
+    """The environments that the Makefile makes."""
+    (environment, rest) = words[0].split("/", 1)
+    assert rest == "bin/activate" and f":= {environment}\n" in (ROOT / "Makefile").read_text()
+
+
+def dry_cp(words: list[str]) -> None:
+    assert (ROOT / words[0]).is_file() and len(words) == 2
+
+
+DRY = {"sipo": dry_sipo, "make": dry_make, "python": dry_python, "python3": dry_python}
+DRY |= {"pip": dry_pip, "source": dry_source, "cp": dry_cp}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -179,70 +163,139 @@ def test_commands_in_the_text(page: Path) -> None:
         assert {word for word in rest if word.startswith("--")} <= known, line
 
 
-def test_the_readme_s_own_data(
+WALKS = {
+    "README.md": ("helpful", "harmless"),
+    "docs/ten-minutes.md": ("detail", "plain"),
+    "docs/use.md": ("detail", "plain"),
+    "docs/three-objectives.md": ("correct", "complete", "brief"),
+}
+"""Pages whose commands are run in their order, as they stand, and the objectives that they speak of."""
+NAMES = ("detail", "plain", "kind")
+"""What they are called where they are walked."""
+NOT_WALKED = ("testbed", "study", "demo")
+"""Long; run elsewhere."""
+
+
+@pytest.fixture(scope="module")
+def finished(
+    make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], Path]:
+    """A finished run with so many objectives, made once, as the pages make it."""
+
+    @cache
+    def made(n: int) -> Path:
+        folder = tmp_path_factory.mktemp("walk")
+        with monkeypatched(folder):
+            small = lay_out(NAMES[:n], make_settings(folder))
+            assert main(["init", "run.yaml", "--data", "rows.jsonl"]) == 0
+            complete(Path("run.yaml"), small)
+            assert main(["run", "run.yaml"]) == 0
+        return folder / "runs" / "run"
+
+    return made
+
+
+@contextmanager
+def monkeypatched(folder: Path) -> Iterator[None]:
+    """Where a page is walked: in the folder, from which functions are imported, with nothing on stdin."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        patch.setattr("sys.stdin", io.StringIO(""))
+        yield
+
+
+@pytest.mark.parametrize("page", WALKS)
+def test_a_page_in_its_order(
+    page: str,
+    finished: Callable[[int], Path],
     make_settings: Callable[[Path], dict[str, Any]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Its commands in their order, as they stand; between them what it asks people to do."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    small = make_settings(tmp_path)
+    """Commands and Python; between them what the page asks people to do. What is shown looks as what is printed."""
+    there = finished(len(WALKS[page]))
+    capsys.readouterr()
+    with monkeypatched(tmp_path):
+        small = lay_out(NAMES[: len(WALKS[page])], make_settings(tmp_path))
+        shutil.copytree(there, "runs/quickstart" if page == "docs/use.md" else "runs/run")
+        done = walk(page, small, capsys)
+    assert len(done) > 4 and "choose" in done
+
+
+def walk(page: str, small: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    done, said, names = list[str](), "", {"sipo": sipo}
+    for block in (block for block in BLOCKS if block.page == page):
+        text = block.text
+        for ours, here in zip(WALKS[page], NAMES, strict=False):
+            text = re.sub(rf"\b{ours}\b", here, text)
+        if in_shell(block):
+            said = ""
+            for words in commands_of(text):
+                if words[0] != "sipo" or words[1] in NOT_WALKED or "--measure" in words:
+                    continue
+                if words[1] == "check" and "check" not in done:
+                    complete(Path(words[2]), small)
+                assert main(words[1:]) == 0, (words, capsys.readouterr().err)
+                said += capsys.readouterr().out
+                done.append(words[1])
+        elif block.kind == "text":
+            assert not (missing := beginnings(text) - beginnings(said)), (missing, said)
+        elif block.kind == "python" or text.startswith("run = "):
+            exec(text, names)
+    return done
+
+
+def beginnings(text: str) -> set[str]:
+    """How lines begin, up to the first number, name or text that may be another each time; answers are left out."""
+    told = [re.split(r"[\d=\[']| --", line)[0] for line in text.splitlines() if not line.endswith("...")]
+    return {" ".join(re.sub(r"^(sipo|mod|soups|base) at ", "METHOD at ", each).split()) for each in told}
+
+
+def lay_out(names: tuple[str, ...], small: dict[str, Any]) -> dict[str, Any]:
+    """The files that pages name, and the settings of a tiny run on rows with these objectives."""
+    first, second, *more = names
     rows = Path("rows.jsonl")
-    rows.write_text(
-        rows.read_text()
-        .replace('"detail"', '"helpful"')
-        .replace('"brevity"', '"harmless"')
-        .replace(', "tone": null', "")
-        .replace(', "tone": 0', "")
-        .replace(', "tone": 1', "")
+    renamed = rows.read_text().replace('"detail"', f'"{first}"').replace('"brevity"', f'"{second}"')
+    third = f', "{more[0]}": \\1' if more else ""
+    rows.write_text(re.sub(r', "tone": (null|0|1)', third, renamed))
+    # Rewards in whose range lies what the pages ask for.
+    Path("worth.py").write_text(
+        "def lengths(prompts, responses):\n    return [80 + len(each) % 9 for each in responses]\n"
     )
-    starts = ("sipo data inspect", "sipo choose", "sipo compare")
-    texts = [block.text for block in BLOCKS if block.page == "README.md" and block.text.startswith(starts)]
-    assert len(texts) == len(starts)
-    done = []
-    for words in [words for text in texts for words in commands_of(text)]:
-        if words[1] == "check":
-            complete(Path(words[2]), small)
-        if "ours.jsonl" in words:
-            for name in ("ours", "theirs"):
-                answers = [
-                    {"prompt": f"p{i}", "rewards": {"helpful": i % 3 + (name == "ours"), "length": i}} for i in range(9)
-                ]
-                Path(f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in answers))
-        assert main(words[1:]) == 0, (words, capsys.readouterr().err)
-        done.append(words[1])
-    assert done == [
-        "data",
-        "init",
-        "check",
-        "run",
-        "status",
-        "choose",
-        "generate",
-        "chat",
-        "export",
-        "compare",
-        "compare",
-    ]
+    small["objectives"] = [{"name": name, "better": "It is good.", "reward": "worth:lengths"} for name in names]
+    small |= {"sample": {"prompts": 4, "per_weight": 2}, "evaluate": {"bootstrap": 20, "prompts": 3}}
+    Path("questions.txt").write_text("What is rain?\nWhat is snow?\n")
+    write(
+        "scores.jsonl",
+        (
+            {"question": f"q{i // 2}", "answer": f"a{i}", "words": i % 5} | dict.fromkeys(names[:2], i % 3)
+            for i in range(12)
+        ),
+    )
+    for name in ("ours", "theirs"):
+        write(
+            f"{name}.jsonl",
+            ({"prompt": f"p{i}", "rewards": {first: i % 3 + (name == "ours"), "length": i}} for i in range(9)),
+        )
+    return small
+
+
+def write(path: str, records: Iterable[dict[str, Any]]) -> None:
+    Path(path).write_text("".join(json.dumps(each) + "\n" for each in records))
 
 
 def complete(config: Path, small: dict[str, Any]) -> None:
     """Say what the placeholders ask for, and make the run a tiny one."""
     settings = yaml.safe_load(config.read_text())
-    assert [each["name"] for each in settings["objectives"]] == ["helpful", "harmless"]
-    for ours, theirs in zip(settings["objectives"], small.pop("objectives"), strict=True):
-        ours |= {"better": "It is good.", "reward": theirs["reward"]}
-    settings["data"] |= {key: value for key, value in small.pop("data").items() if key != "path"}
-    del small["run_dir"]
-    config.write_text(
-        yaml.safe_dump(
-            {
-                **settings,
-                **small,
-                "sample": {"prompts": 4, "per_weight": 2},
-                "evaluate": {"bootstrap": 20, "prompts": 3},
-            }
-        )
-    )
+    assert [each["name"] for each in settings["objectives"]] == [each["name"] for each in small["objectives"]]
+    data = {key: value for key, value in small["data"].items() if key != "path"}
+    changed = {key: value for key, value in small.items() if key not in ("data", "run_dir")}
+    config.write_text(yaml.safe_dump({**settings, **changed, "data": {**settings["data"], **data}}))
+
+
+def assert_configures(text: str, names: tuple[str, ...]) -> None:
+    """Sections that a page shows belong to a configuration with its objectives."""
+    objectives = [{"name": name, "better": "It is good."} for name in names]
+    least = {"run_dir": "run", "model": {"path": "model"}, "data": {"path": "rows.jsonl"}, "objectives": objectives}
+    parse_config({**least, **yaml.safe_load(text)}, "a page")

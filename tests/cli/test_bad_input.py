@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors import SafetensorError
 
@@ -424,6 +425,28 @@ def test_a_full_disk_leaves_no_half_an_export(
     argv = [*use(aligned, world.folder)[2], "--method", "soups"]
     assert f"the disk is full: {world.folder / 'soup'}; free some space" in refused(argv, capsys)
     assert world.seen() == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB.\nSee the documentation"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_full_memory_is_a_line_and_the_run_goes_on(
+    error: Exception, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    argv = ["run", world.write(), "--only", "align"]
+    with monkeypatch.context() as broken:
+        broken.setattr("torch.optim.AdamW", full)
+        message = refused(argv, capsys)
+    assert message.startswith("error: the memory is full (") and "lower execution.train_tokens" in message
+    assert main(argv) == 0
 
 
 def test_a_folder_that_may_not_be_written(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
-"""The disk's refusals, as lines for people: a full disk above all."""
+"""What the machine refuses, as lines for people: a full disk above all, and full memory."""
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 WORDS = ("No space left on device", "Disk quota exceeded")  # what safetensors raises has no errno
+
+ALLOCATION = re.compile("can't allocate memory|out of memory")
+"""In what torch raises on a processor, and in some libraries on a GPU."""
 
 
 @contextmanager
@@ -36,3 +40,17 @@ def describe(error: OSError) -> str:
         "move it away, or name another place" if error.errno in IN_THE_WAY else "check the path and its permissions"
     )
     return f"{place}{reason}; {way_out}"
+
+
+def full_memory(error: BaseException) -> str:
+    """What to do where the memory of the machine or of its device did not suffice; empty for other errors."""
+    full = (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    )  # torch's, which may not be here
+    if not full and not (isinstance(error, RuntimeError) and ALLOCATION.search(str(error))):
+        return ""
+    reason = (str(error).strip() or "no more to be had").splitlines()[0].removesuffix(".")
+    return (
+        f"the memory is full ({reason}); lower execution.train_tokens, decode_rows or score_tokens, and run the same "
+        "command again; `sipo check CONFIG --gpu GIB` tells what each stage takes"
+    )

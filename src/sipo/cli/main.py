@@ -66,7 +66,7 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> int:
     """The exit status of what the user can mend, told in a line; anything else is raised again."""
     import typer
 
-    from sipo.cli.disk import describe
+    from sipo.cli.disk import describe, full_memory
     from sipo.errors import SipoError
 
     # The class of usage errors has moved between releases of typer; its public subclass has not.
@@ -75,6 +75,8 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> int:
         return _fail(str(error))
     if isinstance(error, OSError):
         return _fail(describe(error))
+    if full := full_memory(error):
+        return _fail(full)
     if isinstance(error, usage_error):
         message: str = error.format_message()  # type: ignore[attr-defined]
         if type(error).__name__ == "NoArgsIsHelpError":
