@@ -265,6 +265,11 @@ def lay_out(names: tuple[str, ...], small: dict[str, Any]) -> dict[str, Any]:
     )
     small["objectives"] = [{"name": name, "better": "It is good.", "reward": "worth:lengths"} for name in names]
     small |= {"sample": {"prompts": 4, "per_weight": 2}, "evaluate": {"bootstrap": 20, "prompts": 3}}
+    if more:
+        small |= {
+            "methods": ["base", "mod", "sipo"],
+            "weights": {"grid": [*({name: 1} for name in names), dict.fromkeys(names, 1 / 3)]},
+        }
     Path("questions.txt").write_text("What is rain?\nWhat is snow?\n")
     write(
         "scores.jsonl",
