@@ -111,6 +111,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "template: with the longest prompt, an answer and a review",
     ),
     "folds beyond the rows": ({"filter": {"rule": "calibrated", "folds": 90}}, "filter.folds: 90, but there are"),
+    "no such feature": (
+        {"filter": {"rule": "calibrated", "features": ["surfaces"]}},
+        "`surfaces` is no feature; did you mean `surface`?",
+    ),
+    "a reward that no model gives": (
+        {"filter": {"rule": "calibrated", "features": ["surface", "reward"]}},
+        "filter.reward_model names none; name one",
+    ),
+    "no such reward model": (
+        {"filter": {"rule": "calibrated", "features": ["reward"], "reward_model": "./nowhere"}},
+        "filter.reward_model: ",
+    ),
     "a margin without validation rows": (
         {"filter": {"margin": 1.64}, "data__validation": 0},
         "filter.margin: is in units of the noise on validation rows, and `",

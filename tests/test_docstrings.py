@@ -14,6 +14,7 @@ import pytest
 import sipo
 from sipo.config.file import parse_config
 from sipo.data.sources.registry import REGISTRY as SOURCES
+from sipo.filters.features.registry import REGISTRY as FEATURES
 from sipo.filters.registry import REGISTRY as FILTERS
 from sipo.methods.registry import REGISTRY as METHODS
 from sipo.rewards.kinds.registry import REGISTRY as REWARDS
@@ -83,7 +84,7 @@ def _exists(name: str) -> bool:
 
 def test_what_texts_name_of_the_code_is_there() -> None:
     """Modules and what is in them, as pages and docstrings name them; groups of entry points have such names, too."""
-    groups = {registry.group for registry in (METHODS, FILTERS, SOURCES, REWARDS)}
+    groups = {registry.group for registry in (METHODS, FILTERS, FEATURES, SOURCES, REWARDS)}
     top = ROOT.parents[1]
     pages = [*top.glob("*.md"), *(top / "docs").glob("*.md"), *ROOT.rglob("*.py")]
     pages.remove(top / "CHANGELOG.md")  # of what there was, too

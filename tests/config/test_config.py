@@ -139,6 +139,10 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "filter.per_token": (True, FILTER),
     "filter.margin": (1.64, FILTER),
     "filter.features": (["logratios"], FILTER),
+    "filter.tries": (["surface"], FILTER),
+    "filter.components": (3, FILTER),
+    "filter.reward_model": ("owner/rewards", FILTER),
+    "filter.reward_format": ("pair", FILTER),
     "filter.ridge": (2.0, FILTER),
     "filter.folds": (3, ["calibrate", "filter"]),
     "filter.keep": (0.5, FILTER),
@@ -225,6 +229,7 @@ def test_a_key_changes_the_configuration_and_the_stages_that_depend_on_it(
     monkeypatch.chdir(tmp_path)
     value, expected = TURNED[key]
     values = turn(values, "filter.rule", "paper") if key.startswith(PAPER_ALONE) else values
+    values = turn(values, "filter.features", "auto") if key in ("filter.tries", "filter.reward_model") else values
     section, _, last = key.partition(".")
     values = turn(values, f"{section}.lr", "auto") if last in TRIED else values
     if key == "evaluate.validation_prompts":

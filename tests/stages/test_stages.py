@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from score_models import score_model
 from transformers import AutoModelForCausalLM
 
 from sipo.bank import save_adapter, soup
@@ -30,7 +31,6 @@ from sipo.progress import Progress
 from sipo.records import Candidate, Refinement, Response, Sample
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
-from sipo.settings import Weights
 from sipo.stages.filter import CHOSEN
 from sipo.stages.filter import filter as filter_
 from sipo.stages.realign import realign
@@ -235,21 +235,23 @@ def test_a_margin_is_in_units_of_the_noise_and_lets_more_rows_stay_for_every_rul
     read, generator = finished.outputs.read, np.random.default_rng(0)
     inputs = {"samples": read("sample", SAMPLES), "refinements": read("refine", REFINEMENTS)}
 
+    def settings(rule: type[Implicit], margin: float = 0) -> Implicit:
+        return rule(rule=rule.__name__.lower(), margin=margin, weights=finished.config.filter.weights)
+
     def filtered(known: LogprobTable, settings: Implicit) -> tuple[list[Candidate], dict[str, Any]]:
         config = finished.config.model_copy(update={"filter": settings})
         candidates = filter_(Task(config, Progress(quiet=True)), known=known, folder=tmp_path, **inputs)
         return candidates, read_json(tmp_path / "filter.json")
 
     known = deepcopy(read("score", LOGPROBS))
-    thirds = Weights(divisions=3)
-    strict, about = filtered(known, Paper(margin=0, weights=thirds))
+    strict, about = filtered(known, settings(Paper))
     assert strict == read("filter", CANDIDATES) and about["margins"] is None
     for row in finished.task.splits.validation:  # that tell the labels no better than chance
         for name in finished.task.objectives:
             known.put(policy(name), finished.task.group(row), generator.normal(-20, 2, size=2).tolist())
     kept = []
     for margin in (0.5, 2.0, 1e6):
-        candidates, about = filtered(known, Paper(margin=margin, weights=thirds))
+        candidates, about = filtered(known, settings(Paper, margin=margin))
         soup, policies = about["margins"]["soup:0.666667,0.333333"], ("policy:detail", "policy:brevity")
         detail, brevity = (about["margins"][name] for name in policies)
         assert min(detail, brevity) > 0 and soup == pytest.approx((2 * detail + brevity) / 3)
@@ -263,13 +265,40 @@ def test_a_margin_is_in_units_of_the_noise_and_lets_more_rows_stay_for_every_rul
             ]
             assert [reason for reason in each.reasons if "worse" in reason] == worse
         kept.append({each.row for each in candidates if each.fate == CHOSEN})
-        assert (
-            filtered(known, Random(rule="random", margin=margin, weights=thirds))[1]["chosen"]
-            == about["chosen"]
-            == len(kept[-1])
-        )
+        assert filtered(known, settings(Random, margin=margin))[1]["chosen"] == about["chosen"] == len(kept[-1])
     assert {each.row for each in strict if each.fate == CHOSEN} <= kept[0] <= kept[1] <= kept[2]
     assert about["chosen"] > sum(each.fate == CHOSEN for each in strict)
+
+
+def test_judges_on_features_that_need_no_policies_are_chosen_by_held_out_labels(
+    finished: Finished, tmp_path: Path, model_folder: Path
+) -> None:
+    (tmp_path / "rewards").mkdir()
+    score_model(tmp_path / "rewards", model_folder, bias=False, kind="reward", normalised=False)
+    asked = {"reward_model": str(tmp_path / "rewards"), "reward_format": "{prompt} {response}"}
+    keys = {"features": "auto", **asked, "components": 3, "keep": 1}
+    config = parse_config({**finished.config.model_dump(mode="json"), "filter": {"rule": "calibrated", **keys}}, "auto")
+    graph, read = Graph(config), finished.outputs.read
+    stage = graph["filter"]
+    assert "calibrate" not in graph and stage.inputs["labelled"] == graph.align[LOGPROBS]
+    task = Task(config, Progress(quiet=True))
+    candidates = filter_(
+        task.of(stage), read("sample", SAMPLES), read("score", LOGPROBS), tmp_path,
+        refinements=read("refine", REFINEMENTS), labelled=read("align", LOGPROBS),
+    )  # fmt: skip
+    judge, chosen = read_json(tmp_path / "filter.json")["judge"], [c for c in candidates if c.fate == CHOSEN]
+    alone = ["embedding", "length", "reference-per-token", "reward", "surface"]
+    widths = {"embedding": 3, "length": 1, "reference-per-token": 1, "reward": 1, "surface": 6}
+    for name, tried in judge["tried"].items():
+        assert sorted(each["features"][0] for each in tried[:-1]) == alone and sorted(tried[-1]["features"]) == alone
+        assert all(each["numbers"] == sum(widths[feature] for feature in each["features"]) for each in tried)
+        (taken,) = (each for each in tried if each["taken"])
+        assert judge["accuracy"][name] == taken["accuracy"] and set(taken["features"]) <= set(judge["features"])
+        best = max(tried, key=lambda each: each["accuracy"])
+        assert taken["accuracy"] >= best["accuracy"] - best["error"]
+    assert len(chosen) == len({each.row for each in candidates})
+    for each in candidates:
+        assert set(each.rewards) == {"judge:detail", "judge:brevity"}
 
 
 def test_an_original_is_never_chosen(finished: Finished, tmp_path: Path) -> None:

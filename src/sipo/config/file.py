@@ -11,8 +11,10 @@ from sipo.config import Config
 from sipo.data.sources.finding import is_path
 from sipo.disk.damage import CONFIG, is_run
 from sipo.errors import SipoError
+from sipo.filters.registry import specs
 from sipo.rewards.kinds.registry import kinds
 from sipo.settings.explain import explain
+from sipo.settings.section import RULE
 
 
 def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
@@ -106,6 +108,7 @@ def _rebase(values: dict[str, Any], folder: Path) -> None:
             if key != "model" or path.exists():  # a hub id or package:NAME is no path: only what exists
                 section[name] = os.path.abspath(path)  # symbolic links keep their names, and so their suffixes
     _rebase_source(values.get("data"), folder)
+    _rebase_filter(values.get("filter"), folder)
     _rebase_rewards(values, folder)
 
 
@@ -118,6 +121,14 @@ def _rebase_source(data: Any, folder: Path) -> None:
         for name in ("name", "tokenizer"):
             if isinstance(value := source.get(name), str):
                 source[name] = _found_from(folder, value)
+
+
+def _rebase_filter(settings: Any, folder: Path) -> None:
+    """The same for what the keys of a filter rule name; a hub id is no path."""
+    rule = specs().get(str(settings.get(RULE))) if isinstance(settings, dict) else None
+    for name in rule.places if rule else ():
+        if isinstance(value := settings.get(name), str):
+            settings[name] = _found_from(folder, value)
 
 
 def _found_from(folder: Path, value: str) -> str:

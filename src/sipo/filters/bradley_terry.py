@@ -5,30 +5,14 @@ several features of a response, and its weights are fitted on held-out pairs (Br
 other policies' log-ratios, lengths and the reference can correct each other.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sipo.filters.contest import ORIGINALS, Array
-
-
-def response_features(policies_R_N: Array, reference_R: Array, lengths_R: Array, names: Sequence[str]) -> Array:
-    """[R, F]: what a judge sees of R responses, from their summed log-probabilities and lengths in tokens.
-
-    `logratios` are h_i = log pi_i - log pi_ref, N columns; `logratios-per-token` h_i / |y|; `length` |y|;
-    `reference-per-token` log pi_ref / |y|.
-    """
-    ratios = policies_R_N - reference_R[:, None]
-    columns = {
-        "logratios": ratios,
-        "logratios-per-token": ratios / lengths_R[:, None],
-        "length": lengths_R[:, None],
-        "reference-per-token": (reference_R / lengths_R)[:, None],
-    }
-    return np.concatenate([columns[name] for name in names], axis=1)
 
 
 def log_sigmoid(logits: Array) -> Array:
@@ -90,19 +74,76 @@ class LabelledPairs:
     features_P_2_F: Array
     signs_P_N: Array
     """+1 where objective i prefers the second response, -1 where the first, 0 for a tie or no label."""
+    columns: Mapping[str, slice] = field(default_factory=dict)
+    """Where each feature stands in F."""
+
+    def seeing(self, names: Sequence[str]) -> "LabelledPairs":
+        """The pairs with these features alone, in this order."""
+        parts = {name: self.features_P_2_F[:, :, self.columns[name]] for name in names}
+        return LabelledPairs(np.concatenate([*parts.values()], axis=2), self.signs_P_N, places(parts))
+
+    def of(self, which_P: NDArray[Any]) -> "LabelledPairs":
+        return replace(self, features_P_2_F=self.features_P_2_F[which_P], signs_P_N=self.signs_P_N[which_P])
+
+    def about(self, objective: int) -> "LabelledPairs":
+        """With the labels of one objective alone."""
+        return replace(self, signs_P_N=self.signs_P_N[:, [objective]])
 
 
-def fit_utilities(pairs: LabelledPairs, names: Sequence[str], ridge: float) -> BradleyTerry:
-    """The judge of all pairs. An objective without a single label gets zero weights."""
+def places(parts: Mapping[str, Array]) -> dict[str, slice]:
+    """Where the columns of each part stand once they are side by side."""
+    ends = np.cumsum([part.shape[-1] for part in parts.values()]).tolist()
+    return {name: slice(end - part.shape[-1], end) for (name, part), end in zip(parts.items(), ends, strict=True)}
+
+
+def standard(pairs: LabelledPairs) -> tuple[Array, Array]:
+    """Mean and standard deviation [F] over all responses; 1 for what is the same in all."""
     flat = pairs.features_P_2_F.reshape(-1, pairs.features_P_2_F.shape[-1])
-    mean, scale = flat.mean(axis=0), flat.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = flat.std(axis=0)
+    return flat.mean(axis=0), np.where(scale > 0, scale, 1.0)
+
+
+def fit_utilities(
+    pairs: LabelledPairs, names: Sequence[str], ridge: float, reduced: Mapping[str, int] | None = None
+) -> BradleyTerry:
+    """The judge of all pairs. An objective without a single label gets zero weights.
+
+    Of a feature in `reduced` the fit sees so many principal components of the pairs' differences.
+    """
+    mean, scale = standard(pairs)
     differences = (pairs.features_P_2_F[:, 1] - pairs.features_P_2_F[:, 0]) / scale
+    basis = _basis(differences, pairs.columns, reduced or {})
     weights = []
     for signs in pairs.signs_P_N.T:
         given = signs != 0
-        weights.append(fit_bradley_terry(differences[given], signs[given], ridge))
+        seen = differences[given] if basis is None else differences[given] @ basis
+        fitted = fit_bradley_terry(seen, signs[given], ridge)
+        weights.append(fitted if basis is None else basis @ fitted)
     return BradleyTerry(tuple(names), mean, scale, np.stack(weights))
+
+
+def principal_axes(differences_P_F: Array, count: int) -> Array:
+    """[F, K]: the directions in which the pairs differ most, K of at most `count`, each of a length that makes the
+    root mean square of the differences along it 1.
+    """
+    _, sizes, axes = np.linalg.svd(differences_P_F, full_matrices=False)
+    kept = sizes[:count] > 1e-9 * sizes[:1]
+    return np.asarray(axes[:count][kept].T * (np.sqrt(len(differences_P_F)) / sizes[:count][kept]))
+
+
+def _basis(differences_P_F: Array, columns: Mapping[str, slice], reduced: Mapping[str, int]) -> Array | None:
+    """[F, K]: what a fit sees of the columns; None where that is each as it is."""
+    if not reduced.keys() & columns.keys():
+        return None
+    from scipy.linalg import block_diag
+
+    blocks = [
+        principal_axes(differences_P_F[:, place], reduced[name])
+        if name in reduced
+        else np.eye(place.stop - place.start)
+        for name, place in columns.items()
+    ]
+    return np.asarray(block_diag(*blocks))
 
 
 def fit_own_scale(pairs: LabelledPairs, ridge: float) -> BradleyTerry:
@@ -116,22 +157,8 @@ def fit_own_scale(pairs: LabelledPairs, ridge: float) -> BradleyTerry:
     return BradleyTerry(("logratios",), mean, scale, np.diag([float(judge.weights_N_F[0, 0]) for judge in alone]))
 
 
-def accuracy_of(judge: BradleyTerry, pairs: LabelledPairs) -> Array:
-    """[N] share of the given preferences that the judge agrees with; NaN where there is none. Larger is better."""
+def right_of(judge: BradleyTerry, pairs: LabelledPairs) -> Array:
+    """[P, N]: 1 where the judge agrees with the preference, 0 where not, a half where it is even; NaN without one."""
     first, second = (judge.utilities(pairs.features_P_2_F[:, side]) for side in (0, 1))
-    given = pairs.signs_P_N != 0
-    right = ((second - first) * pairs.signs_P_N > 0) & given
-    counts = given.sum(axis=0)
-    return np.where(counts > 0, right.sum(axis=0) / np.maximum(counts, 1), np.nan)
-
-
-def held_out_accuracy(pairs: LabelledPairs, folds_P: NDArray[np.intp], names: Sequence[str], ridge: float) -> Array:
-    """[N] accuracy on each fold of a judge fitted on the others, over all pairs. Larger is better."""
-    right = np.zeros(pairs.signs_P_N.shape[1])
-    for fold in np.unique(folds_P):
-        inside, outside = folds_P == fold, folds_P != fold
-        judge = fit_utilities(LabelledPairs(pairs.features_P_2_F[outside], pairs.signs_P_N[outside]), names, ridge)
-        tested = LabelledPairs(pairs.features_P_2_F[inside], pairs.signs_P_N[inside])
-        right += np.nan_to_num(accuracy_of(judge, tested)) * (tested.signs_P_N != 0).sum(axis=0)
-    counts = (pairs.signs_P_N != 0).sum(axis=0)
-    return np.where(counts > 0, right / np.maximum(counts, 1), np.nan)
+    right = (np.sign((second - first) * pairs.signs_P_N) + 1) / 2
+    return np.where(pairs.signs_P_N != 0, right, np.nan)

@@ -7,47 +7,89 @@ For a candidate c, with u_i the judge's utility for objective i,
 
 y_c has the largest a + b of the pool, and the share `keep` of the rows with the largest a stays. A hard gate would
 fail on ties at the ceiling of an objective; the product forgives them.
+
+What the judges see of a response is `features`, a file each in `sipo.filters.features`. Only those that go by the
+policies need policies that have not seen the labelled rows; without them nothing more is trained.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from sipo.data.splits import folds_of
 from sipo.declare.stage import Inputs
+from sipo.declare.work import Plan, Work
 from sipo.errors import SipoError
-from sipo.filters.bradley_terry import BradleyTerry, fit_utilities, held_out_accuracy, log_sigmoid, soft_dominance
+from sipo.filters.bradley_terry import BradleyTerry, log_sigmoid, soft_dominance
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision, Pool
 from sipo.filters.evidence import by_objective, labelled_pairs, own_accuracy, utilities_of
+from sipo.filters.features.registry import check_name, find, specs
+from sipo.filters.features.spec import FeatureSpec
+from sipo.filters.selection import Fit, Trial, fit_taken, take, tried
 from sipo.filters.spec import Filter, Outcome, RuleSpec
-from sipo.settings.section import Number, Rate, Whole
+from sipo.settings.section import Number, Positive, Rate, Whole
 
 if TYPE_CHECKING:
     from sipo.graph.build import Graph
     from sipo.logprobs.table import LogprobTable
     from sipo.task import Task
 
-Feature = Literal["logratios", "logratios-per-token", "length", "reference-per-token"]
+Feature = Annotated[str, AfterValidator(check_name)]
 
 
 class Calibrated(Filter):
     rule: Literal["calibrated"]
     """By judges that are fitted on labelled pairs out of fold; the surest rows stay."""
-    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = (
+    features: Literal["auto"] | Annotated[tuple[Feature, ...], Field(min_length=1)] = (
         "logratios",
         "logratios-per-token",
         "length",
         "reference-per-token",
     )
-    """What the judges see of a response."""
+    """What the judges see of a response; further ones are surface, embedding and reward. `auto` takes for each
+    objective the best of `tries` by itself, or all of them together, by accuracy on the other folds."""
+    tries: Annotated[tuple[Feature, ...], Field(min_length=1)] | None = None
+    """With `features: auto`, what to try; null is all that need no policies of folds."""
+    components: Positive = 16
+    """Principal components that a judge sees of an embedding."""
+    reward_model: str | None = None
+    """What the feature reward asks: a folder of `sipo reward train`, or a hub id. Train it on other rows than these:
+    accuracy on other folds does not tell what it remembers of their labels."""
+    reward_format: str = "chat"
+    """As a reward's format."""
     ridge: Rate = 1.0
     """How strongly the judges' weights are held near 0."""
     folds: Annotated[Whole, Field(ge=2, le=100)] = 2
-    """Into so many the training rows are cut; policies that were trained on the others score each."""
+    """Into so many the training rows are cut, and judges that were fitted on the others are tried on each; where
+    features go by the policies, policies that were trained on the others score it."""
     keep: Annotated[Number, Field(gt=0, le=1)] = 0.75
     """The share of the rows that are kept: those with the surest y_c."""
+
+    @model_validator(mode="after")
+    def _is_read(self) -> Self:
+        if self.tries is not None and self.features != "auto":
+            raise ValueError("tries: is read with features: auto alone; leave it out")
+        if self.reward_model is not None and "reward" not in self.asked:
+            raise ValueError("reward_model: no feature asks it; put reward into features, or into tries")
+        return self
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The features that are measured."""
+        if self.features != "auto":
+            return tuple(dict.fromkeys(self.features))
+        free = (name for name, each in specs().items() if not each.unseen)
+        tries = self.tries or tuple(name for name in free if name != "reward" or self.reward_model)
+        return tuple(dict.fromkeys(tries))
+
+    @property
+    def sets(self) -> list[tuple[str, ...]]:
+        """Those of which the best is taken, for each objective."""
+        alone = [(name,) for name in self.asked] if self.features == "auto" and len(self.asked) > 1 else []
+        return [*alone, self.asked]
 
 
 def soft_rank(utilities_R_N: Array) -> Array:
@@ -83,50 +125,96 @@ def decide_calibrated(
     return decisions
 
 
-def fit_on_held_out(
-    task: "Task", settings: Calibrated, held_out: "LogprobTable"
+def fit_on_labelled(
+    task: "Task", settings: Calibrated, labelled: "LogprobTable"
 ) -> tuple[BradleyTerry, dict[str, Any]]:
-    """The judge of `features`, fitted on all training rows, and what people should know of it. `held_out` has
-    the rows as `calibrate` scored them.
+    """The judge of all training rows, and what people should know of it. `labelled` has the rows' log-probabilities,
+    as `calibrate` scored them where features go by the policies.
     """
     rows = task.splits.train
-    pairs = labelled_pairs(task, rows, held_out, settings.features)
-    judge = fit_utilities(pairs, settings.features, settings.ridge)
-    folds = folds_of(rows, settings.folds, task.config.seed)
-    of_pair = np.array([folds[row.key] for row in rows])
-    accuracy = held_out_accuracy(pairs, of_pair, settings.features, settings.ridge)
-    report = {
+    pairs, fit = labelled_pairs(task, rows, labelled, settings.asked), fit_of(task, settings)
+    trials = tried(pairs, settings.sets, fit)
+    taken = [take(each) for each in trials]
+    judge = fit_taken(pairs, [each.features for each in taken], fit)
+    report: dict[str, Any] = {
         **judge.as_json(),
-        "accuracy": by_objective(task, accuracy),
-        "accuracy_of_the_policy_alone": by_objective(task, own_accuracy(task, rows, held_out)),
+        "accuracy": by_objective(task, np.array([each.accuracy for each in taken])),
         "pairs": by_objective(task, (pairs.signs_P_N != 0).sum(axis=0)),
+        "tried": {
+            name: [{**asdict(each), "beats_chance": each.beats_chance, "taken": each is mine} for each in one]
+            for name, one, mine in zip(task.objectives, trials, taken, strict=True)
+        },
     }
-    task.progress.table(
-        "judges, on pairs held out",
-        ["objective", "pairs", "accuracy", "of the policy alone"],
-        [
-            [name, *(report[key][name] for key in ("pairs", "accuracy", "accuracy_of_the_policy_alone"))]
-            for name in task.objectives
-        ],
-    )
+    if _goes_by_policies(settings):
+        report["accuracy_of_the_policy_alone"] = by_objective(task, own_accuracy(task, rows, labelled))
+    _tell(task, trials, taken)
     return judge, report
 
 
-def _decide(task: "Task", contests: Sequence[Contest], known: "LogprobTable", *, held_out: "LogprobTable") -> Outcome:
+def fit_of(task: "Task", settings: Calibrated) -> Fit:
+    """How judges are fitted to the training rows."""
+    rows = task.splits.train
+    folds, number = folds_of(rows, settings.folds, task.config.seed), {row.key: at for at, row in enumerate(rows)}
+    reduced = {name: settings.components for name in settings.asked if find(name).reduced}
+    of_pair = np.array([[folds[row.key], number[row.key]] for row in rows])
+    return Fit(settings.ridge, reduced, *of_pair.T)
+
+
+def _tell(task: "Task", trials: Sequence[Sequence[Trial]], taken: Sequence[Trial]) -> None:
+    task.progress.table(
+        "judges, on pairs held out",
+        ["objective", "features", "accuracy", "standard error", "taken"],
+        [
+            [name, " + ".join(each.features), each.accuracy, each.error, "yes" if each is mine else ""]
+            for name, one, mine in zip(task.objectives, trials, taken, strict=True)
+            for each in one
+        ],
+    )
+    if blind := [
+        name for name, one in zip(task.objectives, trials, strict=True) if not any(t.beats_chance for t in one)
+    ]:
+        task.progress.say(
+            f"warning: nothing that was tried tells the labels of {' and '.join(blind)} better than chance, so the "
+            "choice is blind there"
+        )
+
+
+def _decide(task: "Task", contests: Sequence[Contest], known: "LogprobTable", *, labelled: "LogprobTable") -> Outcome:
     settings = cast(Calibrated, task.config.filter)
-    judge, report = fit_on_held_out(task, settings, held_out)
+    judge, report = fit_on_labelled(task, settings, labelled)
     utilities = utilities_of(task, contests, known, judge)
     return Outcome(decide_calibrated(contests, utilities, task.objectives, settings.pool, settings.keep), report)
 
 
+def _asked(settings: Calibrated) -> list[FeatureSpec]:
+    return [find(name) for name in settings.asked]
+
+
+def _goes_by_policies(settings: Calibrated) -> bool:
+    return any(each.unseen for each in _asked(settings))
+
+
 def _needs(graph: "Graph") -> Inputs:
-    return {"held_out": graph.held_out(cast(Calibrated, graph.config.filter).folds)}
+    from sipo.declare.parts import LOGPROBS
+
+    settings = cast(Calibrated, graph.config.filter)
+    unseen = _goes_by_policies(settings)
+    return {"labelled": graph.held_out(settings.folds) if unseen else graph.align[LOGPROBS]}
+
+
+def _work(plan: Plan) -> Work:
+    return sum((each.work(plan) for each in _asked(cast(Calibrated, plan.config.filter))), Work())
+
+
+def _peak(settings: Calibrated) -> Callable[[Any], float] | None:
+    peaks = [each.peak for each in _asked(settings) if each.peak]
+    return (lambda reckoning: max(peak(reckoning) for peak in peaks)) if peaks else None
 
 
 def _fits(task: "Task") -> None:
-    """Are there labels left to train on outside of each fold, for each objective?"""
-    count, rows = cast(Calibrated, task.config.filter).folds, task.splits.train
-    prompts = len({row.key for row in rows})
+    """Are there labels left to train on outside of each fold, for each objective, and all that features ask?"""
+    settings, rows = cast(Calibrated, task.config.filter), task.splits.train
+    count, prompts = settings.folds, len({row.key for row in rows})
     if count > prompts:
         raise SipoError(f"filter.folds: {count}, but there are {prompts} training prompts; lower it")
     folds = folds_of(rows, count, task.config.seed)
@@ -137,6 +225,9 @@ def _fits(task: "Task") -> None:
                 f"filter.folds: all training rows with a label of `{name}` fall into one of {count} folds, so "
                 "there is none to train on outside of it; raise it, or label more rows"
             )
+    for each in _asked(settings):
+        if each.fits:
+            each.fits(task)
 
 
 RULES = (
@@ -147,5 +238,10 @@ RULES = (
         _needs,
         keeps=lambda settings, *_: (settings.keep, settings.keep),
         fits=_fits,
+        asks=lambda settings: tuple(each.measure for each in _asked(settings)),
+        places=("reward_model",),
+        work=_work,
+        peak=_peak,
+        version=2,
     ),
 )

@@ -1,4 +1,4 @@
-"""What speaks for a response: features from the table of log-probabilities, and judges fitted on labelled rows."""
+"""What speaks for a response: features of it, and judges fitted on labelled rows."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,44 +6,46 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sipo.data.rows import Row
-from sipo.filters.bradley_terry import (
-    BradleyTerry,
-    LabelledPairs,
-    fit_own_scale,
-    response_features,
-    soft_dominance,
-)
+from sipo.filters.bradley_terry import BradleyTerry, LabelledPairs, fit_own_scale, places, soft_dominance
 from sipo.filters.contest import Array, Contest
+from sipo.filters.features.registry import find
+from sipo.filters.features.spec import Answers
 
 if TYPE_CHECKING:
-    from sipo.logprobs.packing import Group
     from sipo.logprobs.table import LogprobTable
     from sipo.task import Task
 
-Names = tuple[str, ...]
+
+def of_row(task: "Task", row: Row) -> Answers:
+    """Its two responses, as the run uses them."""
+    return Answers(row.prompt, task.texts(row), task.group(row))
 
 
-def labelled_pairs(task: "Task", rows: list[Row], known: "LogprobTable", names: Names) -> LabelledPairs:
-    """Features and labels of the rows' two responses, by the policies and the reference in `known`."""
-    features, signs = [], []
-    for row in rows:
-        features.append(features_of(task, known, task.group(row), names))
-        signs.append([row.sign(name) for name in task.objectives])
-    return LabelledPairs(np.stack(features), np.array(signs))
+def of_contest(task: "Task", contest: Contest) -> Answers:
+    """The originals, then the candidates."""
+    texts = (*task.texts(contest.row), *(each.response for each in contest.contenders))
+    return Answers(contest.row.prompt, texts, contest.group)
 
 
-def features_of(task: "Task", known: "LogprobTable", group: "Group", names: Names) -> Array:
-    """[R, F] of the responses to one prompt."""
-    from sipo.logprobs.table import REFERENCE, policy
+def features_of(
+    task: "Task", answers: Sequence[Answers], known: "LogprobTable", names: Sequence[str]
+) -> dict[str, list[Array]]:
+    """By feature, [R, F] of each, by the log-probabilities in `known`."""
+    return {name: find(name).measure(task, answers, known) for name in names}
 
-    logprobs = known.of(group, [*map(policy, task.objectives), REFERENCE])
-    lengths = np.array([float(len(response)) for response in group.responses])
-    return response_features(logprobs[:, :-1], logprobs[:, -1], lengths, names)
+
+def labelled_pairs(task: "Task", rows: list[Row], known: "LogprobTable", names: Sequence[str]) -> LabelledPairs:
+    """Features and labels of the rows' two responses."""
+    found = features_of(task, [of_row(task, row) for row in rows], known, names)
+    stacked = {name: np.stack(parts) for name, parts in found.items()}
+    signs = np.array([[row.sign(name) for name in task.objectives] for row in rows])
+    return LabelledPairs(np.concatenate([*stacked.values()], axis=2), signs, places(stacked))
 
 
 def utilities_of(task: "Task", found: Sequence[Contest], known: "LogprobTable", judge: BradleyTerry) -> list[Array]:
     """[2 + C, N] of each contest by a judge, larger is better."""
-    return [judge.utilities(features_of(task, known, contest.group, judge.features)) for contest in found]
+    features = features_of(task, [of_contest(task, each) for each in found], known, judge.features)
+    return [judge.utilities(np.concatenate(mine, axis=1)) for mine in zip(*features.values(), strict=True)]
 
 
 def estimates(task: "Task", found: Sequence[Contest], known: "LogprobTable", ridge: float) -> list[Array] | None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from sipo.declare.work import filtering
 from sipo.filters.contest import CHOSEN, NOT_IN_THE_POOL, ORIGINALS, Array, Contest, Decision, Pool
 from sipo.filters.spec import Filter, Outcome, RuleSpec
 from sipo.pareto.dominance import truly_better
@@ -70,5 +71,6 @@ RULES = (
         "better than both originals by the objectives' own rewards",
         _decide,
         reads=("objectives.reward",),
+        work=filtering,
     ),
 )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sipo.declare.stage import Inputs
+from sipo.declare.work import Plan, Work
+from sipo.declare.work import nothing as no_work
 from sipo.filters.contest import Decision, Pool
 from sipo.settings import Weights
 from sipo.settings.section import Section, rules_in
@@ -51,6 +53,14 @@ def nowhere(_: Any) -> None:
     return None
 
 
+def nobody(_: Any) -> tuple[Callable[..., Any], ...]:
+    return ()
+
+
+def no_model(_: Any) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class RuleSpec:
     settings: type[Filter]
@@ -70,6 +80,14 @@ class RuleSpec:
     samples and rewrites to choose among for a prompt; None where nothing tells."""
     fits: "Callable[[Task], None] | None" = None
     """fits(task) raises SipoError where the rows do not give it what it needs."""
+    asks: Callable[[Any], tuple[Callable[..., Any], ...]] = nobody
+    """asks(settings): functions of other plug-ins that `decide` calls, whose code counts as its own."""
+    places: tuple[str, ...] = ()
+    """Keys that may name a file or a folder, which counts by its content."""
+    work: Callable[[Plan], Work] = no_work
+    """What it has the backbone compute."""
+    peak: Callable[[Any], Callable[[Any], float] | None] = no_model
+    """peak(settings): the most bytes that it holds, as a stage's; None where it asks no model."""
     explains: bool = False
     """Do its decisions hold all that speaks against a candidate?"""
     version: int = 1

@@ -226,8 +226,9 @@ class Graph:
             {"samples": samples, **rewrites, "known": scores, **needed},
             writes=(CANDIDATES, CHOICE),
             version=rule.version,
-            brought=(rule.decide,),
-            work=work.filtering if "objectives.reward" in rule.reads else work.nothing,
+            brought=(rule.decide, *rule.asks(self.config.filter)),
+            work=rule.work,
+            peak=rule.peak(self.config.filter),
         )
         realigned = Stage(
             f"{at}realign",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sipo.config import Config
 from sipo.declare.stage import Part, Stage, function_of
 from sipo.disk.content import Seal, rough_digest, short_digest
+from sipo.filters.registry import find as find_rule
 from sipo.rewards.kinds.registry import kind_of
 from sipo.rewards.objective import Objective
 from sipo.settings import Section
@@ -62,6 +63,8 @@ def outside_of(stage: Stage, config: Config) -> dict[str, str | None]:
         path = getattr(config.refine, name)
         if path is not None and f"refine.{name}" in stage.reads:
             found[f"refine.{name}"] = short_digest(path.read_bytes()) if path.is_file() else None
+    if "filter" in stage.reads:
+        found.update(_at_places("filter", config.filter, find_rule(config.filter.rule).places))
     if "objectives.reward" in stage.reads:
         for objective in config.objectives:
             found.update(_named_by(objective))
@@ -149,10 +152,15 @@ def _named_by(objective: Objective) -> Iterator[tuple[str, str | None]]:
     elif isinstance(reward, Section):
         kind = kind_of(reward)
         yield from code_of(kind.scorer)
-        for name in kind.places:
-            path = Path(getattr(reward, name) or "").expanduser()
-            if path.is_absolute() or (path.parts and path.exists()):
-                yield f"{place}.{name}", rough_digest(path) if path.exists() else None
+        yield from _at_places(place, reward, kind.places)
+
+
+def _at_places(section: str, settings: Section, names: tuple[str, ...]) -> Iterator[tuple[str, str | None]]:
+    """What keys that may name a file or a folder name, and its digest."""
+    for name in names:
+        path = Path(getattr(settings, name) or "").expanduser()
+        if path.is_absolute() or (path.parts and path.exists()):
+            yield f"{section}.{name}", rough_digest(path) if path.exists() else None
 
 
 def code_of(*functions: Callable[..., Any]) -> Iterator[tuple[str, str | None]]:

@@ -7,7 +7,7 @@ from typing import Any
 from sipo.data import Row
 from sipo.filters.registry import find
 from sipo.report.inputs import Inputs
-from sipo.report.parts import Cell, Table, share
+from sipo.report.parts import Cell, Table, listed, share
 from sipo.report.truth import Truth
 from sipo.task import Task
 
@@ -58,6 +58,28 @@ def yields(task: Task, inputs: Inputs, rows: list[Row]) -> Table:
         ],
         lead=2,
     )  # fmt: skip
+
+
+def judges(inputs: Inputs) -> Table | None:
+    """Where the filter fitted judges: what they saw, and how often they agreed with labels of other folds."""
+    fitted = inputs.filter.get("judge") or {}
+    rows: list[list[Cell]] = [
+        [name, " + ".join(each["features"]), f"{each['accuracy']:.2f}", f"{each['error']:.2f}", taken]
+        for name, tried in fitted.get("tried", {}).items()
+        for each in tried
+        for taken in ["yes" if each["taken"] else "no"]
+    ]
+    if not rows:
+        return None
+    blind = [name for name, tried in fitted["tried"].items() if not any(each["beats_chance"] for each in tried)]
+    caption = (
+        "What the filter's judges see of a response, and how often they agree with labels of folds that they were not "
+        "fitted on; a half is chance. Of those within a standard error of the best, the one of the fewest numbers is "
+        "taken."
+    )
+    if blind:
+        caption += f" Nothing tells the labels of {listed(blind)} better than chance: the choice is blind there."
+    return Table(["objective", "features", "accuracy", "standard error", "taken"], rows, caption, lead=2)
 
 
 def trust(inputs: Inputs, truth: Truth) -> str:

@@ -1,7 +1,7 @@
 """Stage filter: choose y_c among the candidates to each row, or none (SIPO, Eq. 6 and 7).
 
-`filter.rule` names what decides, a file of `sipo.filters`. The model is not asked again. Writes `candidates.jsonl`
-(every candidate, its scores, why it fell) and `filter.json` (how sure the choice is).
+`filter.rule` names what decides, a file of `sipo.filters`. The model is asked again for embeddings alone. Writes
+`candidates.jsonl` (every candidate, its scores, why it fell) and `filter.json` (how sure the choice is).
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ def filter(
     **needed: Any,
 ) -> list[Candidate]:
     """Every candidate with its scores and fate. `known` is what `score` returned, `needed` what the rule needs besides:
-    `calibrated` has what `calibrate` returned as `held_out`.
+    `calibrated` has what `calibrate` or `align` returned as `labelled`.
     """
     rows = worked_rows(task)
     found = contests(rows, {row.id: task.group(row) for row in rows}, samples, refinements)

@@ -26,7 +26,7 @@ from sipo.report.strength import in_words, table
 from sipo.report.truth import truth
 from sipo.report.use import commands
 from sipo.report.verdict import lift, verdict
-from sipo.report.yields import chose_nothing, stayed, trust, why_fallen, yields
+from sipo.report.yields import chose_nothing, judges, stayed, trust, why_fallen, yields
 from sipo.stages.filter import WAYS_OUT
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
@@ -131,6 +131,7 @@ def _improved(task: Task, inputs: Inputs, rows: list[Row]) -> dict[str, Any]:
         "improvement": {
             "chose_nothing": chose_nothing(inputs, WAYS_OUT),
             "yields": yields(task, inputs, rows),
+            "judges": judges(inputs),
             "why_fallen": why_fallen(inputs),
             "trust": trust(inputs, known),
             "by_kind": rewards.by_kind(rows, inputs, objectives, true),

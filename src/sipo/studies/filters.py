@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,8 +31,9 @@ from sipo.task import Task
 FEATURES = ("logratios", "logratios-per-token", "length", "reference-per-token")
 
 
-def _calibrated(pool: str, features: Sequence[str] = FEATURES) -> dict[str, Any]:
-    return {"filter.rule": "calibrated", "filter.pool": pool, "filter.features": list(features)}
+def _calibrated(pool: str, features: Sequence[str] | Literal["auto"] = FEATURES) -> dict[str, Any]:
+    asked = features if features == "auto" else list(features)
+    return {"filter.rule": "calibrated", "filter.pool": pool, "filter.features": asked}
 
 
 RULES: dict[str, dict[str, Any]] = {
@@ -49,6 +50,14 @@ RULES: dict[str, dict[str, Any]] = {
         for name in FEATURES
     },
     "calibrated, rewrites, log-ratios alone": _calibrated("rewrites", FEATURES[:1]),
+    **{
+        f"calibrated, rewrites, {name}": _calibrated("rewrites", features)
+        for name, features in {"surface alone": ["surface"], "with embedding": [*FEATURES, "embedding"]}.items()
+    },
+    "calibrated, rewrites, auto": {
+        **_calibrated("rewrites", "auto"),
+        "filter.tries": [*FEATURES, "surface", "embedding"],
+    },
     "random": {"filter.rule": "random", "filter.pool": "all"},
     "random, rewrites": {"filter.rule": "random", "filter.pool": "rewrites"},
     "longest, rewrites": {"filter.rule": "longest", "filter.pool": "rewrites"},

@@ -18,9 +18,9 @@ from sipo.declare.parts import LOGPROBS, REFINEMENTS, SAMPLES
 from sipo.decoding import at_soup
 from sipo.disk.run import RunFolder
 from sipo.filters.bradley_terry import LabelledPairs, fit_utilities
-from sipo.filters.calibrated import Calibrated, decide_calibrated, fit_on_held_out
+from sipo.filters.calibrated import Calibrated, decide_calibrated, fit_on_labelled
 from sipo.filters.contest import CHOSEN, Array, Contest, contests
-from sipo.filters.evidence import features_of, labelled_pairs, utilities_of
+from sipo.filters.evidence import features_of, labelled_pairs, of_contest, utilities_of
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import ScoreRequest
 from sipo.logprobs.table import LogprobTable, policy
@@ -68,7 +68,7 @@ def _chosen(task: Task, found: Sequence[Contest], utilities: Sequence[Array]) ->
 def _ensemble(
     run: Path, task: Task, found: Sequence[Contest], known: LogprobTable, held_out: LogprobTable
 ) -> list[Array]:
-    judge, _ = fit_on_held_out(task, _settings(task), held_out)
+    judge, _ = fit_on_labelled(task, _settings(task), held_out)
     tables = [known, *(_fold_table(run, task, found, known, fold) for fold in range(_settings(task).folds))]
     by_table = [utilities_of(task, found, table, judge) for table in tables]
     return [np.mean(mine, axis=0) for mine in zip(*by_table, strict=True)]
@@ -94,7 +94,7 @@ def _fold_table(run: Path, task: Task, found: Sequence[Contest], known: LogprobT
 
 def _with_head(task: Task, found: Sequence[Contest], known: LogprobTable, held_out: LogprobTable) -> list[Array]:
     settings, rows = _settings(task), task.splits.train
-    pairs = labelled_pairs(task, rows, held_out, settings.features)
+    pairs = labelled_pairs(task, rows, held_out, settings.asked)
     folds = folds_of(rows, settings.folds, task.config.seed)
     of_pair = np.array([folds[row.key] for row in rows])
     states = LabelledPairs(np.stack(_last_states(task.bank, [task.group(row) for row in rows])), pairs.signs_P_N)
@@ -107,15 +107,16 @@ def _with_head(task: Task, found: Sequence[Contest], known: LogprobTable, held_o
         scored[inside] = head.utilities(states.features_P_2_F[inside])
     judge = fit_utilities(
         LabelledPairs(np.concatenate([pairs.features_P_2_F, scored], axis=2), pairs.signs_P_N),
-        (*settings.features, "reward head"),
+        (*settings.asked, "reward head"),
         settings.ridge,
     )
     head = fit_utilities(states, ("state",), HEAD_RIDGE)
-    utilities = []
-    for each, mine in zip(found, _last_states(task.bank, [each.group for each in found]), strict=True):
-        features = features_of(task, known, each.group, settings.features)
-        utilities.append(judge.utilities(np.concatenate([features, head.utilities(mine)], axis=1)))
-    return utilities
+    features = features_of(task, [of_contest(task, each) for each in found], known, settings.asked)
+    states_of = _last_states(task.bank, [each.group for each in found])
+    return [
+        judge.utilities(np.concatenate([*mine, head.utilities(states)], axis=1))
+        for *mine, states in zip(*features.values(), states_of, strict=True)
+    ]
 
 
 @torch.no_grad()
