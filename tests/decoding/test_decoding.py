@@ -21,10 +21,11 @@ from sipo.decoding import (
     at_soup,
     base,
     decode,
+    running,
     seed_of,
 )
 from sipo.decoding import decode as decode_function
-from sipo.decoding.decode import Batch
+from sipo.decoding.batch import Batch
 from sipo.decoding.mixing import mix_logits
 from sipo.decoding.sampling import next_tokens, uniforms
 from sipo.disk.journal import Journal
@@ -166,7 +167,7 @@ def test_when_finished_requests_leave_changes_nothing(
     bank: Bank, policies: list[Adapter], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every sixth token ends a text, so that many end at each step.
-    monkeypatch.setattr(decode_module, "_ended", lambda tokens, stops: bool(tokens) and tokens[-1] % 6 == 0)
+    monkeypatch.setattr(running, "_ended", lambda tokens, stops: bool(tokens) and tokens[-1] % 6 == 0)
     asked = [request for prompts in PROMPTS.values() for request in batch_of(prompts)]
     expected = alone(bank, policies, asked, SAMPLED)
     lengths = {len(each.tokens) for each in expected if each.finished}
@@ -179,7 +180,7 @@ def test_when_finished_requests_leave_changes_nothing(
         return keep(self, slots)
 
     monkeypatch.setattr(Batch, "keep", counted)
-    monkeypatch.setattr(decode_module, "COMPACT_BELOW", share)
+    monkeypatch.setattr(running, "COMPACT_BELOW", share)
     assert run(bank, policies, asked, SAMPLED) == expected
     assert bool(compactions) == (share > 0)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASKS
 
 PADDING = -1
@@ -29,6 +30,21 @@ class Layout:
     positions: Tensor
     segments: Tensor
 
+    @classmethod
+    def even(cls, rows: int, columns: int, device: torch.device) -> "Layout":
+        """Of rows without padding."""
+        positions = torch.arange(columns, device=device).repeat(rows, 1)
+        return cls(positions, torch.zeros_like(positions))
+
+    @property
+    def first(self) -> Tensor:
+        """[rows]: the column of each row's first token."""
+        return (self.segments != PADDING).int().argmax(1)
+
+    @property
+    def padded(self) -> bool:
+        return bool((self.segments == PADDING).any())
+
     def inputs(self, new: int) -> dict[str, Tensor]:
         """What a model is given for the last `new` columns."""
         return {"position_ids": self.positions[:, -new:], "attention_mask": (self.segments != PADDING).long()}
@@ -42,6 +58,14 @@ class Layout:
 
     def of(self, rows: Tensor) -> "Layout":
         return Layout(self.positions[rows], self.segments[rows])
+
+    def with_rows(self, other: "Layout") -> "Layout":
+        """These rows, then another's of as many columns."""
+        return Layout(torch.cat([self.positions, other.positions]), torch.cat([self.segments, other.segments]))
+
+    def shifted(self, columns: int) -> "Layout":
+        """With so many columns of padding before all others; or, below zero, without the first ones."""
+        return Layout(pad(self.positions, (columns, 0)), pad(self.segments, (columns, 0), value=PADDING))
 
     def to(self, device: torch.device | str) -> "Layout":
         return Layout(self.positions.to(device), self.segments.to(device))
@@ -62,7 +86,7 @@ class Layout:
             *, mask_function: Callable[..., Tensor], attention_mask: Tensor | None, **sizes: Any
         ) -> Tensor | None:
             # Chunks are counted from a row's first token, for which the model takes its padding on the left away.
-            columns = self.positions + (self.segments != PADDING).int().argmax(1, keepdim=True)
+            columns = self.positions + self.first[:, None]
             segments = self.segments
 
             def allowed(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

@@ -26,6 +26,14 @@ Point = tuple[float, ...]
 """The coefficients c of N policies: which model of their span is meant."""
 
 
+def respanned(point: Point, kept: Sequence[int], n: int) -> Point:
+    """The same model in another span of n policies: first those `kept`, by their places so far, then new ones.
+
+    It has no share of the others.
+    """
+    return (*(point[place] for place in kept), *(0.0,) * (n - len(kept)))
+
+
 class Mounted(Protocol):
     """Policies over the backbone of a bank, computed for rows at any points [rows, N] of their span."""
 

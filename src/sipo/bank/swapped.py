@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from sipo.bank.cache import RoomyCache
 from sipo.bank.head import Head
 from sipo.bank.layout import Layout
-from sipo.bank.policy import Point
+from sipo.bank.policy import Point, respanned
 from sipo.bank.whole import Whole, average, parameters_of, wearing
 from sipo.errors import SipoError
 
@@ -132,6 +132,28 @@ class Caches:
             kept[point] = self.parts[point]
             kept[point].select(torch.searchsorted(before[point], rows.cpu()[places]).to(rows.device))
         self.parts = kept
+
+    @property
+    def joins(self) -> bool:
+        return all(part.joins for part in self.parts.values())
+
+    def shift(self, columns: int) -> None:
+        for part in self.parts.values():
+            part.shift(columns)
+
+    def join(self, other: "Caches") -> None:
+        given = [each for each in (self.points, other.points) if each is not None]
+        self.points = torch.cat(given)
+        for point, part in other.parts.items():
+            if point in self.parts:
+                self.parts[point].join(part)
+            else:
+                self.parts[point] = part
+
+    def respan(self, kept: Sequence[int], n: int) -> None:
+        assert self.points is not None, "nothing was computed yet"
+        self.points = torch.tensor([respanned(tuple(point), kept, n) for point in self.points.tolist()])
+        self.parts = {respanned(point, kept, n): part for point, part in self.parts.items()}
 
 
 def rows_by_point(points: Tensor) -> dict[Point, Tensor]:

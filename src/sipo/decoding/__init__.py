@@ -1,7 +1,8 @@
 """Decoding from mixtures of policies (MOD) in mixed batches."""
 
+from sipo.decoding.batch import Request
 from sipo.decoding.best import BestOf
-from sipo.decoding.decode import Generated, Request, decode
+from sipo.decoding.decode import Generated, decode
 from sipo.decoding.mixture import (
     FORWARD_KL,
     JENSEN_SHANNON,

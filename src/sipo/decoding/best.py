@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sipo.decoding.decode import Request
+from sipo.decoding.batch import Request
 from sipo.decoding.sampling import seed_of
 from sipo.errors import SipoError
 from sipo.settings import Decoding

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sipo.decoding.decode import Generated, Request
+from sipo.decoding.batch import Request
+from sipo.decoding.decode import Generated
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, slots
 from sipo.decoding.sampling import BROKEN, next_tokens, uniforms

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from sipo.bank.adapter import Adapter, widths
 from sipo.bank.bank import Bank
 from sipo.bank.routes import Routes
-from sipo.decoding.decode import Request, prefill
+from sipo.decoding.batch import Request, prefill
 from sipo.decoding.mixture import Mixture
 from sipo.errors import SipoError, first_line
 from sipo.logprobs.packing import Group, pack
@@ -143,21 +143,28 @@ class _Probe:
         return max(_apart(*pair) for pair in zip(logits.split([len(each) for each in plain]), plain, strict=True))
 
     def _decoded(self) -> float:
-        """Both prompts as mixtures, one again as a single point; the first leaves the batch half-way."""
+        """Both prompts as mixtures, one again as a single point; another joins the batch, and the first leaves it."""
         both = Mixture(self.points, (1 / len(self.points),) * len(self.points))
-        groups = [self.second, self.first, self.first]
-        if not self.bank.routes.mixes:
+        one = replace(both, points=self.points[:1], weights=(1.0,))
+        mixes, groups = self.bank.routes.mixes, [self.second, self.first, self.first, self.second]
+        if not mixes:
             groups = [self.first] * 3
-        mixtures = [both, both, replace(both, points=self.points[:1], weights=(1.0,))]
-        batch = prefill(self.bank, [Request(each.prompt, m) for each, m in zip(groups, mixtures, strict=True)])
+        asked = [Request(g.prompt, m) for g, m in zip(groups, [both, both, one, one], strict=False)]
+        batch, live = prefill(self.bank, asked[:3]), [0, 1, 2]
         worst = 0.0
-        for step in range(5):
-            live = [(groups[request], point) for request in batch.live for point in mixtures[request].points]
-            plain = [self.plain[group.prompt, group.responses[0], point][step] for group, point in live]
+        for time in range(5):
+            if time == 1 and mixes and batch.cache.joins:
+                batch, live = batch.joined(prefill(self.bank, asked[3:])), [*live, 3]
+            at = [time - (request == 3) for request in live]
+            plain = [
+                self.plain[groups[r].prompt, groups[r].responses[0], point][step]
+                for r, step in zip(live, at, strict=True)
+                for point in asked[r].mixture.points
+            ]
             worst = max([worst, *(_apart(*pair) for pair in zip(batch.logits.float(), plain, strict=True))])
-            if step == 2 and self.bank.routes.mixes:
-                batch = batch.keep([1, 2])
-            tokens = torch.tensor([groups[request].responses[0][step] for request in batch.live])
+            if time == 2 and mixes:
+                batch, live, at = batch.keep(range(1, len(live))), live[1:], at[1:]
+            tokens = torch.tensor([groups[r].responses[0][step] for r, step in zip(live, at, strict=True)])
             batch.advance(self.bank, tokens.to(self.bank.device)[batch.owner])
         return worst
 

@@ -10,7 +10,7 @@ import torch
 from sipo.bank.kinds import new_policy
 from sipo.declare.work import Work, forwards
 from sipo.decoding import Request
-from sipo.decoding.decode import Batch, prefill
+from sipo.decoding.batch import Batch, prefill
 from sipo.decoding.mixture import at_mod
 from sipo.decoding.sampling import next_tokens
 from sipo.logprobs.packing import Group
@@ -121,7 +121,7 @@ class _Steps:
         if not self.left:
             self.batch, self.left = self.start(), task.backbone.context - task.config.data.max_prompt_tokens
         batch = self.batch
-        half = torch.full((len(batch.live),), 0.5, dtype=torch.float64)
+        half = torch.full((len(batch),), 0.5, dtype=torch.float64)
         chosen = next_tokens(batch.scores(), half, task.config.decoding)
         chosen.tolist()
         batch.advance(task.bank, chosen[batch.owner])

@@ -69,7 +69,7 @@ def answers_to(
             for (at, _), draw in zip(batch, generated, strict=True):
                 drawn[at].append(draw)
                 if len(drawn[at]) == len(asked[at].draws):
-                    texts[at] = codec.decode(_given(asked[at], drawn[at], bank).tokens)
+                    texts[at] = codec.decode(given(asked[at], drawn[at], bank).tokens)
                     if len(drawn[at]) > 1:
                         _tell(at, texts[at], *told)
     return [texts[at] for at in range(len(asked))]
@@ -83,8 +83,8 @@ def _tell(place: int, text: str, watch: Watch | None, done: Watch | None) -> Non
         done(place, text)
 
 
-def _given(asked: Asked, draws: Sequence[Generated], bank: Bank) -> Generated:
-    """The draw that its policies find best."""
+def given(asked: Asked, draws: Sequence[Generated], bank: Bank) -> Generated:
+    """The draw that its policies find best. The bank has the model's adapters mounted."""
     best_of = asked.model.aligned.best_of
     if best_of is None or len(draws) == 1:
         return draws[0]
