@@ -12,6 +12,7 @@ from sipo.cli.arguments import Json, parse_pairs, parse_weights
 from sipo.cli.data import data
 from sipo.cli.disk import writing
 from sipo.cli.reward import reward
+from sipo.cli.serve import serve
 from sipo.commands import sipo
 from sipo.errors import SipoError
 from sipo.hush import hush
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(reward, name="reward")
+app.command()(serve)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]

@@ -1,0 +1,79 @@
+"""`sipo serve`: finished runs behind an endpoint in OpenAI's form."""
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sipo.cli.arguments import Json
+from sipo.commands import install_extra
+from sipo.errors import SipoError
+from sipo.progress import answering, say
+
+if TYPE_CHECKING:
+    from sipo.serve.naming import Served
+
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or NAME=RUN.")]
+
+
+def serve(
+    runs: Runs,
+    host: Annotated[str, typer.Option(help="Where it listens; 0.0.0.0 is everywhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_keys: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keys, one a line, beside those of SIPO_API_KEYS.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows in the batch.  [default: the run's]")] = None,
+    cached: Annotated[int, typer.Option(min=1, help="Tokens in the batch's cache.")] = 65536,
+    waiting: Annotated[int, typer.Option(min=0, help="Answers that may wait for room.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 4096,
+    seconds: Annotated[float, typer.Option(min=0.001, help="For an answer, waiting included.")] = 600.0,
+    body: Annotated[int, typer.Option(min=1, help="Bytes of a request, at most.")] = 1 << 20,
+    as_json: Json = False,
+) -> None:
+    """Serve finished runs as OpenAI's API: a request names its own weights and method."""
+    if any(find_spec(each) is None for each in ("fastapi", "uvicorn", "prometheus_client")):
+        raise SipoError(f"`sipo serve` needs packages that are not installed; `{install_extra('serve')}` gets them")
+    from sipo.hush import hush
+    from sipo.serve.keys import Keys
+    from sipo.serve.naming import named_runs
+    from sipo.serve.server import Server
+    from sipo.serve.service import Limits, Service
+
+    hush()
+    keys = Keys.found(os.environ, api_keys)
+    served = opened(named_runs(runs))
+    most = rows or max(each.run.config.execution.decode_rows for each in served)
+    service = Service(served, Limits(most, cached, waiting, max_tokens, seconds, body))
+    server = Server(service, keys, host, port)
+    server.listen()
+    try:
+        service.start()
+        with answering(as_json) as record:
+            record |= {"url": f"{server.address}/v1", "models": [name for each in served for name in each.names()]}
+            for line in told(served, record["url"], len(keys)):
+                say(line)
+        server.run()
+    finally:
+        service.close()
+
+
+def opened(paths: Mapping[str, Path]) -> "list[Served]":
+    """Raises SipoError for what is no finished run."""
+    from sipo.finished.handle import open as open_run
+    from sipo.serve.naming import Served
+
+    return [Served.of(name, open_run(path)) for name, path in paths.items()]
+
+
+def told(served: "Sequence[Served]", url: str, keys: int) -> list[str]:
+    """What is served, where, and what is slower than it might be."""
+    lines = []
+    for each in served:
+        lines.append(f"{each.name}: {', '.join(each.methods)}; weights of {', '.join(each.run.objectives)}")
+        lines += [f"{each.name}: {said}" for said in each.run.task.bank.routes.said]
+    asked = f"{keys} API key{'s' * (keys != 1)}" if keys else "no API key: whoever reaches it may ask"
+    return [*lines, f"serving at {url}, with {asked}"]

@@ -1,0 +1,232 @@
+"""The endpoint: OpenAI's chat completions, completions and models, and what those who run a server ask of it."""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from starlette.exceptions import HTTPException
+
+from sipo.serve.keys import Keys
+from sipo.serve.naming import Named, resolve
+from sipo.serve.scheduler import Ask
+from sipo.serve.service import Service
+from sipo.serve.telling import Piece, pieces
+from sipo.serve.wire import ApiError, ChatForm, ChatRequest, CompletionForm, CompletionRequest, Form, read, usage
+
+QUIET = 15.0
+"""Seconds after which a stream without news says that it is there."""
+T = TypeVar("T")
+
+
+def application(service: Service, keys: Keys) -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(_open_to_all(service))
+    app.include_router(_for_clients(service, keys))
+
+    @app.exception_handler(ApiError)
+    def refused(_: Request, error: ApiError) -> JSONResponse:
+        service.metrics.requests.labels(str(error.status)).inc()
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    def nowhere(request: Request, error: HTTPException) -> JSONResponse:
+        return refused(request, ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
+
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> JSONResponse:
+        return refused(request, ApiError(500, f"the server failed ({type(error).__name__})"))
+
+    return app
+
+
+def _open_to_all(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health")
+    def health() -> Response:
+        """Is the process well?"""
+        return JSONResponse({"status": "ok" if service.healthy else "failed"}, 200 if service.healthy else 503)
+
+    @router.get("/ready")
+    def ready() -> Response:
+        """Does it take requests?"""
+        return JSONResponse({"status": "ready" if service.ready else "stopping"}, 200 if service.ready else 503)
+
+    @router.get("/metrics")
+    def metrics() -> Response:
+        page, kind = service.metrics.page()
+        return Response(page, headers={"Content-Type": kind})
+
+    return router
+
+
+def _for_clients(service: Service, keys: Keys) -> APIRouter:
+    def known(request: Request) -> None:
+        keys.check(request.headers.get("Authorization"))
+
+    router = APIRouter(prefix="/v1", dependencies=[Depends(known)])
+
+    def shown(name: str, about: dict[str, Any]) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": service.created, "owned_by": "sipo", "sipo": about}
+
+    @router.get("/models")
+    def models() -> dict[str, Any]:
+        data = [
+            shown(name, {"objectives": served.run.objectives})
+            for served in service.runs.values()
+            for name in served.names()
+        ]
+        return {"object": "list", "data": data}
+
+    @router.get("/models/{name:path}")
+    def model(name: str) -> dict[str, Any]:
+        named = resolve(service.runs, name, None)
+        return shown(name, named.about)
+
+    @router.post("/chat/completions")
+    async def chat(request: Request) -> Response:
+        return await _answer(service, request, ChatRequest, ChatForm, "chatcmpl")
+
+    @router.post("/completions")
+    async def completions(request: Request) -> Response:
+        return await _answer(service, request, CompletionRequest, CompletionForm, "cmpl")
+
+    return router
+
+
+async def _answer(
+    service: Service,
+    request: Request,
+    kind: type[ChatRequest] | type[CompletionRequest],
+    form_of: type[Form],
+    prefix: str,
+) -> Response:
+    asked = read(kind, await _body(request, service.limits.body))
+    named = await asyncio.to_thread(service.named, asked)
+    asks = service.asks(asked, named)
+    form = form_of(f"{prefix}-{secrets.token_hex(12)}", int(time.time()), named.name, named.about)
+    answer = _Answer(service, named, asks, asked, form)
+    service.scheduler(named).submit(asks)
+    if asked.stream:
+        service.metrics.requests.labels("200").inc()
+        return EventSourceResponse(answer.stream())
+    try:
+        whole = await _unless_gone(request, answer.whole())
+    finally:
+        service.scheduler(named).leave(asks)
+    service.metrics.requests.labels("200" if whole else "499").inc()
+    return JSONResponse(whole)
+
+
+class _Answer:
+    """What is sent for a request's asks, whole or in pieces."""
+
+    def __init__(
+        self, service: Service, named: Named, asks: Sequence[Ask], asked: ChatRequest | CompletionRequest, form: Form
+    ) -> None:
+        self.service, self.named, self.asks, self.asked, self.form = service, named, asks, asked, form
+        self.written = 0
+
+    async def whole(self) -> dict[str, Any]:
+        async def choice(index: int, ask: Ask) -> dict[str, Any]:
+            parts = [piece async for piece in self._pieces(ask)]
+            told = [each for part in parts for each in part.told]
+            text = "".join(part.text for part in parts)
+            return self.form.choice(index, text, self._told(told), parts[-1].finish)
+
+        choices = await asyncio.gather(*(choice(index, ask) for index, ask in enumerate(self.asks)))
+        return self.form.whole(choices, self._usage())
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Whoever goes away frees its place: the iterator is closed then."""
+        try:
+            opened = [self.form.opening(index) for index in range(len(self.asks))]
+            yield _event(self.form.piece(opened, sipo=self.form.about))
+            async with aclosing(_merged([self._pieces(ask) for ask in self.asks])) as merged:
+                async for news in merged:
+                    if news is None:
+                        yield KEEPALIVE_COMMENT
+                        continue
+                    index, piece = news
+                    part = self.form.part(index, piece.text, self._told(piece.told), piece.finish)
+                    yield _event(self.form.piece([part]))
+            if self.asked.stream_options and self.asked.stream_options.include_usage:
+                yield _event(self.form.piece([], usage=self._usage()))
+            yield format_sse_event(data_str="[DONE]")
+        except ApiError as error:
+            yield _event(error.body)
+        finally:
+            self.service.scheduler(self.named).leave(self.asks)
+
+    async def _pieces(self, ask: Ask) -> AsyncIterator[Piece]:
+        codec, scheduler = self.service.codec(self.named), self.service.scheduler(self.named)
+        async for piece in pieces(ask, codec, self.asked.stops, lambda: scheduler.leave([ask])):
+            self.written += piece.count
+            yield piece
+
+    def _told(self, told: Sequence[Any]) -> Sequence[Any] | None:
+        return None if self.asked.likeliest is None else told
+
+    def _usage(self) -> dict[str, int]:
+        """A prompt counts once, however many choices it has."""
+        every = self.asked.n or 1
+        return usage(sum(len(ask.prompt) for ask in self.asks[::every]), self.written)
+
+
+async def _merged(sources: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T] | None]:
+    """What comes from any of them, with its number; None where nothing has come for a while."""
+    waiting = {asyncio.ensure_future(_next(source)): index for index, source in enumerate(sources)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, timeout=QUIET, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                yield None
+            for task in sorted(done, key=waiting.__getitem__):
+                index = waiting.pop(task)
+                if (found := task.result()) is not None:
+                    waiting[asyncio.ensure_future(_next(sources[index]))] = index
+                    yield index, found
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def _next(source: AsyncIterator[T]) -> T | None:
+    return await anext(source, None)
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """Raises ApiError for one of more bytes."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise ApiError(413, f"the body has more than {most} bytes")
+    return bytes(body)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The work's result; None, and the work is cancelled, once the client is gone."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(body: Any) -> bytes:
+    return format_sse_event(data_str=json.dumps(body, ensure_ascii=False))

@@ -1,0 +1,323 @@
+"""One running batch for all that is asked of a run: what arrives joins at the next step, whatever others are at.
+
+The model works in a thread of its own. What it writes is handed to the event loop once a step, for all asks together.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from sipo.bank import Bank, Policy
+from sipo.decoding.decode import Generated, broken
+from sipo.decoding.running import Answer, Chance, Running
+from sipo.errors import SipoError
+from sipo.finished.answering import Asked, Placed, given
+from sipo.methods.interface import Aligned
+from sipo.serve.wire import ApiError
+from sipo.settings import Decoding
+
+
+@dataclass(frozen=True)
+class Written:
+    """Tokens that were written, without the end token; `count` has that too."""
+
+    tokens: tuple[int, ...]
+    chances: tuple[Chance, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class Done:
+    ended: bool
+    """False where a limit cut the text."""
+
+
+Event = Written | Done | ApiError
+
+
+@dataclass(eq=False)
+class Ask:
+    """A text that is asked for, and what becomes of it. The event loop makes it, and reads its events."""
+
+    aligned: Aligned
+    prompt: tuple[int, ...]
+    seed: int
+    decoding: Decoding
+    limit: int
+    likeliest: int | None
+    until: float
+    """By `time.monotonic`: when it is cut."""
+    watch: "Watch"
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    came: float = field(default_factory=time.monotonic)
+    gone: bool = False
+    """Nobody waits for it any more."""
+    asked: Asked | None = None
+    answers: list[Answer] = field(default_factory=list)
+    """Its draws: one, except where the best of several is given."""
+    over: bool = False
+
+    @property
+    def rows(self) -> int:
+        draws = self.aligned.best_of.n if self.aligned.best_of else 1
+        return draws * len(self.aligned.mixture.points)
+
+    @property
+    def columns(self) -> int:
+        """At the end, at most."""
+        return len(self.prompt) + self.limit
+
+
+class Watch(Protocol):
+    """Hears what becomes of an ask, for metrics; in the model's thread."""
+
+    def first(self, seconds: float) -> None: ...
+    def tokens(self, count: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Room:
+    """What may run at once. One ask alone always may."""
+
+    rows: int
+    tokens: int
+    """Rows times the longest of them: what the cache holds."""
+    waiting: int
+    """Asks that may wait for room."""
+
+    def holds(self, asks: Sequence[Ask]) -> bool:
+        rows = sum(ask.rows for ask in asks)
+        return rows <= self.rows and rows * max(ask.columns for ask in asks) <= self.tokens
+
+
+class Scheduler:
+    """Asks of one run. Methods are called from any thread; asks are heard in their own event loops."""
+
+    def __init__(self, bank: Bank, stops: Collection[int], room: Room) -> None:
+        self.bank, self.stops, self.room = bank, stops, room
+        self._changed = threading.Condition()
+        self._waiting: deque[Ask] = deque()
+        self._running: list[Ask] = []
+        self._refusing = self._closing = False
+        self._told: list[tuple[Ask, Event]] = []
+        self._mount = ExitStack()
+        self._mounted: tuple[Policy, ...] = ()
+        self._batch = Running(bank, stops)
+        self._owner: dict[Answer, Ask] = {}
+        self._pace = 1.0
+        """Seconds that an ask took of late, about."""
+        self._thread = threading.Thread(target=self._work, name="sipo-serve", daemon=True)
+
+    def start(self, policies: Sequence[Policy] = ()) -> None:
+        """With these mounted, so that the first ask does not wait for it. Raises SipoError where they do not fit."""
+        self._remount(list(policies))
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(self, asks: Sequence[Ask]) -> None:
+        """All of them or none. Raises ApiError: 503 while draining, 429 where too many wait."""
+        with self._changed:
+            if self._refusing or not self.alive:
+                raise _refused()
+            if len(self._waiting) + len(asks) > max(self.room.waiting, len(asks) if not self._busy else 0):
+                raise ApiError(
+                    429,
+                    f"{len(self._waiting)} answers wait, and no more than {self.room.waiting} may; ask again later",
+                    code="queue_full",
+                    retry=self._patience(),
+                )
+            self._waiting.extend(asks)
+            self._changed.notify()
+
+    def leave(self, asks: Sequence[Ask]) -> None:
+        """Nobody waits for these any more."""
+        with self._changed:
+            for ask in asks:
+                ask.gone = True
+            self._changed.notify()
+
+    def drain(self) -> None:
+        """Refuse what waits and what comes; what runs goes on."""
+        with self._changed:
+            self._refusing = True
+            _send([(ask, _refused()) for ask in self._waiting])
+            self._waiting.clear()
+            self._changed.notify()
+
+    @property
+    def idle(self) -> bool:
+        with self._changed:
+            return not self._busy
+
+    def close(self) -> None:
+        """Stop, whatever runs."""
+        self.drain()
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._mount.close()
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def _patience(self) -> int:
+        """Seconds until there may be room, about."""
+        turns = 1 + len(self._waiting) / max(1, len(self._running))
+        return min(60, max(1, math.ceil(turns * self._pace)))
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._running or self._closing):
+                    self._changed.wait()
+                if self._closing:
+                    return _send([(ask, _refused()) for ask in self._running])
+                came = self._next()
+            try:
+                self._step(came)
+            except Exception as error:  # whatever the model raises is for those who asked, not for the next
+                self._fail(error)
+            told, self._told = self._told, []
+            _send(told)
+
+    def _next(self) -> list[Ask]:
+        """Those that there is room for, in the order they came; the late and the gone are taken away."""
+        now = time.monotonic()
+        for ask in self._running:
+            if ask.gone or now > ask.until:
+                self._cut(ask)
+        for ask in [ask for ask in self._waiting if ask.gone or now > ask.until]:
+            self._waiting.remove(ask)
+            self._tell(ask, ApiError(503, "the answer did not begin in time; ask again later", retry=self._patience()))
+        self._running = [ask for ask in self._running if not ask.over]
+        came: list[Ask] = []
+        while self._waiting:
+            together = [*self._running, self._waiting[0]]
+            if len(together) > 1 and not self.room.holds(together):
+                break
+            came.append(self._waiting.popleft())
+            self._running.append(came[-1])
+        return came
+
+    def _step(self, came: Sequence[Ask]) -> None:
+        if came:
+            self._admit(came)
+        heard: dict[Ask, list[Answer]] = {}
+        for answer in self._batch.step():
+            heard.setdefault(self._owner[answer], []).append(answer)
+        for ask, answers in heard.items():
+            self._hear(ask, answers)
+        held = set(self._batch.held)
+        self._owner = {answer: ask for answer, ask in self._owner.items() if answer in held}
+        with self._changed:
+            self._running = [ask for ask in self._running if not ask.over]
+
+    def _admit(self, came: Sequence[Ask]) -> None:
+        """Mount what they stand on, and let them join."""
+        needed = [policy for ask in came for policy in ask.aligned.adapters]
+        if not set(needed) <= set(self._mounted):
+            self._remount(needed)
+        for ask in came:
+            ask.asked = Asked.of(self._placed(ask.aligned), ask.prompt, ask.seed, ask.decoding)
+            ask.answers = [Answer(draw, ask.asked.decoding, ask.limit, ask.likeliest) for draw in ask.asked.draws]
+            self._owner |= dict.fromkeys(ask.answers, ask)
+        self._batch.join([answer for ask in came for answer in ask.answers])
+
+    def _remount(self, needed: Sequence[Policy]) -> None:
+        """Have these policies mounted and those that what runs stands on, which goes on; no others."""
+        used = {policy for answer in self._batch.held for policy in self._owner[answer].aligned.adapters}
+        kept = [place for place, policy in enumerate(self._mounted) if policy in used]
+        old = [self._mounted[place] for place in kept]
+        mounted = tuple(dict.fromkeys([*old, *needed]))
+        self._mount.close()
+        self._mounted = ()
+        self._mount.enter_context(self.bank.mounted(mounted))
+        self._mounted = mounted
+        self._batch.respan(kept, len(mounted))
+
+    def _placed(self, aligned: Aligned) -> Placed:
+        where = {policy: place for place, policy in enumerate(self._mounted)}
+        return Placed(aligned, tuple(where[policy] for policy in aligned.adapters), len(self._mounted))
+
+    def _hear(self, ask: Ask, answers: Sequence[Answer]) -> None:
+        """What was written for an ask: of one draw token by token, of several the best one when all are there."""
+        if bad := [answer for answer in answers if answer.broken]:
+            self._end(ask, ApiError(500, broken(self.bank, bad[0])))
+        elif len(ask.answers) == 1:
+            self._wrote(ask, answers[0], len(answers[0].tokens) - 1)
+        elif all(answer.over for answer in ask.answers):
+            assert ask.asked is not None
+            draws = [Generated(tuple(answer.tokens), answer.ended) for answer in ask.answers]
+            best = given(replace(ask.asked, model=self._placed(ask.aligned)), draws, self.bank)
+            self._wrote(ask, ask.answers[draws.index(best)], 0)
+
+    def _wrote(self, ask: Ask, answer: Answer, start: int) -> None:
+        if start == 0:
+            ask.watch.first(time.monotonic() - ask.came)
+        count = len(answer.tokens) - start
+        ask.watch.tokens(count)
+        end = len(answer.tokens) - answer.ended
+        self._tell(ask, Written(tuple(answer.tokens[start:end]), tuple(answer.chances[start:end]), count))
+        if answer.over:
+            self._end(ask, Done(answer.ended))
+
+    def _cut(self, ask: Ask) -> None:
+        """By its time, or because nobody waits."""
+        self._end(ask, Done(ended=False))
+
+    def _end(self, ask: Ask, event: Event) -> None:
+        for answer in ask.answers:
+            answer.left = True
+        ask.over = True
+        self._pace = 0.8 * self._pace + 0.2 * (time.monotonic() - ask.came)
+        self._tell(ask, event)
+
+    def _fail(self, error: Exception) -> None:
+        """Everybody in the batch is told; the next batch begins anew."""
+        said = str(error) if isinstance(error, SipoError) else f"the model failed ({type(error).__name__}: {error})"
+        with self._changed:
+            for ask in self._running:
+                self._end(ask, ApiError(500, said))
+            self._running = []
+        self._batch, self._owner = Running(self.bank, self.stops), {}
+
+    def _tell(self, ask: Ask, event: Event) -> None:
+        self._told.append((ask, event))
+
+
+def _send(told: Sequence[tuple[Ask, Event]]) -> None:
+    """In one call for each event loop."""
+    for loop in {ask.loop for ask, _ in told}:
+        mine = [(ask, event) for ask, event in told if ask.loop is loop]
+        with suppress(RuntimeError):  # a loop that is closed hears nothing
+            loop.call_soon_threadsafe(_hand_over, mine)
+
+
+def _hand_over(told: Sequence[tuple[Ask, Event]]) -> None:
+    for ask, event in told:
+        ask.events.put_nowait(event)
+
+
+def _refused() -> ApiError:
+    return ApiError(503, "the server is stopping; ask another one, or again later", code="stopping", retry=5)

@@ -1,0 +1,72 @@
+"""`sipo serve` as a process: what it says, how it ends, and what it needs."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sipo.cli.main import main
+
+
+@pytest.fixture
+def process(folder: Path) -> Any:
+    words = ["serve", f"tiny={folder}", "--port", "0", "--json"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "sipo", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    yield started
+    started.kill()
+    started.communicate()
+
+
+def test_asked_to_stop_it_finishes_what_runs_and_refuses_the_rest(process: Any) -> None:
+    told = json.loads(process.stdout.readline())
+    assert told["models"][0] == "tiny" and "tiny/mod" in told["models"]
+    url = told["url"]
+    body = {
+        "model": "tiny/mod", "messages": [{"role": "user", "content": "x"}], "max_tokens": 400, "temperature": 50.0, "stream": True,
+    }  # fmt: skip
+    lines, refused = [], []
+
+    def again() -> None:
+        """While the stream goes on."""
+        process.send_signal(signal.SIGTERM)
+        for _ in range(200):
+            answer = httpx.post(f"{url}/chat/completions", json={**body, "stream": False, "max_tokens": 1})
+            if answer.status_code == 503:
+                refused.append((answer, httpx.get(url.removesuffix("v1") + "ready")))
+                return
+
+    with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=60) as stream:
+        for line in stream.iter_lines():
+            if not lines:
+                other = threading.Thread(target=again)
+                other.start()
+            lines += [line] if line else []
+        other.join()
+    assert lines[-1] == "data: [DONE]" and "finish_reason" in lines[-2]
+    ((answer, ready),) = refused
+    assert answer.headers["Retry-After"] and answer.json()["error"]["code"] == "stopping" and ready.status_code == 503
+    assert process.wait(20) == 143
+    assert process.stderr.read().splitlines()[-1] == "stopped"
+
+
+def test_what_cannot_be_served_is_told_in_a_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "keys").write_text("# none\n")
+    for words, said in (
+        ([str(tmp_path)], "holds no run"), ([str(folder), str(folder)], "NAME="),
+        ([str(folder), "--api-keys", str(tmp_path / "keys")], "holds no key"),
+        ([str(folder), "--api-keys", str(tmp_path / "nowhere")], "nowhere"),
+        ([str(folder), "--host", "256.0.0.1"], "cannot listen"),
+    ):  # fmt: skip
+        assert main(["serve", *words]) == 2
+        told = capsys.readouterr().err
+        assert said in told and told.count("\n") == 1 and "Traceback" not in told

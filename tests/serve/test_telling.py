@@ -1,0 +1,22 @@
+"""A text in pieces: together they are the whole text, up to the first stop string."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipo.finished.handle import FinishedRun
+from sipo.serve.telling import Text
+
+
+@given(st.text("ab c\né", min_size=1, max_size=40), st.lists(st.text("ab c\n", min_size=1, max_size=4), max_size=3))
+def test_pieces_are_the_text_before_the_first_stop_string(opened: FinishedRun, said: str, stops: list[str]) -> None:
+    codec = opened.task.codec
+    tokens = codec.tokenizer(said, add_special_tokens=False)["input_ids"]
+    whole = codec.decode(tokens)
+    text = Text(codec, stops)
+    pieces = [text.more(token) for token in tokens]
+    pieces.append(text.rest(whole))
+    found = [at for at in map(whole.find, stops) if at >= 0]
+    assert "".join(pieces) == (whole[: min(found)] if found else whole)
+    assert text.stopped == bool(found)
+    for n in range(len(pieces)):
+        assert whole.startswith("".join(pieces[:n])), "what was told stays"
