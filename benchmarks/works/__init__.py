@@ -18,6 +18,7 @@ from benchmarks.works import (
     score,
     score_rows,
     score_shared_prompt,
+    serve,
 )
 
 WORKS: dict[str, Callable[[Bench], list[Record]]] = {
@@ -26,6 +27,8 @@ WORKS: dict[str, Callable[[Bench], list[Record]]] = {
     "mod-weights": mod_weights.run,
     "mod-n": mod_n.run,
     "mod-engine": engine.run,
+    "serve": serve.run,
+    "serve-alone": serve.alone,
     "score": score.run,
     "score-rows": score_rows.run,
     "score-shared-prompt": score_shared_prompt.run,

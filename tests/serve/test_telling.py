@@ -14,7 +14,7 @@ def test_pieces_are_the_text_before_the_first_stop_string(opened: FinishedRun, s
     whole = codec.decode(tokens)
     text = Text(codec, stops)
     pieces = [text.more(token) for token in tokens]
-    pieces.append(text.rest(whole))
+    pieces.append(text.rest())
     found = [at for at in map(whole.find, stops) if at >= 0]
     assert "".join(pieces) == (whole[: min(found)] if found else whole)
     assert text.stopped == bool(found)

@@ -108,7 +108,12 @@ async def _answer(
     form_of: type[Form],
     prefix: str,
 ) -> Response:
-    asked = read(kind, await _body(request, service.limits.body))
+    try:
+        async with asyncio.timeout(service.limits.seconds):
+            body = await _body(request, service.limits.body)
+    except TimeoutError:
+        raise ApiError(408, "the request has not come whole in time") from None
+    asked = read(kind, body)
     named = await asyncio.to_thread(service.named, asked)
     asks = service.asks(asked, named)
     form = form_of(f"{prefix}-{secrets.token_hex(12)}", int(time.time()), named.name, named.about)

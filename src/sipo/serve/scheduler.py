@@ -133,11 +133,11 @@ class Scheduler:
         return self._thread.is_alive()
 
     def submit(self, asks: Sequence[Ask]) -> None:
-        """All of them or none. Raises ApiError: 503 while draining, 429 where too many wait."""
+        """All of them or none. Raises ApiError: 503 while draining, 429 where too many wait, 400 for too many."""
         with self._changed:
             if self._refusing or not self.alive:
                 raise _refused()
-            if len(self._waiting) + len(asks) > max(self.room.waiting, len(asks) if not self._busy else 0):
+            if not self._takes(asks):
                 raise ApiError(
                     429,
                     f"{len(self._waiting)} answers wait, and no more than {self.room.waiting} may; ask again later",
@@ -181,6 +181,14 @@ class Scheduler:
     def _busy(self) -> bool:
         return bool(self._waiting or self._running)
 
+    def _takes(self, asks: Sequence[Ask]) -> bool:
+        """Is there room for them, or for their waiting? Raises ApiError where there never will be."""
+        if self.room.holds([*self._running, *self._waiting, *asks]):
+            return True
+        if len(asks) > max(1, self.room.waiting) and not self.room.holds(asks):
+            raise ApiError(400, f"{len(asks)} answers at once are too many here; ask for at most {self.room.waiting}")
+        return len(self._waiting) + len(asks) <= self.room.waiting or (len(asks) == 1 and not self._busy)
+
     def _patience(self) -> int:
         """Seconds until there may be room, about."""
         turns = 1 + len(self._waiting) / max(1, len(self._running))
@@ -189,7 +197,7 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._running or self._closing):
+                while not (self._busy or self._batch.held or self._closing):
                     self._changed.wait()
                 if self._closing:
                     return _send([(ask, _refused()) for ask in self._running])

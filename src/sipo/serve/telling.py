@@ -23,21 +23,19 @@ class Piece:
 
 async def pieces(ask: Ask, codec: Codec, stops: Sequence[str], leave: Callable[[], None]) -> AsyncIterator[Piece]:
     """The last one has a `finish`. `leave` is called where a stop string ends the text. Raises ApiError."""
-    text, tokens = Text(codec, stops), list[int]()
-    told, count = list[Told](), 0
+    text, told, count = Text(codec, stops), list[Told](), 0
     while True:
         event = await ask.events.get()
         if isinstance(event, ApiError):
             raise event
         if isinstance(event, Written):
-            tokens += event.tokens
             count += event.count
             if event.chances:
                 told += [_told(codec, *pair) for pair in zip(event.tokens, event.chances, strict=True)]
             new = "".join(text.more(token) for token in event.tokens)
             finish = "stop" if text.stopped else None
         else:
-            new = text.rest(codec.decode(tokens))
+            new = text.rest()
             finish = "stop" if text.stopped or event.ended else "length"
         if new or finish:
             yield Piece(new, tuple(told), count, finish)
@@ -64,10 +62,10 @@ class Text:
             self._stream(0, token)
         return self._cut()
 
-    def rest(self, whole: str) -> str:
-        """What is left, of the whole text."""
+    def rest(self) -> str:
+        """What is left, where no token follows."""
         if not self.stopped:
-            self._stream.finish([whole])
+            self._stream.finish()
         told = self._cut()
         held, self._held = self._held, ""
         return told if self.stopped else told + held
