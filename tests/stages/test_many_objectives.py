@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from sipo.check import about_weights, check, expected_rows
-from sipo.config.file import parse_config
+from sipo.cli.init import write_config
+from sipo.config.file import load_config, parse_config
 from sipo.declare.parts import CANDIDATES, REFINEMENTS, SAMPLES
 from sipo.estimate.table import plan_of
 from sipo.graph.build import Graph
 from sipo.logprobs.table import policy_points, soup_at
+from sipo.remarks import about_methods
 from sipo.remarks import about_weights as remarks
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
@@ -115,3 +117,17 @@ def test_check_expects_fewer_rows_of_more_objectives(
     said = capsys.readouterr().out
     assert checked.kept and f"{checked.kept[0]} to {checked.kept[1]} of 8 rows" in said
     assert "fewer than 20 hardly move a policy" in said and "filter.judges: [policies]" in said
+
+
+def test_soups_are_written_for_three_objectives_and_missed_where_they_are_not(
+    make_settings: Make, tmp_path: Path
+) -> None:
+    settings = of(3, make_settings, tmp_path)
+    path = tmp_path / "new.yaml"
+    write_config(path, Path(settings["data"]["path"]))
+    written = load_config(path)
+    assert {"sipo", "sipo-soups"} <= set(written.methods) and about_methods(written) == []
+    (line,) = about_methods(parse_config(settings, "settings"))
+    assert line.startswith("3 objectives: soups of the realigned policies may be above MOD")
+    assert about_methods(parse_config({**settings, "methods": ["base", "mod"]}, "settings")) == []
+    assert about_methods(parse_config(of(2, make_settings, tmp_path), "settings")) == []
