@@ -33,7 +33,7 @@ test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an e
 	$(VLLM)/bin/python -m pytest tests/engines/test_vllm.py tests/engines/test_engines.py
 
 bench: env ## speed and memory against other ways to do the work, in at most ten minutes: build/bench.json
-	$(BIN)/python -m benchmarks --quick --dtype bfloat16
+	$(BIN)/python -m benchmarks --quick
 
 same-as: env ## do the tables of a small quickstart come out as at another commit? make same-as REF=HEAD~1
 	$(BIN)/python -m benchmarks.same_as $(REF)
