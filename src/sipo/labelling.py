@@ -100,7 +100,7 @@ def draw(
     rows, engine, limit = execution.decode_rows, execution.engine, drawing.max_new_tokens
     plan = f"{to.name}-{seed_of(identify(model), drawing.decoding, limit, rows, engine, drawing.seed, chats):x}"
     # What a chat template with a date is told stays, however often the command goes on.
-    begun = Journal(to.parent, f"{plan}-moment", progress)
+    begun = Journal(to.parent, f"{plan}-moment", Progress(quiet=True))
     (moment,) = resumable(begun, [None], lambda _: datetime.now().isoformat())
     codec = Codec.of(backbone, model, sys.maxsize, limit, datetime.fromisoformat(moment))
     bank, drawn = Bank(backbone), Drawn(codec, drawing.tries is not None, splits, {chat: [] for chat in chats}, [begun])
@@ -114,7 +114,8 @@ def draw(
             asked = [(chat, index) for chat in drawn.lacking for index in (2 * attempt, 2 * attempt + 1)]
             if not asked:
                 break
-            drawn.journals.append(Journal(to.parent, f"{plan}{f'-{attempt}' if attempt else ''}", progress))
+            name, label = (f"{plan}-{attempt}", f"answers, try {attempt + 1}") if attempt else (plan, "answers")
+            drawn.journals.append(Journal(to.parent, name, progress, label))
             answers = answer(
                 opened_engine,
                 Span(model),

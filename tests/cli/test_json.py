@@ -86,6 +86,7 @@ def test_a_run_from_its_rows_to_an_adapter(
         *("data", "label", "--prompts", tmp_path / "prompts.jsonl", "--model", settings["model"]["path"], "--to", tmp_path / "l.jsonl"),
         *("--objective", "long=sipo.rewards.text:words", "--max-tokens", "12", "--device", "cpu"),
     )  # fmt: skip
+    assert "\n  answers  " in f"\n{beside}" and "moment" not in beside, "not by the name of a file"
     assert labelled["rows"] == len(read_rows(Path(labelled["file"]))) > 0
     assert told(*shlex.split(labelled["next"])[1:])[0]["rows"] == labelled["rows"] and labelled["next"] in beside
 

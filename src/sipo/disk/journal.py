@@ -31,6 +31,8 @@ class Journal:
     folder: Path
     name: str
     progress: Progress
+    label: str = ""
+    """What people are told is under way, where the name tells them nothing."""
 
     @property
     def path(self) -> Path:
@@ -79,7 +81,7 @@ def in_any_order(
     path, progress = journal.path, journal.progress
     path.parent.mkdir(parents=True, exist_ok=True)
     finished, synced = _finished(path, count, writes), time.monotonic()
-    tracked = progress.track(journal.name, count, done=len(finished))
+    tracked = progress.track(journal.label or journal.name, count, done=len(finished))
     with tracked as advance, path.open("ab") as stream, closing(work(finished.keys())) as results:
         for number, result in results:
             entry = {"result": result}
