@@ -123,6 +123,7 @@ def test_the_command_shows_every_answer_its_worth_and_what_is_next(
 def test_tables() -> None:
     answers = [knob.Answer("p", weight, "word " * 40, (40.0 * weight[0], 100.0)) for weight in WEIGHTS] * 2
     narrow = lines(answers[:5], 80)
+    assert max(map(len, lines(answers[:1], 40)[2:])) <= 40, "below its numbers"
     assert max(map(len, narrow)) <= 80 and len(narrow) > len(lines(answers[:5], 1000)) == 6
     assert [row.split() for row in means(answers)[1:]] == [
         [f"{a:.2f}", f"{b:.2f}", f"{40 * a:.0f}", "100"] for a, b in WEIGHTS

@@ -1,6 +1,7 @@
 """vLLM's texts are transformers', token by token, in step or not. `make test-vllm` runs these."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import sipo
 from sipo.bank import Adapter, Bank
+from sipo.commands import VLLM_RANKS, serve
 from sipo.config.file import parse_config
 from sipo.decoding import (
     FORWARD_KL,
@@ -318,3 +320,27 @@ def test_labelled_rows_are_the_same_by_either_engine(folder: Path, settings: dic
         for engine in ("transformers", "vllm")
     )  # fmt: skip
     assert first == second and len(first) > 3
+
+
+def test_vllm_understands_the_line_that_serves_an_export(tmp_path: Path) -> None:
+    """By its own parser: the base, the adapter by its name and place, and room for its rank; a whole model as well."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+
+    def parsed(line: str) -> Any:
+        program, verb, *words = shlex.split(line)
+        assert (program, verb) == ("vllm", "serve")
+        found = parser.parse_args(words)
+        validate_parsed_serve_args(found)
+        return found
+
+    folder = tmp_path / "my soup"
+    for rank in VLLM_RANKS:
+        found = parsed(serve(folder, "owner/model", rank))
+        assert (found.model_tag, found.enable_lora, found.max_lora_rank) == ("owner/model", True, rank)
+        ((name, path),) = [(each.name, each.path) for each in found.lora_modules]
+        assert (name, path) == (folder.name, str(folder))
+    whole = parsed(serve(folder, None))
+    assert whole.model_tag == str(folder) and not whole.enable_lora

@@ -60,13 +60,17 @@ def _record(each: "Answer") -> dict[str, Any]:
 
 
 def lines(answers: Sequence["Answer"], width: int) -> list[str]:
-    """A table of one prompt's answers; long ones go on below, within `width` columns."""
-    shown = [f"{HEAD}answer"]
+    """A table of one prompt's answers; long ones go on below, within `width` columns, and stand below their numbers
+    where there is no room beside them.
+    """
+    beside = width >= len(HEAD) + 20
+    shown = [f"{HEAD}answer" if beside else HEAD.rstrip()]
     for each in answers:
         start, text = _row(each.weight, each.rewards), " ".join(each.text.split())
-        shown += textwrap.wrap(
-            text, max(width, len(HEAD) + 20), initial_indent=start, subsequent_indent=" " * len(HEAD)
-        )
+        if beside:
+            shown += textwrap.wrap(text, width, initial_indent=start, subsequent_indent=" " * len(HEAD))
+        else:
+            shown += [start.rstrip(), *textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")]
     return shown
 
 
