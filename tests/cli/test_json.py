@@ -100,7 +100,7 @@ def test_a_study(
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
 
     class Asked:
-        name, question = "asked", "Does it?"
+        name, question, only = "asked", "Does it?", ()
 
         def measure(self, *_: Any) -> dict[str, Any]:
             return {"n": 1}
