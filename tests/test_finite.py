@@ -167,7 +167,7 @@ def test_a_broken_model_scores_nothing(bank: Bank, value: float, layer: str) -> 
         with pytest.raises(SipoError, match=r"log pi\(y \| x\) under the model itself, of a response to the prompt"):
             score_rows(bank, [(group, ())])
         with pytest.raises(SipoError, match=r"log pi\(y \| x\) under"):
-            mixture_logprobs(bank, [group], base(0))
+            mixture_logprobs(bank, group, [base(0)])
 
 
 def overflowing(adapter: Adapter) -> Adapter:

@@ -92,7 +92,7 @@ def test_mod_is_n_models_mixed_by_hand(mounted: tuple[Bank, list[Whole]], diverg
         end = next((i + 1 for i, token in enumerate(expected) if token in stops), 5)
         assert answer.tokens == tuple(expected[:end])
     with bank.mounted(policies):
-        ((scored,),) = mixture_logprobs(bank, [Group(PROMPTS[0], ((11, 12, 13),))], mixtures[0])
+        ((scored,),) = mixture_logprobs(bank, Group(PROMPTS[0], ((11, 12, 13),)), mixtures[:1])
     assert scored == pytest.approx(scored_by_hand(alone, PROMPTS[0], (11, 12, 13), mixtures[0]), rel=1e-4)
 
 

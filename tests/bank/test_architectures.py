@@ -112,7 +112,7 @@ def test_scores_are_those_of_each_response_alone(family: str) -> None:
     with bank_of(family).mounted(adapters_of(family)) as bank:
         rows = [(group, point) for group in GROUPS for point in (*CORNERS, (0.0, 0.0))]
         scores = score_rows(bank, rows)
-        at_weights = mixture_logprobs(bank, GROUPS, at_mod((0.3, 0.7)))
+        at_weights = [mixture_logprobs(bank, group, [at_mod((0.3, 0.7))])[0] for group in GROUPS]
     for (group, point), values in zip(rows, scores, strict=True):
         index = CORNERS.index(point) if point in CORNERS else None
         for response, value in zip(group.responses, values, strict=True):

@@ -228,13 +228,13 @@ def test_a_mixture_s_log_probabilities_are_those_of_its_point_where_it_has_one(
     with bank.mounted(policies):
         for point in ((0.0, 1.0, 0.0), (0.2, 0.5, 0.3)):
             expected = score_rows(bank, [(group, point)])[0]
-            assert mixture_logprobs(bank, [group], Mixture((point,), (1.0,)))[0] == pytest.approx(expected, abs=1e-3)
+            assert mixture_logprobs(bank, group, [Mixture((point,), (1.0,))])[0] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", DIVERGENCES, ids=lambda d: f"{d.kind}-{d.alpha}")
 def test_a_mixture_s_next_token_probabilities_sum_to_one(bank: Bank, policies: list[Adapter], kind: Divergence) -> None:
     group = Group((3, 4), tuple((7, v) for v in range(bank.head.out_features)))
     with bank.mounted(policies):
-        first = mixture_logprobs(bank, [Group((3, 4), ((7,),))], at_mod((0.2, 0.3, 0.5), kind))[0][0]
-        both = mixture_logprobs(bank, [group], at_mod((0.2, 0.3, 0.5), kind))[0]
+        first = mixture_logprobs(bank, Group((3, 4), ((7,),)), [at_mod((0.2, 0.3, 0.5), kind)])[0][0]
+        both = mixture_logprobs(bank, group, [at_mod((0.2, 0.3, 0.5), kind)])[0]
     assert torch.tensor(both).logsumexp(0).item() == pytest.approx(first, abs=1e-3)

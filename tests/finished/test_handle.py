@@ -194,7 +194,7 @@ def test_the_score_of_a_mixture_is_the_product_of_its_next_token_probabilities(
     greedy = task.config.decoding.model_copy(update={"temperature": 0})
     with task.bank.mounted(Outputs(aligned, read_run(aligned)).read("align", POLICIES)):
         (answer,) = decode(task.bank, [Request(prompt, at_mod(WEIGHT))], greedy, 8, task.codec.stops)
-        ((logprob,),) = mixture_logprobs(task.bank, [Group(prompt, (answer.tokens,))], at_mod(WEIGHT))
+        ((logprob,),) = mixture_logprobs(task.bank, Group(prompt, (answer.tokens,)), [at_mod(WEIGHT)])
     assert logprob == pytest.approx(float(mixed(task, aligned, prompt, answer.tokens).amax(1).sum()), abs=1e-3)
 
 

@@ -257,7 +257,7 @@ def test_ways_of_asking_are_heeded(
     with task.bank.mounted(soups.aligned.adapters):
         draws = decode(task.bank, BestOf(4, weight).draws(first), warm, 10, task.codec.stops)
         group = Group(first.prompt, tuple(draw.tokens for draw in draws))
-        of = [mixture_logprobs(task.bank, [group], at_soup(point))[0] for point in (*corners(3), (0.0,) * 3)]
+        of = mixture_logprobs(task.bank, group, [at_soup(point) for point in (*corners(3), (0.0,) * 3)])
     logprobs = torch.tensor(of)
     values = torch.tensor(weight) @ (logprobs[:3] - logprobs[3])
     texts = [task.codec.decode(draw.tokens) for draw in draws]

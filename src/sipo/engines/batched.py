@@ -11,7 +11,7 @@ from typing import Any
 
 from sipo.bank import Bank
 from sipo.bank.policy import Point
-from sipo.decoding import Generated, Request, decode
+from sipo.decoding import Generated, Mixture, Request, decode
 from sipo.engines.interface import NONE, Span
 from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group, batches, worth_sharing
@@ -54,18 +54,20 @@ class Single:
 
 @dataclass(frozen=True)
 class Mixed:
-    """One response under a mixture of several points."""
+    """Responses to one prompt under mixtures of several points."""
 
-    request: ScoreRequest
+    requests: Sequence[ScoreRequest]
 
     def __call__(self, bank: Bank) -> list[float]:
-        prompt, response, mixture = self.request
-        return mixture_logprobs(bank, [Group(prompt, (response,))], mixture)[0]
+        responses = tuple(dict.fromkeys(each.response for each in self.requests))
+        mixtures = list(dict.fromkeys(each.mixture for each in self.requests))
+        found = mixture_logprobs(bank, Group(self.requests[0].prompt, responses), mixtures)
+        return [found[mixtures.index(each.mixture)][responses.index(each.response)] for each in self.requests]
 
     def __str__(self) -> str:
-        return (
-            f"scored a response of {len(self.request.response)} tokens under {len(self.request.mixture.points)} points"
-        )
+        points = {point for each in self.requests for point in each.mixture.points}
+        longest = max(len(each.response) for each in self.requests)
+        return f"scored {len(self.requests)} responses of up to {longest} tokens under mixtures of {len(points)} points"
 
 
 def knee(bank: Bank) -> tuple[int | None]:
@@ -150,16 +152,16 @@ def text_plan(requests: Sequence[Request], rows: int, apart: bool = False) -> li
 def score_plan(
     requests: Sequence[ScoreRequest], knee: int | None, tokens: int, apart: bool = False
 ) -> list[tuple[Units, Batch]]:
-    """Responses to one prompt under one point share a row where it pays (`worth_sharing`); a mixture of several points
-    goes response by response. A batch is of one point where they are computed `apart`.
+    """Responses to one prompt under one point share a row where it pays (`worth_sharing`), and so they do under the
+    points of mixtures, which then serve all of these. A batch is of one point where they are computed `apart`.
     """
     together: dict[tuple[tuple[int, ...], Point], list[int]] = {}
-    mixed: list[int] = []
-    for unit, (prompt, _, mixture) in enumerate(requests):
+    mixed: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+    for unit, (prompt, response, mixture) in enumerate(requests):
         if len(mixture.points) == 1:
             together.setdefault((prompt, mixture.points[0]), []).append(unit)
         else:
-            mixed.append(unit)
+            mixed.setdefault(prompt, {}).setdefault(response, []).append(unit)
     rows: list[tuple[Units, Group, Point]] = []
     for (prompt, point), units in together.items():
         order = iter(units)
@@ -173,4 +175,28 @@ def score_plan(
         for indices in batches([group.tokens for _, group, _ in alike], tokens):
             batch = tuple(unit for index in indices for unit in alike[index][0])
             plan.append((batch, Single([alike[index][1:] for index in indices])))
-    return [*plan, *(((unit,), Mixed(requests[unit])) for unit in mixed)]
+    for prompt, by_response in mixed.items():
+        for group in worth_sharing(Group(prompt, tuple(by_response)), knee):
+            units = [unit for response in group.responses for unit in by_response[response]]
+            for part in _of_few_points(requests, units, tokens // group.tokens):
+                plan.append((part, Mixed([requests[unit] for unit in part])))
+    return plan
+
+
+def _of_few_points(requests: Sequence[ScoreRequest], units: Sequence[int], most: int) -> Iterator[Units]:
+    """The units, one mixture's after another's, in parts whose mixtures have at most so many points; a mixture of more
+    has a part of its own.
+    """
+    by_mixture: dict[Mixture, list[int]] = {}
+    for unit in units:
+        by_mixture.setdefault(requests[unit].mixture, []).append(unit)
+    part: list[int] = []
+    points: set[Point] = set()
+    for mixture, mine in by_mixture.items():
+        if part and len(points | set(mixture.points)) > most:
+            yield tuple(part)
+            part, points = [], set()
+        part += mine
+        points |= set(mixture.points)
+    if part:
+        yield tuple(part)

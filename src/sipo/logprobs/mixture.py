@@ -1,8 +1,9 @@
-"""log pi(y | x) under a mixture: what `decode` draws from at temperature 1, summed over the response."""
+"""log pi(y | x) under mixtures: what `decode` draws from at temperature 1, summed over the response."""
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from sipo.bank import Bank
 from sipo.decoding.mixing import mix
@@ -14,29 +15,42 @@ from sipo.logprobs.score import under
 
 
 @torch.no_grad()
-def mixture_logprobs(bank: Bank, groups: Sequence[Group], mixture: Mixture) -> list[list[float]]:
-    """One value for each response of each group, natural logarithm. The mixed distribution is renormalised at every
-    token, so this goes response by response; a single point is cheaper by `sipo.logprobs.score`.
+def mixture_logprobs(bank: Bank, group: Group, mixtures: Sequence[Mixture]) -> list[list[float]]:
+    """By mixture, one value for each response of the group, natural logarithm.
+
+    Mixtures at many weights are mostly of the same few points: each of these goes through the model once for them all,
+    and the distribution is mixed and renormalised at every token. A single point is cheaper by `sipo.logprobs.score`.
     """
-    return [[_one(bank, Group(group.prompt, (y,)), mixture) for y in group.responses] for group in groups]
+    points = list(dict.fromkeys(point for mixture in mixtures for point in mixture.points))
+    k, points_K_N = len(points), torch.tensor(points)
+    packed = pack([group] * k, bank.device, bank.routes.packs)
+    at = points_K_N[packed.group.cpu()]
+    output = bank.hidden_states(at, layout=packed.layout, input_ids=packed.ids, use_cache=False)
+    hidden_K_L_d = output.last_hidden_state.flatten(0, 1)[packed.predictors].unflatten(0, (k, -1))
+    targets_L = packed.targets.unflatten(0, (k, -1))[0]
+    used = [[points.index(point) for point in mixture.points] for mixture in mixtures]
+    found: list[list[float]] = [[] for _ in mixtures]
+    lengths = [len(response) for response in group.responses]
+    for hidden, targets in zip(hidden_K_L_d.split(lengths, dim=1), targets_L.split(lengths), strict=True):
+        totals = [0.0] * len(mixtures)
+        before = torch.zeros(k, 1, device=bank.device)
+        for h, t in zip(hidden.split(CHUNK, dim=1), targets.split(CHUNK), strict=True):
+            each = bank.logits(h, points_K_N).float().log_softmax(-1)  # [K, C, V]
+            chosen = each.gather(-1, t[None, :, None].expand(k, -1, 1))[..., 0]
+            so_far = before + chosen.cumsum(-1)  # [K, C] log-probability of what precedes, and the token
+            each += (so_far - chosen)[..., None]
+            for m, mixture in enumerate(mixtures):
+                totals[m] += _chosen(each[used[m]], mixture, t)
+            before = so_far[:, -1:]
+        for mine, total in zip(found, totals, strict=True):
+            mine.append(total)
+    flat = [total for mine in found for total in mine]
+    finite(flat, lambda i: f"log pi(y | x) {under(bank, group, mixtures[i // len(lengths)].points[0])}")
+    return found
 
 
-def _one(bank: Bank, group: Group, mixture: Mixture) -> float:
-    k = len(mixture.points)
-    packed = pack([group] * k, bank.device)
-    points = torch.tensor(mixture.points)
-    output = bank.hidden_states(points, layout=packed.layout, input_ids=packed.ids, use_cache=False)
-    hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors].unflatten(0, (k, -1))  # [K, L, d]
-    targets = packed.targets.unflatten(0, (k, -1))[0]  # [L]
-    weights = torch.tensor(mixture.weights, device=bank.device)
-    before, total = torch.zeros(k, 1, device=bank.device), 0.0
-    for h, t in zip(hidden.split(CHUNK, dim=1), targets.split(CHUNK), strict=True):
-        each = bank.logits(h, points).float().log_softmax(-1)  # [K, C, V]
-        chosen = each.gather(-1, t[None, :, None].expand(k, -1, 1))[..., 0]
-        so_far = before + chosen.cumsum(-1)  # [K, C] log-probability of what precedes, and the token
-        logprobs = (so_far - chosen)[..., None] + each
-        mixed = mix(logprobs.transpose(0, 1), weights.expand(len(t), k), mixture.divergence)
-        total += float(mixed.log_softmax(-1).gather(-1, t[:, None]).sum())
-        before = so_far[:, -1:]
-    finite(total, f"log pi(y | x) {under(bank, group, mixture.points[0])}")
-    return total
+def _chosen(logprobs_K_C_V: Tensor, mixture: Mixture, targets_C: Tensor) -> float:
+    """The targets' log-probabilities under the mixture, summed."""
+    weights = torch.tensor(mixture.weights, device=logprobs_K_C_V.device)
+    scores = mix(logprobs_K_C_V.transpose(0, 1), weights.expand(len(targets_C), -1), mixture.divergence)
+    return float(scores.log_softmax(-1).gather(-1, targets_C[:, None]).sum())
