@@ -143,7 +143,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"objectives__0__better": "Say here in one sentence what is better about a response that detail prefers."},
         "the `better` of `detail` is still what `sipo init` wrote",
     ),
-    "an init's reward": ({"objectives__0__reward": "module:function"}, "is still `module:function`"),
     "only corners": ({"sample__weights": {"divisions": 1}}, "sample.weights: none lies between"),
     "no room for the corners": ({"sample__weights__at_most": 1}, "sample.weights.at_most: 1 has no room for the"),
     "too many weights": ({"weights__divisions": 20_000}, "weights.divisions: 20000 makes 20,001 weights"),

@@ -43,6 +43,7 @@ CHANGES: Mapping[str, tuple[Any, ...]] = {
     "evaluate.per_prompt": (1, 2),
     "evaluate.reference_point": (None, {"detail": 0.0, "brevity": 40.0}),
     "evaluate.bootstrap": (50, 60),
+    "evaluate.labels": (False, True),
     "weights.divisions": (2, 3),
     "sample.rows": ("conflicting", "all"),
     "sample.per_weight": (8, 2),

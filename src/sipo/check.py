@@ -1,7 +1,7 @@
 """Looking before leaping: validate a run, show what it would read and learn from, and estimate its work."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -21,13 +21,15 @@ from sipo.filters.registry import find as find_rule
 from sipo.graph.build import Graph
 from sipo.graph.key import subject_of
 from sipo.logprobs.packing import pack
-from sipo.methods.registry import improves
+from sipo.methods.registry import find, improves
 from sipo.models.chat import Codec
 from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
 from sipo.remarks import about_keys, about_lengths, about_methods, about_rates, about_rewards, about_rows
 from sipo.remarks import about_weights as remarks_on_weights
+from sipo.report.measure import CAVEAT
+from sipo.report.parts import listed
 from sipo.runs.validate import validate
 from sipo.settings import Weights
 from sipo.stages.refine import encode
@@ -121,10 +123,27 @@ def _say_subject(task: Task, absent: Absent) -> None:
         for line in about_chats(task.codec):
             say(f"chats      {line}")
     for objective in config.objectives:
-        say(f"objective  {objective.name}: {objective.direction} {objective.reward}; {objective.better}")
+        by = f"{objective.direction} {objective.reward}" if objective.reward is not None else "no reward"
+        say(f"objective  {objective.name}: {by}; {objective.better}")
+    _say_measure(config, say)
     for line in about_weights(config):
         say(line)
     say()
+
+
+def _say_measure(config: Config, say: Callable[[str], None]) -> None:
+    """What decides, where an objective has no reward."""
+    if not config.by_labels:
+        return
+    lacking = [each.name for each in config.objectives if each.reward is None]
+    have = [each.name for each in config.objectives if each.reward is not None]
+    verb = "has" if len(lacking) == 1 else "have"
+    say(f"measured   by held-out labels, for all objectives, since {listed(lacking)} {verb} no reward. {CAVEAT}")
+    if have:
+        say(f"           The rewards of {listed(have)} stand beside, in a table of their own.")
+    out = [name for name in config.methods if not find(name).exported]
+    if out:
+        say(f"           Labels cannot score {listed(out)}, no model that is mixed or trained: left out there.")
 
 
 def about_weights(config: Config) -> list[str]:

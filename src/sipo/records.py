@@ -6,7 +6,7 @@ A reward that is None was refused by its judge: nothing is known of it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,21 +94,72 @@ class Response:
     """Of a method that no weight steers: which of its answers, one for each weight of the others."""
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """How a method's model at a weight ranks the two responses of a held-out row, and which labels agree."""
+
+    method: str
+    weights: dict[str, float] | None
+    """None for the base model and single policies, which no weight steers."""
+    prompt: str
+    """The prompt's key (`Row.key`)."""
+    text: str
+    """The prompt as people read it."""
+    row: str
+    """The row's id (`Row.id`)."""
+    margin: float
+    """Implicit reward of response_1 less that of response_0, over beta: the difference of log pi - log pi_ref."""
+    agreed: dict[str, float | None]
+    """By objective, 1 where its label agrees, 0 where not, .5 where the model ranks neither first; None without one."""
+
+    @property
+    def rewards(self) -> dict[str, float | None]:
+        """What it counts in the place of."""
+        return self.agreed
+
+    @property
+    def draw(self) -> int:
+        """Nothing is drawn."""
+        return 0
+
+
+class Measured(Protocol):
+    """A number for each objective, of a method at a weight on a prompt: a `Response` or a `Ranking`."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def weights(self) -> dict[str, float] | None: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def rewards(self) -> dict[str, float | None]: ...
+    @property
+    def draw(self) -> int: ...
+
+
+Each = TypeVar("Each", bound=Measured)
+
+
 def known(reward: float) -> float | None:
     """A reward as it is written; NaN, which a refusal is in arrays, is None there."""
     return None if math.isnan(reward) else reward
 
 
-def comparable(responses: Sequence[Response]) -> list[Response]:
+def comparable(responses: Sequence[Each]) -> list[Each]:
     """Those to prompts of which every response has all of its rewards: the prompts on which methods can be compared."""
     lacking = {each.prompt for each in responses if None in each.rewards.values()}
     return [each for each in responses if each.prompt not in lacking]
 
 
 def points_of(
-    responses: Sequence[Response], objectives: Sequence[str], weights: Sequence[tuple[float, ...]]
-) -> dict[str, list[list[Response]]]:
-    """The responses of each method by the points of its front: its weights in order, or draws of what none steers."""
+    responses: Sequence[Each], objectives: Sequence[str], weights: Sequence[tuple[float, ...]]
+) -> dict[str, list[list[Each]]]:
+    """The responses, or rankings, of each method by the points of its front: its weights in order, or draws of what
+    none steers.
+    """
     found = {}
     for method in dict.fromkeys(each.method for each in responses):
         mine = [each for each in responses if each.method == method]
@@ -121,14 +172,23 @@ def points_of(
     return found
 
 
-def rewards_of(points: Sequence[Sequence[Response]], objectives: Sequence[str]) -> Array:
-    """[M, P, N]: mean rewards at each point and prompt; prompts are in their sorted order, which all methods share."""
+def rewards_of(points: Sequence[Sequence[Measured]], objectives: Sequence[str]) -> Array:
+    """[M, P, N]: mean rewards at each point and prompt, of what is known; NaN where nothing is. Prompts are in their
+    sorted order, which all methods share.
+    """
     return np.stack([_by_prompt(part, tuple(objectives)) for part in points])
 
 
-def _by_prompt(responses: Sequence[Response], objectives: tuple[str, ...]) -> Array:
-    """[prompts, N] mean rewards, in the prompts' sorted order, which all methods share."""
+def _by_prompt(responses: Sequence[Measured], objectives: tuple[str, ...]) -> Array:
+    """[prompts, N]"""
     by_prompt: dict[str, list[list[float | None]]] = {}
     for each in responses:
         by_prompt.setdefault(each.prompt, []).append([each.rewards[name] for name in objectives])
-    return np.stack([np.mean(np.array(by_prompt[key], dtype=float), axis=0) for key in sorted(by_prompt)])
+    return np.stack([_mean_of_known(np.array(by_prompt[key], dtype=float)) for key in sorted(by_prompt)])
+
+
+def _mean_of_known(values_R_N: Array) -> Array:
+    is_known = ~np.isnan(values_R_N)
+    count = is_known.sum(axis=0)
+    total = np.where(is_known, values_R_N, 0.0).sum(axis=0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))

@@ -33,7 +33,7 @@ FAST, FULL_RATES = 2e-5, "5e-7 to 1e-6, small ones at up to 1e-5"
 """A rate of DPO on all parameters that is too high, and those that are usual."""
 
 
-SWITCHES = ("refine.enabled", "sft.enabled")
+SWITCHES = ("refine.enabled", "sft.enabled", "evaluate.labels")
 """Read by the graph itself."""
 
 
@@ -133,6 +133,11 @@ def about_rows(task: Task) -> list[str]:
     for kind, rows in (("training", splits.train), ("test", splits.test)):
         if rows and not _conflicts(rows, names):
             lines.append(f"no {kind} row is in conflict: on these, one model may well serve all objectives")
+    for name in names if task.config.by_labels else ():
+        tested = {row.key for row in test_rows(task)}
+        told = len({row.key for row in splits.test if row.key in tested and row.sign(name)})
+        if told < FEW_TEST_PROMPTS:
+            lines.append(f"`{name}` has labels on {told} test prompts: too few for a verdict by labels")
     if improves(task.config.methods):
         worked = len(worked_rows(task))
         if worked < FEW_WORKED:

@@ -181,7 +181,6 @@ CASES: dict[str, tuple[Change, list[str]]] = {
     "no such layer": (put("lora.target_modules", ["w_proj"]), ["lora.target_modules", "`w_proj`", "q_proj"]),
     "no such reward module": (put("objectives.0.reward", "nope:f"), ["reward `nope:f`", "PYTHONPATH"]),
     "no such reward": (put("objectives.1.reward", "sipo.rewards.text:word"), ["no `word`", "did you mean"]),
-    "no reward": (put("objectives.0.reward", None), ["`detail` has no reward", "reward: module:function"]),
     "half a corner": (put("evaluate.reference_point", {"detail": 0}), ["evaluate.reference_point", "detail, brevity"]),
     "missing template": (put("refine.review_template", "no.yaml"), ["no.yaml"]),
     "template that is no list": (template("just words"), ["template.yaml", "YAML list of {role, content}"]),

@@ -155,6 +155,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "evaluate.per_prompt": (3, ANSWERS),
     "evaluate.validation_prompts": (3, ["trials/mixing/sipo", "trials/mixing/sipo-soups"]),
     "evaluate.reference_point": ({"detail": 0.0, "brevity": 9.0}, ["compare"]),
+    "evaluate.labels": (True, ["compare"]),
     "evaluate.bootstrap": (9, ["compare"]),
     "report.cases": (3, REPORT),
     "report.title": ("A title", REPORT),

@@ -154,7 +154,7 @@ def test_whole_models_take_what_their_parameters_do(settings: dict[str, Any]) ->
     assert 24 * p < peaks["align"] < 24 * p + 60e9
     assert peaks["raco"] - peaks["align"] == 2 * 4 * p
     assert 4 * 2 * p < peaks["answers/soups"], "the backbone, two policies and a soup"
-    sizes = Sizes(100, 10, 10, (100, 100), 50, 50, "counted")
+    sizes = Sizes(100, 10, 10, 10, (100, 100), 50, 50, "counted")
     light, full = (
         Plan(parse_config({**whole, "policies": kind}, "here"), lengths, sizes, ()) for kind in ("lora", "full")
     )

@@ -1,6 +1,7 @@
 """Indicators against their definitions, fronts compared with paired resamples, and seeds as the unit."""
 
 import json
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from sipo.config import Config
 from sipo.errors import SipoError
-from sipo.pareto.bootstrap import percentile_interval
+from sipo.pareto.bootstrap import filled, known_prompts, percentile_interval
 from sipo.pareto.compare import MEASURES, compare, pairs
+from sipo.pareto.gains import gains
 from sipo.pareto.indicators import (
     additive_epsilon,
     dominated_share,
@@ -26,6 +28,7 @@ from sipo.pareto.indicators import (
     union_front,
 )
 from sipo.pareto.seeds import attainment, staircase, t_interval
+from sipo.weights import simplex_lattice
 
 Array = NDArray[np.float64]
 
@@ -363,3 +366,64 @@ def test_a_staircase_turns_where_both_are_worse(sign: list[int]) -> None:
     line = [[0, 5], [1, 5], [1, 2], [3, 2], [3, 1]]
     given = (corners * sign)[np.argsort((corners * sign)[:, 0])]
     assert staircase(given, end * sign).tolist() == (np.array(line) * sign).tolist()
+
+
+def shares(generator: np.random.Generator, right: float, prompts: int, lacking: float) -> dict[str, Array]:
+    """A base model that ranks nothing and a method that is right with a probability, alike at most weights; labels
+    lack.
+    """
+    known = np.where(generator.random((1, prompts, 2)) < lacking, np.nan, 1.0)
+    flips = generator.random((5, prompts, 2)) < 0.1
+    ranks = (
+        (generator.random((1, prompts, 2)) < right) ^ flips
+        if right == 0.5
+        else generator.random((5, prompts, 2)) < right
+    )
+    return {"base": np.full((1, prompts, 2), 0.5) * known, "mod": ranks.astype(float) * known}
+
+
+@pytest.mark.parametrize("lacking", [0.0, 0.4])
+def test_by_labels_a_method_at_chance_is_called_nothing_and_one_that_is_right_is_above(lacking: float) -> None:
+    weights, maximise = np.array(simplex_lattice(2, 4)), {"helpful": True, "harmless": True}
+    words = {0.5: Counter[str](), 0.8: Counter[str]()}
+    told = {0.5: Counter[str](), 0.8: Counter[str]()}
+    for right, runs in ((0.5, 150), (0.8, 10)):
+        for run in range(runs):
+            rewards = shares(np.random.default_rng(run), right, 80, lacking)
+            found = compare(rewards, weights, maximise, {"helpful": 0.0, "harmless": 0.0}, unsteered=["base"], times=10)
+            words[right][found["differences"]["mod - base"]["is"]] += 1
+            told[right].update(
+                each.word for each in gains(rewards, maximise, [("mod", "base")])["mod", "base"].values()
+            )
+            assert found["prompts"] == min(np.isfinite(rewards["mod"]).all(axis=0).sum(axis=0))
+    assert words[0.5]["not shown"] >= 150 - 17  # 5 % of runs, and three deviations
+    assert told[0.5]["not shown"] >= 300 - 9  # 1 % of runs have a false one
+    assert words[0.8] == {"above": 10} and told[0.8]["above"] >= 18
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 0.9))
+def test_what_is_not_known_changes_no_mean_and_leaves_the_error_of_a_ratio(seed: int, share: float) -> None:
+    generator = np.random.default_rng(seed)
+    values = generator.random((2, 400, 2))
+    values[:, generator.random((400, 2)) > share] = np.nan
+    complete = filled(values)
+    known = np.isfinite(values)
+    assert complete.mean(axis=1) == pytest.approx(np.nanmean(values, axis=1))
+    deviations = np.where(known, values - np.nanmean(values, axis=1, keepdims=True), 0.0)
+    of_ratio = (deviations**2).sum(axis=1) / known.sum(axis=1) ** 2  # a ratio estimator's variance
+    assert complete.var(axis=1) / 400 == pytest.approx(of_ratio)
+    assert filled(complete) is complete and known_prompts(values) == known[0].sum(axis=0).tolist()
+
+
+def test_few_labels_forbid_a_verdict_however_many_prompts_there_are() -> None:
+    rewards = shares(np.random.default_rng(1), 0.9, 200, 0.0)
+    lacking = {
+        name: np.where(np.arange(200)[None, :, None] < [25, 200], each, np.nan) for name, each in rewards.items()
+    }
+    weights, maximise = np.array(simplex_lattice(2, 4)), {"helpful": True, "harmless": True}
+    few, many = (compare(each, weights, maximise, unsteered=["base"], times=10) for each in (lacking, rewards))
+    assert many["differences"]["mod - base"]["is"] == "above"
+    said = few["differences"]["mod - base"]
+    assert (said["is"], said["because"], few["prompts"]) == ("not shown", "25 prompts are fewer than 30", 25)
+    of = gains(lacking, maximise, [("mod", "base")])["mod", "base"]
+    assert (of["helpful"].word, of["harmless"].word) == ("not shown", "above")

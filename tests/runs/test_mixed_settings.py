@@ -39,7 +39,7 @@ def test_a_card_has_the_numbers_of_its_own_settings_alone(finished: Path, again:
         assert main(["export", str(finished), *SHARES, "--to", str(finished.parent / name)]) == 0
         return (finished.parent / name / "README.md").read_text()
 
-    assert "Mean reward on held-out prompts" in card("before")
+    assert "Mean true reward on held-out prompts" in card("before")
     assert again("--set", "align.lr=0.02", "--only", "align") == 0  # as a run that is stopped early leaves it
     assert "The run was not evaluated" in card("after")
 

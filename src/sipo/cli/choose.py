@@ -9,13 +9,13 @@ import numpy as np
 
 from sipo.commands import export, generate, question, sipo
 from sipo.config import Config
-from sipo.declare.parts import RESPONSES
 from sipo.errors import SipoError
 from sipo.methods.registry import find, usual, usual_soup
-from sipo.pareto.bootstrap import Array
+from sipo.pareto.bootstrap import Array, filled
 from sipo.pareto.choosing import equal_gain, knee, shortfall, simultaneous_intervals, tilted, within
 from sipo.progress import Progress, say_json
-from sipo.records import Response, comparable, points_of, rewards_of
+from sipo.records import Measured, comparable, points_of, rewards_of
+from sipo.report.measure import CAVEAT, LABELS, REWARDS
 from sipo.runs.outputs import Outputs
 from sipo.runs.status import read_run, require
 from sipo.weights import grid
@@ -34,7 +34,7 @@ def wish_of(
     config: Config, least: Mapping[str, str], most: Mapping[str, str], best: Sequence[tuple[str, str | None]]
 ) -> Wish:
     """From the options as they were written. Raises SipoError for what does not fit an objective's direction."""
-    larger = dict(zip(config.names, config.maximise, strict=True))
+    larger = dict(zip(config.names, maximise_of(config), strict=True))
     bounds = {}
     for option, given, up in (("--at-least", least, True), ("--at-most", most, False)):
         for name, text in given.items():
@@ -50,6 +50,11 @@ def wish_of(
     if option in ("--maximise", "--minimise"):
         _check(option, name, larger, option == "--maximise")
     return Wish(bounds, name)
+
+
+def maximise_of(config: Config) -> tuple[bool, ...]:
+    """Whether more is better, of each objective as it is measured."""
+    return (True,) * len(config.names) if config.by_labels else config.maximise
 
 
 def _check(option: str, name: str, larger: Mapping[str, bool], up: bool) -> None:
@@ -70,21 +75,21 @@ def choose(run: Path, wish: Wish, methods: Sequence[str] = (), *, as_json: bool 
     """
     config = read_run(run)
     require(run, config, "compare")
-    responses = _responses(run, config)
-    points = points_of(responses, config.names, grid(config.weights, config.names))
+    measured = _measured(run, config)
+    points = points_of(measured, config.names, grid(config.weights, config.names))
     asked = _asked(points, config, methods)
-    rewards = {name: rewards_of(mine, config.names) for name, mine in points.items()}
+    rewards = {name: filled(rewards_of(mine, config.names)) for name, mine in points.items()}
     chosen = _chosen(config, wish, {name: rewards[name] for name in asked}, rewards.get("base"))
     chosen |= {"weights": points[chosen["method"]][chosen.pop("point")][0].weights}
     if as_json:
         say_json(chosen)
     else:
-        _say(run, config, wish, chosen, question(each.text for each in responses))
+        _say(run, config, wish, chosen, question(each.text for each in measured))
 
 
-def _responses(run: Path, config: Config) -> list[Response]:
-    outputs = Outputs(run, config)
-    return comparable([each for name in config.methods for each in outputs.read(f"judged/{name}", RESPONSES)])
+def _measured(run: Path, config: Config) -> Sequence[Measured]:
+    found = Outputs(run, config).measured()
+    return found if config.by_labels else comparable(found)
 
 
 def _asked(points: Mapping[str, Any], config: Config, methods: Sequence[str]) -> list[str]:
@@ -104,12 +109,12 @@ def _chosen(config: Config, wish: Wish, rewards: Mapping[str, Array], base: Arra
     means = stacked.mean(axis=1)
     low, high = simultaneous_intervals(stacked, config.evaluate.bootstrap, config.seed)
     bounds = np.array([wish.bounds.get(name, np.nan) for name in config.names])
-    fits = within(means, bounds, config.maximise)
-    worse = np.where(config.maximise, low, high)
+    fits = within(means, bounds, maximise_of(config))
+    worse = np.where(maximise_of(config), low, high)
     if fits.any():
         among = np.flatnonzero(fits)
     else:
-        missed = shortfall(means, bounds, config.maximise)
+        missed = shortfall(means, bounds, maximise_of(config))
         among = np.flatnonzero(missed == missed.min())
     at = int(among[_best(config, wish, means[among], base)])
     method, point = places[at]
@@ -117,24 +122,24 @@ def _chosen(config: Config, wish: Wish, rewards: Mapping[str, Array], base: Arra
         "method": method,
         "point": point,
         "fits": bool(fits.any()),
-        "surely": bool(within(worse[[at]], bounds, config.maximise)[0]),
+        "surely": bool(within(worse[[at]], bounds, maximise_of(config))[0]),
         "rewards": dict(zip(config.names, means[at].tolist(), strict=True)),
         "interval": {name: [float(low[at, i]), float(high[at, i])] for i, name in enumerate(config.names)},
         "best_of_all": {
             name: float((means[:, i].max if larger else means[:, i].min)())
-            for i, (name, larger) in enumerate(zip(config.names, config.maximise, strict=True))
+            for i, (name, larger) in enumerate(zip(config.names, maximise_of(config), strict=True))
         },
     }
     if base is not None:
         found["base"] = dict(zip(config.names, base.mean(axis=(0, 1)).tolist(), strict=True))
-        if not fits.any():
+        if not fits.any() and not config.by_labels:  # the labels have no draws that could be reweighted
             found["mixture"] = _mixture(base, bounds, config)
     return found
 
 
 def _mixture(base: Array, bounds: Array, config: Config) -> dict[str, Any]:
     """Whether any mixture of weights could meet the bounds, as far as the base model's `answers` to a prompt tell."""
-    tilt = tilted(base, bounds, config.maximise) if len(base) > 1 else None
+    tilt = tilted(base, bounds, maximise_of(config)) if len(base) > 1 else None
     weights = dict(zip(config.names, tilt.weights_N.tolist(), strict=True)) if tilt else None
     return {"answers": len(base), "weights": weights, "divergence": tilt.divergence if tilt else None}
 
@@ -155,17 +160,17 @@ def _about_mixture(mixture: dict[str, Any]) -> str:
 def _best(config: Config, wish: Wish, means: Array, base: Array | None) -> int:
     """Its place among the means."""
     if wish.best == "knee":
-        return knee(means, config.maximise)
+        return knee(means, maximise_of(config))
     if wish.best == "equal gain":
         if base is None:
             raise SipoError("--equal-gain: is over the base model, which the run did not measure; add base to methods")
-        return equal_gain(means, base.mean(axis=(0, 1)), config.maximise)
+        return equal_gain(means, base.mean(axis=(0, 1)), maximise_of(config))
     i = config.names.index(wish.best)
-    return int(np.argmax(means[:, i] * (1 if config.maximise[i] else -1)))
+    return int(np.argmax(means[:, i] * (1 if maximise_of(config)[i] else -1)))
 
 
 def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any], prompt: str) -> None:
-    progress = Progress()
+    progress, measure = Progress(), LABELS if config.by_labels else REWARDS
     shown = " ".join(f"{name}={share:g}" for name, share in chosen["weights"].items())
     if chosen["fits"]:
         sure = (
@@ -176,16 +181,16 @@ def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any], prompt: 
         progress.say(f"no measured point fits what was asked; the nearest is {chosen['method']} at {shown}")
         if "mixture" in chosen:
             progress.say(_about_mixture(chosen["mixture"]))
-    columns = ["objective", "reward", "low", "high", "better is"]
+    columns = ["objective", "agrees" if config.by_labels else "reward", "low", "high", "better is"]
     columns += ["over base"] * ("base" in chosen) + ["best of all points"]
     rows = []
-    for name, larger in zip(config.names, config.maximise, strict=True):
+    for name, larger in zip(config.names, maximise_of(config), strict=True):
         reward, (low, high) = chosen["rewards"][name], chosen["interval"][name]
         over = [f"{reward - chosen['base'][name]:+.3f}"] if "base" in chosen else []
         rows.append([name, reward, low, high, "larger" if larger else "smaller", *over, chosen["best_of_all"][name]])
-    progress.table(
-        "mean rewards on held-out prompts, with 95 % intervals that hold for all points at once", columns, rows
-    )
+    progress.table(f"{measure.heading}, with 95 % intervals that hold for all points at once", columns, rows)
+    if config.by_labels:
+        progress.say(CAVEAT)
     weights, method = chosen["weights"], chosen["method"]
     spec, named = find(method), None if method == usual(config.methods) else method
     progress.say(f"ask it   {sipo(*generate(run, weights, prompt, named))}")

@@ -15,7 +15,8 @@ from sipo.data.chats import kind_of
 from sipo.disk.damage import is_run
 from sipo.errors import SipoError
 from sipo.pareto.across import across
-from sipo.records import Response, points_of, rewards_of
+from sipo.records import Measured, Response, points_of, rewards_of
+from sipo.report.measure import LABELS, REWARDS, Measure
 from sipo.report.parts import shares
 from sipo.weights import as_weight
 
@@ -28,8 +29,9 @@ class Compared:
 
     maximise: Mapping[str, bool]
     """By objective, in order: is larger better?"""
-    seeds: Mapping[str, Sequence[Response]]
+    seeds: Mapping[str, Sequence[Measured]]
     reference: Mapping[str, float] | None = None
+    measure: Measure = REWARDS
 
 
 def compare(places: Sequence[Path], minimise: Sequence[str] = (), form: str = "text") -> None:
@@ -47,7 +49,6 @@ def compare(places: Sequence[Path], minimise: Sequence[str] = (), form: str = "t
 
 def of_runs(places: Sequence[Path]) -> Compared:
     """Runs of the same settings are seeds of each other; the methods of others are called by their run, too."""
-    from sipo.declare.parts import RESPONSES
     from sipo.runs.outputs import Outputs
     from sipo.runs.status import read_run, require
 
@@ -58,13 +59,17 @@ def of_runs(places: Sequence[Path]) -> Compared:
         require(place, config, "compare")
         if [(o.name, o.direction) for o in config.objectives] != [(o.name, o.direction) for o in first.objectives]:
             raise SipoError(f"{place}: has other objectives than {places[0]}; compare runs of the same")
+        if config.by_labels != first.by_labels:
+            raise SipoError(
+                f"{place}: one run is measured by rewards, the other by held-out labels; compare runs alike"
+            )
         told = config.model_dump(mode="json", exclude={"seed", "run_dir", "execution", "report"})
         settings[place] = sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     several = len(set(settings.values())) > 1
     firsts = {key: next(place for place in places if settings[place] == key) for key in settings.values()}
     alike = len({place.resolve().name for place in firsts.values()}) < len(firsts)
     groups = {key: str(place) if alike else place.resolve().name for key, place in firsts.items()}
-    seeds: dict[str, list[Response]] = {}
+    seeds: dict[str, list[Measured]] = {}
     known = set()
     for place, config in configs.items():
         group, name = groups[settings[place]], str(config.seed)
@@ -72,10 +77,11 @@ def of_runs(places: Sequence[Path]) -> Compared:
             raise SipoError(f"{place}: is another run of seed {name} with the same settings; leave one out")
         known.add((group, name))
         outputs = Outputs(place, config)
-        for method in config.methods:
-            for each in outputs.read(f"judged/{method}", RESPONSES):
-                seeds.setdefault(name, []).append(replace(each, method=f"{group}/{each.method}") if several else each)
-    return Compared(dict(zip(first.names, first.maximise, strict=True)), seeds, first.evaluate.reference_point)
+        for each in outputs.measured():
+            seeds.setdefault(name, []).append(replace(each, method=f"{group}/{each.method}") if several else each)
+    measure = LABELS if first.by_labels else REWARDS
+    maximise = {o.name: o.maximise or first.by_labels for o in first.objectives}
+    return Compared(maximise, seeds, first.evaluate.reference_point, measure)
 
 
 def of_files(places: Sequence[Path], minimise: Sequence[str]) -> Compared:
@@ -142,7 +148,7 @@ def compared(found: Compared) -> dict[str, Any]:
                 at = shares(dict(zip(names, lacking[0], strict=True)))
                 raise SipoError(f"{method}: seed {seed} has no answers at {at}, where other methods have")
         common = set.intersection(*({each.prompt for each in part} for mine in points.values() for part in mine))
-        refused = {each.prompt for each in responses if None in each.rewards.values()}
+        refused = {each.prompt for each in responses if None in each.rewards.values() and found.measure is REWARDS}
         kept = common - refused
         left_out += len({each.prompt for each in responses}) - len(kept)
         if not kept:
@@ -158,7 +164,7 @@ def compared(found: Compared) -> dict[str, Any]:
     unsteered = {each.method for part in found.seeds.values() for each in part if each.weights is None}
     ordered = [{method: each[method] for method in seeds[0]} for each in seeds]
     result = across(ordered, np.array(weights), found.maximise, found.reference, unsteered=unsteered)
-    return {**result, "left_out": left_out}
+    return {**result, "left_out": left_out, "measure": found.measure.name}
 
 
 def _weights(found: Compared, names: tuple[str, ...]) -> list[tuple[float, ...]]:

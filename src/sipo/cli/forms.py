@@ -8,6 +8,7 @@ from typing import Any
 
 from sipo.plain import markdown_table, plain
 from sipo.progress import Progress, say, say_json
+from sipo.report.measure import CAVEAT, LABELS, REWARDS, measure_of
 from sipo.report.parts import Measured, Table, shares
 
 
@@ -56,14 +57,21 @@ def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple
             "Differences of every two methods",
             Table([*compared_by, f"hypervolume [{interval}]", *variances], differences),
         ),
-        ("Mean rewards at each weight", Table(["method", "weights", *means], points, lead=2)),
+        (_points_title(found), Table(["method", "weights", *means], points, lead=2)),
     ]
+
+
+def _points_title(found: Mapping[str, Any]) -> str:
+    measure = measure_of(found)
+    return "Mean rewards at each weight" if measure is REWARDS else f"{measure.heading.capitalize()}, at each weight"
 
 
 def notes(found: Mapping[str, Any]) -> Iterator[str]:
     """What the numbers do not say by themselves."""
     if found["left_out"]:
         yield f"{found['left_out']} prompts are left out: not every method has a reward for them at every weight"
+    if measure_of(found) is LABELS:
+        yield CAVEAT
     if found["seeds"] == 1:
         yield "intervals are over prompts; they do not say how another seed of training would have ended"
 

@@ -81,6 +81,16 @@ class Run(Section):
         return tuple(objective.maximise for objective in self.objectives)
 
     @property
+    def by_labels(self) -> bool:
+        """Whether held-out labels measure the methods, since an objective has no reward."""
+        return any(objective.reward is None for objective in self.objectives)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the methods' models rank held-out responses, to decide or beside rewards."""
+        return self.by_labels or self.evaluate.labels
+
+    @property
     def fine_tunes(self) -> bool:
         """Whether the policies stand on a backbone that the run itself fine-tunes first."""
         return self.sft is not None and self.sft.enabled

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sipo.declare.stage import Part
 from sipo.disk.tables import read_json, read_lines, read_records
-from sipo.records import Candidate, Refinement, Response, Sample
+from sipo.records import Candidate, Ranking, Refinement, Response, Sample
 
 if TYPE_CHECKING:
     from sipo.bank import Policy
@@ -70,6 +70,7 @@ CHOICE = Part("filter.json", _json)
 RESPONSES = Part("responses.jsonl", _records(Response))
 AGREEMENT = Part("agreement.json", _json)
 """How far judges agree with labels."""
+RANKINGS = Part("rankings.jsonl", _records(Ranking))
 FRONTS = Part("fronts.json", _json)
 TRIAL = Part(".", _place)
 """A folder with policies, how they were trained and their rates; without policies where the training diverged."""

@@ -71,6 +71,8 @@ class Sizes:
     validation: int
     test: int
     """Held-out prompts that are answered."""
+    ranked: int
+    """Labelled rows of theirs."""
     labelled: tuple[int, ...]
     """Training rows with a preference, for each objective."""
     worked: int
@@ -265,6 +267,21 @@ def agreement(plan: Plan, pairs: int) -> Work:
     """Of a judge with labels, on at most so many pairs."""
     pairs = min(pairs, plan.sizes.validation + plan.sizes.test)
     return Work(judged=2 * pairs, compared=pairs)
+
+
+def held_out(plan: Plan) -> Work:
+    """Labelled held-out rows under the reference."""
+    return Work(scored=2 * plan.sizes.ranked, scoring=plan.sizes.ranked * plan.both)
+
+
+def rankings(plan: Plan, models: Sequence[int]) -> Work:
+    """The same under a method's models, which are so many at each place of its front. The points that several weights
+    mix go through the model once for all of them: the policies, and the reference where a mixture has it.
+    """
+    rows, mixed = plan.sizes.ranked, [count for count in models if count > 1]
+    points = models.count(1) + (max(plan.n, *mixed) if mixed else 0)
+    apart = 2 * (plan.lengths.prompt + plan.lengths.response)  # where rows of two do not pay
+    return Work(scored=2 * rows * len(models), scoring=rows * points * apart)
 
 
 def sft(plan: Plan) -> Work:

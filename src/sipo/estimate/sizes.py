@@ -34,10 +34,12 @@ PAPER: Mapping[str, Stated] = {
 def counted(task: Task) -> Sizes:
     train = task.splits.train
     rows = worked_rows(task) if improves(task.config.methods) else []
+    prompts = {row.key for row in test_rows(task)}
     return Sizes(
         len(train),
         len(task.splits.validation),
         len(test_rows(task)),
+        sum(row.key in prompts for row in task.splits.test),
         tuple(sum(row.preferred[name] is not None for row in train) for name in task.objectives),
         len(rows),
         len(one_row_a_prompt(rows)),
@@ -55,7 +57,7 @@ def planned(config: Config) -> Sizes:
     worked = {"conflicting": conflicting, "non-conflicting": train - conflicting, "all": train}[config.sample.rows]
     worked = min(worked, config.sample.prompts or worked) if improves(config.methods) else 0
     test = min(known.test, config.evaluate.prompts or known.test)
-    return Sizes(train, known.validation, test, (train,) * len(config.objectives), worked, worked, known.said)
+    return Sizes(train, known.validation, test, test, (train,) * len(config.objectives), worked, worked, known.said)
 
 
 def stated(config: Config) -> Stated | None:

@@ -12,7 +12,8 @@ from sipo.methods.registry import specs
 from sipo.models.chat import Codec
 from sipo.models.plain import frame
 from sipo.plain import Markdown, code, escape, markdown_table
-from sipo.report.fronts import left_out
+from sipo.report.fronts import better, left_out
+from sipo.report.measure import measure_of
 from sipo.runs.status import fronts_of, read_subject
 from sipo.weights import Weight
 
@@ -96,7 +97,7 @@ def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
         at = "any" if point["weights"] is None else ", ".join(f"{n} {s:g}" for n, s in point["weights"].items())
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(point["rewards"][o], *point["interval"][o]) for o in config.names]
         lines.append([name, at, *cells, f"{point['length']:.0f}"])
-    names = [f"{o.name} ({'higher' if o.maximise else 'lower'} is better)" for o in config.objectives]
+    names = [f"{o['name']} ({better(o['direction'])})" for o in fronts["objectives"]]
     columns = ["method", "weights", *names, "tokens"]
     about = (
         f"This model is {code(method)}."
@@ -105,8 +106,10 @@ def _numbers(run: Path, config: Config, weight: Weight, method: str) -> str:
     )
     if not lines:
         return about
-    what = "Mean reward on held-out prompts with its 95 % bootstrap interval, at the nearest weights measured:"
-    return "\n\n".join(filter(None, [what, markdown_table(columns, lines), left_out(fronts), about]))
+    measure = measure_of(fronts)
+    what = f"{measure.point} on held-out prompts, with its 95 % bootstrap interval, at the nearest weights measured:"
+    told = [what, markdown_table(columns, lines), left_out(fronts), *measure.caveats(fronts), about]
+    return "\n\n".join(filter(None, told))
 
 
 def _use(base: str, revision: str | None, rank: int | None, codec: Codec | None) -> str:

@@ -18,6 +18,7 @@ from sipo.declare.parts import (
     LOGPROBS,
     MODEL,
     POLICIES,
+    RANKINGS,
     REFINEMENTS,
     RESPONSES,
     SAMPLES,
@@ -67,10 +68,20 @@ class Graph:
         """One for each objective, by DPO."""
         needs = {find(name): self._needs(find(name)) for name in dict.fromkeys(config.methods)}
         answers = {spec.name: self._answered(spec, inputs)[RESPONSES] for spec, inputs in needs.items()}
-        judged = {name: self._judged(name, output, answers)[RESPONSES] for name, output in answers.items()}
+        judged = answers
+        if self.measured:
+            judged = {name: self._judged(name, output, answers)[RESPONSES] for name, output in answers.items()}
+        ranked = {}
+        if config.ranks:
+            ranked = {spec.name: self._ranked(spec, needs[spec])[RANKINGS] for spec in needs if spec.exported}
         self.proposal = proposed(self, needs)
-        self.compare = self._compared(judged)
-        self.report = self._reported(judged)
+        self.compare = self._compared(judged, ranked)
+        self.report = self._reported(judged, ranked)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The objectives that have a reward."""
+        return tuple(each.name for each in self.config.objectives if each.reward is not None)
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self._stages.values())
@@ -286,15 +297,44 @@ class Graph:
 
         return self.add(Stage(f"judged/{name}", make, reads, inputs, (RESPONSES,), work=cost, peak=_peak("judging")))
 
-    def _compared(self, judged: Mapping[str, Output]) -> Stage:
+    def _ranked(self, spec: MethodSpec, inputs: Inputs) -> Stage:
+        reads = (*ROWS, "evaluate.prompts")
+        known = self.on_backbone(
+            "held-out",
+            later("sipo.stages.rank:score_held_out"),
+            reads,
+            {},
+            writes=(LOGPROBS,),
+            work=work.held_out,
+            peak=lambda peaks: peaks.scoring(peaks.both),
+        )[LOGPROBS]
+        return self.on_backbone(
+            f"ranked/{spec.name}",
+            later("sipo.stages.rank:rank"),
+            (*reads, "weights", *spec.reads),
+            {**inputs, "known": known},
+            writes=(RANKINGS,),
+            given={"method": spec.name},
+            version=spec.version,
+            brought=(spec.build,),
+            work=lambda plan: work.rankings(
+                plan, [spec.models(weight) for weight in (plan.weights if spec.steered else plan.weights[:1])]
+            ),
+            peak=lambda peaks: peaks.scoring(peaks.both),
+        )
+
+    def _compared(self, judged: Mapping[str, Output], ranked: Mapping[str, Output]) -> Stage:
         reads = ("seed", "weights", "objectives.direction", "evaluate.reference_point", "evaluate.bootstrap")
         make = later("sipo.stages.compare:compare")
         inputs: dict[str, Any] = {"judged": tuple(judged.values())}
         if any(each.judged for each in self.config.objectives):
             inputs["agreement"] = self._agreement()[AGREEMENT]
+        if ranked:
+            inputs["ranked"] = tuple(ranked.values())
         if tried := {stage.name: stage[STRENGTH] for stage in self if STRENGTH in stage.writes}:
             inputs["strengths"] = tried
-        return self.add(Stage("compare", make, reads, inputs, (FRONTS,), version=2))
+        given = {"measured": self.measured} if self.config.by_labels else {}
+        return self.add(Stage("compare", make, reads, inputs, (FRONTS,), given, version=2))
 
     def _agreement(self) -> Stage:
         make = later("sipo.stages.agreement:agreement")
@@ -310,7 +350,7 @@ class Graph:
             )
         )
 
-    def _reported(self, judged: Mapping[str, Output]) -> Stage:
+    def _reported(self, judged: Mapping[str, Output], ranked: Mapping[str, Output]) -> Stage:
         trained = {stage.name: stage[TRAINING] for stage in self if TRAINING in stage.writes}
         inputs: dict[str, Any] = {
             "fronts": self.compare[FRONTS],
@@ -318,6 +358,8 @@ class Graph:
             "training": trained,
             **({"proposal": self.proposal} if self.proposal else {}),
         }
+        if self.config.by_labels:
+            inputs["ranked"] = tuple(ranked.values())
         chosen = [stage for stage in self if CHOICE in stage.writes]
         if chosen:  # of the last round
             last = chosen[-1]

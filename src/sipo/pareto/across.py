@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from sipo.pareto.bootstrap import Array
+from sipo.pareto.bootstrap import Array, filled
 from sipo.pareto.compare import compare, pairs
 from sipo.pareto.indicators import mean_utility, reference_below
 from sipo.pareto.seeds import t_interval
 from sipo.pareto.verdicts import decide, holm, mean_difference, moving
 
 Rewards = Mapping[str, Array]
-"""By method, [M, P, N]."""
+"""By method, [M, P, N]; NaN where nothing is known of a prompt."""
 
 
 def across(
@@ -37,11 +37,12 @@ def across(
     seeds need not be the same.
     """
     names, larger = list(maximise), list(maximise.values())
+    raw, seeds = seeds, [{name: filled(each) for name, each in methods.items()} for methods in seeds]
     if reference is None:
         points = [each.mean(axis=1) for methods in seeds for each in methods.values()]
         reference = dict(zip(names, reference_below(np.concatenate(points), larger).tolist(), strict=True))
     alone = [
-        compare(each, weights_M_N, maximise, reference, unsteered=unsteered, times=times, seed=seed) for each in seeds
+        compare(each, weights_M_N, maximise, reference, unsteered=unsteered, times=times, seed=seed) for each in raw
     ]
     errors = {
         f"{a} - {b}": [_prompt_error(each[a], each[b], weights_M_N, larger) for each in seeds]

@@ -9,6 +9,26 @@ from scipy.special import ndtri
 Array = NDArray[np.float64]
 
 
+def known_prompts(values_M_P_N: Array) -> list[int]:
+    """[N]: of how many prompts an objective's values are known at all points; NaN is one that is not."""
+    return (~np.isnan(values_M_P_N)).all(axis=0).sum(axis=0).tolist()
+
+
+def filled(values_M_P_N: Array) -> Array:
+    """The values with numbers in place of NaN, such that the mean over all prompts is that over the known ones, and the
+    spread of the values tells its error.
+
+    A mean over those prompts that happen to be known is a ratio of two means. Its linearisation (delta method) has the
+    mean m for what is not known, and m + (value - m) P / known for what is. Where nothing is missing nothing changes.
+    """
+    is_known = ~np.isnan(values_M_P_N)
+    if is_known.all():
+        return values_M_P_N
+    share_M_1_N = is_known.mean(axis=1, keepdims=True)
+    mean_M_1_N = np.where(is_known, values_M_P_N, 0.0).mean(axis=1, keepdims=True) / share_M_1_N
+    return np.asarray(mean_M_1_N + np.where(is_known, values_M_P_N - mean_M_1_N, 0.0) / share_M_1_N)
+
+
 def resamples(prompts: int, times: int, seed: int) -> NDArray[np.intp]:
     """[times, prompts] indices of bootstrap resamples. All methods share them, so differences are paired."""
     return np.random.default_rng(seed).integers(0, prompts, size=(times, prompts))

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from sipo.pareto import control, indicators
-from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
+from sipo.pareto.bootstrap import (
+    Array,
+    corrected,
+    filled,
+    known_prompts,
+    percentile_interval,
+    resampled_means,
+    resamples,
+)
 from sipo.pareto.verdicts import decide, holm, mean_difference, moving, undecided
 
 Fronts = Mapping[str, Array]
@@ -37,8 +45,9 @@ def compare(
 
     `rewards` holds each method's rewards, [M, P, N] at the M weights on the same P prompts; `unsteered` names the
     methods whose M points are draws of one model. Such a method may also have one point, [P, N], which serves every
-    weight. `maximise` names the N objectives in order and says whether larger is better. Without a stored `reference`
-    point, hypervolume is measured from one just below the worst point.
+    weight. NaN is what is not known, of the same prompts for all methods; `prompts` then are those that are known of
+    the objective that lacks most. `maximise` names the N objectives in order and says whether larger is better. Without
+    a stored `reference` point, hypervolume is measured from one just below the worst point.
 
     `hypervolume` is that of the points; `hypervolume_corrected` lacks what noise adds, and `hypervolume_interval` is
     around it. `additive_epsilon`, `igd_plus` and `spacing` are in units of `scale`, each objective's range over all
@@ -49,6 +58,8 @@ def compare(
     """
     names, larger = list(maximise), list(maximise.values())
     stacked = {method: each if each.ndim == 3 else each[None] for method, each in rewards.items()}
+    prompts = min(min(known_prompts(each)) for each in stacked.values())
+    stacked = {method: filled(each) for method, each in stacked.items()}
     labels = [dict(zip(names, weight, strict=True)) for weight in weights_M_N.tolist()]
     weights_of = {
         method: labels if rewards[method].ndim == 3 and method not in unsteered else [None] * len(each)
@@ -96,10 +107,10 @@ def compare(
         "reference_point": dict(zip(names, corner.tolist(), strict=True)),
         "reference_stored": reference is not None,
         "scale": dict(zip(names, scale.tolist(), strict=True)),
-        "prompts": draws.shape[1],
+        "prompts": prompts,
         "start": control.start_of(steered),
         "methods": methods,
-        "differences": _differences(stacked, weights_M_N, maximise, hypervolumes),
+        "differences": _differences(stacked, weights_M_N, maximise, hypervolumes, prompts),
         "beyond": outside,
     }
 
@@ -139,6 +150,7 @@ def _differences(
     weights_M_N: Array,
     maximise: Mapping[str, bool],
     hypervolumes: Mapping[str, dict[str, Any]],
+    prompts: int,
 ) -> dict[str, Any]:
     """ "a - b" for every two methods: utility, its p-value among all pairs, hypervolume, and what may be said."""
     larger = list(maximise.values())
@@ -162,7 +174,7 @@ def _differences(
             hypervolumes[name]["hypervolume_interval"],
             still,
             rare,
-            prompts=len(by_prompt[a]),
+            prompts=prompts,
             family=len(paired),
         )
         differences[name] = {

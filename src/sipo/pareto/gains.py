@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sipo.pareto.bootstrap import Array
+from sipo.pareto.bootstrap import Array, filled, known_prompts
 from sipo.pareto.indicators import signs
 from sipo.pareto.verdicts import LEVEL, Word, decide, mean_difference, moving, undecided
 
@@ -39,21 +39,23 @@ def gains(
     """Of each pair of methods, by objective, the first less the second, in the objective's unit and turned so that
     positive is better.
 
-    `rewards` holds [M, P, N] on the same P prompts. All pairs and objectives are one family (Bonferroni): a word is
-    said with FAMILY_LEVEL over all of them, the intervals hold at once with as much, and all that forbids a verdict
-    of utility (`sipo.pareto.verdicts.decide`) forbids one here.
+    `rewards` holds [M, P, N] on the same P prompts, NaN where nothing is known. All pairs and objectives are one family
+    (Bonferroni): a word is said with FAMILY_LEVEL over all of them, the intervals hold at once with as much, and all
+    that forbids a verdict of utility (`sipo.pareto.verdicts.decide`) forbids one here.
     """
     family = max(1, len(pairs) * len(maximise))
+    prompts = np.min([known_prompts(each) for each in rewards.values()], axis=0).tolist()
+    rewards = {method: filled(each) for method, each in rewards.items()}
     return {
         (a, b): {
-            name: _gain(rewards[a][..., [n]] * sign, rewards[b][..., [n]] * sign, name, family)
+            name: _gain(rewards[a][..., [n]] * sign, rewards[b][..., [n]] * sign, name, family, prompts[n])
             for n, (name, sign) in enumerate(zip(maximise, signs(list(maximise.values())), strict=True))
         }
         for a, b in pairs
     }
 
 
-def _gain(a_M_P_1: Array, b_M_P_1: Array, name: str, family: int) -> Gain:
+def _gain(a_M_P_1: Array, b_M_P_1: Array, name: str, family: int, prompts: int) -> Gain:
     per_prompt_P = a_M_P_1[..., 0].mean(axis=0) - b_M_P_1[..., 0].mean(axis=0)
     found = mean_difference(per_prompt_P, float(max(np.abs(a_M_P_1).max(), np.abs(b_M_P_1).max())))
     # Without a slope over weights: only whether anything changes from one method to the other.
@@ -62,7 +64,6 @@ def _gain(a_M_P_1: Array, b_M_P_1: Array, name: str, family: int) -> Gain:
     (moves,), (few,) = moving(*means, flat_M_1), undecided(a_M_P_1, b_M_P_1, flat_M_1, found.value)
     strict = min(1.0, found.p * family * LEVEL / FAMILY_LEVEL)
     word, because = decide(
-        found, strict, still=() if moves else (name,), rare=(name,) if few else (), prompts=len(per_prompt_P),
-        family=family,
+        found, strict, still=() if moves else (name,), rare=(name,) if few else (), prompts=prompts, family=family,
     )  # fmt: skip
     return Gain(found.value, *found.interval(1 - FAMILY_LEVEL / family), word, because)

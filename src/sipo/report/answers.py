@@ -7,7 +7,7 @@ from sipo.records import Response
 from sipo.report.parts import shares
 
 Answer = tuple[str, list[float | None], int, bool]
-"""text, true rewards in the order of the objectives, tokens, whether the length limit cut it"""
+"""text, true rewards in the order of the objectives that have one, tokens, whether the length limit cut it"""
 
 
 def places(responses: Sequence[Response]) -> list[dict[str, float]]:

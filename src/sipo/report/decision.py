@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from sipo.methods.registry import find, specs
-from sipo.pareto.bootstrap import Array
+from sipo.pareto.bootstrap import Array, filled
 from sipo.pareto.choosing import equal_gain, knee, simultaneous_intervals, steadiness
 from sipo.pareto.compare import pairs
 from sipo.pareto.gains import Gain, gains
 from sipo.pareto.verdicts import ENOUGH
+from sipo.report.measure import Measure, measure_of
 from sipo.report.parts import alike, listed
 from sipo.report.verdict import findings
 
@@ -84,15 +85,16 @@ def decision(
     weights: Sequence[Mapping[str, float]],
     proposal: Mapping[str, Any] | None = None,
 ) -> Decision:
-    """Of methods' true rewards [M, P, N] at the run's weights; `fronts` holds the verdicts by utility, `proposal` is
-    what validation says, as in `proposal.json`.
+    """Of what is measured of the methods, [M, P, N] at the run's weights, NaN where nothing is known; `fronts` holds
+    the verdicts by utility, `proposal` is what validation says, as in `proposal.json`.
     """
     maximise = {each["name"]: each["direction"] == "maximize" for each in fronts["objectives"]}
     told = gains(rewards, maximise, list(pairs(list(rewards))))
+    rewards = {name: filled(each) for name, each in rewards.items()}
     recommended, instead = _recommended(fronts, rewards, weights, maximise, proposal or {})
     focus = "sipo" if "sipo" in rewards else recommended.method if recommended else _foremost(fronts)
     lines = _lines(told, list(rewards), focus)
-    return Decision(focus, _sentence(lines, focus, fronts["prompts"]), lines, recommended, instead)
+    return Decision(focus, _sentence(lines, focus, fronts), lines, recommended, instead)
 
 
 def _foremost(fronts: Mapping[str, Any]) -> str:
@@ -124,8 +126,9 @@ def _turned(told: Mapping[tuple[str, str], Mapping[str, Gain]], a: str, b: str) 
     }
 
 
-def _sentence(lines: Sequence[Line], focus: str, prompts: int) -> str:
+def _sentence(lines: Sequence[Line], focus: str, fronts: Mapping[str, Any]) -> str:
     """What the method in focus gains and costs, in the objectives' own units; averages over the weights."""
+    prompts, measure = fronts["prompts"], measure_of(fronts)
     mine = [each for each in lines if each.method == focus]
     if not mine:
         return f"This run measured {focus} alone, so there is nothing to hold it against."
@@ -136,7 +139,7 @@ def _sentence(lines: Sequence[Line], focus: str, prompts: int) -> str:
         )
     told = sorted(mine, key=lambda each: each.other not in FIRST)[:RIVALS]
     alike_with = [each.other for each in told if not any(gain.shown for gain in each.gains.values())]
-    parts = [f"against {_name(each.other)} it {_told(each)}" for each in told if each.other not in alike_with]
+    parts = [f"against {_name(each.other)} it {_told(each, measure)}" for each in told if each.other not in alike_with]
     if alike_with:
         parts.append(f"against {listed(list(map(_name, alike_with)))} no difference is shown")
     said = "; ".join(parts).replace(" it ", f" {focus} ", 1)
@@ -148,15 +151,15 @@ def _name(method: str) -> str:
     return "the base model" if method == "base" else method
 
 
-def _told(line: Line) -> str:
+def _told(line: Line, measure: Measure) -> str:
     better = {name: each for name, each in line.gains.items() if each.word == "above"}
     worse = {name: each for name, each in line.gains.items() if each.word == "below"}
     even = [name for name, each in line.gains.items() if not each.shown]
     said = [
-        f"{verb} {_amounts(part)}" for verb, part in (("improves", better), ("worsens", worse)) if part
+        f"{verb} {_amounts(part)}" for verb, part in ((measure.more, better), (measure.less, worse)) if part
     ]  # fmt: skip
     if even and len(line.gains) <= SPELLED_OUT:
-        said.append(f"shows no change in {listed(even)}")
+        said.append(f"{measure.same} {listed(even)}")
     return listed(said)
 
 
@@ -187,7 +190,10 @@ def _recommended(
     open_ = [name for name in candidates if not (proposed in candidates and name == rival)]
     better = [name for name in open_ if "base" not in rewards or (name, "base") in above]
     if not better:
-        return None, "No method is shown to be better than the base model by mean utility: keep the base model for now."
+        better_at = measure_of(fronts).above
+        return None, (
+            f"No method is shown to be {better_at} than the base model by mean utility: keep the base model for now."
+        )
     best = [name for name in better if not any((other, name) in above for other in better)] or better
     cost = {name: max(find(name).models(tuple(weight.values())) for weight in weights) for name in best}
     method = min(best, key=lambda name: (cost[name], -fronts["methods"][name]["utility"]))

@@ -9,6 +9,7 @@ from typing import Any
 from sipo.data import conflict_statistics
 from sipo.report.fronts import better
 from sipo.report.parts import Cell, Table, share
+from sipo.rewards.objective import Objective
 from sipo.settings import Decoding
 from sipo.task import Task
 
@@ -26,15 +27,18 @@ def facts(task: Task) -> list[tuple[str, str]]:
             f"{len(splits.train)} train ({conflicts} in conflict), "
             f"{len(splits.validation)} validation, {len(splits.test)} test",
         ),
-        *(
-            (f"objective {each.name}", f"{each.better} Measured by {each.reward}, {better(each.direction)}.")
-            for each in config.objectives
-        ),
+        *((f"objective {each.name}", f"{each.better} {_measured(each)}") for each in config.objectives),
         ("weights", f"{len(task.weights)} points"),
         ("policies", "whole models") if config.policies == "full" else ("LoRA", f"r {lora.r}, alpha {lora.alpha:g}"),
         ("decoding", f"{_decoding(config.decoding)}, at most {data.max_response_tokens} tokens"),
         ("seed", str(config.seed)),
     ]
+
+
+def _measured(objective: Objective) -> str:
+    if objective.reward is None:
+        return "Without a reward: held-out labels measure it."
+    return f"Measured by {objective.reward}, {better(objective.direction)}."
 
 
 def _decoding(settings: Decoding) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sipo.pareto.control import least_kept
+from sipo.report.measure import CAVEAT, LABELS, measure_of
 from sipo.report.parts import Cell, Measured, Table, share, shares
 from sipo.report.verdict import findings
 
@@ -165,6 +166,26 @@ def trusted(found: Mapping[str, Any]) -> str:
 def _rate(rate: Sequence[float]) -> str:
     value, low, high = rate
     return f"{100 * value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def beside(fronts: Mapping[str, Any]) -> Table | None:
+    """Every point by the measure that does not decide, where there is one."""
+    found = fronts.get("beside")
+    if found is None:
+        return None
+    names = [each["name"] for each in found["objectives"]]
+    rows: list[list[Cell]] = [
+        [method, shares(point["weights"]), *(Measured(point["rewards"][n], *point["interval"][n]) for n in names)]
+        for method, points in found["methods"].items()
+        for point in points
+    ]
+    columns = [
+        f"{each['name']}, {better(each['direction'])} [{INTERVAL}]; {found['prompts'][each['name']]} prompts"
+        for each in found["objectives"]
+    ]
+    measure = measure_of(found)
+    caption = f"Beside: {measure.heading}." + (f" {CAVEAT}" if measure is LABELS else "")
+    return Table(["method", "weights", *columns], rows, caption, lead=2)
 
 
 def reference_point(fronts: Mapping[str, Any]) -> str:

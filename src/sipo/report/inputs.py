@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from sipo.filters.contest import CHOSEN
-from sipo.records import Candidate, Refinement, Response, Sample
+from sipo.records import Candidate, Ranking, Refinement, Response, Sample
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Inputs:
     responses: list[Response]
     training: dict[str, list[dict[str, Any]]]
     """The steps of every stage that trains, by stage."""
+    ranked: list[Ranking] = field(default_factory=list)
+    """Where held-out labels decide."""
     originals: dict[str, tuple[str, str]] = field(default_factory=dict)
     """The two responses of the rows worked on, as the run uses them, by row id."""
     samples: list[Sample] = field(default_factory=list)

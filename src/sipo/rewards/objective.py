@@ -11,8 +11,7 @@ from sipo.settings.explain import explain
 from sipo.settings.section import Name, Section
 
 UNSAID = "Say here in one sentence what is better about a response that {name} prefers."
-UNNAMED = "module:function"
-"""What `sipo init` writes as `better` and `reward` where the user alone knows; no run starts from them."""
+"""What `sipo init` writes as `better` where the user alone knows; no run starts from it."""
 
 Reward: Any = reduce(or_, [spec.settings for spec in kinds().values()], str)
 
@@ -23,7 +22,8 @@ class Objective(Section):
     better: str
     """One sentence that says what a better response is; reviews, rewrites, judges and prompting quote it."""
     reward: Reward | None = None  # a function's name, or the settings of a kind
-    """What scores held-out responses: `module:function`, (prompts, responses) -> one number each, or a mapping."""
+    """What scores held-out responses: `module:function`, (prompts, responses) -> one number each, or a mapping. Where
+    an objective has none, held-out labels measure all methods."""
     direction: Literal["maximize", "minimize"] = "maximize"
     """Whether larger rewards are better."""
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sipo.config import Config
+from sipo.declare.parts import RANKINGS, RESPONSES
 from sipo.declare.stage import Output, Part, Stage
 from sipo.disk.damage import DamageError
 from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import digest_of_part, key_of, outside_of
+from sipo.records import Ranking, Response
 from sipo.settings import Model
 
 
@@ -51,6 +53,14 @@ class Outputs:
                 f"{self.path}: has no stage `{stage}`, because its methods are {', '.join(self.config.methods)}"
             )
         return self.of(self.graph()[stage][part])
+
+    def measured(self) -> list[Response] | list[Ranking]:
+        """What measures the run's methods: judged answers or, where an objective has no reward, rankings of held-out
+        rows.
+        """
+        graph = self.graph()
+        kind, part = ("ranked", RANKINGS) if self.config.by_labels else ("judged", RESPONSES)
+        return [each for name in graph.within(kind) for each in self.of(graph[name][part])]
 
     def of(self, given: "Output | tuple[Output, ...] | Mapping[str, Output]") -> Any:
         """What a stage is given for an input."""

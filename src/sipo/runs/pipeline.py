@@ -62,7 +62,7 @@ def run(
     work.folder.check(work.subject)
     if only:
         work.check_inputs(graph[only])
-    validate(task, evaluated=only is None or only.startswith("judged/"))
+    validate(task, evaluated=only is None or only.startswith(("judged/", "ranked/")))
     asked = [stage for stage in graph if only in (None, stage.name)]
     if until and not only:
         asked = asked[: graph.names.index(until) + 1]

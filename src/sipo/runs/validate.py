@@ -2,6 +2,7 @@
 
 from sipo.bank.adapter import target_layers
 from sipo.bank.kinds import adapted_layers
+from sipo.config import Config
 from sipo.engines import check_engine
 from sipo.errors import SipoError
 from sipo.estimate.absent import NOTHING, Absent
@@ -14,7 +15,7 @@ from sipo.models.load import context_of
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.rewards import Item, check_rewards, try_functions
-from sipo.rewards.objective import UNNAMED, UNSAID
+from sipo.rewards.objective import UNSAID
 from sipo.stages.answer import test_rows
 from sipo.stages.refine import encode, reviewer
 from sipo.stages.sample import worked_rows
@@ -35,7 +36,10 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
         check_trl()
     check_engine(task.config.execution)
     improving = improves(task.config.methods)
-    _rewards(task, evaluated, improving and MEASURED in find_rule(task.config.filter.rule).reads, absent)
+    filters = improving and MEASURED in find_rule(task.config.filter.rule).reads
+    _rewards(task, filters, absent)
+    if evaluated and task.config.ranks:
+        _ranks(task.config)
     templates = _templates(task) if improving and task.config.refine.enabled else []
     for template in templates:
         sample = {"response": "", "review": ""}
@@ -47,6 +51,8 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
     _weights(task, improving)
     if not absent.rows:
         _rows(task, evaluated)
+        if evaluated and task.config.by_labels:
+            _held_out_labels(task)
         _tries(task)
         for fits in [find(name).fits for name in task.config.methods]:
             if fits:
@@ -83,32 +89,45 @@ def _by_its_shape(task: Task) -> None:
     check_room(task.config, context_of(config))
 
 
-def _rewards(task: Task, evaluated: bool, filters: bool, absent: Absent) -> None:
+def _rewards(task: Task, filters: bool, absent: Absent) -> None:
     """`filters`: does the filter's rule ask the rewards?"""
-    evaluated = evaluated or filters
+    rule = task.config.filter.rule
     for objective in task.config.objectives:
         if objective.better.startswith(UNSAID.partition("{")[0]):
             raise SipoError(
                 f"objectives: the `better` of `{objective.name}` is still what `sipo init` wrote; say in one sentence "
                 "what a better response is: reviews, rewrites and judges quote it"
             )
-        if objective.reward == UNNAMED and evaluated:
+        if objective.reward is None and filters:
             raise SipoError(
-                f"objectives: the `reward` of `{objective.name}` is still `{UNNAMED}`; name what scores held-out "
-                "responses, such as sipo.rewards.text:words; docs/rewards.md has the kinds"
-            )
-        if objective.reward is None and evaluated:
-            raise SipoError(
-                f"objectives: `{objective.name}` has no reward, which evaluate needs; "
-                "name a function that scores responses, as reward: module:function"
+                f"filter: the rule {rule} chooses by rewards, and `{objective.name}` has none; name one, or "
+                "take another rule"
             )
         if objective.compares and filters:
             raise SipoError(
-                f"filter.rule {task.config.filter.rule}: wants a number for each response alone, and the judge of "
+                f"filter.rule {rule}: wants a number for each response alone, and the judge of "
                 f"`{objective.name}` compares two; leave out its pairwise: true, or take another rule"
             )
     here = [objective for objective in task.config.objectives if objective.name not in absent.judges]
     check_rewards(here, task.config.execution, task.moment)
+
+
+def _ranks(config: Config) -> None:
+    if not any(find(name).exported for name in config.methods):
+        raise SipoError(
+            f"methods: labels can only score a model that is mixed or trained, and {', '.join(config.methods)} is "
+            "none; add base, soups or mod, or name a reward for each objective"
+        )
+
+
+def _held_out_labels(task: Task) -> None:
+    prompts = {row.key for row in test_rows(task)}
+    for name in task.objectives:
+        if not any(row.sign(name) for row in task.splits.test if row.key in prompts):
+            raise SipoError(
+                f"{task.config.data.path}: objective `{name}` has no label in the held-out rows, which are to "
+                "measure it; raise data.test or evaluate.prompts, or name a reward for each objective"
+            )
 
 
 def _templates(task: Task) -> list[PromptTemplate]:

@@ -46,6 +46,8 @@ class Evaluate(Section):
     policies, to tell which to propose for use."""
     reference_point: Shares | None = None
     """The corner from which hypervolume is measured; null puts it just below the worst point found."""
+    labels: bool = False
+    """Also say how often held-out labels agree with each method. Where an objective has no reward, they decide."""
     bootstrap: Annotated[Whole, Field(gt=0, le=100_000)] = 2000
     """Resamples of the prompts."""
 

@@ -1,4 +1,8 @@
-"""Stage compare: the fronts of all methods, and what of their differences is beyond noise. Writes `fronts.json`."""
+"""Stage compare: the fronts of all methods, and what of their differences is beyond noise. Writes `fronts.json`.
+
+Rewards of the answers decide. Where an objective has none, held-out labels do, for all objectives alike: one front has
+one measure. What rewards there are then stand beside, point by point, and so do labels where they are asked for.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +12,19 @@ import numpy as np
 
 from sipo.disk.tables import write_json
 from sipo.errors import SipoError
-from sipo.pareto.bootstrap import Array
+from sipo.pareto.bootstrap import (
+    Array,
+    filled,
+    known_prompts,
+    percentile_interval,
+    resampled_means,
+    resamples,
+)
 from sipo.pareto.compare import compare as compare_rewards
 from sipo.pareto.wins import at_equal_length, of_like_length, win_rate
-from sipo.records import Response, comparable, points_of, rewards_of
+from sipo.records import Measured, Ranking, Response, comparable, points_of, rewards_of
 from sipo.report.fronts import in_short
+from sipo.report.measure import LABELS, REWARDS, measure_of
 from sipo.report.verdict import narrowed
 from sipo.stages.judge import opponents
 from sipo.task import Task
@@ -25,18 +37,30 @@ def compare(
     judged: list[Response],
     folder: Path,
     *,
+    ranked: Sequence[Ranking] = (),
+    measured: Sequence[str] | None = None,
     strengths: Mapping[str, dict[str, Any]] | None = None,
     agreement: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The fronts, as in `fronts.json`. `strengths` are those that were tried, by the stage that took the best;
+    """The fronts, as in `fronts.json`. `measured` names the objectives that have rewards, None is all of them, and
+    `ranked` has the methods' rankings. `strengths` are those that were tried, by the stage that took the best;
     `agreement` is that of judges with labels.
     """
-    fronts = {**fronts_of(task, judged), "strengths": dict(strengths or {})}
+    names = list(task.objectives if measured is None else measured)
+    if len(names) == len(task.objectives):
+        fronts = fronts_of(task, judged)
+        beside = _beside(task, LABELS.name, ranked, task.objectives) if ranked else None
+    else:
+        fronts = fronts_by_labels(task, ranked, judged)
+        beside = _beside(task, REWARDS.name, comparable(judged), names) if names else None
+    fronts |= {"beside": beside} if beside else {}
+    fronts["strengths"] = dict(strengths or {})
     if agreement is not None:
         fronts["judges"] = judges(task, comparable(judged), agreement)
     write_json(folder / "fronts.json", fronts)
+    measure = measure_of(fronts)
     task.progress.table(
-        "fronts on held-out prompts",
+        "fronts on held-out prompts" if measure is REWARDS else measure.heading,
         ["method", "weights", *task.objectives, "tokens"],
         [
             [name, _shares(point["weights"]), *point["rewards"].values(), point["length"]]
@@ -45,47 +69,110 @@ def compare(
         ],
     )
     task.progress.table(*in_short(fronts["methods"]))
-    if warning := narrowed(fronts):
-        task.progress.say(warning)
+    for line in filter(None, (*measure.caveats(fronts), narrowed(fronts))):
+        task.progress.say(line)
     return fronts
 
 
 def fronts_of(task: Task, responses: list[Response]) -> dict[str, Any]:
-    """The methods compared (`sipo.pareto.compare`), with the mean length at each point, in tokens. `left_out` counts
-    the prompts that are not, for any method, since a judge refused a response to them, and `refused` those responses.
+    """The methods compared by their rewards (`sipo.pareto.compare`), with the mean length at each point, in tokens.
+    `left_out` counts the prompts that are not, for any method, since a judge refused a response to them, and `refused`
+    those responses.
     """
     config, everything = task.config, responses
     responses = comparable(everything)
     if not responses:
         raise SipoError("compare: a judge refused a response to every held-out prompt; ask another judge")
-    stored = config.evaluate.reference_point
-    if stored is not None and set(stored) != set(task.objectives):
-        raise SipoError(f"evaluate.reference_point: give a number for each of {', '.join(task.objectives)}")
-    parts = points_of(responses, task.objectives, task.weights)
-    rewards = {method: rewards_of(mine, task.objectives) for method, mine in parts.items()}
-    lengths = {
-        method: [float(np.mean([each.length for each in part])) for part in mine] for method, mine in parts.items()
-    }
-    unsteered = [method for method, mine in parts.items() if mine[0][0].weights is None]
-    compared = compare_rewards(
-        rewards,
-        np.array(task.weights),
-        {objective.name: objective.maximise for objective in config.objectives},
-        stored,
-        unsteered=unsteered,
-        times=config.evaluate.bootstrap,
-        seed=config.seed,
-    )
-    for method, front in compared["methods"].items():
-        for point, length in zip(front["points"], lengths[method], strict=True):
-            point["length"] = length
-    if compared["beyond"]:
-        task.progress.say(_warning(compared["beyond"]))
     return {
         "objectives": [{"name": o.name, "direction": o.direction} for o in config.objectives],
         "left_out": len({each.prompt for each in everything}) - len({each.prompt for each in responses}),
         "refused": sum(None in each.rewards.values() for each in everything),
-        **compared,
+        **_fronts(task, responses, {o.name: o.maximise for o in config.objectives}, responses),
+    }
+
+
+def fronts_by_labels(task: Task, rankings: Sequence[Ranking], answers: Sequence[Response]) -> dict[str, Any]:
+    """The same by the labels that agree with how the methods' models rank held-out rows; more is better throughout.
+    `labels` counts each objective's labelled rows, and the prompts that they are of. `unranked` names the methods that
+    answer and are no model, which labels cannot score.
+    """
+    labelled = {
+        name: {(each.row, each.prompt) for each in rankings if each.agreed[name] is not None}
+        for name in task.objectives
+    }
+    lacking = [name for name, rows in labelled.items() if not rows]
+    if lacking:
+        raise SipoError(
+            f"compare: `{lacking[0]}` has no label in any held-out row; raise data.test or evaluate.prompts"
+        )
+    methods = {each.method for each in rankings}
+    return {
+        "measure": LABELS.name,
+        "objectives": [{"name": name, "direction": "maximize"} for name in task.objectives],
+        "labels": {
+            name: {"rows": len(rows), "prompts": len({prompt for _, prompt in rows})} for name, rows in labelled.items()
+        },
+        "unranked": [name for name in dict.fromkeys(each.method for each in answers) if name not in methods],
+        **_fronts(task, rankings, dict.fromkeys(task.objectives, True), answers),
+    }
+
+
+def _fronts(
+    task: Task, measured: Sequence[Measured], maximise: Mapping[str, bool], answers: Sequence[Response]
+) -> dict[str, Any]:
+    config = task.config
+    stored = config.evaluate.reference_point
+    if stored is not None and set(stored) != set(task.objectives):
+        raise SipoError(f"evaluate.reference_point: give a number for each of {', '.join(task.objectives)}")
+    parts = points_of(measured, task.objectives, task.weights)
+    compared = compare_rewards(
+        {method: rewards_of(mine, task.objectives) for method, mine in parts.items()},
+        np.array(task.weights),
+        maximise,
+        stored,
+        unsteered=[method for method, mine in parts.items() if mine[0][0].weights is None],
+        times=config.evaluate.bootstrap,
+        seed=config.seed,
+    )
+    for method, mine in points_of(answers, task.objectives, task.weights).items():
+        points = compared["methods"][method]["points"] if method in parts else []
+        if len(points) == 1:  # of draws, which is what no weight steers
+            mine = [[each for part in mine for each in part]]
+        for point, part in zip(points, mine, strict=method in parts):
+            point["length"] = float(np.mean([each.length for each in part]))
+    if compared["beyond"]:
+        task.progress.say(_warning(compared["beyond"]))
+    return compared
+
+
+def _beside(task: Task, measure: str, measured: Sequence[Measured], names: Sequence[str]) -> dict[str, Any] | None:
+    """Every point by the other measure, with intervals, on as many `prompts` of each objective."""
+    if not measured:
+        return None
+    points = points_of(measured, task.objectives, task.weights)
+    values = {method: rewards_of(mine, names) for method, mine in points.items()}
+    counts = np.min([known_prompts(each) for each in values.values()], axis=0).tolist()
+    if not all(counts):
+        return None
+    draws = resamples(next(iter(values.values())).shape[1], task.config.evaluate.bootstrap, task.config.seed)
+    methods = {}
+    for method, mine in points.items():
+        complete = filled(values[method])
+        means_M_N, sampled_T_M_N = complete.mean(axis=1), resampled_means(complete, draws)
+        methods[method] = [
+            {
+                "weights": part[0].weights,
+                "rewards": dict(zip(names, means_M_N[at].tolist(), strict=True)),
+                "interval": {name: percentile_interval(sampled_T_M_N[:, at, n]) for n, name in enumerate(names)},
+            }
+            for at, part in enumerate(mine)
+        ]
+    directions = {o.name: o.direction for o in task.config.objectives} if measure == REWARDS.name else {}
+    return {
+        "measure": measure,
+        "objectives": [{"name": name, "direction": directions.get(name, "maximize")} for name in names],
+        "prompts": dict(zip(names, counts, strict=True)),
+        "methods": methods,
     }
 
 

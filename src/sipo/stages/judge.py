@@ -9,7 +9,6 @@ from pathlib import Path
 
 from sipo.data import Row
 from sipo.disk.tables import write_records
-from sipo.errors import SipoError
 from sipo.records import Response, known
 from sipo.rewards import Item, score_responses
 from sipo.task import Task
@@ -18,14 +17,9 @@ from sipo.task import Task
 def judge(
     task: Task, answers: list[Response], folder: Path, *, against: Sequence[Response] | None = None
 ) -> list[Response]:
-    """The answers with their rewards; `against` are the base model's, where a judge compares.
-
-    Raises SipoError where an objective has none.
+    """The answers with their rewards, of the objectives that have one; `against` are the base model's, where a judge
+    compares.
     """
-    config = task.config
-    for objective in config.objectives:
-        if objective.reward is None:
-            raise SipoError(f"objectives: `{objective.name}` has no reward, which evaluate needs; name module:function")
     responses = with_rewards(task, answers, task.splits.test, against)
     write_records(folder / "responses.jsonl", responses)
     return responses

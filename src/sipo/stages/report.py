@@ -10,7 +10,7 @@ from sipo.data import Row
 from sipo.disk.run import RunFolder
 from sipo.disk.tables import write_text
 from sipo.graph.build import Graph
-from sipo.records import Response, comparable, points_of, rewards_of
+from sipo.records import Ranking, Response, comparable, points_of, rewards_of
 from sipo.report import answers, chart, rewards
 from sipo.report import fronts as tables
 from sipo.report.cases import cases
@@ -20,6 +20,7 @@ from sipo.report.facts import conflicts, costs, facts
 from sipo.report.inputs import Inputs
 from sipo.report.lengths import lengths
 from sipo.report.looks import looks
+from sipo.report.measure import measure_of
 from sipo.report.pack import ROOM, pack_list
 from sipo.report.page import render
 from sipo.report.strength import in_words, table
@@ -39,17 +40,19 @@ def report(
     training: dict[str, list[dict[str, Any]]],
     folder: Path,
     *,
+    ranked: list[Ranking] | None = None,
     choice: dict[str, Any] | None = None,
     **improvement: Any,
 ) -> Path:
-    """The page; the model and the device are left alone. `choice` and `improvement` are of a run with sipo: samples,
-    refinements and candidates; and, where there is one, what is proposed.
+    """The page; the model and the device are left alone. `ranked` is there where held-out labels decide; `choice` and
+    `improvement` are of a run with sipo: samples, refinements and candidates; and, where there is one, what is
+    proposed.
     """
     from sipo.report.plots import front_png  # which loads matplotlib
 
     rows = worked_rows(task) if choice is not None else []
     originals = {row.id: task.texts(row) for row in rows}
-    inputs = Inputs(fronts, responses, training, originals=originals, filter=choice or {}, **improvement)
+    inputs = Inputs(fronts, responses, training, ranked or [], originals=originals, filter=choice or {}, **improvement)
     told = _told(task, inputs)
     content = {
         **told,
@@ -66,7 +69,8 @@ def _told(task: Task, inputs: Inputs) -> dict[str, Any]:
     """What the fronts say: the decision, its chart, all numbers, lengths."""
     fronts = inputs.fronts
     points = points_of(comparable(inputs.responses), task.objectives, task.weights)
-    measured = {name: rewards_of(mine, task.objectives) for name, mine in points.items()}
+    told_by = points_of(inputs.ranked, task.objectives, task.weights) if inputs.ranked else points
+    measured = {name: rewards_of(mine, task.objectives) for name, mine in told_by.items()}
     weights = [dict(zip(task.objectives, weight, strict=True)) for weight in task.weights]
     found = decision(fronts, measured, weights, inputs.proposal)
     return {
@@ -77,7 +81,10 @@ def _told(task: Task, inputs: Inputs) -> dict[str, Any]:
         "objectives": fronts["objectives"],
         "prompts": fronts["prompts"],
         "methods": list(fronts["methods"]),
-        "looks": looks(fronts["methods"], task.objectives),
+        "measure": measure_of(fronts),
+        "caveats": measure_of(fronts).caveats(fronts),
+        "answering": list(points),
+        "looks": looks(dict.fromkeys([*fronts["methods"], *points]), task.objectives),
         "verdict": verdict(fronts),
         "left_out": tables.left_out(fronts),
         "reference_point": tables.reference_point(fronts),
@@ -88,6 +95,7 @@ def _told(task: Task, inputs: Inputs) -> dict[str, Any]:
         "differences": tables.differences(fronts),
         "points": tables.points(fronts),
         "judges": tables.judges(fronts),
+        "beside": tables.beside(fronts),
         "lengths": lengths(points),
     }
 
@@ -108,16 +116,19 @@ def _chart(fronts: dict[str, Any], found: Decision) -> dict[str, Any]:
 def _answered(task: Task, inputs: Inputs, place: int | None) -> dict[str, Any]:
     """The knob."""
     places = answers.places(inputs.responses)
-    every = answers.answered(inputs.responses, task.objectives, task.config.report.cases)
+    rewarded = [each.name for each in task.config.objectives if each.reward is not None]
+    every = answers.answered(inputs.responses, rewarded, task.config.report.cases)
     packed, count = pack_list(
         every,
         ROOM["answers"],
         objectives=task.objectives,
+        rewarded=rewarded,
         places=[list(weights.values()) for weights in places],
         first=answers.middle(places) if place is None else place,
     )
     prompts = len({each.prompt for each in inputs.responses})
-    return {"places": places, "answers": packed, "first": every[0], "answers_shown": count, "answers_all": prompts}
+    shown = {"answers_shown": count, "answers_all": prompts, "rewarded": rewarded}
+    return {"places": places, "answers": packed, "first": every[0], **shown}
 
 
 def _improved(task: Task, inputs: Inputs, rows: list[Row]) -> dict[str, Any]:

@@ -43,6 +43,9 @@ class Ground:
             settings = prepare(environment, seed, self.folder / "prepared", sft=sft).settings()
         else:
             config = load_config(self.where)
+            if config.by_labels:
+                lacking = next(each.name for each in config.objectives if each.reward is None)
+                raise SipoError(f"{self.where}: a study measures by rewards, and `{lacking}` has none; name one")
             rows_file(config, progress)
             settings = yaml.safe_load(dump_config(config))
         return {**settings, "seed": seed, "run_dir": str(self.folder / f"seed-{seed}")}

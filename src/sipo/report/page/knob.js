@@ -6,7 +6,7 @@
   const search = section.querySelector("input[type=search]");
   const sliders = section.querySelector(".sliders");
 
-  const start = ({ records, objectives, places, first }) => {
+  const start = ({ records, objectives, rewarded, places, first }) => {
     let [found, at, place] = [records, 0, first];
     const name = (weights) => objectives.map((each, i) => `${each} ${Number(weights[i].toPrecision(3))}`).join(" · ");
 
@@ -20,7 +20,7 @@
         if (!answers || toggle.getAttribute("aria-pressed") !== "true") return [];
         const [text, rewards, tokens, cut] = answers[place] ?? answers[0];
         const title = [...toggle.childNodes].map((node) => node.cloneNode(true));
-        return [card({ title, text, tokens, cut, rewards: Object.fromEntries(objectives.map((each, i) => [each, rewards[i]])) })];
+        return [card({ title, text, tokens, cut, rewards: Object.fromEntries(rewarded.map((each, i) => [each, rewards[i]])) })];
       }));
       for (const slider of sliders.querySelectorAll("input")) slider.turn();
     };
