@@ -14,17 +14,20 @@ import sipo
 from sipo.check import check
 from sipo.cli.choose import choose, wish_of
 from sipo.cli.compare import compare
+from sipo.cli.main import main
 from sipo.config import Config
-from sipo.config.file import parse_config
+from sipo.config.file import dump_config, load_config, parse_config
 from sipo.declare.parts import RANKINGS, RESPONSES
 from sipo.disk.tables import read_json
 from sipo.engines.batched import Mixed
 from sipo.errors import SipoError
+from sipo.progress import Progress
 from sipo.records import Ranking
 from sipo.report.measure import CAVEAT, measure_of
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.stages.rank import labelled_rows
+from sipo.studies.ground import Ground
 from sipo.task import Task
 
 NAMES = ("detail", "brevity", "tone")
@@ -236,3 +239,40 @@ def test_an_objective_without_a_held_out_label_is_named(settings: dict[str, Any]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(SipoError, match="`tone` has no label in the held-out rows"):
         check(parse_config(unrewarded(settings), "settings"))
+
+
+def test_a_study_needs_rewards(finished: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(dump_config(parse_config(finished, "settings")))
+    with pytest.raises(SipoError, match="mine.yaml: a study measures by rewards, and `detail` has none"):
+        Ground("mine", str(path), tmp_path).settings(1, Progress(quiet=True))
+
+
+def test_prepared_rows_without_a_reward_are_ready_to_run(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+    records = [
+        {
+            "prompt": f"why {number} " * 30,
+            "response": "so " * (1 + 2 * draw),
+            **{n: (draw * (at % 4 + 1) + number) % 5 for at, n in enumerate(scores, 1)},
+        }
+        for number in range(40)
+        for draw in range(2)
+    ]
+    (tmp_path / "scored.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    prepared, config = tmp_path / "prepared", tmp_path / "run.yaml"
+    asked = ["--objectives", "helpfulness,complexity,verbosity", "--direction", "verbosity=minimize"]
+    assert main(["data", "prepare", str(tmp_path / "scored.jsonl"), "--to", str(prepared), *asked]) == 0
+    assert main(["init", str(config), "--data", str(prepared / "rows.jsonl")]) == 0
+    found = load_config(config)
+    assert [(each.name, each.better, each.reward) for each in found.objectives] == [
+        ("helpfulness", "It helps more with what was asked.", None),
+        ("complexity", "It goes deeper, as an expert would write.", None),
+        ("verbosity", "It says it more briefly.", None),
+    ]
+    capsys.readouterr()
+    sets = ["--set", f"model.path={model_folder}", "--set", "lora.r=2"]
+    assert main(["check", str(config), *sets]) == 0
+    assert "measured   by held-out labels" in capsys.readouterr().out
