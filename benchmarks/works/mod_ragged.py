@@ -5,7 +5,6 @@ the sequence, and prompts are the longer the shorter their response: lengths are
 end, drawn evenly, a few of them several times the mean.
 """
 
-import importlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +19,10 @@ from benchmarks.bench import Bench, Tokens
 from benchmarks.measure import Route
 from benchmarks.records import OURS, Agreement, Record
 from benchmarks.works.ours import write
-from sipo.decoding import Request, at_mod
+from sipo.decoding import Request, at_mod, running
 
 LONGEST = 4
 """Times the mean length."""
-decoder = importlib.import_module("sipo.decoding.decode")  # the package's attribute of that name is the function
 
 
 def run(bench: Bench) -> list[Record]:
@@ -45,7 +43,7 @@ def run(bench: Bench) -> list[Record]:
             return write(bench, bench.adapters, requests, limit, (end,))
 
     def fixed(_: Any) -> list[Tokens]:
-        with patch.object(decoder, "COMPACT_BELOW", 0.0):
+        with patch.object(running, "COMPACT_BELOW", 0.0):
             return ours(_)
 
     def agreement(_: str, mine: list[Tokens], theirs: list[Tokens]) -> Agreement:
