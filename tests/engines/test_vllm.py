@@ -44,7 +44,7 @@ from sipo.testing.engines import EngineConformance
 
 pytest.importorskip("vllm")
 
-decoder = sys.modules["sipo.decoding.decode"]  # the package has a function of that name
+decoder = sys.modules["sipo.decoding.running"]
 GREEDY, SAMPLED = Decoding(temperature=0), Decoding(temperature=0.8, top_k=40, top_p=0.95)
 NEW = 24
 STEM = tuple(range(10, 22))
