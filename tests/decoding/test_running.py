@@ -195,7 +195,7 @@ def test_chances_are_the_mixture_s(bank: Bank, policies: list[Adapter]) -> None:
             running.join([answer])
             while running:
                 running.step()
-            (expected,) = mixture_logprobs(bank, [Group(STEM, (tuple(answer.tokens),))], mixture)
+            (expected,) = mixture_logprobs(bank, Group(STEM, (tuple(answer.tokens),)), [mixture])
         assert sum(chance.logprob for chance in answer.chances) == pytest.approx(expected[0], abs=1e-3)
         for token, chance in zip(answer.tokens, answer.chances, strict=True):
             found = dict(chance.likeliest)
