@@ -333,7 +333,8 @@ def test_code_from_elsewhere_counts_by_its_content_and_versions_count(
     def keys() -> dict[str, str]:
         mine = {each.name: each for each in brought.values()}
         monkeypatch.setattr(build, "find", lambda name: mine.get(name) or find(name))
-        monkeypatch.setattr(build, "find_rule", lambda name: brought["RULE"])
+        for place in (build, key):
+            monkeypatch.setattr(place, "find_rule", lambda name: brought["RULE"])
         for place in (key, objective):
             monkeypatch.setattr(place, "kind_of", lambda reward: brought["REWARD"])
         key._code.cache_clear()
