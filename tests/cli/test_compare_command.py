@@ -15,7 +15,7 @@ from sipo.config.file import parse_config
 from sipo.pareto.across import across
 from sipo.pareto.compare import compare
 from sipo.pareto.indicators import mean_utility
-from sipo.pareto.seeds import t_interval
+from sipo.pareto.seeds import over_seeds_and_prompts, t_interval
 from sipo.pareto.verdicts import mean_difference
 from sipo.runs.pipeline import run
 
@@ -64,6 +64,40 @@ def test_what_is_alike_is_seldom_told_apart() -> None:
         for t in range(40)
     ]
     assert sum(each["differences"]["b - a"]["is"] != "not shown" for each in said) <= 6
+
+
+@pytest.mark.parametrize("own", [0.0, 0.3])
+def test_seeds_share_the_luck_of_the_prompts_that_they_share(own: float) -> None:
+    """Greedy answers of untrained models are the same at every seed, which makes no difference surer."""
+    names = [[f"p{p}" for p in range(40)]] * 3
+    false = 0
+    for t in range(40):
+        rng = np.random.default_rng(t)
+        luck, chance = rng.normal(size=(2, 3, 40, 2)), rng.normal(scale=own, size=(3, 2, 3, 40, 2))
+        seeds = [{"a": luck[0] + mine[0], "b": luck[1] + mine[1]} for mine in chance]
+        found = across(seeds, WEIGHTS, MAXIMISE, prompts=names, times=20)["differences"]["b - a"]
+        false += found["is"] != "not shown"
+        low, high = found["utility_interval"]
+        assert high - low > 2 * found["over_prompts"]
+    assert false <= 6
+
+
+def test_prompts_of_seeds_that_share_none_are_their_own_luck() -> None:
+    rng = np.random.default_rng(0)
+    apart = [shift + rng.normal(size=40) for shift in (0.1, 0.5, 0.3, 0.4)]
+    names = [[f"{seed} {p}" for p in range(40)] for seed in range(4)]
+    expected = mean_difference(np.array([each.mean() for each in apart]))
+    assert over_seeds_and_prompts(apart, names) == over_seeds_and_prompts(apart) == expected
+    same = over_seeds_and_prompts([apart[0]] * 4, [names[0]] * 4)  # as sure as one of them
+    once = mean_difference(apart[0])
+    assert (same.value, same.error, same.freedom) == pytest.approx((once.value, once.error, once.freedom))
+
+
+def test_seeds_do_not_stand_for_prompts() -> None:
+    seeds = [{"mod": drawn(s, prompts=5), "sipo": drawn(s + 10, 5.0, prompts=5)} for s in range(3)]
+    names = [[f"p{p}" for p in range(5)]] * 3
+    found = across(seeds, WEIGHTS, MAXIMISE, prompts=names, times=20)["differences"]["sipo - mod"]
+    assert found["is"] == "not shown" and "fewer than 30" in found["because"]
 
 
 def write(path: Path, rewards: np.ndarray, **more: Any) -> Path:

@@ -139,7 +139,7 @@ def compared(found: Compared) -> dict[str, Any]:
     """In the form of `sipo.pareto.across`, with how many prompts were `left_out`, since not every point has them."""
     names = tuple(found.maximise)
     weights = _weights(found, names)
-    seeds, left_out = [], 0
+    seeds, prompts, left_out = [], [], 0
     for seed, responses in found.seeds.items():
         points = points_of(responses, names, weights)
         for method, mine in points.items():
@@ -153,6 +153,7 @@ def compared(found: Compared) -> dict[str, Any]:
         left_out += len({each.prompt for each in responses}) - len(kept)
         if not kept:
             raise SipoError(f"seed {seed}: no prompt is answered by {', '.join(points)} at all of their weights")
+        prompts.append(sorted(kept))
         seeds.append({
             method: rewards_of([[each for each in part if each.prompt in kept] for part in mine], names)
             for method, mine in points.items()
@@ -163,7 +164,7 @@ def compared(found: Compared) -> dict[str, Any]:
             raise SipoError(f"seed {seed}: not every seed has {', '.join(sorted(missing))}; compare what all have")
     unsteered = {each.method for part in found.seeds.values() for each in part if each.weights is None}
     ordered = [{method: each[method] for method in seeds[0]} for each in seeds]
-    result = across(ordered, np.array(weights), found.maximise, found.reference, unsteered=unsteered)
+    result = across(ordered, np.array(weights), found.maximise, found.reference, prompts=prompts, unsteered=unsteered)
     return {**result, "left_out": left_out, "measure": found.measure.name}
 
 

@@ -74,6 +74,11 @@ def notes(found: Mapping[str, Any]) -> Iterator[str]:
         yield CAVEAT
     if found["seeds"] == 1:
         yield "intervals are over prompts; they do not say how another seed of training would have ended"
+    else:
+        yield (
+            "intervals of methods and points are over seeds, on their prompts; those of differences in utility hold "
+            "what seeds and prompts leave to chance"
+        )
 
 
 def _as_text(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:

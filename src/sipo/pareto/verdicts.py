@@ -35,8 +35,8 @@ class Difference:
 
     value: float
     error: float
-    freedom: int
-    """Degrees of freedom: units less one; 0 where nothing can be said."""
+    freedom: float
+    """Degrees of freedom: units less one, or an estimate of as much; 0 where nothing can be said."""
     skew: float = 0.0
     """Skewness of the units' differences."""
 
@@ -88,7 +88,7 @@ def _skewness(values_U: Array) -> float:
     return third * sqrt(units * (units - 1)) / (units - 2)
 
 
-def _density(t: float, freedom: int) -> float:
+def _density(t: float, freedom: float) -> float:
     """Of Student's t."""
     scale = lgamma((freedom + 1) / 2) - lgamma(freedom / 2)
     return exp(scale - (freedom + 1) / 2 * log1p(t**2 / freedom)) / sqrt(freedom * pi)
