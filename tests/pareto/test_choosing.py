@@ -111,6 +111,9 @@ def test_the_point_that_fits_is_chosen_and_its_commands_work(
     same = next(p for name, p in points if name == found["method"] and p["weights"] == found["weights"])
     assert found["rewards"] == pytest.approx(same["rewards"])
     assert all(found["interval"][n][0] <= same["interval"][n][0] + 1e-9 for n in found["rewards"]), "wider than alone"
+    for name, sign in (("detail", 1), ("brevity", -1)):
+        gain, (low, high) = found["gain"][name], found["gain_interval"][name]
+        assert low <= gain <= high and gain == pytest.approx(sign * (found["rewards"][name] - found["base"][name]))
     assert main(["choose", str(finished), "--minimise", "brevity", "--method", "soups", "--at-least", "detail=-9"]) == 0
     said = capsys.readouterr().out
     for line in said.splitlines():

@@ -27,7 +27,6 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(reward, name="reward")
-app.command()(serve)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
@@ -237,19 +236,25 @@ def chat(
     converse(Conversation(open(run), weights, method, how), sys.stdin)
 
 
+app.command()(serve)
+
+
 @app.command()
 def choose(
     run: RunFolder,
-    at_least: Annotated[list[str] | None, typer.Option(metavar="A=0.8", help="Where larger is better.")] = None,
-    at_most: Annotated[list[str] | None, typer.Option(metavar="A=20", help="Where smaller is better.")] = None,
-    maximise: Annotated[str | None, typer.Option(metavar="NAME", help="The objective that is to be largest.")] = None,
-    minimise: Annotated[str | None, typer.Option(metavar="NAME", help="The one that is to be smallest.")] = None,
+    at_least: Annotated[list[str] | None, typer.Option(metavar="A=0.8", help="Floor, where larger is better.")] = None,
+    at_most: Annotated[list[str] | None, typer.Option(metavar="A=20", help="Ceiling, where smaller is.")] = None,
+    maximise: Annotated[str | None, typer.Option(metavar="NAME", help="Largest, within the bounds.")] = None,
+    minimise: Annotated[str | None, typer.Option(metavar="NAME", help="Smallest, within the bounds.")] = None,
     knee: Annotated[bool, typer.Option("--knee", help="Where a step either way costs most.")] = False,
-    equal_gain: Annotated[bool, typer.Option("--equal-gain", help="The largest smallest gain over base.")] = False,
+    equal_gain: Annotated[bool, typer.Option("--equal-gain", help="Where the least gain over base is most.")] = False,
     method: Annotated[list[str] | None, typer.Option(help="Only of these.  [default: all with weights]")] = None,
     as_json: Json = False,
 ) -> None:
-    """Choose a weight of a finished run by what is wanted of it, and say what it costs."""
+    """Choose a weight of a finished run by what is wanted of it, and say what it costs.
+
+    --at-least, --at-most and --method may be repeated.
+    """
     from sipo.cli.choose import choose, wish_of
     from sipo.runs.status import read_run
 

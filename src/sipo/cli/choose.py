@@ -12,10 +12,12 @@ from sipo.config import Config
 from sipo.errors import SipoError
 from sipo.methods.registry import find, usual, usual_soup
 from sipo.pareto.bootstrap import Array, filled
-from sipo.pareto.choosing import equal_gain, knee, shortfall, simultaneous_intervals, tilted, within
+from sipo.pareto.choosing import equal_gain, knee, shortfall, tilted, within
 from sipo.progress import Progress, say_json
 from sipo.records import Measured, comparable, points_of, rewards_of
+from sipo.report.decision import levels
 from sipo.report.measure import CAVEAT, LABELS, REWARDS
+from sipo.report.parts import alike, together
 from sipo.runs.outputs import Outputs
 from sipo.runs.status import read_run, require
 from sipo.weights import grid
@@ -94,11 +96,11 @@ def _measured(run: Path, config: Config) -> Sequence[Measured]:
 
 def _asked(points: Mapping[str, Any], config: Config, methods: Sequence[str]) -> list[str]:
     steered = [name for name in points if name in config.methods and find(name).steered]
-    unknown = [name for name in methods if name not in steered]
-    if unknown or not steered:
+    if not steered:
+        raise SipoError("no method of this run has weights; add mod to `methods`, and run it again")
+    if unknown := [name for name in methods if name not in steered]:
         raise SipoError(
-            f"--method {unknown[0] if unknown else ''}: has no weights that were measured; those that have are "
-            f"{', '.join(steered) or 'none: add mod to methods'}"
+            f"--method {unknown[0]}: has no weights that were measured; those that have are {', '.join(steered)}"
         )
     return list(methods) or steered
 
@@ -107,10 +109,8 @@ def _chosen(config: Config, wish: Wish, rewards: Mapping[str, Array], base: Arra
     stacked = np.concatenate(list(rewards.values()))
     places = [(name, at) for name, each in rewards.items() for at in range(len(each))]
     means = stacked.mean(axis=1)
-    low, high = simultaneous_intervals(stacked, config.evaluate.bootstrap, config.seed)
     bounds = np.array([wish.bounds.get(name, np.nan) for name in config.names])
     fits = within(means, bounds, maximise_of(config))
-    worse = np.where(maximise_of(config), low, high)
     if fits.any():
         among = np.flatnonzero(fits)
     else:
@@ -118,13 +118,15 @@ def _chosen(config: Config, wish: Wish, rewards: Mapping[str, Array], base: Arra
         among = np.flatnonzero(missed == missed.min())
     at = int(among[_best(config, wish, means[among], base)])
     method, point = places[at]
+    told = levels(config.names, maximise_of(config), stacked, None if base is None else base.mean(axis=0), at)
+    worse = np.array([[each.low if up else each.high for each, up in zip(told, maximise_of(config), strict=True)]])
     found: dict[str, Any] = {
         "method": method,
         "point": point,
         "fits": bool(fits.any()),
-        "surely": bool(within(worse[[at]], bounds, maximise_of(config))[0]),
-        "rewards": dict(zip(config.names, means[at].tolist(), strict=True)),
-        "interval": {name: [float(low[at, i]), float(high[at, i])] for i, name in enumerate(config.names)},
+        "surely": bool(within(worse, bounds, maximise_of(config))[0]),
+        "rewards": {each.name: each.reward for each in told},
+        "interval": {each.name: [each.low, each.high] for each in told},
         "best_of_all": {
             name: float((means[:, i].max if larger else means[:, i].min)())
             for i, (name, larger) in enumerate(zip(config.names, maximise_of(config), strict=True))
@@ -132,6 +134,8 @@ def _chosen(config: Config, wish: Wish, rewards: Mapping[str, Array], base: Arra
     }
     if base is not None:
         found["base"] = dict(zip(config.names, base.mean(axis=(0, 1)).tolist(), strict=True))
+        found["gain"] = {each.name: each.gain for each in told}
+        found["gain_interval"] = {each.name: [each.gain_low, each.gain_high] for each in told}
         if not fits.any() and not config.by_labels:  # the labels have no draws that could be reweighted
             found["mixture"] = _mixture(base, bounds, config)
     return found
@@ -181,14 +185,9 @@ def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any], prompt: 
         progress.say(f"no measured point fits what was asked; the nearest is {chosen['method']} at {shown}")
         if "mixture" in chosen:
             progress.say(_about_mixture(chosen["mixture"]))
-    columns = ["objective", "agrees" if config.by_labels else "reward", "low", "high", "better is"]
-    columns += ["over base"] * ("base" in chosen) + ["best of all points"]
-    rows = []
-    for name, larger in zip(config.names, maximise_of(config), strict=True):
-        reward, (low, high) = chosen["rewards"][name], chosen["interval"][name]
-        over = [f"{reward - chosen['base'][name]:+.3f}"] if "base" in chosen else []
-        rows.append([name, reward, low, high, "larger" if larger else "smaller", *over, chosen["best_of_all"][name]])
-    progress.table(f"{measure.heading}, with 95 % intervals that hold for all points at once", columns, rows)
+    progress.table(f"{measure.heading}, with 95 % intervals that hold for all points at once", *_table(config, chosen))
+    if "gain" in chosen:
+        progress.say("over base: positive is better, also where a smaller reward is")
     if config.by_labels:
         progress.say(CAVEAT)
     weights, method = chosen["weights"], chosen["method"]
@@ -201,3 +200,18 @@ def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any], prompt: 
         progress.say(
             f"take it  {sipo(*taken)}{'' if alone else ' # the soup of its policies: one model, not this mixture'}"
         )
+
+
+def _table(config: Config, chosen: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows; a gain has the sign that the report gives it."""
+    columns = ["objective", "agrees" if config.by_labels else "reward", "better is"]
+    columns += ["over base"] * ("gain" in chosen) + ["best of all"]
+    rows = []
+    for name, larger in zip(config.names, maximise_of(config), strict=True):
+        reward, low, high, best = alike(chosen["rewards"][name], *chosen["interval"][name], chosen["best_of_all"][name])
+        row = [name, f"{reward} [{low}, {high}]", "larger" if larger else "smaller"]
+        if "gain" in chosen:
+            gain, low, high = together([chosen["gain"][name], *chosen["gain_interval"][name]], sign=True)
+            row.append(f"{gain} [{low}, {high}]")
+        rows.append([*row, best])
+    return columns, rows

@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Level:
-    """An objective at the recommended weight; intervals hold for all points that could have been recommended."""
+    """An objective at a chosen point; intervals hold for all points that could have been chosen."""
 
     name: str
     reward: float
@@ -213,9 +213,9 @@ def _recommended(
     why.append(_why_weight(place, share, weights, base_P_N is None))
     at = sum(len(rewards[name]) for name in candidates[: candidates.index(method)]) + place
     stacked = np.concatenate([rewards[name] for name in candidates])
-    levels = _levels(list(maximise), larger, stacked, base_P_N, at)
-    unsure = [each.name for each in levels if each.gain_low is not None and each.gain_low <= 0]
-    if len(unsure) == len(levels):
+    found = levels(list(maximise), larger, stacked, base_P_N, at)
+    unsure = [each.name for each in found if each.gain_low is not None and each.gain_low <= 0]
+    if len(unsure) == len(found):
         return None, (
             f"{why[0]} Yet at the weight of equal gain, {ratio(weights[place])}, no gain over the base model is shown "
             "in any objective: choose by what you want more of."
@@ -223,15 +223,18 @@ def _recommended(
     if unsure:
         why.append(f"Even there no gain over the base model is shown in {listed(unsure)}.")
     by = "--knee" if base_P_N is None else "--equal-gain"
-    return Recommended(method, place, weights[place], levels, why, by), ""
+    return Recommended(method, place, weights[place], found, why, by), ""
 
 
-def _levels(
+def levels(
     names: Sequence[str], larger: Sequence[bool], stacked_K_P_N: Array, base_P_N: Array | None, at: int
 ) -> list[Level]:
+    """Every objective at the point `at` of K, beside the base model's rewards where there are any; larger rewards are
+    better where `larger` says so.
+    """
     low, high = simultaneous_intervals(stacked_K_P_N, RESAMPLES, 0)
     means = stacked_K_P_N.mean(axis=1)
-    levels = []
+    found = []
     gained: Any = None
     if base_P_N is not None:
         sign = np.where(larger, 1.0, -1.0)
@@ -239,8 +242,8 @@ def _levels(
         gained = (over.mean(axis=1)[at], *(ends[at] for ends in simultaneous_intervals(over, RESAMPLES, 0)))
     for n, name in enumerate(names):
         gain = (None, None, None) if gained is None else tuple(float(each[n]) for each in gained)
-        levels.append(Level(name, float(means[at, n]), float(low[at, n]), float(high[at, n]), *gain))
-    return levels
+        found.append(Level(name, float(means[at, n]), float(low[at, n]), float(high[at, n]), *gain))
+    return found
 
 
 def _why_method(

@@ -4,7 +4,6 @@ Prompts and responses are other people's text and may hold markup; the page's ow
 anything from anywhere.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,7 +11,7 @@ from markupsafe import Markup
 
 from sipo.plain import plain
 from sipo.report.decision import ratio
-from sipo.report.parts import MINUS, alike, number
+from sipo.report.parts import number, together
 
 DASHES = {"--": "7 4", "-.": "7 3 2 3", ":": "2 3"}
 """Of lines, as SVG has them."""
@@ -33,11 +32,6 @@ def render(**content: Any) -> str:
     environment.globals["dashes"] = DASHES
     environment.filters["ratio"] = ratio
     return environment.get_template("report.html.j2").render(**content)
-
-
-def together(values: Sequence[float], sign: bool = False) -> list[str]:
-    """Numbers with the decimals that they share, and with their signs where they are differences."""
-    return [f"+{text}" if sign and not text.startswith(MINUS) else text for text in alike(*values)]
 
 
 def _plain(value: Any) -> Any:

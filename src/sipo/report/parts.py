@@ -63,6 +63,11 @@ def alike(*values: float) -> list[str]:
     return [_text(float(value), digits) for value in values]
 
 
+def together(values: Sequence[float], sign: bool = False) -> list[str]:
+    """Numbers with the decimals that they share, and with their signs where they are differences."""
+    return [f"+{text}" if sign and not text.startswith(MINUS) else text for text in alike(*values)]
+
+
 def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} %" if whole else NOTHING
 
