@@ -94,7 +94,20 @@ def test_few_prompts_and_equal_methods_end_in_no_recommendation() -> None:
     generator = np.random.default_rng(3)
     same = decided({name: generator.normal(size=(3, 60, 2)) for name in ("base", "mod", "soups")})
     assert same.recommended is None and "keep the base model" in same.instead
-    assert "no difference is shown" in same.sentence
+    assert "no difference is shown" in same.sentence and "More held-out prompts" in same.instead
+    worse = decided(drawn({"base": (1, -2), "mod": (0, 0)}))
+    assert worse.recommended is None and "More held-out prompts" not in worse.instead, "it is below"
+
+
+def test_a_gain_that_is_told_and_does_not_count_is_explained() -> None:
+    """One objective is better at every weight, and nothing moves the other: the table shows it, utility does not."""
+    generator = np.random.default_rng(5)
+    rewards = {name: generator.normal(size=(3, 60, 2)) * 0.3 for name in ("base", "mod")}
+    rewards["base"][:] = rewards["base"][:1]
+    rewards["mod"] += np.array([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])[:, None]
+    found = decided(rewards)
+    assert "improves detail" in found.sentence and found.recommended is None
+    assert "by mean utility (nothing moves words beyond the noise): keep the base model" in found.instead
 
 
 def test_of_methods_that_are_not_told_apart_the_cheapest_is_recommended() -> None:

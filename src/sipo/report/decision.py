@@ -190,10 +190,7 @@ def _recommended(
     open_ = [name for name in candidates if not (proposed in candidates and name == rival)]
     better = [name for name in open_ if "base" not in rewards or (name, "base") in above]
     if not better:
-        better_at = measure_of(fronts).above
-        return None, (
-            f"No method is shown to be {better_at} than the base model by mean utility: keep the base model for now."
-        )
+        return None, _none_better(fronts, open_)
     best = [name for name in better if not any((other, name) in above for other in better)] or better
     cost = {name: max(find(name).models(tuple(weight.values())) for weight in weights) for name in best}
     method = min(best, key=lambda name: (cost[name], -fronts["methods"][name]["utility"]))
@@ -224,6 +221,18 @@ def _recommended(
         why.append(f"Even there no gain over the base model is shown in {listed(unsure)}.")
     by = "--knee" if base_P_N is None else "--equal-gain"
     return Recommended(method, place, weights[place], found, why, by), ""
+
+
+def _none_better(fronts: Mapping[str, Any], candidates: Sequence[str]) -> str:
+    """With what keeps a gain of the table from counting, and what may show more."""
+    against = [each for each in findings(fronts) if each.other == "base" and each.method in candidates]
+    reasons = dict.fromkeys(each.because for each in against if each.word == "not shown")
+    because = f" ({'; '.join(reasons).replace('its interval', 'the interval of the difference')})" if reasons else ""
+    more = " More held-out prompts (data.test, evaluate.prompts) show smaller differences." if reasons else ""
+    return (
+        f"No method is shown to be {measure_of(fronts).above} than the base model by mean utility{because}: keep the "
+        f"base model for now.{more}"
+    )
 
 
 def levels(

@@ -5,7 +5,7 @@ from typing import Any
 
 from sipo.commands import command, export, generate, question
 from sipo.methods.registry import find, usual_soup
-from sipo.report.decision import Decision, steered
+from sipo.report.decision import Decision, ratio, steered
 from sipo.report.inputs import Inputs
 from sipo.task import Task
 
@@ -23,7 +23,10 @@ def commands(task: Task, inputs: Inputs, found: Decision) -> list[Command]:
     weights = at.weights if at else _middle(inputs.fronts["methods"][method]["points"])
     asked = generate(run, weights, question(each.text for each in inputs.responses), method)
     chosen = ("choose", run, at.by if at else "--knee", "--method", method)
-    told = [("ask it", asked), ("choose another weight", chosen)]
+    if at:
+        told = [("ask it", asked), ("choose another weight", chosen)]
+    else:
+        told = [(f"ask {method} all the same, at {ratio(weights)}", asked), ("choose a weight", chosen)]
     spec = find(method)
     if spec.exported:
         alone = spec.models(tuple(weights.values())) == 1
