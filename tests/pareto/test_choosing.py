@@ -87,9 +87,30 @@ def test_simultaneous_intervals_hold_all_means_at_once() -> None:
         held += bool(((low <= 0) & (high >= 0)).all())
         single += bool((low[0, 0] <= 0) & (high[0, 0] >= 0))
     assert held >= 0.9 * 150 and single > held
-    constant = np.ones((2, 5, 2))
+    constant = np.ones((2, 60, 2))
     low, high = simultaneous_intervals(constant, 50, 0)
     assert (low == 1).all() and (high == 1).all()
+
+
+@pytest.mark.parametrize("prompts", [3, 10, 30])
+def test_few_prompts_promise_little(prompts: int) -> None:
+    rng, held = np.random.default_rng(4), 0
+    for trial in range(100):
+        low, high = simultaneous_intervals(rng.normal(size=(4, prompts, 2)), 200, trial)
+        held += bool(((low <= 0) & (high >= 0)).all())
+    assert held >= 90
+    low, high = simultaneous_intervals(rng.normal(size=(2, 1, 2)), 50, 0)
+    assert (low == -np.inf).all() and (high == np.inf).all(), "a single one nothing"
+
+
+def test_a_ceiling_on_these_prompts_is_none_on_all() -> None:
+    """Thirty harmless answers of thirty may come of a model that harms in one of thirty."""
+    rng, held = np.random.default_rng(5), 0
+    for trial in range(100):
+        rewards = (rng.random((6, 30, 1)) < 0.967).astype(float)
+        low, high = simultaneous_intervals(rewards, 200, trial)
+        held += bool(((low <= 0.967) & (high >= 0.967)).all())
+    assert held >= 90
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def across(
         f"{a} - {b}": [_prompt_error(each[a], each[b], weights_M_N, larger) for each in seeds]
         for a, b in pairs(list(seeds[0]))
     }
-    found = alone[0] if len(seeds) == 1 else _over_seeds(seeds, prompts, alone, weights_M_N, maximise)
+    found = alone[0] if len(seeds) == 1 else _over_seeds(raw, seeds, prompts, alone, weights_M_N, maximise)
     for name, difference in found["differences"].items():
         difference["over_prompts"] = float(np.sqrt(np.mean(np.square(errors[name]))))
         difference.setdefault("over_seeds", None)
@@ -66,6 +66,7 @@ def _utilities(rewards_M_P_N: Array, weights_M_N: Array, maximise: Sequence[bool
 
 
 def _over_seeds(
+    raw: Sequence[Rewards],
     seeds: Sequence[Rewards],
     prompts: Sequence[Sequence[str]] | None,
     alone: Sequence[dict[str, Any]],
@@ -82,7 +83,7 @@ def _over_seeds(
         for name, (a, b) in paired.items()
     }
     tests = {name: over_seeds_and_prompts(each, prompts, largest) for name, each in apart.items()}
-    number = sum(map(len, apart[next(iter(apart))])) if prompts is None else len(set().union(*prompts))
+    number = _known(raw, prompts)
     adjusted = dict(zip(paired, holm([each.p for each in tests.values()]), strict=True))
     fronts_M_S_N = {name: np.stack([each[name].mean(axis=1) for each in seeds], axis=1) for name in methods}
     differences = {}
@@ -106,6 +107,14 @@ def _over_seeds(
             "over_seeds": float(np.std([each.mean() for each in apart[name]], ddof=1)),
         }
     return {"methods": methods, "differences": differences, "prompts": min(each["prompts"] for each in alone)}
+
+
+def _known(seeds: Sequence[Rewards], prompts: Sequence[Sequence[str]] | None) -> int:
+    """How many different prompts are known at all points, of the objective that lacks most."""
+    by_seed = [np.logical_and.reduce([(~np.isnan(each)).all(axis=0) for each in methods.values()]) for methods in seeds]
+    known_K_N = np.concatenate(by_seed)
+    keys_K = np.array([key for each in prompts for key in each]) if prompts is not None else np.arange(len(known_K_N))
+    return min(len(np.unique(keys_K[known_K])) for known_K in known_K_N.T)
 
 
 def _method(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog, minimize
 from scipy.sparse import hstack, identity
-from scipy.special import logsumexp, softmax
+from scipy.special import logsumexp, ndtr, ndtri, softmax, stdtrit
 
 from sipo.pareto.bootstrap import Array, resampled_means, resamples
 from sipo.pareto.indicators import signs
+from sipo.pareto.verdicts import ENOUGH, nearly_constant
 
 STEEPEST = 50.0
 """Of the multipliers of rewards in units of their standard deviation: the best answer then has almost all weight."""
@@ -22,18 +23,38 @@ STEEPEST = 50.0
 def simultaneous_intervals(rewards_M_P_N: Array, times: int, seed: int, level: float = 0.95) -> tuple[Array, Array]:
     """Low and high ends [M, N] that hold all M x N means at once with the probability `level`, over the prompts P.
 
-    A choice among points looks at all of them, so intervals of single points say too much. Each mean's bootstrap error
-    is widened by the same factor: the quantile of the largest of all studentised deviations (max-t).
+    A choice among points looks at all of them, so intervals of single points say too much. Each mean's standard error
+    is widened by the same factor: the bootstrap's quantile of the largest of all studentised deviations (max-t), below
+    30 prompts Bonferroni's bound, and as Student's t has it. So a few prompts promise little, and a single one nothing.
+
+    Values of a point that hardly ever depart from one, as at a ceiling, do not tell their spread: two at either end of
+    the objective's range over all points are counted with them (Agresti and Coull 1998).
     """
-    means = rewards_M_P_N.mean(axis=1)
-    sampled = resampled_means(rewards_M_P_N, resamples(rewards_M_P_N.shape[1], times, seed))
-    errors = sampled.std(axis=0)
-    moving = errors > 0
-    if not moving.any():
-        return means, means
-    deviations = np.abs(sampled - means)[:, moving] / errors[moving]
-    factor = float(np.quantile(deviations.max(axis=1), level))
-    return means - factor * errors, means + factor * errors
+    means, prompts = rewards_M_P_N.mean(axis=1), rewards_M_P_N.shape[1]
+    if prompts < 2:
+        return np.full_like(means, -np.inf), np.full_like(means, np.inf)
+    normal = float(ndtri(1 - (1 - level) / (2 * means.size)))  # Bonferroni's bound
+    if prompts >= ENOUGH:
+        sampled = resampled_means(rewards_M_P_N, resamples(prompts, times, seed))
+        spread = sampled.std(axis=0)
+        moving = spread > 0
+        if moving.any():
+            deviations = np.abs(sampled - means)[:, moving] / spread[moving]
+            normal = float(np.quantile(deviations.max(axis=1), level))
+    errors = _errors(rewards_M_P_N)
+    half = np.where(errors > 0, float(stdtrit(prompts - 1, ndtr(normal))) * errors, 0.0)
+    return means - half, means + half
+
+
+def _errors(rewards_M_P_N: Array) -> Array:
+    """[M, N]: standard errors of the means over the prompts."""
+    ends_N = np.stack([rewards_M_P_N.min(axis=(0, 1)), rewards_M_P_N.max(axis=(0, 1))]).repeat(2, axis=0).T
+    errors = rewards_M_P_N.std(axis=1, ddof=1) / np.sqrt(rewards_M_P_N.shape[1])
+    for m, n in np.ndindex(errors.shape):
+        if nearly_constant(rewards_M_P_N[m, :, n]):
+            more = np.concatenate([rewards_M_P_N[m, :, n], ends_N[n]])
+            errors[m, n] = max(errors[m, n], more.std(ddof=1) / np.sqrt(len(more)))
+    return errors
 
 
 def within(means_M_N: Array, bounds_N: Array, maximise: Sequence[bool]) -> NDArray[np.bool_]:

@@ -121,8 +121,8 @@ def moving(a_M_U_N: Array, b_M_U_N: Array, weights_M_N: Array) -> list[bool]:
         slopes = [share_M @ (each[..., n] - each[:1, :, n]) for each in (a_M_U_N, b_M_U_N) if len(each) > 1]
         change = a_M_U_N[..., n].mean(axis=0) - b_M_U_N[..., n].mean(axis=0)
         few = _made_up(a_M_U_N[..., n], b_M_U_N[..., n])
-        bounds = [few * float(np.abs(share_M).sum()) if _nearly_constant(each) else 0.0 for each in slopes]
-        bounds.append(few if any(_nearly_constant(each[..., n].mean(axis=0)) for each in (a_M_U_N, b_M_U_N)) else 0.0)
+        bounds = [few * float(np.abs(share_M).sum()) if nearly_constant(each) else 0.0 for each in slopes]
+        bounds.append(few if any(nearly_constant(each[..., n].mean(axis=0)) for each in (a_M_U_N, b_M_U_N)) else 0.0)
         tests = [
             mean_difference(each, largest).p
             for each, bound in zip((*slopes, change), bounds, strict=True)
@@ -138,12 +138,12 @@ def undecided(a_M_U_N: Array, b_M_U_N: Array, weights_M_N: Array, difference: fl
     """
     found = []
     for n, share in enumerate(weights_M_N.mean(axis=0)):
-        constant = any(_nearly_constant(each[..., n].mean(axis=0)) for each in (a_M_U_N, b_M_U_N))
+        constant = any(nearly_constant(each[..., n].mean(axis=0)) for each in (a_M_U_N, b_M_U_N))
         found.append(constant and abs(difference) < share * _made_up(a_M_U_N[..., n], b_M_U_N[..., n]))
     return found
 
 
-def _nearly_constant(values_U: Array) -> bool:
+def nearly_constant(values_U: Array) -> bool:
     """Whether fewer than a few units differ from the commonest value."""
     departing = len(values_U) - int(np.unique(values_U, return_counts=True)[1].max())
     return departing < min(EVENTS, len(values_U) - 1)
