@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from sipo.pareto.bootstrap import Array
+from sipo.pareto.bootstrap import Array, resampled_means, resamples
 from sipo.pareto.compare import compare
 from sipo.pareto.control import kept, least_kept, ranges, rank_agreement, start_of
 from sipo.report.fronts import in_short
@@ -81,3 +81,20 @@ def test_a_resample_in_which_the_start_stands_still_has_no_share() -> None:
     start_T = np.array([[0.0]] + 99 * [[2.0]])
     found = kept(np.array([1.0]), np.array([2.0]), np.ones((100, 1)), start_T, ["detail"])
     assert found["kept"] == {"detail": 0.5} and found["kept_interval"] == {"detail": pytest.approx((0.5, 0.5))}
+
+
+def test_what_only_noise_moves_seldom_shrinks() -> None:
+    """Of fifteen statements at once, too: five objectives, and three methods that are held against the start."""
+    weights, names = np.vstack([np.eye(5), np.full((1, 5), 0.2)]), [f"o{n}" for n in range(5)]
+    shrunk = 0
+    for trial in range(60):
+        rng = np.random.default_rng(trial)
+        draws = resamples(60, 600, trial)
+        moved = []
+        for _ in range(4):
+            rewards = rng.normal(size=(6, 60, 5))
+            versions = rewards.mean(axis=1), resampled_means(rewards, draws)
+            moved.append([ranges(each, weights, [True] * 5) for each in versions])
+        (start, start_T), *others = moved
+        shrunk += any(kept(mine, start, mine_T, start_T, names, 15)["narrow"] for mine, mine_T in others)
+    assert shrunk <= 5

@@ -126,6 +126,7 @@ def _steered(
         method: [control.ranges(each, weights_M_N, larger) for each in versions] for method, versions in fronts.items()
     }
     start = control.start_of(fronts)
+    family = max(1, (len(fronts) - 1) * len(names))
     found = {}
     for method, (front, _) in fronts.items():
         mine, against = ranges[method], ranges[start] if start else None
@@ -133,7 +134,7 @@ def _steered(
         found[method] = {
             **_unsteered(names),
             **_by_objective("ranges", "ranges_interval", names, *mine),
-            **(control.kept(mine[0], against[0], mine[1], against[1], names) if against else {}),
+            **(control.kept(mine[0], against[0], mine[1], against[1], names, family) if against else {}),
             "control": {name: None if np.isnan(tau) else tau for name, tau in zip(names, agreement, strict=True)},
         }
     return found

@@ -11,6 +11,7 @@ import numpy as np
 
 from sipo.pareto.bootstrap import Array, percentile_interval
 from sipo.pareto.indicators import signs
+from sipo.pareto.verdicts import LEVEL
 
 STARTS = ("mod", "soups")
 """Fronts whose ends are the policies that realignment begins from, the first at hand being what ranges are held
@@ -49,11 +50,19 @@ def start_of(methods: Iterable[str]) -> str | None:
     return next((name for name in STARTS if name in known), None)
 
 
-def kept(ranges_N: Array, start_N: Array, sampled_T_N: Array, start_T_N: Array, names: Sequence[str]) -> dict[str, Any]:
+def kept(
+    ranges_N: Array,
+    start_N: Array,
+    sampled_T_N: Array,
+    start_T_N: Array,
+    names: Sequence[str],
+    family: int = 1,
+) -> dict[str, Any]:
     """The share of the start's range that is kept, by objective, with 95 % intervals from the same resamples; None
     where the start itself moves the objective no further than noise. `narrow` lists the objectives that keep less than
-    `NARROW` beyond the noise.
+    `NARROW` beyond the noise, of which so many statements are made at once as there are in the `family` (Bonferroni).
     """
+    strict = 1 - LEVEL / family
     shares: dict[str, float | None] = dict.fromkeys(names)
     intervals: dict[str, tuple[float, float] | None] = dict.fromkeys(names)
     narrow = []
@@ -63,7 +72,8 @@ def kept(ranges_N: Array, start_N: Array, sampled_T_N: Array, start_T_N: Array, 
         shares[name] = float(ranges_N[n] / start_N[n])
         moved_T = start_T_N[:, n] > 0  # the few resamples in which the start stands still have no share
         intervals[name] = percentile_interval(sampled_T_N[moved_T, n] / start_T_N[moved_T, n])
-        if percentile_interval(sampled_T_N[:, n] - NARROW * start_T_N[:, n])[1] < 0:
+        moves = percentile_interval(start_T_N[:, n], strict)[0] > 0
+        if moves and percentile_interval(sampled_T_N[:, n] - NARROW * start_T_N[:, n], strict)[1] < 0:
             narrow.append(name)
     return {"kept": shares, "kept_interval": intervals, "narrow": narrow}
 

@@ -39,8 +39,9 @@ class Measure:
             return []
         counts = [f"{name} {each['rows']} rows of {each['prompts']} prompts" for name, each in fronts["labels"].items()]
         told = [
-            "Measured is preference accuracy, the share of held-out labels that agree with how a policy ranks the two "
-            f"given responses; the base model ranks neither first and counts as 0.5, as chance does. {CAVEAT} "
+            "Measured is preference accuracy, the share of a held-out prompt's labels that agree with how a policy "
+            "ranks the two given responses, averaged over prompts; the base model ranks neither first and counts as "
+            f"0.5, as chance does. {CAVEAT} "
             f"Labels: {listed(counts)}."
         ]
         if fronts["unranked"]:
@@ -65,7 +66,7 @@ REWARDS = Measure(
 )
 LABELS = Measure(
     "labels",
-    "share of held-out labels agreed with (0.5 is chance)",
+    "share of held-out labels agreed with, mean over prompts (0.5 is chance)",
     "Share of held-out labels agreed with",
     "agreement with labels",
     "agrees with more labels of",

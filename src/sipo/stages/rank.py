@@ -1,9 +1,9 @@
 """Stages held-out and ranked: whether held-out labels agree with how each method's model ranks the two responses.
 
 A model at weight w ranks by its implicit reward, beta (log pi_w(y | x) - log pi_ref(y | x)); of a mixture, pi_w is
-normalised token by token. The share of labels that agree is its preference accuracy: how it ranks given responses, not
-how good what it writes is. A model that is the reference ranks neither first, and counts as half right throughout.
-Write `logprobs.parquet`, the reference's, and `rankings.jsonl`.
+normalised token by token. The share of a prompt's labels that agree, averaged over prompts, is its preference accuracy:
+how it ranks given responses, not how good what it writes is. A model that is the reference ranks neither first, and
+counts as half right throughout. Write `logprobs.parquet`, the reference's, and `rankings.jsonl`.
 """
 
 from collections.abc import Collection, Sequence
