@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sipo.config import Config
 from sipo.disk.tables import write_json, write_records
 from sipo.filters.contest import CHOSEN, ORIGINALS, Contest, Decision, contests
 from sipo.filters.evidence import by_objective, own_accuracy
@@ -22,11 +23,13 @@ from sipo.records import known as or_none
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
 
-WAYS_OUT = (
-    "sample more (sample.per_weight, sample.prompts), align longer, or take align.checkpoint: last where policies "
-    "stayed the reference"
-)
-"""Where nothing is chosen."""
+
+def ways_out(config: Config) -> str:
+    """Where nothing is chosen; what is set already is no way out."""
+    sampled = "sample more (sample.per_weight, sample.prompts)"
+    if config.align.checkpoint == "last":
+        return f"{sampled} or align longer"
+    return f"{sampled}, align longer, or take align.checkpoint: last where policies stayed the reference"
 
 
 def filter(
@@ -55,7 +58,8 @@ def filter(
         task.progress.say(f"warning: the policy of {names} stayed the reference and has no opinion; the others judge")
     if not summary["chosen"]:
         task.progress.say(
-            f"warning: the filter chose nothing, so realignment leaves the policies as they are; {WAYS_OUT}"
+            "warning: the filter chose nothing, so realignment leaves the policies as they are; "
+            f"{ways_out(task.config)}"
         )
     write_json(folder / "filter.json", {"rows": len(rows), **summary})
     sources = Counter(each.source for each in candidates if each.fate == CHOSEN)

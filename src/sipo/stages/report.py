@@ -28,7 +28,7 @@ from sipo.report.truth import truth
 from sipo.report.use import commands
 from sipo.report.verdict import lift, verdict
 from sipo.report.yields import chose_nothing, judges, stayed, trust, why_fallen, yields
-from sipo.stages.filter import WAYS_OUT
+from sipo.stages.filter import ways_out
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
 
@@ -140,7 +140,7 @@ def _improved(task: Task, inputs: Inputs, rows: list[Row]) -> dict[str, Any]:
     packed, count = pack_list(records, ROOM["cases"])
     return {
         "improvement": {
-            "chose_nothing": chose_nothing(inputs, WAYS_OUT),
+            "chose_nothing": chose_nothing(inputs, ways_out(task.config)),
             "yields": yields(task, inputs, rows),
             "judges": judges(inputs),
             "why_fallen": why_fallen(inputs),
