@@ -177,8 +177,9 @@ def test_what_a_model_writes_reaches_a_pipe_as_it_is_and_no_terminal(
         def at(self, *_: Any) -> "Told":
             return self
 
-        def generate(self, *_: Any, watch: Any, **__: Any) -> None:
+        def generate(self, *_: Any, watch: Any, done: Any, **__: Any) -> None:
             watch(0, said)
+            done(0, said)
 
     monkeypatch.setattr("sipo.finished.handle.open", lambda _: Told())
     for terminal, shown in ((False, said), (True, "a\ufffd[31m\ufffdb")):
