@@ -22,10 +22,20 @@ def test_a_browser_draws_knob_cases_and_chart(settings: dict[str, Any], tmp_path
     settings["align"] = {"lr": 0.01, "epochs": 1, "checkpoint": "last"}
     page = run(parse_config(settings, "here"), quiet=True) / "report" / "report.html"
     options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}")
-    words = [str(BROWSER), *options, "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    drawn, (answers, cases) = unescape(done.stdout), unpacked(page.read_text())
+
+    def shown(file: Path, *more: str) -> str:
+        words = [str(BROWSER), *options, *more, "--virtual-time-budget=20000", "--dump-dom", file.as_uri()]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    long = tmp_path / "long.html"
+    root = "document.documentElement"
+    measure = f"<script>document.title = {root}.scrollWidth - {root}.clientWidth</script></body>"
+    long.write_text(page.read_text().replace("brevity", "brevity_for_lay_readers" * 4).replace("</body>", measure))
+    for width in (390, 1280):
+        assert "<title>0</title>" in shown(long, f"--window-size={width},900"), "nothing runs out of the page"
+    drawn, (answers, cases) = unescape(shown(page)), unpacked(page.read_text())
     said = re.findall("<output[^>]*>([^<]*)</output>", drawn)
     assert said == [f"1 of {len(answers['records'])}", f"{len(cases['records'])} of {len(cases['records'])}"]
     knob = drawn[drawn.index('<section id="knob">') : drawn.index("<template")]

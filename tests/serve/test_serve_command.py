@@ -15,8 +15,8 @@ from sipo.cli.main import main
 
 
 @pytest.fixture
-def process(folder: Path) -> Any:
-    words = ["serve", f"tiny={folder}", "--port", "0", "--json"]
+def process(served_run: Path) -> Any:
+    words = ["serve", f"tiny={served_run}", "--port", "0", "--json"]
     started = subprocess.Popen(
         [sys.executable, "-m", "sipo", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -58,14 +58,14 @@ def test_asked_to_stop_it_finishes_what_runs_and_refuses_the_rest(process: Any) 
 
 
 def test_what_cannot_be_served_is_told_in_a_line(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    served_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "keys").write_text("# none\n")
     for words, said in (
-        ([str(tmp_path)], "holds no run"), ([str(folder), str(folder)], "NAME="),
-        ([str(folder), "--api-keys", str(tmp_path / "keys")], "holds no key"),
-        ([str(folder), "--api-keys", str(tmp_path / "nowhere")], "nowhere"),
-        ([str(folder), "--host", "256.0.0.1"], "cannot listen"),
+        ([str(tmp_path)], "holds no run"), ([str(served_run), str(served_run)], "NAME="),
+        ([str(served_run), "--api-keys", str(tmp_path / "keys")], "holds no key"),
+        ([str(served_run), "--api-keys", str(tmp_path / "nowhere")], "nowhere"),
+        ([str(served_run), "--host", "256.0.0.1"], "cannot listen"),
     ):  # fmt: skip
         assert main(["serve", *words]) == 2
         told = capsys.readouterr().err

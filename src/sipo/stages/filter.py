@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from sipo.config import Config
 from sipo.disk.tables import write_json, write_records
 from sipo.filters.contest import CHOSEN, ORIGINALS, Contest, Decision, contests
 from sipo.filters.evidence import by_objective, own_accuracy
@@ -24,10 +23,10 @@ from sipo.stages.sample import worked_rows
 from sipo.task import Task
 
 
-def ways_out(config: Config) -> str:
-    """Where nothing is chosen; what is set already is no way out."""
+def ways_out(stayed: Sequence[str]) -> str:
+    """Where nothing is chosen, and the policies of `stayed` stayed the reference."""
     sampled = "sample more (sample.per_weight, sample.prompts)"
-    if config.align.checkpoint == "last":
+    if not stayed:
         return f"{sampled} or align longer"
     return f"{sampled}, align longer, or take align.checkpoint: last where policies stayed the reference"
 
@@ -59,7 +58,7 @@ def filter(
     if not summary["chosen"]:
         task.progress.say(
             "warning: the filter chose nothing, so realignment leaves the policies as they are; "
-            f"{ways_out(task.config)}"
+            f"{ways_out(summary['no_opinion'])}"
         )
     write_json(folder / "filter.json", {"rows": len(rows), **summary})
     sources = Counter(each.source for each in candidates if each.fate == CHOSEN)

@@ -140,7 +140,7 @@ def _improved(task: Task, inputs: Inputs, rows: list[Row]) -> dict[str, Any]:
     packed, count = pack_list(records, ROOM["cases"])
     return {
         "improvement": {
-            "chose_nothing": chose_nothing(inputs, ways_out(task.config)),
+            "chose_nothing": chose_nothing(inputs, ways_out((inputs.filter or {}).get("no_opinion") or ())),
             "yields": yields(task, inputs, rows),
             "judges": judges(inputs),
             "why_fallen": why_fallen(inputs),

@@ -18,8 +18,8 @@ from sipo.serve.server import Server
 from sipo.serve.service import Limits, Service
 
 
-@pytest.fixture(scope="package")
-def folder(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def served_run(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = make_settings(tmp_path_factory.mktemp("served"))
     settings["methods"] = ["base", "mod"]  # whose policies suffice for others
     settings["align"] = {"lr": 0.05, "epochs": 1, "batch_size": 8, "checkpoint": "last"}
@@ -27,10 +27,10 @@ def folder(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: py
     return run(parse_config(settings, "settings"), until="compare", quiet=True)
 
 
-@pytest.fixture(scope="package")
-def opened(folder: Path) -> FinishedRun:
+@pytest.fixture(scope="session")
+def opened(served_run: Path) -> FinishedRun:
     """What the server is held against: a handle, and a model, of its own."""
-    return sipo.open(folder)
+    return sipo.open(served_run)
 
 
 class Running:
@@ -61,15 +61,15 @@ class Running:
         self.service.close()
 
 
-@pytest.fixture(scope="package")
-def serving(folder: Path) -> Iterator[Callable[..., Running]]:
+@pytest.fixture(scope="session")
+def serving(served_run: Path) -> Iterator[Callable[..., Running]]:
     """Servers by their limits and keys; one of the same is started once."""
     started: dict[Any, Running] = {}
 
     def start(*keys: str, **limits: Any) -> Running:
         key = keys, tuple(sorted(limits.items()))
         if key not in started:
-            started[key] = Running(folder, Limits(**{"rows": 64, **limits}), Keys(keys))
+            started[key] = Running(served_run, Limits(**{"rows": 64, **limits}), Keys(keys))
         return started[key]
 
     yield start
