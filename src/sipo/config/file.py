@@ -53,19 +53,25 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class _Twice(yaml.MarkedYAMLError):
-    """A key that is there twice in one mapping."""
+class _Key(yaml.MarkedYAMLError):
+    """A key that is there twice in one mapping, or has swallowed its value."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Of keys that are there twice YAML takes the last without a word; here they are an error."""
+    """Of keys that are there twice YAML takes the last without a word, and `{a:1}` is one key `a:1` without a value;
+    here both are errors.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set[tuple[str, str]]()
-        for key, _ in node.value:
+        for key, value in node.value:
+            bare = [isinstance(each, yaml.ScalarNode) and not each.style for each in (key, value)]
+            if node.flow_style and all(bare) and value.value == "" and ":" in key.value:
+                name = key.value.partition(":")[0]
+                raise _Key(problem=f"write a space after the colon of `{name}:`", problem_mark=key.start_mark)
             same = (key.tag, str(key.value))
             if same in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise _Twice(problem=f"the key `{key.value}` is there twice; keep one", problem_mark=key.start_mark)
+                raise _Key(problem=f"the key `{key.value}` is there twice; keep one", problem_mark=key.start_mark)
             seen.add(same)
         return super().construct_mapping(node, deep)
 
@@ -79,7 +85,7 @@ def parse_yaml(text: str, source: str, *, numbered: bool = False) -> Any:
         line = f" line {mark.line + 1}" if mark and numbered else ""
         problem = getattr(error, "problem", None) or error
         raise SipoError(
-            f"{source}{line}: {problem if isinstance(error, _Twice) else f'is not YAML ({problem})'}"
+            f"{source}{line}: {problem if isinstance(error, _Key) else f'is not YAML ({problem})'}"
         ) from None
     except (RecursionError, ValueError) as error:  # nested too deep; a date or a number that cannot be
         raise SipoError(f"{source}: is not YAML that can be read ({error})") from None

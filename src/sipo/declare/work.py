@@ -36,6 +36,8 @@ class Work:
     steps: int = 0
     written: int = 0
     """Responses to generate, reviews included."""
+    dropped: int = 0
+    """Of these the draws that are no answers, since another of them is taken; nobody judges them."""
     scored: int = 0
     """(response, model) pairs to score."""
     reading: float = 0.0
@@ -255,7 +257,8 @@ def answers(plan: Plan, each: Sequence[Work]) -> Work:
 
 def judging(answers: Work, base: bool) -> Work:
     """Of a method's answers; no answer of `base` is held against itself."""
-    return Work(judged=answers.written, compared=0 if base else answers.written)
+    kept = answers.written - answers.dropped
+    return Work(judged=kept, compared=0 if base else kept)
 
 
 def filtering(plan: Plan) -> Work:
