@@ -65,7 +65,8 @@ def _check(config: Any) -> None:
 def _answer(plan: Plan, weight: Weight) -> Work:
     n = plan.config.best_of_n.at(weight)  # type: ignore[attr-defined]
     scored = n * (1 + plan.n) if n > 1 else 0
-    return written(plan).times(n) + Work(dropped=n - 1, scored=scored, scoring=scored * (plan.lengths.prompt + plan.longest))
+    choosing = Work(dropped=n - 1, scored=scored, scoring=scored * (plan.lengths.prompt + plan.longest))
+    return written(plan).times(n) + choosing
 
 
 def _peak(peaks: "Peaks") -> float:
