@@ -245,7 +245,7 @@ def test_steps_and_responses_are_those_of_a_run(finished: Any) -> None:
 def test_draws_that_are_not_taken_are_not_judged(n: int | None, settings: dict[str, Any]) -> None:
     config = config_of(settings, methods=["base", "soups", "best-of-n"], best_of_n={"n": n})
     weights = ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0))
-    plan = Plan(config, Lengths(10, 10), Sizes(30, 3, 7, (30, 30), 8, 8, "counted"), weights)
+    plan = Plan(config, Lengths(10, 10), Sizes(30, 3, 7, 7, (30, 30), 8, 8, "counted"), weights)
     graph = Graph(config)
     assert graph["answers/best-of-n"].work(plan).written == 7 * (3 * n if n else 1 + 2 + 1)
     judged = graph["judged/best-of-n"].work(plan)
