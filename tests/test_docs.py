@@ -105,7 +105,22 @@ NAMED = {
     "loss",
     "nan",
 }
-NAMED |= {"lower", "rows", "host", "compare", "runs", "run", "row", "model", "mod", "my", "detial", "pip", "install"}
+NAMED |= {
+    "localhost",
+    "lower",
+    "rows",
+    "host",
+    "compare",
+    "runs",
+    "run",
+    "row",
+    "model",
+    "mod",
+    "my",
+    "detial",
+    "pip",
+    "install",
+}
 """Words of the lines that are names, or too short a text of the code."""
 
 

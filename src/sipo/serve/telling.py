@@ -74,10 +74,10 @@ class Text:
         if self.stopped:
             return ""
         text, self._heard[:] = self._held + "".join(self._heard), []
-        found = [at for at in (text.find(stop) for stop in self.stops) if at >= 0]
-        if found:
+        found = [(at + len(stop), at) for stop in self.stops if (at := text.find(stop)) >= 0]
+        if found:  # the one that is whole first ends the text, however it comes in pieces
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max((_begun(text, stop) for stop in self.stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
