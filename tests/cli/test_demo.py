@@ -157,7 +157,7 @@ def test_the_command_that_made_them(settings: dict[str, Any], tmp_path: Path) ->
 
 
 def test_what_the_pages_show_is_what_the_command_printed() -> None:
-    """Each answer there is worth what stands beside it, and README quotes some of them."""
+    """Each answer there is worth what stands beside it, and README quotes some of them; so are those of a study."""
     pages = {name: (REPOSITORY / name).read_text() for name in ("README.md", "docs/demo.txt")}
     rows = re.findall(r"^ +([\d.]+) +([\d.]+) +(\d+) +(\d+)  (\S.*)$", pages["docs/demo.txt"], re.MULTILINE)
     assert [(float(a), float(b)) for a, b, *_ in rows] == WEIGHTS * len(PROMPTS)
@@ -165,8 +165,11 @@ def test_what_the_pages_show_is_what_the_command_printed() -> None:
         worth = [reward([""], [text])[0] for reward in knob.REWARDS.values()]
         assert (words, ease) == tuple(f"{each:.0f}" for each in worth)
     quoted = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| (\d+) \| (\d+) \| (\D.*) \|$", pages["README.md"], re.MULTILINE)
-    assert len(quoted) == 3
-    assert {(float(a), float(b), *rest) for a, b, *rest in quoted} <= {
+    assert len(quoted) == 6  # those of the demo, and three of a study
+    for _, _, words, ease, text in quoted:
+        worth = [reward([""], [text])[0] for reward in knob.REWARDS.values()]
+        assert (words, ease) == tuple(f"{each:.0f}" for each in worth)
+    assert {(float(a), float(b), *rest) for a, b, *rest in quoted[:3]} <= {
         (float(a), float(b), *rest) for a, b, *rest in rows
     }
     assert all(prompt in pages["docs/demo.txt"] for prompt in PROMPTS)
