@@ -278,8 +278,11 @@ def small(setup: str, stand_ins: Path, to: Path) -> dict[str, Any]:
     return dict(values)
 
 
+QUICK = "helpsteer-llama2-7b"
+
+
 @pytest.mark.parametrize(
-    "setup", [each if "llama2" in each else pytest.param(each, marks=pytest.mark.slow) for each in SETUPS]
+    "setup", [each if each == QUICK else pytest.param(each, marks=pytest.mark.slow) for each in SETUPS]
 )
 def test_it_runs_to_its_end(setup: str, stand_ins: Path, tmp_path: Path) -> None:
     config = parse_config(small(setup, stand_ins, tmp_path / "run"), setup)
