@@ -1,5 +1,6 @@
 """What every stage costs: tokens, time and memory, of its own process alone, in metrics.jsonl, stage.json and the report."""
 
+import gc
 import json
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ from sipo.bank import Bank
 from sipo.config.file import parse_config
 from sipo.disk.tables import read_checked
 from sipo.runs import pipeline
-from sipo.runs.peak import peak_bytes, reset_peak
+from sipo.runs.peak import WORTH, peak_bytes, reset_peak
 from sipo.runs.pipeline import run
 
 
@@ -97,6 +98,27 @@ def test_a_peak_is_of_the_work_since_it_was_counted_anew() -> None:
     assert peak_bytes(device) > held + 0.9 * size
     reset_peak(device)
     assert peak_bytes(device) < held + 0.5 * size
+
+
+def test_what_nothing_leads_to_is_searched_for_where_it_may_be_much() -> None:
+    """A search takes longer than most stages of a small run."""
+    device = torch.device("cpu")
+    held = reset_peak(device)
+    if held is None:
+        pytest.skip("the kernel does not tell")
+    searches: list[str] = []
+    gc.callbacks.append(lambda phase, about: searches.append(phase) if about["generation"] == 2 else None)
+    gc.disable()
+    try:
+        reset_peak(device)
+        assert not searches
+        circle: list[Any] = [torch.ones(8 * WORTH, dtype=torch.uint8)]
+        circle.append(circle)
+        del circle
+        assert (reset_peak(device) or 0) < held + 2 * WORTH and searches
+    finally:
+        gc.enable()
+        gc.callbacks.pop()
 
 
 class Killed(BaseException):

@@ -4,6 +4,7 @@ Prompts and responses are other people's text and may hold markup; the page's ow
 anything from anywhere.
 """
 
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,6 +20,12 @@ DASHES = {"--": "7 4", "-.": "7 3 2 3", ":": "2 3"}
 
 def render(**content: Any) -> str:
     """The HTML of `report.html.j2`; it says what it needs, and a missing name is an error."""
+    return _environment().get_template("report.html.j2").render(**content)
+
+
+@cache
+def _environment() -> Environment:
+    """One a process: it keeps the templates that it has compiled."""
     environment = Environment(
         loader=PackageLoader("sipo.report", "page"),
         autoescape=True,
@@ -31,7 +38,7 @@ def render(**content: Any) -> str:
     environment.filters["together"] = together
     environment.globals["dashes"] = DASHES
     environment.filters["ratio"] = ratio
-    return environment.get_template("report.html.j2").render(**content)
+    return environment
 
 
 def _plain(value: Any) -> Any:
