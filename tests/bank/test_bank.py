@@ -14,7 +14,7 @@ from peft import AutoPeftModelForCausalLM, IA3Config, LoraConfig, PeftModel, get
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from sipo.bank import Adapter, Bank, load_adapter, new_adapter, save_adapter, soup
+from sipo.bank import Adapter, Bank, cut, load_adapter, new_adapter, save_adapter, soup
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 from sipo.settings import Lora
@@ -293,3 +293,23 @@ def test_soups_hold_no_more_than_they_need(policies: list[Adapter]) -> None:
     nothing = soup(policies, (0.0, 0.0, 0.0))
     assert all((value == 0).all() for value in update(nothing).values())
     assert [policy.identity for policy in policies] == before
+
+
+@pytest.mark.parametrize("rank", [1, 4, 7, 12, 40])
+def test_a_cut_adapter_is_the_nearest_of_its_rank(rank: int, uneven: list[Adapter]) -> None:
+    """Held against the singular values of the whole update; beyond the adapter's rank nothing is lost."""
+    exact = soup(uneven, (0.5, 0.2, 0.3))
+    near, errors = cut(exact, rank)
+    assert near.rank == rank and errors.keys() == exact.factors.keys()
+    for name, whole in update(exact).items():
+        singular = torch.linalg.svdvals(whole.double())
+        expected = float(singular[rank:].norm() / singular.norm())
+        assert errors[name] == pytest.approx(expected, abs=1e-6)
+        off = torch.linalg.matrix_norm(update(near)[name] - whole) / torch.linalg.matrix_norm(whole)
+        assert float(off) == pytest.approx(expected, abs=1e-5)
+    assert max(errors.values()) > 1e-3 if rank < exact.rank else max(errors.values()) < 1e-6
+
+
+def test_an_adapter_that_changes_nothing_is_cut_without_loss(backbone: Backbone) -> None:
+    near, errors = cut(new_adapter(backbone.model, Lora(r=4), 0), 2)
+    assert near.still and set(errors.values()) == {0.0}

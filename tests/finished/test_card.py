@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from families import CHATML, save_model, tokenizer_of
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -27,6 +28,12 @@ WAYS = {
 QUESTION = 'why is the "sun" <b>warm</b>?'
 
 
+def blocks(folder: Path) -> list[str]:
+    """The card's code, for this folder."""
+    found = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return [code.replace("path/to/this/folder", str(folder)) for code in found]
+
+
 @pytest.mark.parametrize("name", WAYS)
 def test_the_card_s_code_answers_as_the_run(
     name: str, make_settings: Callable[[Path], dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -41,8 +48,8 @@ def test_the_card_s_code_answers_as_the_run(
     expected = soups.generate(QUESTION, temperature=0.0, max_new_tokens=256)
     for merged in (False, True):
         folder = soups.save_pretrained(tmp_path / f"merged {merged}", merged=merged)
-        (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-        code = code.replace("path/to/this/folder", str(folder)).replace('"How do I ...?"', repr(QUESTION))
+        code, *_ = blocks(folder)
+        code = code.replace('"How do I ...?"', repr(QUESTION))
         capsys.readouterr()
         exec(code.replace('dtype="auto"', 'dtype="float32"'), {})
         assert capsys.readouterr().out.strip() == expected
@@ -87,14 +94,21 @@ def test_an_adapter_names_the_base_that_others_have(
     about = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert about["base_model_name_or_path"] == "someone/model" and not about["revision"]
     card = (tmp_path / "adapter" / "README.md").read_text()
-    assert "base_model: someone/model\n" in card and "(published as `someone/model`)" in card
+    assert "base_model: someone/model\n" in card and "| base | someone/model |" in card
+    assert str(finished.parent) not in card, "a place on this machine"
     assert card.count('from_pretrained("someone/model"') == 2
     soups = sipo.open(finished).at({"detail": 1.0}, method="soups")
     moved = finished.parent / "elsewhere"
     folder = soups.save_pretrained(tmp_path / "there", base=str(moved / ".." / moved.name))
     assert read_lora(folder).base_model_name_or_path == str(moved)
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    exec(code.replace("path/to/this/folder", str(folder)), {})
+    models = []
+    for block in blocks(folder):
+        exec(block, made := {})
+        models.append(made["model"])
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        first, second = (model.eval()(ids).logits for model in models)
+    torch.testing.assert_close(first, second)
 
 
 def test_a_base_that_is_none_is_refused(finished: Path, tmp_path: Path) -> None:

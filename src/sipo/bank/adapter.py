@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from sipo.disk.content import short_digest
@@ -176,6 +177,24 @@ def soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
         b = torch.cat([weight * adapter.scaling * adapter.factors[name][1] for adapter, weight in parts], dim=1)
         factors[name] = (a, b)
     return Adapter(factors, 1.0)
+
+
+def cut(adapter: Adapter, rank: int) -> tuple[Adapter, dict[str, float]]:
+    """The nearest adapter of this rank, and by layer how far off its update is: the relative Frobenius error, 0 to 1.
+
+    Each layer's singular values beyond the rank are left out, which no update of that rank betters (Eckart and Young).
+    B A is never formed: with B = Q R and A^T = P S, both of few columns, its singular values are those of R S^T.
+    """
+    factors, errors = {}, {}
+    for name, (a, b) in adapter.factors.items():
+        (q, r), (p, s) = torch.linalg.qr(b.detach().double()), torch.linalg.qr(a.detach().double().T)
+        u, values, v = torch.linalg.svd(r @ s.T, full_matrices=False)
+        kept, lost = values[:rank], values[rank:]
+        root, lacking = kept.sqrt(), rank - len(kept)  # of a layer narrower than the rank
+        up, down = q @ (u[:, : len(kept)] * root), (root[:, None] * v[: len(kept)]) @ p.T
+        factors[name] = pad(down, (0, 0, 0, lacking)).float().contiguous(), pad(up, (0, lacking)).float().contiguous()
+        errors[name] = float(lost.norm() / values.norm()) if values.any() else 0.0
+    return Adapter(factors, adapter.scaling), errors
 
 
 def factor_soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from sipo.bank import Adapter, Policy, load_adapter, save_adapter, soup
 from sipo.bank.kinds import base_of
@@ -11,7 +11,8 @@ from sipo.disk.appearing import appearing
 from sipo.disk.publishing import check_name
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
-from sipo.finished.card import model_card, on_the_hub
+from sipo.finished.card import model_card
+from sipo.finished.cutting import Cut, cut_to
 from sipo.finite import infinite_tensor
 from sipo.models.chat import Codec
 from sipo.models.ends import stated
@@ -21,16 +22,29 @@ from sipo.models.pretrained import read_config, read_generation, read_tokenizer
 from sipo.models.shapes import outline, shape_of
 from sipo.runs.outputs import backbone_of
 from sipo.settings import Model
+from sipo.settings.model import on_the_hub
 
 if TYPE_CHECKING:
     from sipo.finished.handle import AlignedModel
 
 
-def export(model: "AlignedModel", to: Path, *, merged: bool, base: str | None = None) -> Path:
-    """Write the model into the new folder `to`, and return it (`AlignedModel.save_pretrained`)."""
+class Exported(NamedTuple):
+    folder: Path
+    base: str | None
+    """What the adapter stands on; None for a whole model."""
+    rank: int | None
+    cut: Cut | None
+    """What a lower rank cost."""
+
+
+def export(
+    model: "AlignedModel", to: Path, *, merged: bool, base: str | None = None, rank: int | None = None
+) -> Exported:
+    """Write the model into the new folder `to` (`AlignedModel.save_pretrained`)."""
     run, config, points = model.run, model.run.config, model.aligned.mixture.points
     check_name(to)
     named = None if base is None else _named(base)
+    whole = merged or config.policies == "full"
     if model.aligned.instruct is not None or model.aligned.best_of:
         raise SipoError(f"`{model.method}` is a way of asking the model, which no adapter can hold")
     if len(points) > 1:
@@ -38,23 +52,28 @@ def export(model: "AlignedModel", to: Path, *, merged: bool, base: str | None = 
             f"`{model.method}` mixes {len(points)} models while decoding, which no adapter can hold; "
             "export the soup of its policies, by the method soups or sipo-soups"
         )
-    policies, point, rank = model.aligned.adapters, points[0], None
+    if whole and rank is not None:
+        raise SipoError("a rank is an adapter's, and what is written is a whole model; leave the rank out")
+    policies, point, lowered = model.aligned.adapters, points[0], None
     stands_on = named or base_of(run.path / "align" / "adapters" / config.names[0])
     with appearing(to) as folder:
-        if merged or config.policies == "full":
+        if whole:
             with run.turn:
                 backbone = run.task.backbone
                 mixed = policies[0].soup(policies, point, backbone.model)
                 save_merged(backbone, run.task.codec.stops, mixed, folder)
         else:
             adapter = soup(cast(tuple[Adapter, ...], policies), point)
-            save_adapter(adapter, folder, stands_on)
+            if rank is not None and rank < adapter.rank:
+                adapter, lowered = cut_to(model, adapter, rank)
             rank = adapter.rank
+            save_adapter(adapter, folder, stands_on)
             if named:
                 _check_fit(folder, named)
-        codec = _codec(backbone_of(run.path, config))
-        write_text(folder / "README.md", model_card(model, base=stands_on, rank=rank, codec=codec))
-    return to
+        codec = _if_here(backbone_of(run.path, config))
+        card = model_card(model, base=stands_on, rank=rank, codec=codec, lowered=lowered)
+        write_text(folder / "README.md", card)
+    return Exported(to, None if whole else stands_on, rank, lowered)
 
 
 def _named(base: str) -> str:
@@ -80,16 +99,21 @@ def _check_fit(adapter: Path, base: str) -> None:
         raise SipoError(f"base {base}: is another model than the policies stand on ({reason})") from None
 
 
-def _codec(model: Model) -> Codec | None:
-    """How the model is asked, read without its weights; None where it is not on this machine."""
+def codec_of(model: Model, longest: int = UNLIMITED) -> Codec:
+    """How the model is asked, and its answers of at most so many tokens read, without its weights.
+
+    Raises SipoError where it is not on this machine.
+    """
+    origin = origin_of(model)
+    ends, tokenizer = stated(read_config(origin), read_generation(origin)), read_tokenizer(origin)
+    return Codec(tokenizer, UNLIMITED, longest, model.prompt_template, ends, model.end_tokens, thinking=model.thinking)
+
+
+def _if_here(model: Model) -> Codec | None:
     try:
-        origin = origin_of(model)
-        ends, tokenizer = stated(read_config(origin), read_generation(origin)), read_tokenizer(origin)
+        return codec_of(model)
     except SipoError:
         return None
-    return Codec(
-        tokenizer, UNLIMITED, UNLIMITED, model.prompt_template, ends, model.end_tokens, thinking=model.thinking
-    )
 
 
 def save_merged(backbone: Backbone, stops: Collection[int], policy: Policy, folder: Path) -> None:

@@ -290,13 +290,20 @@ class AlignedModel:
             raise SipoError(f"there are {len(asked)} prompts and {len(responses)} responses; give one for each")
         return self.run._logprobs(asked, responses, self)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], merged: bool = False, base: str | None = None) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        merged: bool = False,
+        base: str | None = None,
+        rank: int | None = None,
+    ) -> Path:
         """Write the model into the new folder, with a card, and return the folder.
 
         An ordinary PEFT adapter, exact; or, `merged`, the whole model with W + sum_i w_i s_i B_i A_i, added up in
         float32 and rounded once to the model's dtype. Whole models (`policies: full`) are always written as one, with
         sum_i w_i W_i. `base` is the base model's name in the adapter and on the card, where others know it by another
-        than the run does: a hub id or a folder. Raises SipoError for MOD and sipo, which mix several models
+        than the run does: a hub id or a folder. Of more than `rank` ranks, the adapter is cut to the nearest one that
+        has so many, and the card says what that costs. Raises SipoError for MOD and sipo, which mix several models
         token by token: their soups are `soups` and `sipo-soups`; and for a base that is neither, or has other layers.
 
         >>> run = sipo.open("runs/quickstart")
@@ -310,7 +317,9 @@ class AlignedModel:
             raise SipoError(f"the folder is {kind_of(folder)}; name a new one")
         if not isinstance(base, str | None):
             raise SipoError(f"base is {kind_of(base)}; name a hub id or a folder")
-        return export(self, Path(folder), merged=merged, base=base)
+        if rank is not None and (not isinstance(rank, Integral) or isinstance(rank, bool) or rank < 1):
+            raise SipoError(f"rank is {rank!r}; ask for at least 1, as a whole number")
+        return export(self, Path(folder), merged=merged, base=base, rank=rank).folder
 
 
 def _encode(task: Task, chat: Sequence[Message], room: int) -> tuple[int, ...]:

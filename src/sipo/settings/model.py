@@ -1,5 +1,7 @@
 """The model that a run begins with."""
 
+import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -36,3 +38,9 @@ class Model(Section):
         if not place or "{turns}" in after:
             raise ValueError("must contain {prompt}, and {turns} (the earlier turns), if at all, before it")
         return template
+
+
+def on_the_hub(path: str) -> bool:
+    """Is it a hub id, as the hub allows them, and nothing on this machine?"""
+    named = re.fullmatch(r"\w[\w.-]*/[\w.-]+", path, re.ASCII) is not None and not path.endswith(".gguf")
+    return named and not Path(path).exists()
