@@ -126,3 +126,22 @@ def convert(
 
     with answering(as_json) as told, writing(to):
         told |= convert_rows(file, to, format)
+
+
+@data.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run with sipo among its methods.")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="trl[-plain][-implicit], llama-factory[-alpaca].")
+    ] = "trl",
+    as_json: Json = False,
+) -> None:
+    """Write the responses that SIPO chose as new preference rows, each preferred to both of its row's originals."""
+    hush()
+    from sipo.finished.chosen import export_chosen
+
+    with answering(as_json) as told, writing(to):
+        told |= export_chosen(run, to, format)
+        of = f"of {told['responses']} chosen responses to {told['prompts']} prompts"
+        say(f"{to}: written; {told['pairs']} pairs {of}, in {told['file'].name}")

@@ -2,19 +2,22 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from sipo.data.cleaning import NAME
 from sipo.data.columns import unread_of
-from sipo.data.rows import objectives_of, read_rows
+from sipo.data.rows import Row, objectives_of, read_rows
 from sipo.data.sources import llama_factory, trl
 from sipo.data.sources.reading import split_named
 from sipo.disk.appearing import appearing
 from sipo.errors import SipoError
 
-WRITERS = {**trl.WRITERS, **llama_factory.WRITERS}
+Writer = Callable[[Row, int], dict[str, Any]]
+WRITERS: dict[str, Writer] = {**trl.WRITERS, **llama_factory.WRITERS}
 
 
 class Converted(NamedTuple):
@@ -30,8 +33,7 @@ def convert(path: Path, to: Path, format: str) -> Converted:
     The files are `<objective>.jsonl`, or `<objective>/<split>.jsonl` where rows have splits, so that nobody trains on
     what they will test on. Raises SipoError, among others for a chat that the format has no place for.
     """
-    if format not in WRITERS:
-        raise SipoError(f"--format {format}: no such format; they are {', '.join(WRITERS)}")
+    write = writer(format)
     rows = read_rows(path)
     names = objectives_of(rows)
     for name in names:
@@ -45,7 +47,7 @@ def convert(path: Path, to: Path, format: str) -> Converted:
                 if label is None:
                     continue
                 try:
-                    record = WRITERS[format](row, label)
+                    record = write(row, label)
                 except SipoError as problem:
                     raise SipoError(f"{path} row {number}: {problem}") from None
                 file = f"{name}/{row.split}.jsonl" if row.split else f"{name}.jsonl"
@@ -54,10 +56,24 @@ def convert(path: Path, to: Path, format: str) -> Converted:
                     files[file] = stack.enter_context((folder / file).open("w", encoding="utf-8"))
                 files[file].write(json.dumps(record, ensure_ascii=False) + "\n")
                 counts[file] += 1
-        if format in llama_factory.WRITERS:
-            about = {_entry(file): llama_factory.description(file, format) for file in sorted(counts)}
-            (folder / "dataset_info.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        describe(folder, sorted(counts), format)
     return Converted(dict(sorted(counts.items())), unread_of(rows))
+
+
+def writer(format: str) -> Writer:
+    """What makes a record of a row and the index of its better response. Raises SipoError where there is none such."""
+    if format not in WRITERS:
+        near = get_close_matches(format, WRITERS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(WRITERS)}"
+        raise SipoError(f"--format {format}: no such format; {hint}")
+    return WRITERS[format]
+
+
+def describe(folder: Path, files: Iterable[str], format: str) -> None:
+    """Say beside the files what is in them, where the format wants that."""
+    if format in llama_factory.WRITERS:
+        about = {_entry(file): llama_factory.description(file, format) for file in files}
+        (folder / "dataset_info.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _entry(file: str) -> str:
