@@ -285,7 +285,7 @@ def compare(
 def export(
     run: RunFolder,
     weights: Shares,
-    to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
+    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A new folder.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write the whole model, with the update added.")] = False,
     method: Annotated[
         str | None, typer.Option(help="soups, sipo-soups, lw, ...  [default: the soup of the newest policies]")
@@ -293,19 +293,48 @@ def export(
     base: Annotated[
         str | None, typer.Option(metavar="ID", help="The base model as others load it.  [default: as the run did]")
     ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, metavar="R", help="Cut the adapter to it, and say the loss.  [default: exact]")
+    ] = None,
+    to_grpo: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the rewards for TRL's GRPOTrainer there instead.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model."""
     shares = parse_weights(weights)
+    place = to or to_grpo
+    if place is None or (to and to_grpo):
+        raise SipoError("--to FOLDER writes the model, --to-grpo FOLDER its rewards; give one of them")
+    if to_grpo and (merged or method or base or rank):
+        raise SipoError("--to-grpo writes rewards, and no model: leave --merged, --method, --base and --rank out")
     hush()
-    from sipo.cli.export import export
+    from sipo.cli.export import write, write_rewards
     from sipo.finished.handle import open
     from sipo.methods.registry import usual_soup
 
-    with answering(as_json) as told, writing(to):
+    with answering(as_json) as told, writing(place):
+        if to_grpo:
+            told |= write_rewards(run, shares, to_grpo)
+            return
         finished = open(run)
         model = finished.at(shares, method or usual_soup(finished.config.methods))
-        told |= export(model, to, merged=merged, base=base)
+        told |= write(model, place, merged=merged, base=base, rank=rank)
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `sipo export` wrote.")],
+    to: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Where it goes on the Hugging Face hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.  [default: private]")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files and sizes, and send nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload an exported folder to the Hugging Face hub. No other command sends anything there."""
+    from sipo.cli.push import push
+
+    with answering(as_json) as told, writing(folder):
+        told |= push(folder, to, public=public, dry_run=dry_run)
 
 
 @app.command()

@@ -1,0 +1,355 @@
+"""What a run gives away: its card, a lower rank, and what others make of it, all from one small run."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+from hub import Hub, standing_in
+from huggingface_hub import ModelCard, constants
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+
+import sipo
+from sipo.bank import load_adapter
+from sipo.cli.main import main
+from sipo.config.file import parse_config
+from sipo.declare.parts import CANDIDATES
+from sipo.errors import SipoError
+from sipo.filters.contest import CHOSEN
+from sipo.rewards.grpo import reward_functions
+from sipo.runs.outputs import Outputs
+from sipo.runs.pipeline import run
+from sipo.runs.status import fronts_of, read_run
+from sipo.task import Task
+
+HALF = "detail=0.5,brevity=0.5"
+
+
+@pytest.fixture(scope="module")
+def finished(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = make_settings(tmp_path_factory.mktemp("shipping"))
+    settings["methods"] = ["base", "soups", "mod", "sipo"]
+    settings["align"] = {"lr": 0.05, "epochs": 1, "batch_size": 8, "checkpoint": "last"}
+    settings["refine"] = {"enabled": False}
+    settings["evaluate"] |= {"prompts": 5}
+    return run(parse_config(settings, "settings"), quiet=True)
+
+
+Told = Callable[..., tuple[dict[str, Any], str]]
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    """A command's record, and what it says beside."""
+
+    def run(*argv: object) -> tuple[dict[str, Any], str]:
+        capsys.readouterr()
+        assert main([*map(str, argv), "--json"]) == 0, capsys.readouterr().err
+        captured = capsys.readouterr()
+        return json.loads(captured.out), captured.err
+
+    return run
+
+
+def test_a_card_has_what_was_measured_of_this_very_model(finished: Path, tmp_path: Path) -> None:
+    """In the header as evaluation results, in the text with the front; at a weight that was not measured, none."""
+    opened = sipo.open(finished)
+    fronts = fronts_of(finished, opened.config) or {}
+    points = fronts["methods"]["soups"]["points"]
+    (measured,) = (point for point in points if set(point["weights"].values()) == {0.5})
+    for share, there in ((0.5, True), (0.3, False)):
+        model = opened.at({"detail": share, "brevity": 1 - share}, method="soups")
+        card = ModelCard.load(model.save_pretrained(tmp_path / str(share)) / "README.md")
+        found = {each.metric_type: each.metric_value for each in card.data.eval_results or ()}
+        assert found == ({name: round(value, 4) for name, value in measured["rewards"].items()} if there else {})
+        assert card.data.library_name == "peft" and card.data.license is None
+        front = card.text.partition("## Front")[2].partition("## Limits")[0]
+        assert front.count("| soups |") == len(points)
+        assert f"{fronts['prompts']} held-out prompts" in card.text and "licence" in card.text
+
+
+def test_the_licence_is_the_base_models(finished: Path, tmp_path: Path) -> None:
+    opened = sipo.open(finished)
+    card = Path(opened.config.model.path) / "README.md"
+    card.write_text("---\nlicense: other\nlicense_name: odd\nlicense_link: LICENSE\nlanguage: en\n---\n# A model\n")
+    try:
+        folder = opened.at({"detail": 1}, method="soups").save_pretrained(tmp_path / "soup")
+    finally:
+        card.unlink()
+    about = ModelCard.load(folder / "README.md").data
+    assert (about.license, about.license_name, about.license_link) == ("other", "odd", "LICENSE")
+
+
+def test_a_lower_rank_says_its_loss(finished: Path, tmp_path: Path, told: Told) -> None:
+    words = ("export", finished, "--weights", HALF, "--method", "soups", "--to")
+    made, beside = told(*words, tmp_path / "cut", "--rank", 1)
+    assert made["rank"] == 1 == load_adapter(tmp_path / "cut").rank
+    assert made["cut"]["exact_rank"] == 4 and 0 < made["cut"]["mean"] <= made["cut"]["worst"] < 1
+    assert made["cut"]["nats_per_token"] > 0 and f"{made['cut']['worst']:.3f} at worst" in beside
+    assert (
+        f"r 1 here, cut from 4: relative error of a layer's update {made['cut']['worst']:.3f} at worst"
+        in (tmp_path / "cut" / "README.md").read_text()
+    )
+    less, _ = told(*words, tmp_path / "less", "--rank", 3)
+    assert less["cut"]["nats_per_token"] < made["cut"]["nats_per_token"]
+    whole, beside = told(*words, tmp_path / "whole", "--rank", 64)
+    assert (whole["rank"], whole["cut"]) == (4, None) and "nothing was cut" in beside
+
+
+def test_a_rank_that_is_none_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(finished), "--weights", HALF, "--method", "soups", "--to", str(tmp_path / "out")]
+    assert main([*words, "--rank", "2", "--merged"]) == 2
+    assert "leave the rank out" in capsys.readouterr().err
+    assert main([*words, "--rank", "0"]) == 2
+    model = sipo.open(finished).at({"detail": 1}, method="soups")
+    for rank in (0, True, 1.5, "2"):
+        with pytest.raises(SipoError, match="ask for at least 1, as a whole number"):
+            model.save_pretrained(tmp_path / "out", rank=rank)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_chosen_responses_are_rows_that_trl_trains_on(finished: Path, tmp_path: Path, told: Told) -> None:
+    """One step of its DPO, on what its loader reads; every response is one that the filter chose, before an original."""
+    made, beside = told("data", "export", finished, "--to", tmp_path / "trl", "--format", "trl")
+    data = load_dataset("json", data_files=made["file"], split="train", cache_dir=str(tmp_path / "cache"))
+    outputs, config = Outputs(finished, read_run(finished)), read_run(finished)
+    chosen = [each for each in outputs.read("filter", CANDIDATES) if each.fate == CHOSEN]
+    rows = {row.id: row for row in Task(config).rows}
+    assert made["responses"] == len(chosen) > 0 and f"{made['pairs']} pairs of {len(chosen)}" in beside
+    assert {(each["chosen"][0]["content"], each["weights"]["detail"]) for each in data} == {
+        (each.response, each.weights["detail"]) for each in chosen
+    }
+    originals = {text for each in chosen for text in rows[each.row].responses}
+    assert len(data) == made["pairs"] and all(each["rejected"][0]["content"] in originals for each in data)
+    model = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=torch.float32)
+    arguments = DPOConfig(
+        output_dir=str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=2, use_cpu=True, bf16=False,
+        report_to="none", save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    DPOTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer).train()
+    assert any((weight != before[name]).any() for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize("format", ["llama-factory", "llama-factory-alpaca"])
+def test_chosen_responses_are_llama_factory_s(format: str, finished: Path, tmp_path: Path, told: Told) -> None:
+    """Its dataset_info.json names every column that there is for it; our own reader of the format reads the file."""
+    made, _ = told("data", "export", finished, "--to", tmp_path / "out", "--format", format)
+    (about,) = json.loads((tmp_path / "out" / "dataset_info.json").read_text()).values()
+    first = json.loads(Path(made["file"]).read_text().splitlines()[0])
+    assert about["file_name"] == "chosen.jsonl" and about["ranking"] and set(about["columns"].values()) <= first.keys()
+    prepared, _ = told("data", "prepare", made["file"], "--to", tmp_path / "rows", "--objectives", "chosen")
+    assert prepared["rows"] == made["pairs"]
+
+
+def test_a_run_that_chose_nothing_exports_nothing(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*words: object) -> str:
+        assert main(["data", "export", *map(str, words), "--to", str(tmp_path / "out")]) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    assert "--format axolotl: no such format; they are trl, " in refused(finished, "--format", "axolotl")
+    assert "holds no run" in refused(tmp_path)
+    fewer = read_run(finished).model_copy(update={"methods": ("base", "mod")})
+    monkeypatch.setattr("sipo.finished.chosen.read_run", lambda _: fewer)
+    assert "has chosen no responses, because its methods are base, mod; add sipo" in refused(finished)
+
+
+def module_in(folder: Path) -> Any:
+    spec = spec_from_file_location("sipo_rewards", folder / "sipo_rewards.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rewards_are_grpo_s(finished: Path, tmp_path: Path, told: Told) -> None:
+    """As its trainer calls them: by name, on chats and texts, smaller being better where the run minimises; one step."""
+    made, _ = told("export", finished, "--weights", "detail=0.3,brevity=0.7", "--to-grpo", tmp_path / "grpo")
+    module = module_in(tmp_path / "grpo")
+    assert module.reward_weights == made["reward_weights"] == [0.3, 0.7]
+    assert [each.__name__ for each in module.reward_funcs] == ["detail", "brevity"]
+    chat, answer = [{"role": "user", "content": "why?"}], [{"role": "assistant", "content": "so it is"}]
+    for prompts, completions in (([chat] * 2, [answer] * 2), (["why?"] * 2, ["so it is"] * 2)):
+        given = [
+            f(prompts=prompts, completions=completions, completion_ids=[[1]] * 2, topic=["a"] * 2)
+            for f in module.reward_funcs
+        ]
+        assert given == [[3.0, 3.0], [-3.0, -3.0]]
+
+    path = read_run(finished).model.path
+    seen: list[list[float]] = []
+    detail, brevity = module.reward_funcs
+
+    def watched(**given: Any) -> list[float]:
+        seen.append(detail(**given))
+        return seen[-1]
+
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
+        processing_class=AutoTokenizer.from_pretrained(path),
+        reward_funcs=[watched, brevity],
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "out"),
+            max_steps=1,
+            per_device_train_batch_size=2,
+            num_generations=2,
+            use_cpu=True,
+            max_completion_length=4,
+            reward_weights=module.reward_weights,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": chat}] * 2),
+    )
+    trainer.train()
+    (log,) = (each for each in trainer.state.log_history if "reward" in each)
+    mean = sum(seen[0]) / len(seen[0])
+    assert len(seen[0]) == 2 and log["reward"] == pytest.approx(0.3 * mean - 0.7 * mean, abs=1e-5)
+
+
+def test_rewards_that_no_completion_has_are_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(finished), "--weights", HALF]
+    for more, why in (
+        ([], "give one of them"),
+        (["--to", "a", "--to-grpo", "b"], "give one of them"),
+        (["--to-grpo", "b", "--merged"], "writes rewards, and no model"),
+    ):
+        assert main([*words, *more]) == 2
+        assert why in capsys.readouterr().err
+    with pytest.raises(SipoError, match="objective `a`: its reward is missing"):
+        reward_functions([{"name": "a", "better": "It is good."}])
+    judge = {"judge": "http://localhost:1/v1", "model": "m", "pairwise": True}
+    with pytest.raises(SipoError, match="objective `a`: its reward compares with the base model's answer"):
+        reward_functions([{"name": "a", "better": "It is good.", "reward": judge}])
+
+
+@pytest.fixture(scope="module")
+def adapter(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = sipo.open(finished).at({"detail": 1}, method="soups")
+    return model.save_pretrained(tmp_path_factory.mktemp("push") / "soup", base="someone/model")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """In the place of the one there is, with a token for it."""
+    with standing_in() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_ours")
+        yield hub
+
+
+def test_a_push_sends_what_a_dry_run_shows(hub: Hub, adapter: Path, told: Told) -> None:
+    """Private, all files as they are; again it is a commit more."""
+    shown, beside = told("push", adapter, "--to", "me/soup", "--dry-run")
+    assert not hub.asked and shown["dry_run"] and "nothing was sent" in beside
+    sizes = {each.name: each.stat().st_size for each in adapter.iterdir()}
+    assert shown["files"] == sizes and shown["bytes"] == sum(sizes.values())
+    made, beside = told("push", adapter, "--to", "me/soup")
+    assert hub.repos["me/soup"]["private"] and made["private"] and "which is private" in beside
+    assert hub.repos["me/soup"]["files"] == {each.name: each.read_bytes() for each in adapter.iterdir()}
+    assert made["url"] == f"{hub.url}/me/soup" and hub.tokens == {"Bearer hf_ours"}
+    assert told("push", adapter, "--to", "me/soup")[0]["private"]
+    assert (
+        not told("push", adapter, "--to", "me/open", "--public")[0]["private"] and not hub.repos["me/open"]["private"]
+    )
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(
+    hub: Hub, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.repos["me/soup"] = {"private": False, "files": {}}
+    assert main(["push", str(adapter), "--to", "me/soup"]) == 2
+    assert "me/soup: is there and is public; --public says" in capsys.readouterr().err
+    assert not hub.repos["me/soup"]["files"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "why"),
+    [
+        ("create", 401, "the hub does not know the token; `hf auth login` keeps a new one, or set HF_TOKEN (401)"),
+        ("create", 403, "the token may not write to `me`; take one that may, or name another place (403)"),
+        ("preupload", 403, "the token may not write to `me`"),
+        ("batch", 500, "was not sent|the hub answered"),
+        ("put", 403, "was not sent|the token may not"),
+        ("commit", 409, "something else was changed there at the same time; run the same command again (409)"),
+        ("commit", 400, "the hub answered no commit today (400)"),
+        ("create", 429, "too many requests"),
+    ],
+)
+def test_what_the_hub_refuses_is_a_line(
+    verb: str,
+    status: int,
+    why: str,
+    hub: Hub,
+    adapter: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between tries of what may pass
+    hub.refuses[verb] = status
+    assert main(["push", str(adapter), "--to", "me/soup"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("error: me/soup: ") and said.count("\n") == 1 and any(each in said for each in why.split("|"))
+    )
+    assert "hf_ours" not in said
+
+
+def test_what_is_not_to_be_sent_is_not(
+    hub: Hub,
+    adapter: Path,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    local = sipo.open(finished).at({"detail": 1}, method="soups")
+    there = local.save_pretrained(tmp_path / "local")
+    merged = local.save_pretrained(tmp_path / "merged", merged=True)
+    (tmp_path / "empty").mkdir()
+
+    def refused(folder: object, to: str = "me/soup") -> str:
+        assert main(["push", str(folder), "--to", to]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
+
+    assert f"its base model is {read_run(finished).model.path}, on this machine alone" in refused(there)
+    assert "its base model is on this machine alone; export it again with --base ID" in refused(merged)
+    assert "holds no model with a card that `sipo export` wrote" in refused(tmp_path / "empty")
+    assert "no such folder" in refused(tmp_path / "none") and "holds no model" in refused(finished)
+    for to in ("soup", "a/b/c", "a b/c", "/c", "a/", "-a/b", "a/b.git", ""):
+        assert "is no place on the hub" in refused(adapter, to)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("sipo.finished.pushing.get_token", lambda: None)
+    assert "the hub wants a token; `hf auth login` keeps one, or set HF_TOKEN" in refused(adapter)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set, so nothing is sent" in refused(adapter)
+    assert not hub.asked
+
+
+def test_no_network_is_a_line(adapter: Path, tmp_path: Path) -> None:
+    """In a process of its own, by the environment alone."""
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_ours", "HF_HUB_OFFLINE": "0"}
+    words = [sys.executable, "-m", "sipo", "push", str(adapter), "--to", "me/soup"]
+    done = subprocess.run(
+        words, env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: http://127.0.0.1:9: no answer (") and "is there a network?" in done.stderr
