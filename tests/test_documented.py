@@ -1,5 +1,6 @@
 """Every block of the documentation: commands are run on a tiny model or, where that takes long, as far as a dry run goes."""
 
+import argparse
 import ast
 import io
 import json
@@ -27,7 +28,7 @@ from sipo.data.sources.registry import known_sets
 from sipo.studies.registry import find_study
 from sipo.testbed import ENVIRONMENTS
 
-PROGRAMS = ("sipo", "make", "python", "python3", "pip", "source", "cp")
+PROGRAMS = ("sipo", "make", "python", "python3", "pip", "source", "cp", "docker")
 SHOWN = {
     "# yaml-language-server": "a comment for an editor",
     '{"work": "mod-decode"': "the form of a line of build/bench.json, with dots for numbers",
@@ -141,8 +142,28 @@ def dry_cp(words: list[str]) -> None:
     assert (ROOT / words[0]).is_file() and len(words) == 2
 
 
+def dry_docker(words: list[str]) -> None:
+    """Builds name a stage and a device of the Dockerfile; an image runs `sipo`, or `sipo serve`, with what follows its
+    name.
+    """
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("verb", choices=["build", "run"])
+    for option in ("--tag", "--target", "--build-arg", "--volume", "--publish", "--env", "--gpus"):
+        parser.add_argument(option, action="append", default=[])
+    parser.add_argument("--rm", action="store_true")
+    parser.add_argument("image")
+    given, rest = parser.parse_known_args(words)
+    if given.verb == "build":
+        assert given.image == "." and not rest
+        assert set(given.target) <= {*stages} and set(given.tag) <= {"sipo", "sipo-serve"}
+        assert all(f"torch-{each.removeprefix('DEVICE=')}" in stages for each in given.build_arg)
+    else:
+        dry_sipo([*{"sipo": [], "sipo-serve": ["serve"]}[given.image], *rest])
+
+
 DRY = {"sipo": dry_sipo, "make": dry_make, "python": dry_python, "python3": dry_python}
-DRY |= {"pip": dry_pip, "source": dry_source, "cp": dry_cp}
+DRY |= {"docker": dry_docker, "pip": dry_pip, "source": dry_source, "cp": dry_cp}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
