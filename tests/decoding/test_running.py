@@ -46,9 +46,13 @@ def asked(number: int, mixtures: Sequence[Mixture] = MIXTURES) -> tuple[Request,
 
 
 def written(
-    bank: Bank, policies: Sequence[Policy], requests: Sequence[tuple[Request, Decoding, int]], seed: int
+    bank: Bank,
+    policies: Sequence[Policy],
+    requests: Sequence[tuple[Request, Decoding, int]],
+    seed: int,
+    most: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """All of them in a running batch that they join at random steps."""
+    """All of them in a running batch that they join at random steps; `most` tokens of prompts are read in each."""
     chance = random.Random(seed)
     waiting = [Answer(*each) for each in requests]
     answers = list(waiting)
@@ -57,9 +61,15 @@ def written(
         while waiting or running:
             came = [waiting.pop(0) for _ in range(min(len(waiting), chance.choice((0, 0, 1, 2, 5))))]
             running.join(came)
-            told = running.step()
-            assert len(told) == len(set(told)), "each is told once a step"
+            for told in (running.read(most), running.step()):
+                assert len(told) == len(set(told)), "each is told once"
     return [tuple(answer.tokens) for answer in answers]
+
+
+def finish(running: Running) -> None:
+    while running:
+        running.read()
+        running.step()
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +80,13 @@ def alone(bank: Bank, policies: list[Adapter]) -> list[tuple[int, ...]]:
 
 
 @settings(max_examples=6)
-@given(st.integers(0, 10**6))
+@given(st.integers(0, 10**6), st.sampled_from([None, 1, 7, 30, 100]))
 def test_a_text_is_its_request_s_whenever_it_comes(
-    bank: Bank, policies: list[Adapter], alone: list[tuple[int, ...]], seed: int
+    bank: Bank, policies: list[Adapter], alone: list[tuple[int, ...]], seed: int, most: int | None
 ) -> None:
+    """However its prompt is read."""
     order = random.Random(seed).sample(range(33), 33)
-    found = written(bank, policies, [asked(number) for number in order], seed)
+    found = written(bank, policies, [asked(number) for number in order], seed, most)
     assert found == [alone[number] for number in order]
 
 
@@ -105,10 +116,12 @@ def test_windows_chunks_and_models_that_cannot_pad(backbone: Backbone, family: s
         assert made.routes.mixes == FAMILIES[family].mixes
         expected = [decode(made, [request], how, limit, (-1,))[0].tokens for request, how, limit in requests]
     assert written(made, policies, requests, 5) == expected
+    assert written(made, policies, requests, 6, most=9) == expected
 
 
-def test_policies_may_come_and_go_while_others_are_asked(bank: Bank, policies: list[Adapter]) -> None:
-    """What runs goes on in another span, without the policies that nobody asks any more."""
+@pytest.mark.parametrize("most", [None, 5])
+def test_policies_may_come_and_go_while_others_are_asked(bank: Bank, policies: list[Adapter], most: int | None) -> None:
+    """What runs, or is being read, goes on in another span, without the policies that nobody asks any more."""
     for a, b, c in (policies, [whole(bank, seed) for seed in range(3)]):
         first, second = Request(STEM, at_mod((0.0, 0.4, 0.6))), Request(STEM, at_mod((0.1, 0.2, 0.7)))
         with bank.mounted([a, b, c]):
@@ -119,16 +132,16 @@ def test_policies_may_come_and_go_while_others_are_asked(bank: Bank, policies: l
         with bank.mounted([a, b, c]):
             running = Running(bank, (-1,))
             running.join(answers[:1])
-            for _ in range(3):
-                running.step()
+            running.read(most)
+            running.step()
+            running.step()
         with bank.mounted([b, c]):
             running.respan((1, 2), 2)
             running.step()
         with bank.mounted([b, c, a]):
             running.respan((0, 1), 3)
             running.join(answers[1:])
-            while running:
-                running.step()
+            finish(running)
         assert [tuple(answer.tokens) for answer in answers] == expected
 
 
@@ -138,14 +151,12 @@ def test_who_leaves_frees_the_batch_and_changes_nobody(bank: Bank, policies: lis
         expected = decode(bank, [stays.request], HOW[0], NEW, (-1,))[0].tokens
         running = Running(bank, (-1,))
         running.join([stays, goes])
-        running.step()
+        running.read()
         goes.left = True
         assert len(running) == 1
-        running.step()
         before = bank.computed
-        while running:
-            running.step()
-        rows = (bank.computed - before) / (NEW - 3)
+        finish(running)
+        rows = (bank.computed - before) / (NEW - 1)
     assert tuple(stays.tokens) == expected and len(goes.tokens) == 1
     assert rows == len(MIXTURES[0].points), "only the rows of the one that stays are computed"
 
@@ -156,12 +167,12 @@ def test_a_long_request_leaves_no_padding_behind(bank: Bank, policies: list[Adap
         expected = decode(bank, [short.request], HOW[0], NEW, (-1,))[0].tokens
         running = Running(bank, (-1,))
         running.join([long, short])
+        running.read()
         running.step()
         running.step()
-        ((batch, answers),) = running._parts
-        assert answers == [short] and batch.layout is None and batch.columns == len(PROMPTS[0]) + 2
-        while running:
-            running.step()
+        (part,) = running._parts
+        assert part.answers == [short] and part.batch.layout is None and part.batch.columns == len(PROMPTS[0]) + 2
+        finish(running)
     assert tuple(short.tokens) == expected
 
 
@@ -176,9 +187,8 @@ def test_one_with_broken_logits_is_alone_with_it(bank: Bank) -> None:
     with bank.mounted([bad, good]):
         running = Running(bank, (-1,))
         running.join([sick, sound])
-        assert set(running.step()) == {sick, sound}
-        while running:
-            running.step()
+        assert set(running.read()) == {sick, sound}
+        finish(running)
     assert sick.broken and not sick.tokens and len(sound.tokens) == 4
 
 
@@ -193,8 +203,7 @@ def test_chances_are_the_mixture_s(bank: Bank, policies: list[Adapter]) -> None:
         with bank.mounted(policies), torch.inference_mode():
             running = Running(bank, (-1,))
             running.join([answer])
-            while running:
-                running.step()
+            finish(running)
             (expected,) = mixture_logprobs(bank, Group(STEM, (tuple(answer.tokens),)), [mixture])
         assert sum(chance.logprob for chance in answer.chances) == pytest.approx(expected[0], abs=1e-3)
         for token, chance in zip(answer.tokens, answer.chances, strict=True):

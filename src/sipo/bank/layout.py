@@ -56,6 +56,10 @@ class Layout:
             torch.cat([self.segments, torch.zeros_like(self.segments[:, -1:])], dim=1),
         )
 
+    def until(self, column: int) -> "Layout":
+        """Of the columns before that one."""
+        return Layout(self.positions[:, :column], self.segments[:, :column])
+
     def of(self, rows: Tensor) -> "Layout":
         return Layout(self.positions[rows], self.segments[rows])
 

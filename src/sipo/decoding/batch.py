@@ -1,21 +1,14 @@
-"""The rows of requests that are decoded together: each a point of a request's mixture, with its cache.
-
-What rows have in common is computed once: the prefix that all prompts share (a system turn, in-context examples) once a
-point, a prompt once for all requests that read it under the same point. A model for which that is not exact decodes
-prompts of one length together, and spares nothing.
-"""
+"""The rows of requests that are decoded together: each a point of a request's mixture, with its cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 
 import torch
 from torch import Tensor
 
 from sipo.bank import Bank
 from sipo.bank.cache import Cache
-from sipo.bank.layout import PADDING, Layout
-from sipo.bank.policy import respanned
+from sipo.bank.layout import Layout
 from sipo.decoding.mixing import mix, mix_logits
 from sipo.decoding.mixture import REVERSE_KL, Divergence, Mixture, slots
 
@@ -26,6 +19,10 @@ class Request:
     mixture: Mixture
     seed: int = 0
     """Of the request's own random stream; requests with equal seeds see equal noise."""
+
+    def respanned(self, kept: Sequence[int], n: int) -> "Request":
+        """The same in another span (`sipo.bank.policy.respanned`)."""
+        return replace(self, mixture=self.mixture.respanned(kept, n))
 
 
 class Batch:
@@ -134,10 +131,7 @@ class Batch:
     def respanned(self, kept: Sequence[int], n: int) -> "Batch":
         """The same models in another span (`sipo.bank.policy.respanned`)."""
         self.cache.respan(kept, n)
-        mixtures = [
-            replace(mixture, points=tuple(respanned(point, kept, n) for point in mixture.points))
-            for mixture in self.mixtures
-        ]
+        mixtures = [mixture.respanned(kept, n) for mixture in self.mixtures]
         return Batch(mixtures, self.layout, self.columns, self.cache, self.logits, self.so_far)
 
     def without_padding(self) -> "Batch":
@@ -151,63 +145,3 @@ class Batch:
 
     def _layout(self) -> Layout:
         return self.layout or Layout.even(len(self.owner), self.columns, self.owner.device)
-
-
-def prefill(bank: Bank, requests: Sequence[Request]) -> Batch:
-    """Compute all prompts: the shared prefix once a point, then each distinct (prompt, point) once."""
-    rows = [(request.prompt, point) for request in requests for point in request.mixture.points]
-    distinct, shared = rows, 0
-    if bank.routes.mixes:
-        distinct = list(dict.fromkeys(rows))
-        shared = len(commonprefix([request.prompt for request in requests]))
-        shared = min(shared, min(len(request.prompt) for request in requests) - 1)
-    device, cache = bank.device, bank.cache()
-    if shared:
-        points = list(dict.fromkeys(point for _, point in distinct))
-        prefix = torch.tensor([requests[0].prompt[:shared]] * len(points), device=device)
-        bank.hidden_states(torch.tensor(points), input_ids=prefix, past_key_values=cache, use_cache=True)
-        cache.select(torch.tensor([points.index(point) for _, point in distinct], device=device))
-
-    rests = [prompt[shared:] for prompt, _ in distinct]
-    ids, layout = _padded(rests, shared)
-    layout = layout and layout.to(device)
-    at = torch.tensor([point for _, point in distinct])
-    output = bank.hidden_states(
-        at,
-        layout=layout,
-        input_ids=ids.to(device),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    logits = bank.logits(output.last_hidden_state[:, -1], at)
-
-    if len(distinct) < len(rows):
-        where = {row: index for index, row in enumerate(distinct)}
-        expand = torch.tensor([where[row] for row in rows], device=device)
-        cache.select(expand)
-        layout, logits = layout and layout.of(expand), logits[expand]
-    return Batch(
-        [request.mixture for request in requests],
-        layout,
-        shared + ids.shape[1],
-        cache,
-        logits,
-        torch.zeros(len(rows), device=device),
-    )
-
-
-def _padded(rests: Sequence[Sequence[int]], shared: int) -> tuple[Tensor, Layout | None]:
-    """What follows `shared` tokens, padded on the left so that all rows go on from the same column.
-
-    ids [rows, longest], and the layout of all columns, None where nothing is padded.
-    """
-    longest = max(map(len, rests))
-    ids = torch.zeros(len(rests), longest, dtype=torch.long)
-    segments = torch.zeros(len(rests), shared + longest, dtype=torch.long)
-    positions = torch.arange(shared + longest).repeat(len(rests), 1)
-    for row, rest in enumerate(rests):
-        padding = longest - len(rest)
-        ids[row, padding:] = torch.tensor(rest)
-        segments[row, shared : shared + padding] = PADDING
-        positions[row, shared:] = (positions[row, shared:] - padding).clamp_min(shared)
-    return ids, Layout(positions, segments) if (segments == PADDING).any() else None

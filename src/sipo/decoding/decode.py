@@ -40,11 +40,12 @@ def decode(
     running = Running(bank, stops)
     running.join(answers)
     while running:
-        for answer in running.step():
-            if answer.broken:
-                raise NotFiniteError(broken(bank, answer))
-            if watch:
-                watch(places[answer], answer.tokens[-1])
+        for go_on in (running.read, running.step):
+            for answer in go_on():
+                if answer.broken:
+                    raise NotFiniteError(broken(bank, answer))
+                if watch:
+                    watch(places[answer], answer.tokens[-1])
     return [Generated(tuple(answer.tokens), answer.ended) for answer in answers]
 
 

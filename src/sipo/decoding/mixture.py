@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from sipo.bank.policy import respanned
+
 
 class Divergence(NamedTuple):
     """The f-divergence to the reference by whose rule a mixture is made (Shi et al. 2024): its optimum for reverse KL,
@@ -41,6 +43,10 @@ class Mixture:
     points: tuple[tuple[float, ...], ...]
     weights: tuple[float, ...]
     divergence: Divergence = REVERSE_KL
+
+    def respanned(self, kept: Sequence[int], n: int) -> "Mixture":
+        """The same models in another span (`sipo.bank.policy.respanned`)."""
+        return replace(self, points=tuple(respanned(point, kept, n) for point in self.points))
 
 
 def base(n: int) -> Mixture:

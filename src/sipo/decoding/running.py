@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sipo.bank import Bank
-from sipo.decoding.batch import Batch, Request, prefill
+from sipo.decoding.batch import Batch, Request
+from sipo.decoding.reading import Reading, prefill, tokens_of
 from sipo.decoding.sampling import BROKEN, next_tokens, uniforms
 from sipo.settings import Decoding
 
@@ -60,8 +61,23 @@ class Answer:
         return uniforms([self.request.seed], self.limit)[0].tolist()
 
 
-Part = tuple[Batch, list[Answer]]
-"""Requests that are computed together, and what is written for them."""
+@dataclass
+class Part:
+    """Requests that are computed together, and what is written for them."""
+
+    batch: Batch
+    answers: list[Answer]
+    chosen: Tensor
+    """[requests]: each one's last token, which the model has not been fed yet."""
+
+    def of(self, live: Sequence[int]) -> "Part":
+        """Those at these places alone."""
+        return Part(self.batch.keep(live), [self.answers[place] for place in live], self.chosen[live])
+
+    @property
+    def live(self) -> list[int]:
+        """The places of those that are not over."""
+        return [place for place, answer in enumerate(self.answers) if not answer.over]
 
 
 class Running:
@@ -71,65 +87,115 @@ class Running:
 
     def __init__(self, bank: Bank, stops: Collection[int]) -> None:
         self.bank, self.stops = bank, stops
+        self._unread: list[Answer] = []
+        self._long: tuple[Reading, list[Answer]] | None = None
+        """What is read a portion at a time."""
         self._parts: list[Part] = []
 
     def __len__(self) -> int:
         """Answers in the making."""
         return sum(not answer.over for answer in self.held)
 
-    @torch.inference_mode()
     def join(self, answers: Sequence[Answer]) -> None:
-        """Read their prompts; the next step gives each its first token."""
-        mixes = self.bank.routes.mixes
-        together: dict[int, list[Answer]] = {}
-        for answer in answers:
-            together.setdefault(0 if mixes else len(answer.request.prompt), []).append(answer)
-        for group in together.values():
-            part: Part = (prefill(self.bank, [answer.request for answer in group]), group)
-            if mixes and self._parts and part[0].cache.joins:
-                part = self._joined(self._parts.pop(), part)
-            self._parts.append(part)
+        """Have their prompts read."""
+        self._unread += answers
+
+    @torch.inference_mode()
+    def read(self, most: int | None = None) -> list[Answer]:
+        """Read the prompts of those that have joined, and give each that is read its first token: all of them, or
+        about so many tokens, of prompts that have no more alone, and again as many of the first one that has.
+
+        Whatever is raised, those that were being read are let go.
+        """
+        told: list[Answer] = []
+        self._unread = [answer for answer in self._unread if not answer.over]
+        for group in self._groups(most):
+            told += self._begun(prefill(self.bank, [answer.request for answer in group]), group)
+        long, self._long = self._long or self._next_long(most), None
+        if long is not None and not all(answer.over for answer in long[1]):
+            batch = long[0].advance(most)
+            if batch is None:
+                self._long = long
+            else:
+                told += self._begun(batch, long[1])
+        return told
 
     @torch.inference_mode()
     def step(self) -> list[Answer]:
-        """Give each its next token; those that were given one, or are broken for want of it. Those over are let go."""
+        """Give each whose prompt is read its next token; those that were given one, or are broken for want of it.
+        Those over are let go, and whatever is raised, those of its part.
+        """
         told: list[Answer] = []
-        parts: list[Part] = []
-        for batch, answers in self._parts:
-            scores = batch.scores()
-            chosen = _chosen(scores, answers)
-            told += self._tell(scores, chosen.tolist(), answers)
-            live = [place for place, answer in enumerate(answers) if not answer.over]
-            if not live:
+        for _ in range(len(self._parts)):
+            part = self._parts.pop(0)
+            if not (live := part.live):
                 continue
-            if self.bank.routes.mixes and len(live) < COMPACT_BELOW * len(answers):
-                batch, answers, chosen = batch.keep(live), [answers[place] for place in live], chosen[live]
-            batch.advance(self.bank, chosen[batch.owner].clamp_min(0))
-            parts.append((batch, answers))
-        self._parts = parts
+            if self.bank.routes.mixes and len(live) < COMPACT_BELOW * len(part.answers):
+                part = part.of(live)
+            part.batch.advance(self.bank, part.chosen[part.batch.owner].clamp_min(0))
+            told += self._choose(part)
+            self._parts.append(part)
         return told
 
     @property
     def held(self) -> list[Answer]:
         """Those in the making, and those over whose rows are still there: their policies must stay mounted."""
-        return [answer for _, answers in self._parts for answer in answers]
+        read = [answer for part in self._parts for answer in part.answers]
+        return [*self._unread, *(self._long[1] if self._long else ()), *read]
 
     def respan(self, kept: Sequence[int], n: int) -> None:
         """The bank has n policies mounted now: those `kept` of the ones before, by their places, then new ones."""
-        self._parts = [(batch.respanned(kept, n), answers) for batch, answers in self._parts]
+        for answer in self._unread:
+            answer.request = answer.request.respanned(kept, n)
+        if self._long:
+            self._long[0].respan(kept, n)
+        for part in self._parts:
+            part.batch = part.batch.respanned(kept, n)
 
-    def _joined(self, part: Part, other: Part) -> Part:
-        batch, answers = part
-        live = [place for place, answer in enumerate(answers) if not answer.over]
-        if not live:
-            return other
-        if len(live) < len(answers):
-            batch, answers = batch.keep(live), [answers[place] for place in live]
-        return batch.joined(other[0]), [*answers, *other[1]]
+    def _groups(self, most: int | None) -> list[list[Answer]]:
+        """Take away those whose prompts are read at once, each list together."""
+        if self.bank.routes.mixes and most is not None:
+            group: list[Answer] = []
+            for answer in self._unread:
+                if tokens_of([each.request for each in (*group, answer)]) <= most:
+                    group.append(answer)
+                elif group:
+                    break
+            groups = [group]
+        elif self.bank.routes.mixes:
+            groups = [self._unread]
+        else:
+            lengths: dict[int, list[Answer]] = {}
+            for answer in self._unread:
+                lengths.setdefault(len(answer.request.prompt), []).append(answer)
+            groups = list(lengths.values())
+        taken = {answer for group in groups for answer in group}
+        self._unread = [answer for answer in self._unread if answer not in taken]
+        return [group for group in groups if group]
 
-    def _tell(self, scores: Tensor, chosen: Sequence[int], answers: Sequence[Answer]) -> list[Answer]:
-        told = []
-        for place, (answer, token) in enumerate(zip(answers, chosen, strict=True)):
+    def _next_long(self, most: int | None) -> tuple[Reading, list[Answer]] | None:
+        """The first prompt of more tokens, for all that wait for it."""
+        prompts = (each.request.prompt for each in self._unread if tokens_of([each.request]) > (most or 0))
+        if (prompt := next(prompts, None)) is None:
+            return None
+        answers = [each for each in self._unread if each.request.prompt == prompt]
+        self._unread = [each for each in self._unread if each.request.prompt != prompt]
+        return Reading(self.bank, [each.request for each in answers]), answers
+
+    def _begun(self, batch: Batch, answers: list[Answer]) -> list[Answer]:
+        """Give those whose prompts are read their first tokens, and let them go on with the others."""
+        part = Part(batch, answers, torch.empty(0))
+        told = self._choose(part)
+        if part.live:
+            joins = self._parts and self.bank.routes.mixes and batch.cache.joins
+            self._parts.append(_joined(self._parts.pop(), part) if joins else part)
+        return told
+
+    def _choose(self, part: Part) -> list[Answer]:
+        """The next token of each; those that were given one."""
+        scores, told = part.batch.scores(), list[Answer]()
+        part.chosen = _chosen(scores, part.answers)
+        for place, (answer, token) in enumerate(zip(part.answers, part.chosen.tolist(), strict=True)):
             if answer.over:
                 continue
             told.append(answer)
@@ -141,6 +207,15 @@ class Running:
             if answer.likeliest is not None:
                 answer.chances.append(_chance(scores[place], token, answer.likeliest))
         return told
+
+
+def _joined(part: Part, other: Part) -> Part:
+    """Those of both that are not over."""
+    live = [each.of(each.live) if len(each.live) < len(each.answers) else each for each in (part, other) if each.live]
+    if len(live) < 2:
+        return live[0]
+    (part, other), chosen = live, torch.cat([each.chosen for each in live])
+    return Part(part.batch.joined(other.batch), [*part.answers, *other.answers], chosen)
 
 
 def _ended(tokens: list[int], stops: Collection[int]) -> bool:

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from sipo.bank.adapter import Adapter, widths
 from sipo.bank.bank import Bank
 from sipo.bank.routes import Routes
-from sipo.decoding.batch import Request, prefill
+from sipo.decoding.batch import Request
 from sipo.decoding.mixture import Mixture
+from sipo.decoding.reading import prefill
 from sipo.errors import SipoError, first_line
 from sipo.logprobs.packing import Group, pack
 

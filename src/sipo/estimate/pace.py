@@ -10,8 +10,9 @@ import torch
 from sipo.bank.kinds import new_policy
 from sipo.declare.work import Work, forwards
 from sipo.decoding import Request
-from sipo.decoding.batch import Batch, prefill
+from sipo.decoding.batch import Batch
 from sipo.decoding.mixture import at_mod
+from sipo.decoding.reading import prefill
 from sipo.decoding.sampling import next_tokens
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows

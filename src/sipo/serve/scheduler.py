@@ -8,8 +8,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -18,9 +18,15 @@ from sipo.decoding.decode import Generated, broken
 from sipo.decoding.running import Answer, Chance, Running
 from sipo.errors import SipoError
 from sipo.finished.answering import Asked, Placed, given
+from sipo.finite import SMALLER, infinite_tensor
 from sipo.methods.interface import Aligned
 from sipo.serve.wire import ApiError
 from sipo.settings import Decoding
+
+READING = 0.25
+"""Seconds for which those who write wait while prompts are read."""
+LEAST = 32
+"""Tokens that are read at once, if there are so many: a forward of fewer takes hardly less time."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class Ask:
     asked: Asked | None = None
     answers: list[Answer] = field(default_factory=list)
     """Its draws: one, except where the best of several is given."""
+    told: int = 0
+    """Tokens that have been told."""
     over: bool = False
 
     @property
@@ -113,6 +121,8 @@ class Scheduler:
         self._owner: dict[Answer, Ask] = {}
         self._pace = 1.0
         """Seconds that an ask took of late, about."""
+        self._portion = 256
+        """Tokens of prompts that are read between two steps."""
         self._thread = threading.Thread(target=self._work, name="sipo-serve", daemon=True)
 
     def start(self, policies: Sequence[Policy] = ()) -> None:
@@ -195,19 +205,33 @@ class Scheduler:
         return min(60, max(1, math.ceil(turns * self._pace)))
 
     def _work(self) -> None:
-        while True:
+        try:
+            while self._turn():
+                pass
+        finally:  # however the thread ends, nobody is left waiting for it
             with self._changed:
-                while not (self._busy or self._batch.held or self._closing):
-                    self._changed.wait()
-                if self._closing:
-                    return _send([(ask, _refused()) for ask in self._running])
-                came = self._next()
-            try:
-                self._step(came)
-            except Exception as error:  # whatever the model raises is for those who asked, not for the next
-                self._fail(error)
-            told, self._told = self._told, []
-            _send(told)
+                self._refusing = True
+                _send([(ask, _refused()) for ask in (*self._running, *self._waiting)])
+                self._running, self._waiting = [], deque()
+
+    def _turn(self) -> bool:
+        """Take in what has come, and have everybody write a token; False when closing."""
+        with self._changed:
+            while not (self._busy or self._batch.held or self._closing):
+                self._changed.wait()
+            if self._closing:
+                return False
+            came = self._next()
+        for ask in came:
+            with self._alone(ask):
+                self._admit(ask)
+        for write in (self._read, self._batch.step):
+            self._write(write)
+        held = set(self._batch.held)
+        self._owner = {answer: ask for answer, ask in self._owner.items() if answer in held}
+        with self._changed:
+            self._running = [ask for ask in self._running if not ask.over]
+        return True
 
     def _next(self) -> list[Ask]:
         """Those that there is room for, in the order they came; the late and the gone are taken away."""
@@ -228,65 +252,100 @@ class Scheduler:
             self._running.append(came[-1])
         return came
 
-    def _step(self, came: Sequence[Ask]) -> None:
-        if came:
-            self._admit(came)
-        heard: dict[Ask, list[Answer]] = {}
-        for answer in self._batch.step():
-            heard.setdefault(self._owner[answer], []).append(answer)
-        for ask, answers in heard.items():
-            self._hear(ask, answers)
-        held = set(self._batch.held)
-        self._owner = {answer: ask for answer, ask in self._owner.items() if answer in held}
-        with self._changed:
-            self._running = [ask for ask in self._running if not ask.over]
+    def _read(self) -> list[Answer]:
+        """Read on, for about `READING` seconds."""
+        before, began = self.bank.computed, time.monotonic()
+        told = self._batch.read(self._portion)
+        tokens, seconds = self.bank.computed - before, time.monotonic() - began
+        if tokens >= LEAST:
+            self._portion = max(LEAST, round(READING * tokens / seconds))
+        return told
 
-    def _admit(self, came: Sequence[Ask]) -> None:
-        """Mount what they stand on, and let them join."""
-        needed = [policy for ask in came for policy in ask.aligned.adapters]
+    def _write(self, write: Callable[[], list[Answer]]) -> None:
+        """Tell what is written. Whatever is raised is for those who asked for it, not for others, nor for the next."""
+        heard: list[Ask] = []
+        try:
+            heard += dict.fromkeys(self._owner[answer] for answer in write())
+        except Exception as error:
+            held = set(self._batch.held)
+            lost = [ask for ask in self._running if any(not (each.over or each in held) for each in ask.answers)]
+            if not lost:
+                lost = [ask for ask in self._running if not ask.over]
+                self._batch = Running(self.bank, self.stops)
+            for ask in lost:
+                self._end(ask, _failed(error))
+        for ask in heard:
+            with self._alone(ask):
+                self._hear(ask)
+        told, self._told = self._told, []
+        _send(told)
+
+    @contextmanager
+    def _alone(self, ask: Ask) -> Iterator[None]:
+        """Whatever is raised is for this one."""
+        try:
+            yield
+        except Exception as error:
+            self._end(ask, _failed(error))
+
+    def _admit(self, ask: Ask) -> None:
+        """Mount what it stands on, and let it join."""
+        needed = ask.aligned.adapters
         if not set(needed) <= set(self._mounted):
             self._remount(needed)
-        for ask in came:
-            ask.asked = Asked.of(self._placed(ask.aligned), ask.prompt, ask.seed, ask.decoding)
-            ask.answers = [Answer(draw, ask.asked.decoding, ask.limit, ask.likeliest) for draw in ask.asked.draws]
-            self._owner |= dict.fromkeys(ask.answers, ask)
-        self._batch.join([answer for ask in came for answer in ask.answers])
+        ask.asked = Asked.of(self._placed(ask.aligned), ask.prompt, ask.seed, ask.decoding)
+        ask.answers = [Answer(draw, ask.asked.decoding, ask.limit, ask.likeliest) for draw in ask.asked.draws]
+        self._owner |= dict.fromkeys(ask.answers, ask)
+        self._batch.join(ask.answers)
 
     def _remount(self, needed: Sequence[Policy]) -> None:
-        """Have these policies mounted and those that what runs stands on, which goes on; no others."""
+        """Have these policies mounted and those that what runs stands on, which goes on; no others.
+
+        Raises SipoError, and leaves mounted what was, where they do not fit.
+        """
+        for policy in needed:
+            if policy not in self._mounted:
+                _sound(policy, self.bank)
         used = {policy for answer in self._batch.held for policy in self._owner[answer].aligned.adapters}
         kept = [place for place, policy in enumerate(self._mounted) if policy in used]
-        old = [self._mounted[place] for place in kept]
-        mounted = tuple(dict.fromkeys([*old, *needed]))
+        before = self._mounted
+        mounted = tuple(dict.fromkeys([*(before[place] for place in kept), *needed]))
+        try:
+            self._mount_all(mounted)
+        except BaseException:
+            self._mount_all(before)
+            raise
+        self._batch.respan(kept, len(mounted))
+
+    def _mount_all(self, policies: tuple[Policy, ...]) -> None:
         self._mount.close()
         self._mounted = ()
-        self._mount.enter_context(self.bank.mounted(mounted))
-        self._mounted = mounted
-        self._batch.respan(kept, len(mounted))
+        self._mount.enter_context(self.bank.mounted(policies))
+        self._mounted = policies
 
     def _placed(self, aligned: Aligned) -> Placed:
         where = {policy: place for place, policy in enumerate(self._mounted)}
         return Placed(aligned, tuple(where[policy] for policy in aligned.adapters), len(self._mounted))
 
-    def _hear(self, ask: Ask, answers: Sequence[Answer]) -> None:
+    def _hear(self, ask: Ask) -> None:
         """What was written for an ask: of one draw token by token, of several the best one when all are there."""
-        if bad := [answer for answer in answers if answer.broken]:
+        if bad := [answer for answer in ask.answers if answer.broken]:
             self._end(ask, ApiError(500, broken(self.bank, bad[0])))
         elif len(ask.answers) == 1:
-            self._wrote(ask, answers[0], len(answers[0].tokens) - 1)
+            self._wrote(ask, ask.answers[0])
         elif all(answer.over for answer in ask.answers):
             assert ask.asked is not None
             draws = [Generated(tuple(answer.tokens), answer.ended) for answer in ask.answers]
             best = given(replace(ask.asked, model=self._placed(ask.aligned)), draws, self.bank)
-            self._wrote(ask, ask.answers[draws.index(best)], 0)
+            self._wrote(ask, ask.answers[draws.index(best)])
 
-    def _wrote(self, ask: Ask, answer: Answer, start: int) -> None:
-        if start == 0:
+    def _wrote(self, ask: Ask, answer: Answer) -> None:
+        if not ask.told:
             ask.watch.first(time.monotonic() - ask.came)
-        count = len(answer.tokens) - start
-        ask.watch.tokens(count)
-        end = len(answer.tokens) - answer.ended
-        self._tell(ask, Written(tuple(answer.tokens[start:end]), tuple(answer.chances[start:end]), count))
+        start, ask.told = ask.told, len(answer.tokens)
+        ask.watch.tokens(ask.told - start)
+        end = ask.told - answer.ended
+        self._tell(ask, Written(tuple(answer.tokens[start:end]), tuple(answer.chances[start:end]), ask.told - start))
         if answer.over:
             self._end(ask, Done(answer.ended))
 
@@ -300,15 +359,6 @@ class Scheduler:
         ask.over = True
         self._pace = 0.8 * self._pace + 0.2 * (time.monotonic() - ask.came)
         self._tell(ask, event)
-
-    def _fail(self, error: Exception) -> None:
-        """Everybody in the batch is told; the next batch begins anew."""
-        said = str(error) if isinstance(error, SipoError) else f"the model failed ({type(error).__name__}: {error})"
-        with self._changed:
-            for ask in self._running:
-                self._end(ask, ApiError(500, said))
-            self._running = []
-        self._batch, self._owner = Running(self.bank, self.stops), {}
 
     def _tell(self, ask: Ask, event: Event) -> None:
         self._told.append((ask, event))
@@ -325,6 +375,18 @@ def _send(told: Sequence[tuple[Ask, Event]]) -> None:
 def _hand_over(told: Sequence[tuple[Ask, Event]]) -> None:
     for ask, event in told:
         ask.events.put_nowait(event)
+
+
+def _sound(policy: Policy, bank: Bank) -> None:
+    """Raise SipoError for one whose numbers would spoil the rows of others: adapters meet in one product."""
+    dtype = bank.model.dtype
+    if not policy.apart and infinite_tensor(("", each.to(dtype)) for each in policy.parameters) is not None:
+        raise SipoError(f"the policy holds NaN or infinite numbers in {str(dtype).removeprefix('torch.')}; {SMALLER}")
+
+
+def _failed(error: Exception) -> ApiError:
+    said = str(error) if isinstance(error, SipoError) else f"the model failed ({type(error).__name__}: {error})"
+    return ApiError(500, said)
 
 
 def _refused() -> ApiError:
