@@ -10,6 +10,7 @@ from benchmarks.settings import Settings
 from sipo.bank import Adapter, new_adapter
 from sipo.errors import SipoError
 from sipo.models.load import Backbone, find_device, load_backbone, pick_dtype
+from sipo.models.packed import pack
 from sipo.models.shapes import KNOWN
 from sipo.settings import Lora, Model
 
@@ -34,8 +35,10 @@ def load(settings: Settings) -> Backbone:
     """Frozen. Raises SipoError where the shape or the model is unknown."""
     backbone = _load(settings)
     # Given the last position of several prompts, a strided view, torch's linear on a CPU copies the whole head once a
-    # row. Every route is spared that, so that none looks slow for it.
+    # row, and it puts weights into its kernels' order again for every product. Every route is spared that, so that none
+    # looks slow for it.
     backbone.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
+    pack(backbone.model)
     return backbone
 
 
@@ -84,4 +87,6 @@ def random_adapter(model: PreTrainedModel, rank: int, seed: int) -> Adapter:
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """The same model with modules of its own over the same parameters, for libraries that change modules in place."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+    other = copy.deepcopy(model, shared)
+    pack(other)
+    return other

@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from benchmarks.alternatives.stepping import Tokens, mixed_greedily
 from sipo.bank import Adapter, save_adapter
 from sipo.models.load import Backbone
+from sipo.models.packed import pack
 
 
 def merged_copies(backbone: Backbone, adapters: Sequence[Adapter]) -> list[PreTrainedModel]:
@@ -22,6 +23,7 @@ def merged_copies(backbone: Backbone, adapters: Sequence[Adapter]) -> list[PreTr
             save_adapter(adapter, Path(folder), backbone.source)
             model = PeftModel.from_pretrained(copy.deepcopy(backbone.model), folder)
         copies.append(model.merge_and_unload().eval().requires_grad_(False))
+        pack(copies[-1])
     return copies
 
 

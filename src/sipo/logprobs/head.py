@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from sipo.bank.head import Head
@@ -24,11 +24,11 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-        weight, bias = head.weight, head.layer.bias
+        weight = head.weight
         logprobs, gradients = [], []
         chunk = GPU_CHUNK if hidden.is_cuda else CHUNK
         for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            scores = linear(h, weight, bias).float()
+            scores = head.layer(h).float()
             slope = None
             if head.scale != 1:
                 scores *= head.scale

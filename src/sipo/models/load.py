@@ -11,6 +11,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrain
 from sipo.disk.content import rough_content, short_digest
 from sipo.errors import SipoError, first_line
 from sipo.models.locate import locate, origin_of
+from sipo.models.packed import pack
 from sipo.models.pretrained import read_config, read_tokenizer, read_weights
 from sipo.settings import Model
 
@@ -69,6 +70,7 @@ def load_backbone(settings: Model, device: str = "auto") -> Backbone:
     if tokenizer.eos_token_id is None:
         raise SipoError(f"model {settings.path}: its tokenizer has no end-of-sequence token; set eos_token in it")
     model.to(where).eval().requires_grad_(False)  # type: ignore[arg-type]
+    pack(model)
     return Backbone(model, tokenizer, origin.source, settings)
 
 
