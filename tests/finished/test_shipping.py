@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,12 +19,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
 import sipo
-from sipo.bank import load_adapter
+from sipo.bank import cut, load_adapter, soup
 from sipo.cli.main import main
 from sipo.config.file import parse_config
-from sipo.declare.parts import CANDIDATES
+from sipo.declare.parts import CANDIDATES, POLICIES
+from sipo.disk.tables import read_records
 from sipo.errors import SipoError
 from sipo.filters.contest import CHOSEN
+from sipo.finished.distil import Distilled, distil
+from sipo.finished.numbers import of_distilled
+from sipo.graph.build import Graph
+from sipo.graph.distil import distilled as graph_of
+from sipo.logprobs.packing import Group
+from sipo.logprobs.score import score_rows
+from sipo.records import Sample
 from sipo.rewards.grpo import reward_functions
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
@@ -31,6 +40,7 @@ from sipo.runs.status import fronts_of, read_run
 from sipo.task import Task
 
 HALF = "detail=0.5,brevity=0.5"
+EVEN = {"detail": 0.5, "brevity": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +124,108 @@ def test_a_rank_that_is_none_is_refused(finished: Path, tmp_path: Path, capsys: 
         with pytest.raises(SipoError, match="ask for at least 1, as a whole number"):
             model.save_pretrained(tmp_path / "out", rank=rank)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def distilled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, in which MOD was distilled at even weights without a break."""
+    run = tmp_path_factory.mktemp("distilled") / "run"
+    shutil.copytree(finished, run)
+    distil(sipo.open(run), EVEN, "mod", quiet=True)
+    return run
+
+
+def test_a_killed_distillation_goes_on_and_ends_alike(
+    distilled: Path, finished: Path, tmp_path: Path, executed: list[str], told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command: no answer and no training is made again, nor is anything where all of it is there."""
+    words = ("export", finished, "--weights", HALF, "--distil", "--method", "mod", "--to")
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sipo.stages.distil._preferring", stop)
+        assert main([*map(str, words), str(tmp_path / "one")]) == 130
+    place = "distilled/mod-0_5-0_5"
+    assert executed == [f"{place}/answers", f"{place}/policy"] and not (tmp_path / "one").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("sipo.stages.distil._soup", stop)  # where the first training begins
+        made, beside = told(*words, tmp_path / "one")
+    assert executed[2:] == [f"{place}/policy", f"{place}/judged"] and "less mod" in beside
+    again, _ = told(*words, tmp_path / "two")
+    assert len(executed) == 4 and {**again, "folder": None, "serve": None} == {**made, "folder": None, "serve": None}
+    file = f"{place}/policy/adapters/preferred/adapter_model.safetensors"
+    assert (finished / file).read_bytes() == (distilled / file).read_bytes()
+
+
+def test_a_distilled_adapter_is_measured_beside_its_mixture(distilled: Path, tmp_path: Path, told: Told) -> None:
+    """Which answers as in the run itself, at a weight that this measured; the card has the adapter's point."""
+    made, _ = told("export", distilled, "--weights", HALF, "--distil", "--method", "mod", "--to", tmp_path / "one")
+    config = read_run(distilled)
+    points, names = made["distilled"]["points"], ["detail", "brevity"]
+    measured = (fronts_of(distilled, config) or {})["methods"]["mod"]["points"]
+    (mod,) = (point for point in measured if set(point["weights"].values()) == {0.5})
+    assert points["mod"]["rewards"] == pytest.approx(mod["rewards"])
+    for name in ("mod", "soup", "base"):
+        gains = made["distilled"]["differences"][name]
+        raw = [points["distilled"]["rewards"][each] - points[name]["rewards"][each] for each in names]
+        assert [gains[each][0] for each in names] == pytest.approx([raw[0], -raw[1]])
+        assert gains["utility"][0] == pytest.approx((raw[0] - raw[1]) / 2, abs=1e-9)
+    card = ModelCard.load(tmp_path / "one" / "README.md")
+    found = {each.metric_type: each.metric_value for each in card.data.eval_results or ()}
+    assert found == {name: round(points["distilled"]["rewards"][name], 4) for name in names}
+    assert f"learned {made['distilled']['answers']} answers of `mod`" in card.text
+    adapter = load_adapter(tmp_path / "one")
+    assert adapter.rank == made["rank"] == config.lora.r
+
+
+def test_a_distilled_adapter_has_learned(distilled: Path) -> None:
+    """More than the soup that it began as, it prefers what MOD answered to what the base model did."""
+    outputs, task = Outputs(distilled, read_run(distilled)), sipo.open(distilled).task
+    place = distilled / "distilled/mod-0_5-0_5"
+    answers: dict[str, dict[bool, tuple[int, ...]]] = {}
+    for each in read_records(place / "answers/samples.jsonl", Sample):
+        answers.setdefault(each.prompt, {})[bool(each.weights)] = tuple(each.tokens)
+    prompts = {row.key: task.prompt_tokens(row) for row in task.splits.train}
+    groups = [
+        (Group(prompts[key], (both[True], both[False])), (1.0,)) for key, both in answers.items() if key in prompts
+    ]
+    start = cut(soup(outputs.read("align", POLICIES), (0.5, 0.5)), task.config.lora.r)[0]
+    margins = []
+    for adapter in (start, load_adapter(place / "policy/adapters/preferred")):
+        with task.bank.mounted([adapter]):
+            margins.append(sum(one - other for one, other in score_rows(task.bank, groups)))
+    assert margins[1] > margins[0] + 0.01 * len(groups) and len(groups) > 20
+
+
+def test_what_is_no_mixture_is_not_distilled(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*more: str, weights: str = HALF) -> str:
+        words = ["export", str(finished), "--weights", weights, "--distil", "--to", str(tmp_path / "out"), *more]
+        assert main(words) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    for method in ("soups", "base", "policy:detail"):
+        assert f"`{method}` is one model at this weight" in refused("--method", method)
+    assert "`sipo` is one model at this weight" in refused(weights="detail=1")
+    for method in ("prompting", "best-of-n"):
+        assert f"`{method}` is a way of asking the model" in refused("--method", method)
+    assert "leave --rank out" in refused("--rank", "2")
+    opened = sipo.open(finished)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(SipoError, match="is read-only, and what is distilled is kept there"):
+        distil(opened, EVEN, "mod", quiet=True)
+
+
+def test_without_rewards_a_distilled_model_says_so(finished: Path) -> None:
+    config = read_run(finished)
+    bare = [each.model_copy(update={"reward": None}) for each in config.objectives]
+    graph = Graph(config.model_copy(update={"objectives": tuple(bare), "methods": ("mod",)}))
+    assert graph_of(graph, "mod", (0.5, 0.5)).judged is None
+    assert "was not measured, since no objective has a reward" in of_distilled(Distilled("mod", 7), config)
 
 
 def test_chosen_responses_are_rows_that_trl_trains_on(finished: Path, tmp_path: Path, told: Told) -> None:

@@ -296,29 +296,41 @@ def export(
     rank: Annotated[
         int | None, typer.Option(min=1, metavar="R", help="Cut the adapter to it, and say the loss.  [default: exact]")
     ] = None,
+    distil: Annotated[
+        bool, typer.Option("--distil", help="Train one adapter on the answers of mod, sipo or another mixture.")
+    ] = False,
     to_grpo: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write the rewards for TRL's GRPOTrainer there instead.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model."""
+    """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model.
+
+    With --distil, killed, the same command goes on where it was.
+    """
     shares = parse_weights(weights)
     place = to or to_grpo
     if place is None or (to and to_grpo):
         raise SipoError("--to FOLDER writes the model, --to-grpo FOLDER its rewards; give one of them")
-    if to_grpo and (merged or method or base or rank):
-        raise SipoError("--to-grpo writes rewards, and no model: leave --merged, --method, --base and --rank out")
+    if to_grpo and (merged or method or base or rank or distil):
+        raise SipoError("--to-grpo writes rewards, and no model: leave the options of models out")
+    if distil and rank:
+        raise SipoError("--distil trains an adapter of the run's own rank, lora.r: leave --rank out")
     hush()
-    from sipo.cli.export import write, write_rewards
+    from sipo.cli.export import write, write_distilled, write_rewards
     from sipo.finished.handle import open
-    from sipo.methods.registry import usual_soup
+    from sipo.methods.registry import usual, usual_soup
 
     with answering(as_json) as told, writing(place):
         if to_grpo:
             told |= write_rewards(run, shares, to_grpo)
             return
         finished = open(run)
-        model = finished.at(shares, method or usual_soup(finished.config.methods))
+        methods = finished.config.methods
+        if distil:
+            told |= write_distilled(finished, shares, method or usual(methods), place, merged=merged, base=base)
+            return
+        model = finished.at(shares, method or usual_soup(methods))
         told |= write(model, place, merged=merged, base=base, rank=rank)
 
 

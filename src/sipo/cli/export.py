@@ -1,21 +1,32 @@
 """`sipo export`: what was written, what it stands on, and how it is served."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sipo.commands import serve
+from sipo.finished.distil import distil
 from sipo.finished.export import export
 from sipo.finished.grpo import export_grpo
-from sipo.progress import say
+from sipo.progress import Progress, say
 
 if TYPE_CHECKING:
-    from sipo.finished.handle import AlignedModel
+    from sipo.finished.distil import Distilled
+    from sipo.finished.handle import AlignedModel, FinishedRun
 
 
-def write(model: "AlignedModel", to: Path, *, merged: bool, base: str | None, rank: int | None) -> dict[str, Any]:
+def write(
+    model: "AlignedModel",
+    to: Path,
+    *,
+    merged: bool,
+    base: str | None,
+    rank: int | None = None,
+    distilled: "Distilled | None" = None,
+) -> dict[str, Any]:
     """Write the model into the new folder `to`, say so, and return it as a record."""
-    made = export(model, to, merged=merged, base=base, rank=rank)
+    made = export(model, to, merged=merged, base=base, rank=rank, distilled=distilled)
     say(f"{to}: written; {to / 'README.md'} says how to load it")
     if made.cut:
         say(f"cut from rank {made.cut.exact} to {made.rank}: {made.cut}")
@@ -27,7 +38,27 @@ def write(model: "AlignedModel", to: Path, *, merged: bool, base: str | None, ra
     if served:
         say(f"serve it {served}")
     about = {"folder": to, "method": model.method, "weights": model.weights, "base": made.base, "rank": made.rank}
-    return {**about, "cut": made.cut and made.cut.record, "serve": served or None}
+    record = {**about, "cut": made.cut and made.cut.record, "serve": served or None}
+    return record if distilled is None else {**record, "distilled": asdict(distilled)}
+
+
+def write_distilled(
+    run: "FinishedRun", shares: Mapping[str, float], method: str, to: Path, *, merged: bool, base: str | None
+) -> dict[str, Any]:
+    """Make one model of the method's mixture and write it, with what it is worth beside the method."""
+    model, distilled = distil(run, shares, method)
+    record = write(model, to, merged=merged, base=base, distilled=distilled)
+    if distilled.mine:
+        progress, columns = Progress(), ["model", *distilled.mine["rewards"], "tokens"]
+        points = [[name, *each["rewards"].values(), each["length"]] for name, each in distilled.points.items()]
+        progress.table(f"mean true rewards on {distilled.prompts} held-out prompts", columns, points)
+        less = [
+            [f"less {name}", *("{:+.3f} [{:+.3f}, {:+.3f}]".format(*each) for each in found.values())]
+            for name, found in distilled.differences.items()
+        ]
+        columns = ["distilled", *next(iter(distilled.differences.values()))]
+        progress.table("what that gains, paired by prompt, with 95 % intervals (positive is better)", columns, less)
+    return record
 
 
 def write_rewards(run: Path, shares: Mapping[str, float], to: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _nobody_reads() -> bool:
 
 
 def _stopped(arguments: Sequence[str]) -> None:
-    resumable = any(arguments[: len(verb)] == verb for verb in RESUMABLE)
+    resumable = any(arguments[: len(verb)] == verb for verb in RESUMABLE) or "--distil" in arguments
     print("stopped" + ("; the same command goes on from here" if resumable else ""), file=sys.stderr, flush=True)
 
 

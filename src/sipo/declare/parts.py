@@ -26,6 +26,13 @@ def _tried(places: Sequence[Path], objectives: Sequence[str]) -> "list[Policy]":
     return _policies([place for place in places if place.is_dir()], objectives)
 
 
+def _distilled(places: Sequence[Path], _: Sequence[str]) -> "Policy":
+    from sipo.bank import load_policy
+
+    (place,) = places
+    return load_policy(place)
+
+
 def _logprobs(places: Sequence[Path], _: Sequence[str]) -> "LogprobTable":
     from sipo.logprobs.table import LogprobTable
 
@@ -59,6 +66,8 @@ POLICIES = Part("adapters", _policies)
 """An adapter for each objective, in their order."""
 ADAPTERS = Part("adapters", _place)
 """Adapters by other names than the objectives'."""
+DISTILLED = Part("adapters/preferred", _distilled)
+"""A mixture at one weight, as one policy."""
 TRAINING = Part("training.jsonl", _lines)
 """A record for each optimizer step."""
 LOGPROBS = Part("logprobs.parquet", _logprobs)

@@ -1,46 +1,57 @@
 """The model card of an exported policy: recipe, numbers, front, limits, and how to load it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
 
 from sipo import __version__
 from sipo.config import Config
 from sipo.errors import SipoError
 from sipo.finished.loading import how_to_use
+from sipo.finished.numbers import eval_results, front, numbers, of_distilled
 from sipo.methods.registry import specs
 from sipo.models.chat import Codec
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin, folder_of
 from sipo.plain import Markdown, code, escape, markdown_table
-from sipo.report.fronts import better, left_out
 from sipo.report.measure import REWARDS, measure_of
 from sipo.runs.status import fronts_of, read_subject
 from sipo.settings.model import on_the_hub
-from sipo.weights import ROUNDING, Weight
 
 if TYPE_CHECKING:
     from sipo.finished.cutting import Cut
+    from sipo.finished.distil import Distilled
     from sipo.finished.handle import AlignedModel
 
-MOST = 25
-"""Points of a front that a card shows: those nearest to the model's weight."""
 LICENCE = ("license", "license_name", "license_link")
 """Where a card of the hub states it."""
 
 
-def model_card(
-    model: "AlignedModel", *, base: str, rank: int | None, codec: Codec | None = None, lowered: "Cut | None" = None
-) -> str:
-    """A README.md in Markdown with the hub's header.
+@dataclass(frozen=True)
+class About:
+    """What a card tells of an export, beside its run."""
 
-    `base` is what the policies stand on, as others load it: a hub id or an absolute path. `rank` is the adapter's, None
-    for a merged model; `codec` tells how the model is asked, and `lowered` what a lower rank cost.
-    """
+    base: str
+    """What the policies stand on, as others load it: a hub id or an absolute path."""
+    rank: int | None
+    """The adapter's; None for a merged model."""
+    codec: Codec | None
+    """How the model is asked, where that is known."""
+    lowered: "Cut | None"
+    """What a lower rank cost."""
+    distilled: "Distilled | None"
+    """What it was made of, where it was."""
+
+
+def model_card(model: "AlignedModel", about: About) -> str:
+    """A README.md in Markdown with the hub's header."""
+    base, rank, distilled = about.base, about.rank, about.distilled
     run, config, method = model.run.path, model.run.config, model.method
+    of = distilled.method if distilled else method
     shares = ", ".join(f"{name} {share:g}" for name, share in (model.weights or {}).items()) or "any weight"
     even = 1 / len(config.names)
     weight = tuple((model.weights or dict.fromkeys(config.names, even)).values())
@@ -54,7 +65,7 @@ def model_card(
         base_model=next(filter(on_the_hub, (base, config.model.path)), None),
         tags=["sipo", "dpo", "full-fine-tuning" if config.policies == "full" else "lora", "preference-alignment"],
         model_name=name,
-        eval_results=_eval_results(fronts, config, method, weight) or None,
+        eval_results=eval_results(fronts, config, weight, method, distilled) or None,
         **licence,
     )
     parts = [
@@ -62,14 +73,15 @@ def model_card(
         f"A {kind}, the method {code(method)} at this weight over {len(config.names)} objectives, made with "
         f"sipo {__version__} (Self-Improvement Towards Pareto Optimality, arXiv 2502.14354).",
         "## Recipe",
-        _recipe(model, shares, base, rank, lowered),
+        _recipe(model, shares, base, _rank(rank, about.lowered, distilled), of),
+        *(["## Distilled", of_distilled(distilled, config)] if distilled else []),
         "## Numbers",
-        _numbers(fronts, config, weight, method),
-        *_front(fronts, config, weight, method),
+        numbers(fronts, config, weight, method),
+        *front(fronts, config, weight, of),
         "## Limits",
         _limits(fronts, config, kind, licence.get("license")),
         "## How to use it",
-        how_to_use(base, revision, rank, codec),
+        how_to_use(base, revision, rank, about.codec),
     ]
     return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
@@ -93,29 +105,16 @@ def licence_of(base: str, config: Config) -> dict[str, Any]:
     return {}
 
 
-def _eval_results(fronts: Mapping[str, Any] | None, config: Config, method: str, weight: Weight) -> list[EvalResult]:
-    """What was measured of this very model, for the header: of its method at its weight, and no other."""
-    points = fronts["methods"].get(method, {}).get("points", []) if fronts else []
-    measured = next((p for p in points if p["weights"] is None or _distance(p, config.names, weight) <= ROUNDING), None)
-    if fronts is None or measured is None:
-        return []
-    measure, source = measure_of(fronts), config.data.source
-    return [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=source.name if source and on_the_hub(source.name) else "preference-rows",
-            dataset_name=config.data.path.name,
-            dataset_split="test",
-            metric_type=each["name"],
-            metric_name=f"{measure.point} of {each['name']} ({better(each['direction'])})",
-            metric_value=round(measured["rewards"][each["name"]], 4),
-        )
-        for each in fronts["objectives"]
-    ]
+def _rank(rank: int | None, lowered: "Cut | None", distilled: "Distilled | None") -> str:
+    """That the adapter has."""
+    if rank is None:
+        return ""
+    how = f", cut from {lowered.exact}: {lowered}" if lowered else "" if distilled else ", since the sum is exact"
+    return f"; r {rank} here{how}"
 
 
-def _recipe(model: "AlignedModel", shares: str, base: str, rank: int | None, lowered: "Cut | None") -> str:
-    run, config, method = model.run.path, model.run.config, model.method
+def _recipe(model: "AlignedModel", shares: str, base: str, rank: str, method: str) -> str:
+    run, config = model.run.path, model.run.config
     align, realign = config.align, config.realign
     steps = f"DPO: beta {align.beta:g}, epochs {align.epochs}"
     if method in specs() and specs()[method].improves:
@@ -126,50 +125,16 @@ def _recipe(model: "AlignedModel", shares: str, base: str, rank: int | None, low
     revision = escape(f"at revision {at}" if at else "")
     tuned = ", fine-tuned on the responses of the data" if config.fine_tunes else ""
     lora = f"r {config.lora.r}, alpha {config.lora.alpha:g} for each policy"
-    here = f"; r {rank} here, " + (f"cut from {lowered.exact}: {lowered}" if lowered else "since the sum is exact")
-    exact = "" if rank is None else here
     rows = {
         "base": Markdown(" ".join(filter(None, [escape(named), revision])) + tuned + found),
         "weights": shares,
         "policies": steps,
-        **({"parameters": "all trained"} if config.policies == "full" else {"LoRA": lora + exact}),
+        **({"parameters": "all trained"} if config.policies == "full" else {"LoRA": lora + rank}),
         "data": f"{config.data.path.name}, digest {read_subject(run)['rows']}",
         "seed": str(config.seed),
     }
     goals = [f"- {o.name} ({o.direction}): {escape(o.better)}" for o in config.objectives]
     return "\n".join([markdown_table(["", ""], rows.items()), "", "Objectives:", "", *goals])
-
-
-def _numbers(fronts: Mapping[str, Any] | None, config: Config, weight: Weight, method: str) -> str:
-    """What the run measured closest to this model."""
-    if fronts is None:
-        return "The run was not evaluated."
-    shown = [name for name in dict.fromkeys(("base", "soups", "sipo", method)) if name in fronts["methods"]]
-    lines = [_row(fronts, name, _nearest(fronts, name, config.names, weight)[0]) for name in shown]
-    about = (
-        f"This model is {code(method)}."
-        if method in fronts["methods"]
-        else f"This model is {code(method)}, which the run did not measure itself."
-    )
-    if not lines:
-        return about
-    measure = measure_of(fronts)
-    what = f"{measure.point} on held-out prompts, with its 95 % bootstrap interval, at the nearest weights measured:"
-    told = [what, _table(fronts, lines), left_out(fronts), *measure.caveats(fronts), about]
-    return "\n\n".join(filter(None, told))
-
-
-def _front(fronts: Mapping[str, Any] | None, config: Config, weight: Weight, method: str) -> list[str]:
-    """The same of all weights, of the model's method or, where that was not measured, of soups."""
-    name = next((each for each in (method, "soups") if fronts and each in fronts["methods"]), None)
-    if fronts is None or name is None or len(fronts["methods"][name]["points"]) < 2:
-        return []
-    points = fronts["methods"][name]["points"]
-    near = _nearest(fronts, name, config.names, weight)[:MOST]
-    more = f" (the {MOST} of {len(points)} nearest to this one)" if len(points) > MOST else ""
-    lines = [_row(fronts, name, point) for point in points if point in near]
-    said = f"Other weights are other exports of the run. {code(name)} at those that were measured{more}:"
-    return ["## Front", Markdown(said), _table(fronts, lines)]
 
 
 def _limits(fronts: Mapping[str, Any] | None, config: Config, kind: str, licence: str | None) -> str:
@@ -192,26 +157,3 @@ def _limits(fronts: Mapping[str, Any] | None, config: Config, kind: str, licence
     what = f"`{licence}`; see there for its terms" if licence else "not stated where sipo found it; look it up"
     said.append(f"The base model's licence holds for this {kind}, too: {what}.")
     return "\n".join(f"- {each}" for each in said)
-
-
-def _row(fronts: Mapping[str, Any], name: str, point: Mapping[str, Any]) -> list[str]:
-    at = "any" if point["weights"] is None else ", ".join(f"{n} {s:g}" for n, s in point["weights"].items())
-    names = [each["name"] for each in fronts["objectives"]]
-    cells = ["{:.3f} [{:.3f}, {:.3f}]".format(point["rewards"][n], *point["interval"][n]) for n in names]
-    return [name, at, *cells, f"{point['length']:.0f}"]
-
-
-def _table(fronts: Mapping[str, Any], lines: Sequence[Sequence[str]]) -> Markdown:
-    names = [f"{each['name']} ({better(each['direction'])})" for each in fronts["objectives"]]
-    return markdown_table(["method", "weights", *names, "tokens"], lines)
-
-
-def _nearest(
-    fronts: Mapping[str, Any], name: str, objectives: tuple[str, ...], weight: Weight
-) -> list[Mapping[str, Any]]:
-    return sorted(fronts["methods"][name]["points"], key=lambda point: _distance(point, objectives, weight))
-
-
-def _distance(point: Mapping[str, Any], names: tuple[str, ...], weight: Weight) -> float:
-    shares = point["weights"] or {}
-    return sum(abs(shares.get(name, 0.0) - share) for name, share in zip(names, weight, strict=True))

@@ -11,7 +11,7 @@ from sipo.disk.appearing import appearing
 from sipo.disk.publishing import check_name
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
-from sipo.finished.card import model_card
+from sipo.finished.card import About, model_card
 from sipo.finished.cutting import Cut, cut_to
 from sipo.finite import infinite_tensor
 from sipo.models.chat import Codec
@@ -25,6 +25,7 @@ from sipo.settings import Model
 from sipo.settings.model import on_the_hub
 
 if TYPE_CHECKING:
+    from sipo.finished.distil import Distilled
     from sipo.finished.handle import AlignedModel
 
 
@@ -38,9 +39,17 @@ class Exported(NamedTuple):
 
 
 def export(
-    model: "AlignedModel", to: Path, *, merged: bool, base: str | None = None, rank: int | None = None
+    model: "AlignedModel",
+    to: Path,
+    *,
+    merged: bool,
+    base: str | None = None,
+    rank: int | None = None,
+    distilled: "Distilled | None" = None,
 ) -> Exported:
-    """Write the model into the new folder `to` (`AlignedModel.save_pretrained`)."""
+    """Write the model into the new folder `to` (`AlignedModel.save_pretrained`). `distilled` is what it was made of,
+    where it was (`sipo.finished.distil`).
+    """
     run, config, points = model.run, model.run.config, model.aligned.mixture.points
     check_name(to)
     named = None if base is None else _named(base)
@@ -71,8 +80,8 @@ def export(
             if named:
                 _check_fit(folder, named)
         codec = _if_here(backbone_of(run.path, config))
-        card = model_card(model, base=stands_on, rank=rank, codec=codec, lowered=lowered)
-        write_text(folder / "README.md", card)
+        about = About(stands_on, rank, codec, lowered, distilled)
+        write_text(folder / "README.md", model_card(model, about))
     return Exported(to, None if whole else stands_on, rank, lowered)
 
 

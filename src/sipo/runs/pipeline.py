@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,19 +76,25 @@ def run(
             left = work.folder.left_of(f"{start} {dump_config(config)}", anew)
             for name in left:
                 work.folder.set_aside(name)
-            lacking = [] if quiet else [stage for stage in asked if work.lacks(stage)]
-            foreseen, began = foresee(task, lacking) if lacking else None, time.monotonic()
-            work.course = Course(foreseen, lambda: task.site.computed) if foreseen else None
-            with _told(task):
-                for stage in asked:
-                    work.bring_about(stage, stage.name in left)
-                    work.folder.made_anew(stage.name)
-            if foreseen and foreseen.seconds and foreseen.seconds > SHORT:
-                took = duration(time.monotonic() - began)
-                task.progress.say(f"took {took}; at most {duration(foreseen.seconds)} were foreseen")
+            make_all(work, asked, left, quiet=quiet)
     if only in (None, "report") and until in (None, "report"):
         _conclude(task, work.folder.path)
     return work.folder.path
+
+
+def make_all(work: "Work", stages: Sequence[Stage], anew: Collection[str] = (), *, quiet: bool = False) -> None:
+    """Make these hold, in order, those that are named `anew` from their beginning; say before how long it will take."""
+    task = work.task
+    lacking = [] if quiet else [stage for stage in stages if work.lacks(stage)]
+    foreseen, began = foresee(task, lacking) if lacking else None, time.monotonic()
+    work.course = Course(foreseen, lambda: task.site.computed) if foreseen else None
+    with _told(task):
+        for stage in stages:
+            work.bring_about(stage, stage.name in anew)
+            work.folder.made_anew(stage.name)
+    if foreseen and foreseen.seconds and foreseen.seconds > SHORT:
+        took = duration(time.monotonic() - began)
+        task.progress.say(f"took {took}; at most {duration(foreseen.seconds)} were foreseen")
 
 
 class Work:

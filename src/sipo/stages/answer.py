@@ -52,13 +52,17 @@ def answer_by(task: Task, folder: Path, *, method: str, **inputs: Any) -> list[R
     return answer_prompts(task, built(find(method), task.config, inputs), folder)
 
 
-def answer_prompts(task: Task, methods: Sequence[Method], folder: Path) -> list[Response]:
-    """All answers, method by method. Models over the same adapters share batches, and what they have in common."""
-    config = task.config
+def answer_prompts(
+    task: Task, methods: Sequence[Method], folder: Path, weights: Sequence[Weight] | None = None
+) -> list[Response]:
+    """All answers, method by method, at the run's weights unless others are given. Models over the same adapters share
+    batches, and what they have in common.
+    """
+    config, weights = task.config, task.weights if weights is None else weights
     models = [
         (method, weight, method.at(weight))
         for method in methods
-        for weight in (task.weights if method.steerable or config.decoding.temperature > 0 else task.weights[:1])
+        for weight in (weights if method.steerable or config.decoding.temperature > 0 else weights[:1])
     ]
     plan = [
         _ask(task, method, weight, aligned, row, index)
@@ -88,7 +92,7 @@ def answer_prompts(task: Task, methods: Sequence[Method], folder: Path) -> list[
         Response(
             each.method.name, named(task, each.weight) if each.method.steerable else None, each.row.key, each.row.text,
             each.index, task.codec.decode(answer.tokens), len(answer.tokens), answer.finished, {},
-            0 if each.method.steerable else task.weights.index(each.weight),
+            0 if each.method.steerable else weights.index(each.weight),
         )
         for each, answer in zip(plan, given, strict=True)
     ]  # fmt: skip
