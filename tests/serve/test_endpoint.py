@@ -15,6 +15,8 @@ from openai import AsyncOpenAI, OpenAI
 
 from sipo.finished.handle import FinishedRun
 from sipo.message import Message
+from sipo.serve.app import application
+from sipo.serve.keys import Keys
 
 PROMPTS = ("how do I", "the sun is warm and the water is cold, so keep", "tell me")
 SHARES = ({"detail": 0.3, "brevity": 0.7}, {"detail": 1.0, "brevity": 0.0}, {"detail": 0.5, "brevity": 0.5})
@@ -219,7 +221,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"temperature": -1}, "temperature"), ({"temperature": "hot"}, "temperature"), ({"top_p": 0}, "top_p"),
     ({"n": 0}, "n"), ({"n": 1000}, "n"), ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 10**6}, "max_tokens"),
     ({"tools": []}, "tools"), ({"frequency_penalty": 0.5}, "frequency_penalty"), ({"logit_bias": {"5": 1}}, "logit_bias"),
-    ({"response_format": {"type": "json_object"}}, "response_format"), ({"stop": [""]}, "stop"), ({"kind": 1}, "kind"),
+    ({"response_format": {"type": "json_object"}}, "response_format"), ({"stop": [""]}, "stop"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"), ({"kind": 1}, "kind"),
     ({"weights": {"detail": "much"}}, "weights"), ({"weights": {"kind": 1}}, "weights"), ({"top_logprobs": 21}, "top_logprobs"),
     ({"seed": 1.5}, "seed"), ({"stream": 1}, "stream"), ({"max_tokens": 4000}, "messages"),
 ]  # fmt: skip
@@ -242,6 +245,23 @@ def test_what_is_no_request_is_refused(serving: Start) -> None:
     for path, status in (("/v1/nothing", 404), ("/v1/chat/completions", 405)):
         answer = httpx.get(url + path)
         assert answer.status_code == status and answer.json()["error"]["type"] == "invalid_request_error"
+        assert (answer.headers.get("Allow") == "POST") == (status == 405)
+    for path in ("/health", "/ready", "/metrics", "/v1/models"):
+        answer = httpx.head(url + path)
+        assert answer.status_code == 200 and not answer.content
+
+
+def test_web_pages_from_elsewhere_ask_where_that_is_allowed(serving: Start) -> None:
+    asked = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
+
+    async def allowed(*origins: str) -> str | None:
+        app = application(serving().service, Keys(["sk-one"]), origins)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as ours:
+            answer = await ours.options("/v1/chat/completions", headers=asked)
+            return answer.headers.get("Access-Control-Allow-Origin")
+
+    told = [asyncio.run(allowed(*origins)) for origins in ((), ("http://other",), ("http://page",), ("*",))]
+    assert told == [None, None, "http://page", "*"]
 
 
 def test_keys_are_asked_for_and_never_told(serving: Start, capfd: pytest.CaptureFixture[str]) -> None:

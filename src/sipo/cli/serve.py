@@ -32,6 +32,9 @@ def serve(
     max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 4096,
     seconds: Annotated[float, typer.Option(min=0.001, help="For an answer, waiting included.")] = 600.0,
     body: Annotated[int, typer.Option(min=1, help="Bytes of a request, at most.")] = 1 << 20,
+    origin: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Web pages from there may ask, too; * is all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Serve finished runs as OpenAI's API: a request names its own weights and method."""
@@ -48,7 +51,7 @@ def serve(
     served = opened(named_runs(runs))
     most = rows or max(each.run.config.execution.decode_rows for each in served)
     service = Service(served, Limits(most, cached, waiting, max_tokens, seconds, body))
-    server = Server(service, keys, host, port)
+    server = Server(service, keys, host, port, origin or ())
     server.listen()
     try:
         service.start()

@@ -138,6 +138,11 @@ class Running:
         return told
 
     @property
+    def writing(self) -> bool:
+        """Is there somebody whose prompt is read?"""
+        return any(part.live for part in self._parts)
+
+    @property
     def held(self) -> list[Answer]:
         """Those in the making, and those over whose rows are still there: their policies must stay mounted."""
         read = [answer for part in self._parts for answer in part.answers]

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from sipo.serve.keys import Keys
 from sipo.serve.naming import Named, resolve
@@ -22,11 +23,15 @@ from sipo.serve.wire import ApiError, ChatForm, ChatRequest, CompletionForm, Com
 
 QUIET = 15.0
 """Seconds after which a stream without news says that it is there."""
+READS = ["GET", "HEAD"]
 T = TypeVar("T")
 
 
-def application(service: Service, keys: Keys) -> FastAPI:
+def application(service: Service, keys: Keys, origins: Sequence[str] = ()) -> FastAPI:
+    """`origins` are those of web pages elsewhere that may ask; `*` is all."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     app.include_router(_open_to_all(service))
     app.include_router(_for_clients(service, keys))
 
@@ -37,7 +42,9 @@ def application(service: Service, keys: Keys) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     def nowhere(request: Request, error: HTTPException) -> JSONResponse:
-        return refused(request, ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
+        told = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        told.headers |= error.headers or {}
+        return refused(request, told)
 
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:
@@ -49,17 +56,17 @@ def application(service: Service, keys: Keys) -> FastAPI:
 def _open_to_all(service: Service) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health")
+    @router.api_route("/health", methods=READS)
     def health() -> Response:
         """Is the process well?"""
         return JSONResponse({"status": "ok" if service.healthy else "failed"}, 200 if service.healthy else 503)
 
-    @router.get("/ready")
+    @router.api_route("/ready", methods=READS)
     def ready() -> Response:
         """Does it take requests?"""
         return JSONResponse({"status": "ready" if service.ready else "stopping"}, 200 if service.ready else 503)
 
-    @router.get("/metrics")
+    @router.api_route("/metrics", methods=READS)
     def metrics() -> Response:
         page, kind = service.metrics.page()
         return Response(page, headers={"Content-Type": kind})
@@ -76,7 +83,7 @@ def _for_clients(service: Service, keys: Keys) -> APIRouter:
     def shown(name: str, about: dict[str, Any]) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.created, "owned_by": "sipo", "sipo": about}
 
-    @router.get("/models")
+    @router.api_route("/models", methods=READS)
     def models() -> dict[str, Any]:
         data = [
             shown(name, {"objectives": served.run.objectives})
@@ -85,7 +92,7 @@ def _for_clients(service: Service, keys: Keys) -> APIRouter:
         ]
         return {"object": "list", "data": data}
 
-    @router.get("/models/{name:path}")
+    @router.api_route("/models/{name:path}", methods=READS)
     def model(name: str) -> dict[str, Any]:
         named = resolve(service.runs, name, None)
         return shown(name, named.about)

@@ -1,6 +1,7 @@
 """The process: uvicorn over the endpoint, which ends by finishing what it has begun."""
 
 import socket
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
@@ -14,8 +15,8 @@ from sipo.serve.service import Service
 class Server(uvicorn.Server):
     """The first signal drains: what runs is finished, the rest is refused. The second ends at once."""
 
-    def __init__(self, service: Service, keys: Keys, host: str, port: int) -> None:
-        app = application(service, keys)
+    def __init__(self, service: Service, keys: Keys, host: str, port: int, origins: Sequence[str] = ()) -> None:
+        app = application(service, keys, origins)
         super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False))
         self.service = service
         self._socket: socket.socket | None = None

@@ -159,11 +159,16 @@ def read(kind: type[Kind], body: bytes) -> Kind:
         raise refused(error) from None
 
 
+KINDS = ("str", "int", "float", "bool")
+"""What pydantic puts into a place where several may stand."""
+
+
 def refused(error: ValidationError) -> ApiError:
-    """The first thing that is wrong."""
-    found = error.errors(include_url=False, include_context=False)[0]
+    """The first thing that is wrong; where a text or a list may stand, as the list that it is."""
+    found = max(error.errors(include_url=False, include_context=False), key=lambda each: len(each["loc"]))
     name = str(found["loc"][0]) if found["loc"] else None
-    place = ".".join(str(part) for part in found["loc"] if not str(part)[:1].isupper())
+    keys = [part for part in found["loc"] if isinstance(part, int) or (part.islower() and part not in KINDS)]
+    place = ".".join(str(part) for part in keys if str(part).isidentifier() or isinstance(part, int))
     match found["type"]:
         case "json_invalid":
             return ApiError(400, f"the body is no JSON: {found['msg']}")
