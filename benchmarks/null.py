@@ -78,6 +78,33 @@ class World:
         return drawn
 
 
+@dataclass(frozen=True)
+class Labelled(World):
+    """Held-out labels in place of rewards: whether the sum of the policies' margins, by weight, has the label's sign.
+
+    The margins are drawn, and so are the labels: nobody agrees with more of them than base, which ranks nothing first.
+    """
+
+    single: bool = True
+    lacking: float = 0.1
+    """Share of the prompts on which an objective has no label."""
+
+    @property
+    def corner(self) -> Array:
+        return np.zeros(self.objectives)
+
+    def truth(self) -> dict[str, Array]:
+        even = np.full(self.weights.shape, 0.5)
+        return {"base": even, "sipo": even}
+
+    def rewards(self, generator: np.random.Generator) -> dict[str, Array]:
+        shape = (self.prompts, self.objectives)
+        margins_M_P = self.weights @ generator.normal(size=shape).T
+        labels_P_N = np.where(generator.random(shape) < self.lacking, np.nan, generator.choice([-1.0, 1.0], size=shape))
+        agreed_M_P_N = (1 + np.sign(margins_M_P)[..., None] * labels_P_N) / 2
+        return {"base": np.where(np.isnan(labels_P_N), np.nan, 0.5)[None], "sipo": agreed_M_P_N}
+
+
 def equal_in_both(prompts: int) -> World:
     """A steered front against a collapsed one, base, of the same utility, above a corner where both cover as much."""
 
@@ -98,6 +125,8 @@ NULLS = {
     **{f"base of one point, 11 weights, {noise}": World(noise, divisions=10, single=True) for noise in NOISES},
     **{f"steered against collapsed, {prompts} prompts": equal_in_both(prompts) for prompts in (40, 500)},
     "two fronts of one shape": World(steers=2.0, base_steers=2.0),
+    "labels of 40 prompts": Labelled(),
+    "labels of 200 prompts, 3 objectives": Labelled(prompts=200, objectives=3, divisions=3),
 }
 """Whatever a method is called in these, but "not shown", is false."""
 

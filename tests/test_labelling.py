@@ -130,7 +130,9 @@ def test_without_tries_answers_are_as_they_come_and_judged_as_cut(
 ) -> None:  # fmt: skip
     assert main(command(high="digest")) == 0
     assert scripted == [8]
-    assert "two different answers; 0 of 8 answers drawn end within 6 tokens" in capsys.readouterr().out
+    assert (
+        "two different answers to 4 of 4 prompts; 0 of 8 answers drawn end within 6 tokens" in capsys.readouterr().out
+    )
     codec = Codec(backbone.tokenizer, 100, LIMIT)
     for row in read_rows(tmp_path / "rows.jsonl"):
         assert [codec.used(response) for response in row.responses] == list(row.responses)

@@ -17,6 +17,7 @@ from sipo.estimate.absent import Absent, find_absent
 from sipo.estimate.pace import Pace, measured
 from sipo.estimate.sizes import counted, planned, stated
 from sipo.estimate.table import say_plan
+from sipo.filters.chance import rows_kept
 from sipo.filters.registry import find as find_rule
 from sipo.graph.build import Graph
 from sipo.graph.key import subject_of
@@ -29,12 +30,12 @@ from sipo.prompts.template import load_template
 from sipo.remarks import about_keys, about_lengths, about_methods, about_rates, about_rewards, about_rows
 from sipo.remarks import about_weights as remarks_on_weights
 from sipo.report.measure import CAVEAT
-from sipo.report.parts import listed
 from sipo.runs.validate import validate
 from sipo.settings import Weights
 from sipo.stages.refine import encode
 from sipo.task import Task
 from sipo.weights import between, grid, lattice_size
+from sipo.words import listed, quantity
 
 
 @dataclass(frozen=True)
@@ -153,25 +154,26 @@ def about_weights(config: Config) -> list[str]:
     shown = ", ".join("(" + " ".join(f"{share:.3g}" for share in weight) + ")" for weight in measured[:12])
     more = f", and {len(measured) - 12} more" if len(measured) > 12 else ""
     answered = config.evaluate.per_prompt * len(measured)
+    count = quantity(len(measured), "weight")
     of_lattice = _part(config.weights, len(names), "weights")
     lines = [
         f"weights    {shown}{more}",
-        f"           {len(measured)}{of_lattice}: a method writes {answered} answers to a held-out prompt",
+        f"           {count}{of_lattice}: a method writes {quantity(answered, 'answer')} to a held-out prompt",
     ]
     if not improves(config.methods):
         return lines
     drawn, place = config.sample.weights, "sample.weights"
-    count = len(between(grid(drawn, names, place)))
+    sampled = len(between(grid(drawn, names, place)))
     rewritten = ", and as many rewrites" if config.refine.enabled else ""
     lines.append(
-        f"samples    at {count} weights between the objectives{_part(drawn, len(names), place)}: "
-        f"{count * config.sample.per_weight} a prompt{rewritten}"
+        f"samples    at {quantity(sampled, 'weight')} between the objectives{_part(drawn, len(names), place)}: "
+        f"{sampled * config.sample.per_weight} a prompt{rewritten}"
     )
     rule = find_rule(config.filter.rule)
     if soups := rule.judging_soups(config):
         asked = rule.soups(config.filter)
         part = _part(asked, len(names), "filter.weights") if asked else ""
-        lines.append(f"judges     {len(soups)} soups{part}, beside the {len(names)} policies")
+        lines.append(f"judges     {quantity(len(soups), 'soup')}{part}, beside the {len(names)} policies")
     return lines
 
 
@@ -190,7 +192,9 @@ def expected_rows(config: Config, rows: int) -> tuple[int, int] | None:
     drawn = between(grid(config.sample.weights, config.names, "sample.weights"))
     samples = len(drawn) * config.sample.per_weight
     least, most = keeps(config.filter, len(config.names), samples, samples * config.refine.enabled)
-    return round(least * rows), round(most * rows)
+    return (
+        (round(least * rows),) * 2 if least == most else rows_kept(rows, least, most)
+    )  # a rule may keep a given share
 
 
 def _say_kept(task: Task, sizes: Sizes) -> tuple[int, int] | None:
@@ -199,7 +203,8 @@ def _say_kept(task: Task, sizes: Sizes) -> tuple[int, int] | None:
         least, most = found
         span = f"{least}" if least == most else f"{least} to {most}"
         task.progress.say()
-        task.progress.say(f"yield      the filter may keep a response for {span} of {sizes.worked} rows")
+        rows = quantity(sizes.worked, "row")
+        task.progress.say(f"yield      the filter may keep a response for {span} of {rows}: a range, and no forecast")
         if least < FEW_KEPT:
             judges = (
                 ", filter.judges: [policies]" if find_rule(task.config.filter.rule).judging_soups(task.config) else ""
@@ -232,7 +237,7 @@ def _say_rows(task: Task) -> None:
     names, table = task.objectives, task.progress.table
     parts = [(name, getattr(task.splits, name)) for name in ("train", "validation", "test")]
     table(
-        f"{len(task.rows)} rows of {task.config.data.path}",
+        f"{quantity(len(task.rows), 'row')} of {task.config.data.path}",
         ["split", "rows", "prompts", "in conflict", "conflict ratio", *(f"{name} 0/1/neither" for name in names)],
         [
             [
@@ -292,7 +297,8 @@ def _say_cut(task: Task, longest: int) -> None:
         cut = sum(not task.codec.ends(response) for row in rows for response in row.responses)
         alike += sum(len(set(task.texts(row))) == 1 for row in rows)
         parts += [f"{cut} of {2 * len(rows)} in {name}"] if cut else []
-    same = f" {alike} rows are left with the same text twice, of which nothing is learned." if alike else ""
+    left = quantity(alike, "row is", "rows are")
+    same = f" {left} left with the same text twice, of which nothing is learned." if alike else ""
     task.progress.say(
         f"cut: {', '.join(parts)}. The labels were given to the whole texts; training, rewards and judges have what is "
         f"left of them, without an end.{same} data.max_response_tokens: {longest} cuts none."
@@ -311,7 +317,7 @@ def _show_example(task: Task) -> None:
         trained = packed.targets[packed.owner == index].tolist()
         fans = ", ".join(name for name, label in row.preferred.items() if label == index)
         cut = "" if trained[-1] in task.codec.stops else " and no end: it is cut"
-        console.print(f"response_{index}, preferred by {fans or 'none'}; {len(trained)} tokens{cut}")
+        console.print(f"response_{index}, preferred by {fans or 'none'}; {quantity(len(trained), 'token')}{cut}")
         console.print(f"[{_text(task, trained)}]", style=TRAINED)
     console.print()
     if "refine" not in Graph(task.config):

@@ -12,7 +12,7 @@ class SipoError(Exception):
     ...     sipo.open("elsewhere")
     ... except sipo.SipoError as problem:
     ...     print(problem)
-    elsewhere: holds no run; name the folder that `sipo run` printed in its first line
+    elsewhere: holds no run; name the folder that `sipo run` printed
     """
 
     def __init__(self, message: str) -> None:

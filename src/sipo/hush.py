@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 
 
@@ -22,3 +24,15 @@ def hush() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     enable_progress_bars()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bars of transformers' in the block, whoever called; those of downloads, which are not its own, stay."""
+    from transformers.utils import logging
+
+    before = logging.set_tqdm_hook(lambda _, given, options: logging.EmptyTqdm(*given, **options))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)

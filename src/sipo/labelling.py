@@ -22,6 +22,7 @@ from sipo.rewards import Item, check_rewards, signed_rewards
 from sipo.rewards.interface import Chat
 from sipo.rewards.objective import Objective
 from sipo.settings import Decoding, Execution, Model
+from sipo.words import quantity
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ class Drawn:
             journal.forget()
 
     def __str__(self) -> str:
-        pairs = f"{len(self.pairs)} of {len(self.texts)} prompts have two different answers"
-        return f"{pairs}; {self.ended} of {self.total} answers drawn end"
+        pairs = f"two different answers to {len(self.pairs)} of {quantity(len(self.texts), 'prompt')}"
+        return f"{pairs}; {self.ended} of {quantity(self.total, 'answer')} drawn end"
 
 
 def _encoded(prompts: Path, chats: Sequence[Chat], codec: Codec, context: int) -> dict[Chat, tuple[int, ...]]:

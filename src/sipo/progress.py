@@ -141,11 +141,14 @@ class Whole(Protocol):
 class Progress:
     """Shows progress and tables; `quiet` shows nothing. Metrics go to `metrics`, one JSON line each.
 
-    While something is under way, `now` is a file that says what, for `sipo status`.
+    While something is under way, `now` is a file that says what, for `sipo status`. With `steps` it is said, too, what
+    is read and loaded before there is anything to count.
     """
 
-    def __init__(self, metrics: Path | None = None, quiet: bool = False, now: Path | None = None) -> None:
-        self.metrics, self.now = metrics, now
+    def __init__(
+        self, metrics: Path | None = None, quiet: bool = False, now: Path | None = None, steps: bool = False
+    ) -> None:
+        self.metrics, self.now, self.steps = metrics, now, steps
         self.console = Screen(quiet=quiet)
         self.stage = ""
         self.whole: Whole | None = None
@@ -156,6 +159,11 @@ class Progress:
 
     def say(self, text: str = "") -> None:
         self.console.print(text)
+
+    def begin(self, what: str) -> None:
+        """Say what is begun that takes a while and has no units."""
+        if self.steps:
+            self.console.print(f"  {what} ...", style="dim")
 
     @contextmanager
     def track(self, label: str, total: int, done: int = 0, *, unit: str = "") -> "Iterator[Advance]":

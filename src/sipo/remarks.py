@@ -20,6 +20,7 @@ from sipo.stages.sample import worked_rows
 from sipo.stages.trials import trial_rows
 from sipo.task import Task
 from sipo.weights import grid
+from sipo.words import quantity
 
 FEW_TEST_PROMPTS = 30
 """Below, no interval over prompts means much, and a report gives no verdict."""
@@ -68,18 +69,20 @@ def about_methods(config: Config) -> list[str]:
 
 def about_weights(config: Config) -> list[str]:
     """Where there are so many of them that a run takes far longer than it must."""
-    names, improving = config.names, improves(config.methods)
-    found = {"weights": (len(grid(config.weights, names)), "every method answers each prompt at each of them")}
+    names, improving, rule = config.names, improves(config.methods), find_rule(config.filter.rule)
+    count, why = len(grid(config.weights, names)), "every method answers each prompt at each of them"
+    found = [("weights", config.weights, count, why)]
     if improving:
-        drawn = grid(config.sample.weights, names, "sample.weights")
-        found["sample.weights"] = (len(drawn), "each prompt is sampled at each of them")
-        found["filter.weights"] = (
-            len(find_rule(config.filter.rule).judging_soups(config)),
-            "a soup at each of them scores all candidates",
-        )
+        drawn = config.sample.weights
+        count = len(grid(drawn, names, "sample.weights"))
+        found.append(("sample.weights", drawn, count, "each prompt is sampled at each of them"))
+    if improving and (soups := rule.soups(config.filter)):
+        count = len(rule.judging_soups(config))
+        found.append(("filter.weights", soups, count, "a soup at each of them scores all candidates"))
+    fewer = {False: "{0}.at_most takes a part that is well spread", True: "leave some out of {0}.grid"}
     return [
-        f"{place}: {count} of them, and {why}; {place}.at_most takes a part that is well spread"
-        for place, (count, why) in found.items()
+        f"{place}: {count} of them, and {why}; {fewer[asked.grid is not None].format(place)}"
+        for place, asked, count, why in found
         if count > MANY_WEIGHTS
     ]
 
@@ -128,7 +131,8 @@ def about_rows(task: Task) -> list[str]:
     prompts, lines = len(test_rows(task)), []
     if prompts < FEW_TEST_PROMPTS:
         lines.append(
-            f"{prompts} test prompts: too few for a verdict; raise data.test, evaluate.prompts or bring more rows"
+            f"{quantity(prompts, 'test prompt')}: too few for a verdict; raise data.test, evaluate.prompts or bring "
+            "more rows"
         )
     for kind, rows in (("training", splits.train), ("test", splits.test)):
         if rows and not _conflicts(rows, names):
@@ -137,24 +141,29 @@ def about_rows(task: Task) -> list[str]:
         tested = {row.key for row in test_rows(task)}
         told = len({row.key for row in splits.test if row.key in tested and row.sign(name)})
         if told < FEW_TEST_PROMPTS:
-            lines.append(f"`{name}` has labels on {told} test prompts: too few for a verdict by labels")
+            lines.append(f"`{name}` has labels on {quantity(told, 'test prompt')}: too few for a verdict by labels")
     if improves(task.config.methods):
         worked = len(worked_rows(task))
         if worked < FEW_WORKED:
-            lines.append(f"sipo works on {worked} rows and keeps a part of them: few to learn from; see sample.rows")
+            lines.append(
+                f"sipo works on {quantity(worked, 'row')} and keeps a part: few to learn from; see sample.rows"
+            )
     for name, section in tried(task.config).items():
         asked = len(trial_rows(task, section.trial_prompts))
         if asked < FEW_TEST_PROMPTS:
-            lines.append(f"{name}.lr: auto chooses on {asked} validation prompts: few to tell strengths apart by")
+            lines.append(
+                f"{name}.lr: auto chooses on {quantity(asked, 'validation prompt')}: few to tell strengths apart by"
+            )
     if not splits.validation:
         lines.append("no validation rows: nothing tells which epoch is best, or how far the filter is to be trusted")
     for name in names:
         for kind, rows in (("training", splits.train), ("validation", splits.validation)):
             labelled = sum(row.preferred[name] is not None for row in rows)
             if rows and labelled < FEW_LABELS:
-                lines.append(f"`{name}` has labels in {labelled} {kind} rows: few to {_use(kind)}")
+                lines.append(f"`{name}` has labels in {quantity(labelled, f'{kind} row')}: few to {_use(kind)}")
     if data.validation and data.test and len(splits.train) < len(splits.test):
-        lines.append(f"{len(splits.test)} rows to test on and {len(splits.train)} to train on; is data.test meant so?")
+        test = quantity(len(splits.test), "row")
+        lines.append(f"{test} to test on and {len(splits.train)} to train on; is data.test meant so?")
     return lines
 
 

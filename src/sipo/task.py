@@ -27,6 +27,7 @@ from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
 from sipo.progress import Progress
 from sipo.settings import Execution, Model
+from sipo.words import quantity
 
 Engines = Callable[[Execution, Bank], AbstractContextManager[Engine]]
 """What opens the configured engine; `sipo.engines.opened` does."""
@@ -67,7 +68,9 @@ class Site:
 
     @cached_property
     def rows(self) -> list[Row]:
-        return read_rows(rows_file(self.config, self.progress), self.config.names)
+        path = rows_file(self.config, self.progress)
+        self.progress.begin(f"reading {path}")
+        return read_rows(path, self.config.names)
 
     @cached_property
     def splits(self) -> Splits:
@@ -110,12 +113,14 @@ class Site:
 
     @cached_property
     def backbone(self) -> Backbone:
+        self.progress.begin(f"loading {self.model.path}")
         return load_backbone(self.model, self.config.execution.device)
 
     @cached_property
     def bank(self) -> Bank:
-        config = self.config
-        return Bank(self.backbone).proven(adapted_layers(self.backbone.model, config.policies, config.lora))
+        config, bank = self.config, Bank(self.backbone)
+        self.progress.begin("holding the fast ways of computing against the plain one")
+        return bank.proven(adapted_layers(self.backbone.model, config.policies, config.lora))
 
     def engine(self) -> AbstractContextManager[Engine]:
         """The configured engine, for the block; training has the memory again after it."""
@@ -136,6 +141,7 @@ class Site:
         """Each row's prompt and its two responses as token ids, by row id."""
         groups, used = {}, {row.id for part in vars(self.splits).values() for row in part}
         _ = self.codec  # that the settings do not fit the model is no row's fault
+        self.progress.begin(f"encoding {quantity(len(self.rows), 'row')}")
         for number, row in enumerate(self.rows, start=1):
             if row.id not in used:
                 continue

@@ -10,6 +10,7 @@ import numpy as np
 
 from sipo.errors import SipoError
 from sipo.settings import Weights
+from sipo.words import listed
 
 Weight = tuple[float, ...]
 
@@ -74,7 +75,9 @@ def as_weight(shares: Mapping[str, float], objectives: Sequence[str], place: str
             raise SipoError(f"{place}: {name}={share} is off the simplex; shares lie between 0 and 1")
     total = sum(shares.values())
     if abs(total - 1) > ROUNDING:
-        raise SipoError(f"{place}: the shares sum to {total:g}, not to 1")
+        lacking = [f"`{name}`" for name in objectives if name not in shares]
+        more = f"; {listed(lacking)} {'has' if len(lacking) == 1 else 'have'} none" if lacking else ""
+        raise SipoError(f"{place}: the shares sum to {total:g}, not to 1{more}")
     return tuple(float(shares.get(name, 0.0)) for name in objectives)
 
 

@@ -22,6 +22,21 @@ list(of_downloads(range(3), desc="downloaded", disable=False))
 """
 
 
+def test_python_shows_no_bar_of_transformers_and_finds_its_setting_as_it_was() -> None:
+    """Whoever opens a run in Python has not asked for bars; what others show of theirs stays."""
+    script = """
+from transformers.utils import logging
+from sipo.hush import without_bars
+assert logging.is_progress_bar_enabled()
+with without_bars():
+    assert list(logging.tqdm([1, 2], desc="hidden")) == [1, 2]
+list(logging.tqdm([1], desc="shown"))
+"""
+    environment = {name: value for name, value in os.environ.items() if "TQDM" not in name and "PROGRESS" not in name}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert "shown" in done.stderr and "hidden" not in done.stderr
+
+
 def test_no_library_shows_bars_but_for_downloads() -> None:
     environment = {name: value for name, value in os.environ.items() if "TQDM" not in name and "PROGRESS" not in name}
     done = subprocess.run([sys.executable, "-c", BARS], env=environment, capture_output=True, text=True, check=True)

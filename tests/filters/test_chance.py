@@ -1,8 +1,9 @@
 """What check expects of the filter: the mathematics, and what real runs kept."""
 
+import numpy as np
 import pytest
 
-from sipo.filters.chance import LEAST, MOST, Assumed, chance_of_one, share_kept
+from sipo.filters.chance import LEAST, MOST, Assumed, chance_of_one, rows_kept, share_kept
 
 CHANCE = Assumed(0.0, 0.0, 0.0)
 NOISE = 0.03
@@ -59,6 +60,22 @@ def test_what_runs_kept_is_within_the_range(run: str) -> None:
     least, most = share_kept(n, samples, rewrites)
     assert least <= kept / rows <= most
     assert most - least < 0.75, "and it says something"
+
+
+@pytest.mark.parametrize(("rows", "share"), [(1, 0.2), (8, 0.25), (8, 1.0), (30, 0.0), (200, 0.5)])
+def test_of_few_rows_none_may_be_kept_and_of_many_the_share_is(rows: int, share: float) -> None:
+    """Against draws: 95 % of runs whose rows keep a response with this chance are within the range."""
+    low, high = rows_kept(rows, share, share)
+    drawn = np.random.default_rng(0).binomial(rows, share, size=20_000)
+    assert ((drawn >= low) & (drawn <= high)).mean() >= 0.945
+    assert low == 0 or (drawn < low + 1).mean() > 0.015, "and no wider than it must be"
+    assert high - low <= 4 * np.sqrt(rows * share * (1 - share)) + 1
+
+
+def test_a_tiny_run_may_keep_nothing() -> None:
+    """Two objectives, three samples and rewrites, 8 rows: one kept none."""
+    low, high = rows_kept(8, *share_kept(2, 3, 3))
+    assert low == 0 and high == 8
 
 
 def test_the_testbed_that_teaches_rewriting_keeps_more() -> None:

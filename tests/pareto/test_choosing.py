@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sipo.cli.main import main
 from sipo.config.file import parse_config
 from sipo.disk.tables import read_json
-from sipo.pareto.choosing import equal_gain, knee, shortfall, simultaneous_intervals, tilted, within
+from sipo.pareto.choosing import bends, equal_gain, knee, shortfall, simultaneous_intervals, tilted, within
 from sipo.runs.pipeline import run
 from sipo.weights import simplex_lattice
 
@@ -40,6 +40,20 @@ def test_a_choice_is_the_same_in_other_units_and_directions(seed: int) -> None:
     assert equal_gain(means, base, larger) == equal_gain(means * turned, base * turned, smaller)
     assert (within(means, bounds, larger) == within(means * turned, bounds * turned, smaller)).all()
     assert shortfall(means, bounds, larger) == pytest.approx(shortfall(means * turned, bounds * turned, smaller))
+
+
+def test_a_knee_is_one_beyond_the_noise() -> None:
+    """A front on a line has none, whatever noise makes of it; one that bends has, where there are prompts enough."""
+    line, bent = np.array([[0.0, 4.0], [0.5, 2.0], [1.0, 0.0]]), np.array([[0.0, 4.0], [0.7, 2.8], [1.0, 0.0]])
+    sign, said = np.array([1, -1]), []
+    for seed in range(100):
+        noise = np.random.default_rng(seed).normal(size=(3, 60, 2)) * [0.25, 1.0]
+        rewards = (line[:, None] + noise) * sign
+        said.append(bends(knee(rewards.mean(axis=1), LARGER), rewards, LARGER))
+        rewards = (bent[:, None] + noise) * sign
+        assert bends(1, rewards, LARGER) and not bends(0, rewards, LARGER), "an end is no knee"
+        assert not bends(1, rewards[:, :20], LARGER), "few prompts show none"
+    assert sum(said) <= 5
 
 
 @given(st.integers(0, 10**6))
@@ -149,6 +163,25 @@ def test_where_nothing_fits_the_nearest_is_told(finished: Path, capsys: pytest.C
     said = capsys.readouterr().out
     assert "no measured point fits" in said and "no reweighting of the 3 answers that base gave" in said
     assert main(["choose", str(finished), "--equal-gain"]) == 0
+
+
+def test_where_nothing_is_gained_nothing_is_recommended(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four prompts show no gain of any point, and no knee; what is asked for by name is answered all the same."""
+    monkeypatch.chdir(finished.parent)
+    for option, why in (("--equal-gain", "where the least gain is most"), ("--knee", "the knee of the front")):
+        assert main(["choose", str(finished), option]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("nothing is recommended: even ") and f", {why}, shows no gain over base" in said
+        (line,) = [line for line in said.splitlines() if line.startswith("choose ")]
+        assert "ask it" not in said and "take it" not in said
+        assert main(shlex.split(line)[2:]) == 0 and "ask it" in capsys.readouterr().out
+    assert main(["choose", str(finished), "--equal-gain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gained"] == []
+    for one, other in (("--maximise=detail", "--maximize=detail"), ("--minimise=brevity", "--minimize=brevity")):
+        told = [main(["choose", str(finished), each, "--json"]) or capsys.readouterr().out for each in (one, other)]
+        assert told[0] == told[1]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def test_a_taste_for_length_is_taken_out() -> None:
     taste = 1.5 * np.tanh(longer / np.sqrt((longer**2).mean()))
     wins = (rng.random(3 * count) < expit(better + taste)).astype(float)
     plain = [wins[groups == g].mean() for g in range(3)]
-    found, liking = at_equal_length(wins, longer, groups)
+    rates, liking = at_equal_length(wins, longer, groups, range(len(wins)))
+    found = [each.value for each in rates]
     assert plain[1] > 0.6
     assert found == pytest.approx([0.5, 0.5, expit(1.0)], abs=0.03) and liking == pytest.approx(1.5, abs=0.15)
     like = of_like_length(np.log((100 + longer.clip(-90)) / 100))
@@ -94,10 +95,29 @@ def test_a_taste_for_length_is_taken_out() -> None:
 @pytest.mark.parametrize("unit", [0.001, 1.0, 1e6])
 def test_equal_length_knows_no_unit_and_bears_what_is_always_so(unit: float) -> None:
     wins, longer = np.array([1.0, 1, 1, 0, 0.5, 1]), np.array([3.0, -2, 0, 1, 2, -1])
-    found, liking = at_equal_length(wins, unit * longer, [0, 0, 0, 1, 1, 1])
-    alike, _ = at_equal_length(wins, longer, [0, 0, 0, 1, 1, 1])
-    assert found == pytest.approx(alike) and 0.95 < found[0] < 1
-    mirrored, other = at_equal_length(1 - wins, -unit * longer, [0, 0, 0, 1, 1, 1])
-    assert mirrored == pytest.approx(1 - found) and other == pytest.approx(liking)
-    same, none = at_equal_length(wins, 0 * longer, [0, 0, 0, 1, 1, 1])
-    assert none == 0 and same[1] == pytest.approx(0.5, abs=1e-3)
+
+    def told(wins: np.ndarray, longer: np.ndarray) -> tuple[np.ndarray, float]:
+        rates, liking = at_equal_length(wins, longer, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2])
+        return np.array(rates, dtype=float), liking
+
+    found, liking = told(wins, unit * longer)
+    assert found == pytest.approx(told(wins, longer)[0]) and 0.95 < found[0, 0] < 1
+    assert (found[:, 1] <= found[:, 0]).all() and (found[:, 0] <= found[:, 2]).all() and found[0, 1] < 0.9
+    mirrored, other = told(1 - wins, -unit * longer)
+    assert mirrored == pytest.approx(1 - found[:, [0, 2, 1]]) and other == pytest.approx(liking)
+    same, none = told(wins, 0 * longer)
+    assert none == 0 and same[1, 0] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_interval_at_equal_length_holds_the_truth_where_answers_to_a_prompt_are_alike() -> None:
+    """Of two groups to the same 40 prompts, some of which suit all answers and some none."""
+    held, runs = 0, 150
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        longer, suits = rng.normal(5, 30, size=(2, 40)), rng.random(40)
+        # Where a prompt's chance is even from 0 to 1, an answer of the same length wins half of the time.
+        taste = 0.3 * np.tanh(longer / np.sqrt((longer**2).mean())) * np.minimum(suits, 1 - suits)
+        wins = (rng.random((2, 40)) < suits + taste).astype(float)
+        rates, _ = at_equal_length(wins.ravel(), longer.ravel(), np.repeat([0, 1], 40).tolist(), [*range(40)] * 2)
+        held += sum(each.low <= 0.5 <= each.high for each in rates)
+    assert held / (2 * runs) >= 0.92

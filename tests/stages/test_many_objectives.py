@@ -87,7 +87,10 @@ def test_check_states_the_numbers_and_says_where_they_are_large(make_settings: M
     settings |= {"weights": {"divisions": 5}, "sample": {"per_weight": 3}}
     config = parse_config(settings, "settings")
     measured, drawn, judges = about_weights(config)[1:]
-    assert "21, well spread among the 126 with steps of 1/5 (weights.at_most): a method writes 21 answers" in measured
+    assert (
+        "21 weights, well spread among the 126 with steps of 1/5 (weights.at_most): a method writes 21 answers"
+        in measured
+    )
     assert "at 16 weights" in drawn and "48 a prompt, and as many rewrites" in drawn
     assert "16 soups" in judges and "beside the 5 policies" in judges
     assert remarks(config) == []

@@ -29,10 +29,12 @@ app.add_typer(data, name="data")
 app.add_typer(reward, name="reward")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
+MAXIMISE, MINIMISE = ("--maximise", "--maximize"), ("--minimise", "--minimize")
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over it: align.lr=1e-4.")
 ]
+LOADING = "loading torch and transformers"
 METHODS = "sipo, mod, soups, lw, base, policy:NAME, ...  [default: sipo, else mod]"
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.  [default: the run's]")]
 TopK = Annotated[int | None, typer.Option(help="0 is off.  [default: the run's]")]
@@ -95,10 +97,12 @@ def check(
         from sipo.graph.build import Graph, mermaid
 
         return say(mermaid(Graph(settings)))
+    progress = Progress(quiet=as_json, steps=True)
+    progress.begin(LOADING)
     hush()
     from sipo.check import check
 
-    found = check(settings, Progress(quiet=as_json), gpu=gpu, tokens_per_second=tokens_per_second, measure=measure)
+    found = check(settings, progress, gpu=gpu, tokens_per_second=tokens_per_second, measure=measure)
     laid_over = [word for override in overrides or () for word in ("--set", override)]
     if as_json:
         following = "check" if found.absent.rows else "run"
@@ -244,8 +248,10 @@ def choose(
     run: RunFolder,
     at_least: Annotated[list[str] | None, typer.Option(metavar="A=0.8", help="Floor, where larger is better.")] = None,
     at_most: Annotated[list[str] | None, typer.Option(metavar="A=20", help="Ceiling, where smaller is.")] = None,
-    maximise: Annotated[str | None, typer.Option(metavar="NAME", help="Largest, within the bounds.")] = None,
-    minimise: Annotated[str | None, typer.Option(metavar="NAME", help="Smallest, within the bounds.")] = None,
+    maximise: Annotated[str | None, typer.Option(*MAXIMISE, metavar="NAME", help="Largest, within the bounds.")] = None,
+    minimise: Annotated[
+        str | None, typer.Option(*MINIMISE, metavar="NAME", help="Smallest, within the bounds.")
+    ] = None,
     knee: Annotated[bool, typer.Option("--knee", help="Where a step either way costs most.")] = False,
     equal_gain: Annotated[bool, typer.Option("--equal-gain", help="Where the least gain over base is most.")] = False,
     method: Annotated[list[str] | None, typer.Option(help="Only of these.  [default: all with weights]")] = None,
@@ -270,7 +276,8 @@ def compare(
         list[Path], typer.Argument(metavar="RUN...|FILE...", help="Runs; or JSON lines with prompt and rewards.")
     ],
     minimise: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Of files: smaller is better. May be repeated.")
+        list[str] | None,
+        typer.Option(*MINIMISE, metavar="NAME", help="Of files: smaller is better. May be repeated."),
     ] = None,
     form: Annotated[str, typer.Option("--format", help="text, markdown, latex, csv or json.")] = "text",
     as_json: Json = False,
@@ -384,6 +391,7 @@ def _run(
     check_config(config)
     extra = [] if run_dir is None else [f"run_dir={json.dumps(str(run_dir))}"]
     settings = load_config(config, [*(overrides or []), *extra])
+    Progress(steps=True).begin(LOADING)
     hush()
     from sipo.cli.status import status_of
     from sipo.runs.pipeline import run

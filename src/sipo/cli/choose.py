@@ -12,15 +12,17 @@ from sipo.config import Config
 from sipo.errors import SipoError
 from sipo.methods.registry import find, usual, usual_soup
 from sipo.pareto.bootstrap import Array, filled
-from sipo.pareto.choosing import equal_gain, knee, shortfall, tilted, within
+from sipo.pareto.choosing import bends, equal_gain, knee, shortfall, tilted, within
 from sipo.progress import Progress, say_json
 from sipo.records import Measured, comparable, points_of, rewards_of
-from sipo.report.decision import levels
+from sipo.report.decision import NO_KNEE, levels
 from sipo.report.measure import CAVEAT, LABELS, REWARDS
 from sipo.report.parts import alike, together
 from sipo.runs.outputs import Outputs
 from sipo.runs.status import read_run, require
 from sipo.weights import grid
+
+WHY = {"knee": "the knee of the front", "equal gain": "where the least gain is most"}
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,11 @@ def _chosen(config: Config, wish: Wish, rewards: Mapping[str, Array], base: Arra
     else:
         missed = shortfall(means, bounds, maximise_of(config))
         among = np.flatnonzero(missed == missed.min())
-    at = int(among[_best(config, wish, means[among], base)])
+    best = _best(config, wish, means[among], base)
+    at = int(among[best])
     method, point = places[at]
-    told = levels(config.names, maximise_of(config), stacked, None if base is None else base.mean(axis=0), at)
+    base_P_N, measure = None if base is None else base.mean(axis=0), LABELS if config.by_labels else REWARDS
+    told = levels(config.names, maximise_of(config), stacked, base_P_N, at, measure)
     worse = np.array([[each.low if up else each.high for each, up in zip(told, maximise_of(config), strict=True)]])
     found: dict[str, Any] = {
         "method": method,
@@ -132,10 +136,13 @@ def _chosen(config: Config, wish: Wish, rewards: Mapping[str, Array], base: Arra
             for i, (name, larger) in enumerate(zip(config.names, maximise_of(config), strict=True))
         },
     }
+    if wish.best == "knee" and len(grid(config.weights, config.names)) > 1:
+        found["bends"] = bends(best, stacked[among], maximise_of(config))
     if base is not None:
         found["base"] = dict(zip(config.names, base.mean(axis=(0, 1)).tolist(), strict=True))
         found["gain"] = {each.name: each.gain for each in told}
         found["gain_interval"] = {each.name: [each.gain_low, each.gain_high] for each in told}
+        found["gained"] = [each.name for each in told if each.gain_low is not None and each.gain_low > 0]
         if not fits.any() and not config.by_labels:  # the labels have no draws that could be reweighted
             found["mixture"] = _mixture(base, bounds, config)
     return found
@@ -176,11 +183,20 @@ def _best(config: Config, wish: Wish, means: Array, base: Array | None) -> int:
 def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any], prompt: str) -> None:
     progress, measure = Progress(), LABELS if config.by_labels else REWARDS
     shown = " ".join(f"{name}={share:g}" for name, share in chosen["weights"].items())
-    if chosen["fits"]:
+    unmoved = chosen["fits"] and wish.best not in config.names and chosen.get("gained") == []
+    if unmoved:
+        progress.say(
+            f"nothing is recommended: even {chosen['method']} at {shown}, {WHY[wish.best]}, shows no gain over base in "
+            "any objective beyond the noise; keep base, or say what you want more of"
+        )
+    elif chosen["fits"]:
+        fits = "fits what was asked" if chosen.get("bends", True) else "is the nearest to a knee"
         sure = (
             ", with all intervals held at once" if chosen["surely"] else ", on average; within its interval it may not"
         )
-        progress.say(f"{chosen['method']} at {shown}: fits what was asked{sure if wish.bounds else ''}")
+        progress.say(f"{chosen['method']} at {shown}: {fits}{sure if wish.bounds else ''}")
+        if not chosen.get("bends", True):
+            progress.say(NO_KNEE)
     else:
         progress.say(f"no measured point fits what was asked; the nearest is {chosen['method']} at {shown}")
         if "mixture" in chosen:
@@ -190,6 +206,10 @@ def _say(run: Path, config: Config, wish: Wish, chosen: dict[str, Any], prompt: 
         progress.say("over base: positive is better, also where a smaller reward is")
     if config.by_labels:
         progress.say(CAVEAT)
+    if unmoved:
+        name, larger = config.names[0], maximise_of(config)[0]
+        progress.say(f"choose   {sipo('choose', run, '--maximise' if larger else '--minimise', name)}")
+        return
     weights, method = chosen["weights"], chosen["method"]
     spec, named = find(method), None if method == usual(config.methods) else method
     progress.say(f"ask it   {sipo(*generate(run, weights, prompt, named))}")

@@ -165,7 +165,7 @@ def compared(found: Compared) -> dict[str, Any]:
     unsteered = {each.method for part in found.seeds.values() for each in part if each.weights is None}
     ordered = [{method: each[method] for method in seeds[0]} for each in seeds]
     result = across(ordered, np.array(weights), found.maximise, found.reference, prompts=prompts, unsteered=unsteered)
-    return {**result, "left_out": left_out, "measure": found.measure.name}
+    return {**found.measure.within_ends(result), "left_out": left_out, "measure": found.measure.name}
 
 
 def _weights(found: Compared, names: tuple[str, ...]) -> list[tuple[float, ...]]:

@@ -10,6 +10,7 @@ from sipo.cli.disk import writing
 from sipo.commands import sipo
 from sipo.hush import hush
 from sipo.progress import answering, say
+from sipo.words import quantity
 
 data = typer.Typer(help="Look at preference rows, or make them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -61,7 +62,7 @@ def label(
         drawing = Drawing(decoding, max_tokens, tries, seed)
         rows = make_rows(prompts, model, rewards, directions, to, drawing, device)
         told |= {"file": to, "rows": rows, "next": sipo("data", "inspect", to)}
-        say(f"{to}: {rows} rows; `{told['next']}` shows them")
+        say(f"{to}: {quantity(rows, 'row')}; `{told['next']}` shows {'it' if rows == 1 else 'them'}")
 
 
 @data.command()

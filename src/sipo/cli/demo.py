@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sipo.commands import sipo
 from sipo.progress import say
 from sipo.weights import simplex_lattice
+from sipo.words import quantity
 
 if TYPE_CHECKING:
     from sipo.demo.knob import Answer
@@ -41,7 +42,7 @@ def show_demo(prompts: Sequence[str]) -> dict[str, Any]:
         say(f"\n{prompt}")
         for line in lines([each for each in found if each.prompt == prompt], width):
             say(line)
-    say(f"\nmeans over {len(prompts)} prompts")
+    say(f"\nmeans over {quantity(len(prompts), 'prompt')}")
     for line in means(found):
         say(line)
     say(f"\n{len(found)} answers in {time.monotonic() - began:.0f} s, most of it to load and prove the model\n")

@@ -10,6 +10,7 @@ from sipo.plain import markdown_table, plain
 from sipo.progress import Progress, say, say_json
 from sipo.report.measure import CAVEAT, LABELS, REWARDS, measure_of
 from sipo.report.parts import Measured, Table, shares
+from sipo.words import quantity
 
 
 def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple[str, Table]]:
@@ -46,7 +47,7 @@ def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple
         for point in each["points"]
     ]
     corner = ", ".join(f"{name} {value:.3g}" for name, value in found["reference_point"].items())
-    size = f"{found['seeds']} seeds" if found["seeds"] > 1 else f"one seed, {found['prompts']} prompts"
+    size = f"{found['seeds']} seeds" if found["seeds"] > 1 else f"one seed, {quantity(found['prompts'], 'prompt')}"
     compared_by = ["methods", f"mean utility [{interval}]", "p, Holm", "could be seen", "the first is", "because"]
     variances = ("error over prompts", "deviation over seeds")
     means = [f"{name}, {'larger' if larger else 'smaller'} is better [{interval}]" for name, larger in maximise.items()]
@@ -69,7 +70,8 @@ def _points_title(found: Mapping[str, Any]) -> str:
 def notes(found: Mapping[str, Any]) -> Iterator[str]:
     """What the numbers do not say by themselves."""
     if found["left_out"]:
-        yield f"{found['left_out']} prompts are left out: not every method has a reward for them at every weight"
+        left_out = quantity(found["left_out"], "prompt is", "prompts are")
+        yield f"{left_out} left out: not every method has a reward there at every weight"
     if measure_of(found) is LABELS:
         yield CAVEAT
     if found["seeds"] == 1:

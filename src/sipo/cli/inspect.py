@@ -10,6 +10,7 @@ from sipo.data import ConflictStatistics, Row, conflict_statistics, read_rows
 from sipo.data.columns import about_unread, unread_of
 from sipo.data.consistency import doubts
 from sipo.progress import Screen, say_json
+from sipo.words import quantity
 
 EXAMPLE_CHARACTERS = 240
 
@@ -37,9 +38,10 @@ def inspect_file(path: Path, as_json: bool, examples: int = 3) -> None:
 
 def _print_statistics(console: Console, path: Path, statistics: ConflictStatistics) -> None:
     names = statistics.objectives
-    console.print(f"{path}: {statistics.rows} rows, {statistics.prompts} prompts, {len(names)} objectives")
+    rows, prompts = quantity(statistics.rows, "row"), quantity(statistics.prompts, "prompt")
+    console.print(f"{path}: {rows}, {prompts}, {quantity(len(names), 'objective')}")
     conflicts = round(statistics.conflict_ratio * statistics.rows)
-    console.print(f"conflict ratio {statistics.conflict_ratio:.1%} ({conflicts} of {statistics.rows} rows)\n")
+    console.print(f"conflict ratio {statistics.conflict_ratio:.1%} ({conflicts} of {rows})\n")
 
     lengths = _table(console, "length in words", "min", "median", "max")
     for text, words in (("prompt", statistics.prompt_words), ("response", statistics.response_words)):

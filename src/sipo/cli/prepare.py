@@ -12,6 +12,7 @@ from sipo.data.datacard import GIVEN_UP
 from sipo.data.prepare import prepare
 from sipo.errors import SipoError
 from sipo.progress import say
+from sipo.words import quantity
 
 
 def prepare_source(
@@ -40,18 +41,19 @@ def prepare_source(
     )
     made = prepare(source, to, choice)
     count = made.statistics
-    say(f"{made.name} read as {made.found.source.name}: {count.rows} rows, {count.prompts} prompts")
+    rows, prompts = quantity(count.rows, "row"), quantity(count.prompts, "prompt")
+    say(f"{made.name} read as {made.found.source.name}: {rows}, {prompts}")
     for name, part in made.splits.items():
-        say(f"  {name}: {part.rows} rows, {part.prompts} prompts")
+        say(f"  {name}: {quantity(part.rows, 'row')}, {quantity(part.prompts, 'prompt')}")
     if made.given_up:
         say(f"  {GIVEN_UP.format(', '.join(made.given_up))}")
     for name in count.objectives:
         say(f"  {name}: {count.ties[name]} ties or no label")
     say(f"conflict ratio {count.conflict_ratio:.1%}")
-    for reason, rows in made.dropped.items():
-        say(f"left out {rows}: {reason}")
+    for reason, left_out in made.dropped.items():
+        say(f"left out {left_out}: {reason}")
     if made.contradictions:
-        say(f"{made.contradictions} labels are null because the same pair has both")
+        say(f"{quantity(made.contradictions, 'label is', 'labels are')} null because the same pair has both")
     for line in (*made.doubts, *about_unread(made.unread)):
         say(line)
     rows_file = to / made.file
@@ -76,7 +78,7 @@ def convert_rows(file: Path, to: Path, format: str) -> dict[str, Any]:
     """How many pairs each file has, as it is said, as a record."""
     made = convert(file, to, format)
     for name, pairs in made.pairs.items():
-        say(f"{to / name}: {pairs} pairs")
+        say(f"{to / name}: {quantity(pairs, 'pair')}")
     for line in about_unread(made.unread):
         say(line)
     return {"folder": to, "format": format, "pairs": made.pairs, "unread": made.unread}

@@ -15,6 +15,7 @@ from sipo.cli.disk import writing
 from sipo.errors import SipoError
 from sipo.hush import hush
 from sipo.progress import answering
+from sipo.words import quantity
 
 if TYPE_CHECKING:
     from sipo.progress import Progress
@@ -130,7 +131,8 @@ def _introduce(found: "Examples", progress: "Progress") -> None:
     what, prompts = "pairs" if found.kind == "pairs" else "scored responses", _prompts(found.held_out)
     progress.say(f"read as {what}: {len(found.train)} to train on, {len(found.held_out)} held out")
     if 0 < prompts < FEW_PROMPTS:
-        progress.say(f"{prompts} held-out prompts are few to measure on; --held-out takes a larger share")
+        few = quantity(prompts, "held-out prompt is", "held-out prompts are")
+        progress.say(f"{few} few to measure on; --held-out takes a larger share")
     for reason, count in found.left_out.items():
         progress.say(f"left out {count}: {reason}")
 

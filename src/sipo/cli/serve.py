@@ -12,6 +12,7 @@ from sipo.cli.arguments import Json
 from sipo.commands import install_extra
 from sipo.errors import SipoError
 from sipo.progress import answering, say
+from sipo.words import quantity
 
 if TYPE_CHECKING:
     from sipo.serve.naming import Served
@@ -78,5 +79,5 @@ def told(served: "Sequence[Served]", url: str, keys: int) -> list[str]:
     for each in served:
         lines.append(f"{each.name}: {', '.join(each.methods)}; weights of {', '.join(each.run.objectives)}")
         lines += [f"{each.name}: {said}" for said in each.run.task.bank.routes.said]
-    asked = f"{keys} API key{'s' * (keys != 1)}" if keys else "no API key: whoever reaches it may ask"
+    asked = f"{quantity(keys, 'API key')}" if keys else "no API key: whoever reaches it may ask"
     return [*lines, f"serving at {url}, with {asked}"]

@@ -30,6 +30,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     """
     path = Path(path)
     values = _read(path)
+    _find_functions(values, path.parent)
     if path.name == CONFIG and is_run(path.parent):
         values["run_dir"] = os.path.abspath(path.parent)
     _rebase(values, path.parent)
@@ -155,6 +156,17 @@ def _rebase_rewards(values: dict[str, Any], folder: Path) -> None:
             path = folder / Path(value).expanduser() if isinstance(value, str) else None
             if kind and path is not None and (kind.settings.model_fields[name].annotation is Path or path.exists()):
                 reward[name] = os.path.abspath(path)
+
+
+def _find_functions(values: dict[str, Any], folder: Path) -> None:
+    """Name the files of reward functions that lie in the folder, `FILE.py:function` for `module:function`."""
+    objectives = values.get("objectives")
+    for objective in objectives if isinstance(objectives, list) else ():
+        reward = objective.get("reward") if isinstance(objective, dict) else None
+        module, _, name = reward.rpartition(":") if isinstance(reward, str) else ("", "", "")
+        file = folder / Path(module if module.endswith(".py") else f"{module}.py").expanduser()
+        if name and (module.endswith(".py") or (module.isidentifier() and file.is_file())):
+            objective["reward"] = f"{os.path.abspath(file)}:{name}"
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -16,6 +16,8 @@ from sipo.disk.publishing import replacing
 from sipo.errors import SipoError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
+PREPARED = ("rows.jsonl", "rows.parquet")
+"""What `sipo data prepare` calls the rows that it makes."""
 BATCH = 4096
 GZIP = b"\x1f\x8b"
 FOREIGN = {
@@ -29,8 +31,10 @@ OTHERS = "; `sipo data prepare` makes rows of CSV, of gzipped files, folders and
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """Every record of a file with its place: `line 3` in JSON lines, `row 3` in Parquet, both counted from 1.
 
-    Raises SipoError for a file that is missing, of another kind, or corrupt.
+    Of a folder that `sipo data prepare` made, those of its rows. Raises SipoError for a file that is missing, of
+    another kind, or corrupt.
     """
+    path = next((path / name for name in PREPARED if path.is_dir() and (path / name).is_file()), path)
     if not path.is_file():
         raise SipoError(f"{path}: {_what_is_there(path)}")
     _check_suffix(path, OTHERS)

@@ -9,6 +9,7 @@ from itertools import groupby, permutations
 from typing import TYPE_CHECKING
 
 from sipo.errors import SipoError
+from sipo.words import quantity
 
 if TYPE_CHECKING:  # rows are read with this
     from sipo.data.rows import Row
@@ -91,19 +92,20 @@ def doubts(
     lines = []
     if marked:
         lines.append(
-            f"special tokens are written in {len(marked)} rows, the first {marked[0]}; they are read as text. "
-            "Where the rows were rendered with a chat template, give the messages themselves"
+            f"special tokens are written in {quantity(len(marked), 'row')}, the first {marked[0]}; they are read as "
+            "text. Where the rows were rendered with a chat template, give the messages themselves"
         )
     if written:
         lines.append(
-            f"turns are written into the text of {len(written)} rows, the first {written[0]}; they are read as one "
-            "turn's words, and the model's own chat format goes round them. Give the messages, or the question alone"
+            f"turns are written into the text of {quantity(len(written), 'row')}, the first {written[0]}; they are "
+            "read as one turn's words, and the model's own chat format goes round them. Give the messages, or the "
+            "question alone"
         )
     for name in objectives:
         if circles[name]:
             lines.append(
-                f"`{name}`: for {circles[name]} prompts its labels go in a circle, a over b, b over c, c over a; "
-                "they cannot all be right"
+                f"`{name}`: for {quantity(circles[name], 'prompt')} its labels go in a circle, a over b, b over c, c "
+                "over a; they cannot all be right"
             )
         for index in (0, 1):
             if labels[name][index] >= FEW and not labels[name][1 - index]:

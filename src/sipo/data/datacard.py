@@ -11,6 +11,7 @@ from sipo.data.conflicts import ConflictStatistics
 from sipo.data.labels import Split
 from sipo.data.sources.finding import Found
 from sipo.plain import Markdown, code, escape, markdown_table
+from sipo.words import quantity
 
 YAML_LICENCES = {"CC-BY-4.0": "cc-by-4.0", "CC-BY-NC-4.0": "cc-by-nc-4.0", "MIT": "mit"}
 GIVEN_UP = "the source states splits ({}), but rows are left in one alone"
@@ -56,8 +57,9 @@ def data_card(made: Prepared) -> str:
     parts = [
         f"---\n{header.to_yaml()}\n---",
         f"# {escape(made.name)}, for sipo",
-        f"{count.rows} rows of {count.prompts} prompts in {code(made.file)}, made by sipo {__version__}: a prompt, two "
-        "responses, and for each objective the index of the one that it prefers, or null for a tie or no label.",
+        f"{quantity(count.rows, 'row')} of {quantity(count.prompts, 'prompt')} in {code(made.file)}, made by sipo "
+        f"{__version__}: a prompt, two responses, and for each objective the index of the one that it prefers, or null "
+        "for a tie or no label.",
         _about(made, licence),
         "## Rows",
         _rows(made),
@@ -146,7 +148,11 @@ def _conflicts(count: ConflictStatistics) -> str:
 
 
 def _dropped(made: Prepared) -> str:
-    torn = f"{made.contradictions} labels are null because the same pair has both." if made.contradictions else ""
+    torn = (
+        f"{quantity(made.contradictions, 'label is', 'labels are')} null because the same pair has both."
+        if made.contradictions
+        else ""
+    )
     if not made.dropped:
         return f"Nothing. {torn}".rstrip()
     table = markdown_table(["why", "rows"], [[reason, count] for reason, count in made.dropped.items()])

@@ -9,6 +9,7 @@ assumptions. Soups judge, to first order, by the policies' mean, and turn away l
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import bdtr
 
 
 class Assumed(NamedTuple):
@@ -56,3 +57,15 @@ def share_kept(judges: int, samples: int, rewrites: int, margin: float = 0.0) ->
     """
     most = MOST._replace(ahead=MOST.ahead + margin)
     return chance_of_one(judges, max(samples, rewrites), LEAST), chance_of_one(judges, samples + rewrites, most)
+
+
+def rows_kept(rows: int, least: float, most: float) -> tuple[int, int]:
+    """How many of so many rows keep a response, from and to: below and above each are 2.5 % of runs at that end of the
+    share, were rows independent. So of few rows none may be kept.
+    """
+    return _quantile(0.025, rows, least), _quantile(0.975, rows, most)
+
+
+def _quantile(level: float, rows: int, share: float) -> int:
+    """Of the binomial distribution."""
+    return int(np.searchsorted(bdtr(np.arange(rows + 1), rows, share), level))

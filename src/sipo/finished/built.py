@@ -1,8 +1,11 @@
 """The methods of a finished run, built from what its stages wrote."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
 
 from sipo.config import Config
 from sipo.declare.stage import Output, Stage
@@ -14,6 +17,8 @@ from sipo.methods.interface import Method
 from sipo.methods.registry import built, specs
 from sipo.methods.spec import MethodSpec
 from sipo.models.load import identify
+from sipo.models.locate import origin_of
+from sipo.models.pretrained import read_tokenizer
 from sipo.runs.outputs import Outputs, backbone_of
 from sipo.runs.status import read_subject, require, stage_statuses
 from sipo.task import Task
@@ -48,8 +53,14 @@ class Built:
         """Those that can answer now: the methods that the run compares, then the others that its stages suffice for."""
         done = {each.name for each in stage_statuses(self.run, self.config) if each.state == "done"}
         for name in dict.fromkeys([*self.config.methods, *specs()]):
-            if self._fits(specs()[name]) and done >= {stage.name for stage in self._answers(specs()[name]).needs()}:
+            spec = specs()[name]
+            made = self._fits(spec) and done >= {stage.name for stage in self._answers(spec).needs()}
+            if made and (spec.speaks is None or spec.speaks(self._tokenizer, self.config.objectives)):
                 yield from [f"{ALONE}{each}" for each in self.config.names] if name == "policies" else [name]
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return read_tokenizer(origin_of(backbone_of(self.run, self.config)))
 
     def _fits(self, spec: MethodSpec) -> bool:
         """Is it a method for policies of the run's kind?"""

@@ -127,7 +127,7 @@ class FinishedRun:
         >>> run.at({"plain": 0.5})
         Traceback (most recent call last):
         ...
-        sipo.errors.SipoError: weights: the shares sum to 0.5, not to 1
+        sipo.errors.SipoError: weights: the shares sum to 0.5, not to 1; `detail` has none
         """
         method = usual(self.config.methods) if method is None else method
         if not isinstance(method, str):

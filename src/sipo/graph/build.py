@@ -334,7 +334,7 @@ class Graph:
         if tried := {stage.name: stage[STRENGTH] for stage in self if STRENGTH in stage.writes}:
             inputs["strengths"] = tried
         given = {"measured": self.measured} if self.config.by_labels else {}
-        return self.add(Stage("compare", make, reads, inputs, (FRONTS,), given, version=2))
+        return self.add(Stage("compare", make, reads, inputs, (FRONTS,), given, version=3))
 
     def _agreement(self) -> Stage:
         make = later("sipo.stages.agreement:agreement")
@@ -365,7 +365,7 @@ class Graph:
             last = chosen[-1]
             inputs |= {"candidates": last[CANDIDATES], "choice": last[CHOICE]}
             inputs |= {name: each for name, each in last.inputs.items() if name in ("samples", "refinements")}
-        return self.add(Stage("report", later("sipo.stages.report:report"), SHOWN, inputs, version=3))
+        return self.add(Stage("report", later("sipo.stages.report:report"), SHOWN, inputs, version=4))
 
 
 def _check(needed: Any) -> None:

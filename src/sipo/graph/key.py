@@ -16,7 +16,7 @@ from sipo.declare.stage import Part, Stage, function_of
 from sipo.disk.content import Seal, rough_digest, short_digest
 from sipo.filters.registry import find as find_rule
 from sipo.rewards.kinds.registry import kind_of
-from sipo.rewards.objective import Objective
+from sipo.rewards.objective import Objective, file_of
 from sipo.settings import Section
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def _measured_by(objective: Objective) -> list[Any]:
     """What an objective's values depend on; a judge also reads what is better, and its pace changes nothing."""
     reward = objective.reward
     if not isinstance(reward, Section):
-        return [reward, objective.direction]
+        in_file = file_of(reward) if reward else None  # which counts by its content, wherever it lies
+        return [f"{in_file[0].name}:{in_file[1]}" if in_file else reward, objective.direction]
     kind = kind_of(reward)
     words = [objective.better] if kind.by_words else []
     raised = [kind.version] if kind.version > 1 else []
@@ -176,6 +177,8 @@ def _code(function: str) -> str | None:
 
     Once a process, which goes on with the code that it has once loaded.
     """
+    if in_file := file_of(function):
+        return short_digest(in_file[0].read_bytes()) if in_file[0].is_file() else None
     first, *rest = function.partition(":")[0].split(".")
     try:
         spec = find_spec(first)

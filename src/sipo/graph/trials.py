@@ -133,5 +133,6 @@ def _taken(
             given={"of": of},
             work=lambda plan: work.Work(judged=sum(each.stage.work(plan).written for each in shown.values())),
             peak=lambda peaks: float(later("sipo.declare.memory:judging")(peaks)),
+            version=2,
         )
     )

@@ -126,6 +126,7 @@ METHODS = (
         answer=_answer,
         peak=_peak,
         encodes=check_prompting,
+        speaks=understood,
         look=Look("#882255", "d", "\N{BLACK LOZENGE}"),
     ),
 )

@@ -16,10 +16,13 @@ from sipo.settings.section import Section, check_name, field_of
 from sipo.weights import Weight
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from sipo.data import Row
     from sipo.declare.memory import Peaks
     from sipo.graph.build import Graph
     from sipo.methods.interface import Method
+    from sipo.rewards.objective import Objective
     from sipo.task import Task
 
 
@@ -73,6 +76,8 @@ class MethodSpec:
     """fits(task) raises SipoError where the rows leave it nothing to learn from."""
     encodes: "Callable[[Task, Sequence[Row]], None] | None" = None
     """encodes(task, rows) raises SipoError where what it asks those held-out rows with does not fit the model."""
+    speaks: "Callable[[PreTrainedTokenizerBase, Sequence[Objective]], bool] | None" = None
+    """speaks(tokenizer, objectives): are the words that it asks in the model's? None asks in no words of its own."""
     improves: bool = False
     """Does it stand on policies that have improved themselves (SIPO)?"""
     version: int = 1

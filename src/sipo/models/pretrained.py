@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from sipo.errors import SipoError, first_line
+from sipo.hush import without_bars
 from sipo.models.checkpoint import problem_of, quantised, some, stored_integers, torn_settings, wrong_kind, zeros
 
 
@@ -121,7 +122,8 @@ def _read(origin: Origin, kind: Any, **options: Any) -> Any:
         options["gguf_file"] = origin.gguf
     place = {"revision": origin.revision, "trust_remote_code": origin.trusted}
     try:
-        return kind.from_pretrained(origin.source, **place, **options)
+        with without_bars():
+            return kind.from_pretrained(origin.source, **place, **options)
     except Exception as error:
         reason = first_line(error)
         if "trust_remote_code" in str(error):

@@ -14,7 +14,7 @@ from scipy.special import logsumexp, ndtr, ndtri, softmax, stdtrit
 
 from sipo.pareto.bootstrap import Array, resampled_means, resamples
 from sipo.pareto.indicators import signs
-from sipo.pareto.verdicts import ENOUGH, nearly_constant
+from sipo.pareto.verdicts import ENOUGH, decide, mean_difference, nearly_constant
 
 STEEPEST = 50.0
 """Of the multipliers of rewards in units of their standard deviation: the best answer then has almost all weight."""
@@ -78,6 +78,18 @@ def knee(means_M_N: Array, maximise: Sequence[bool]) -> int:
     """
     gains = _gains(means_M_N, means_M_N, maximise)
     return int(np.argmax(gains.sum(axis=1)))
+
+
+def bends(at: int, rewards_M_P_N: Array, maximise: Sequence[bool]) -> bool:
+    """Whether the front bends at this point beyond what noise does, so that it is a knee: it is above each of those
+    that are best in an objective, by the sum of its rewards in units of each objective's range, in t tests over the
+    prompts P with Bonferroni's bound over all points that could have been the knee.
+    """
+    means_M_N, sign = rewards_M_P_N.mean(axis=1), signs(maximise)
+    sums_M_P = (rewards_M_P_N * sign / _ranges(means_M_N)).sum(axis=-1)
+    differences = [mean_difference(sums_M_P[at] - sums_M_P[end]) for end in set((means_M_N * sign).argmax(axis=0))]
+    points, prompts = rewards_M_P_N.shape[:2]
+    return all(decide(each, points * each.p, prompts=prompts, family=points)[0] == "above" for each in differences)
 
 
 def equal_gain(means_M_N: Array, base_N: Array, maximise: Sequence[bool]) -> int:

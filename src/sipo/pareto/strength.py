@@ -6,6 +6,7 @@ keep enough of the range.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ import numpy as np
 from sipo.pareto.bootstrap import Array, percentile_interval, resampled_means, resamples
 from sipo.pareto.control import kept, ranges
 from sipo.pareto.indicators import signs
-from sipo.pareto.verdicts import ENOUGH, Difference, mean_difference
+from sipo.pareto.verdicts import ENOUGH, Difference, decide, holm, mean_difference
+from sipo.words import listed, quantity
 
 TIMES = 1000
 """Resamples of the prompts."""
+BEGUN = "the policies that it begins from"
 
 
 @dataclass(frozen=True)
@@ -140,23 +143,41 @@ def doubts(choice: Choice, keep: float, key: str, diverged: Sequence[float] = ()
     said, tried = [], list(choice.trials)
     prompts = len(choice.trials[choice.chosen].utility_P)
     if prompts < ENOUGH:
-        said.append(f"the strength was chosen on {prompts} validation prompts: few; give more rows to data.validation")
+        counted = quantity(prompts, "validation prompt")
+        said.append(f"the strength was chosen on {counted}: few; give more rows to data.validation")
     for edge, inner, which in ((-1, -2, "larg"), (0, 1, "small")):
         ahead = len(tried) > 1 and _ahead(choice.trials[tried[edge]], choice.trials[tried[inner]])
         beyond = any((strength > tried[edge]) == (edge < 0) for strength in diverged)
         if ahead and choice.chosen == tried[edge] and not beyond:
-            end = f"the best strength, x{choice.chosen:g}, is the {which}est of {key}"
+            end = f"the strength that is taken, x{choice.chosen:g}, is the {which}est of {key}"
             said.append(f"{end}: one that is {which}er may be better")
     shrunk = {strength: each for strength, each in choice.trials.items() if not each.keeps(keep)}
     if shrunk:
         parts = [_shrunk(strength, each) for strength, each in shrunk.items()]
         none = f"; none keeps {keep:.0%}, so the one that keeps most is taken" if len(shrunk) == len(tried) else ""
         said.append(f"the range of the front shrinks at {', '.join(parts)}{none}")
-    if choice.start is not None:
-        low, _ = mean_difference(choice.trials[choice.chosen].utility_P - choice.start.utility_P).interval()
-        if low <= 0:
-            said.append(f"x{choice.chosen:g} is not shown to be above the policies that it begins from")
+    if alike := not_below(choice, keep):
+        names = [BEGUN if strength is None else f"x{strength:g}" for strength in alike]
+        said.append(f"x{choice.chosen:g} is not shown to be above {listed(names)}")
     return said
+
+
+def not_below(choice: Choice, keep: float) -> list[float | None]:
+    """Those that the chosen strength is not shown to be above by mean utility: other strengths that it was chosen
+    from, and None for the policies that all of them began from. Holm's correction is over all pairs of these, since
+    the largest of several is above the others by chance alone.
+    """
+    standing = {strength: each for strength, each in choice.trials.items() if each.keeps(keep)}
+    rivals = standing or {choice.chosen: choice.trials[choice.chosen]}
+    among: dict[float | None, Trial] = {} if choice.start is None else {None: choice.start}
+    among.update(rivals.items())
+    pairs = [sorted(pair, key=lambda each: each != choice.chosen) for pair in combinations(among, 2)]
+    differences = [mean_difference(among[one].utility_P - among[other].utility_P) for one, other in pairs]
+    prompts, adjusted = len(among[choice.chosen].utility_P), holm([each.p for each in differences])
+    words = [
+        decide(each, p, prompts=prompts, family=len(pairs))[0] for each, p in zip(differences, adjusted, strict=True)
+    ]
+    return [other for (one, other), word in zip(pairs, words, strict=True) if one == choice.chosen and word != "above"]
 
 
 def _shrunk(strength: float, trial: Trial) -> str:

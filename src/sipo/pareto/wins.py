@@ -63,31 +63,54 @@ def of_like_length(ratios_K: Array) -> NDArray[np.bool_]:
     return np.abs(ratios_K) <= LIKE + 1e-9
 
 
-def at_equal_length(wins_K: Array, longer_K: Array, groups_K: Sequence[int]) -> tuple[Array, float]:
-    """The share of wins of each group of answers, were they as long as what they were held against, [G]; and how much
+def at_equal_length(
+    wins_K: Array, longer_K: Array, groups_K: Sequence[int], prompts_K: Sequence[int], level: float = 0.95
+) -> tuple[list[Rate], float]:
+    """The share of wins of each group of answers, were they as long as what they were held against; and how much
     length is worth to the judge, in logits: positive where it likes the longer.
 
-    `longer_K` is by how much the answer is longer, in any unit. A logistic regression with a parameter for each group
-    and one for tanh(longer / its root mean square), much as in length-controlled AlpacaEval (Dubois et al. 2024), but
-    with one taste for length, the judge's, for all groups. What of quality goes along with length within a group is
-    taken for taste.
+    `longer_K` is by how much the answer is longer, in any unit; `prompts_K` numbers the prompts, which are independent
+    where answers to one are not. A logistic regression with a parameter for each group and one for tanh(longer / its
+    root mean square), much as in length-controlled AlpacaEval (Dubois et al. 2024), but with one taste for length, the
+    judge's, for all groups. What of quality goes along with length within a group is taken for taste. Intervals are
+    those of the logits, by the sandwich estimator over prompts, with `PSEUDO` counted in every group.
     """
     wins_K, longer_K, groups = np.asarray(wins_K, float), np.asarray(longer_K, float), np.asarray(groups_K)
-    count = int(groups.max()) + 1
+    count, prompts = int(groups.max()) + 1, np.unique(prompts_K, return_inverse=True)[1]
     spread = float(np.sqrt(np.mean(longer_K**2)))
     design = np.zeros((len(wins_K), count + 1))
     design[np.arange(len(wins_K)), groups] = 1.0
     design[:, count] = np.tanh(longer_K / spread) if spread else 0.0
-    parameters = np.zeros(count + 1)
+    values, _ = _logistic(design, wins_K)
+
+    design = np.concatenate([design, np.repeat(np.eye(count, count + 1), len(PSEUDO), axis=0)])
+    wins_K = np.concatenate([wins_K, np.tile(PSEUDO, count)])
+    units = int(prompts.max()) + 1
+    unit_of = np.concatenate([prompts, units + np.arange(count * len(PSEUDO))])
+    centre, curvature = _logistic(design, wins_K)
+    scores_U_F = np.zeros((int(unit_of.max()) + 1, count + 1))
+    np.add.at(scores_U_F, unit_of, design * (wins_K - expit(design @ centre))[:, None])
+    half_F = np.sqrt(np.diag(np.linalg.solve(curvature, np.linalg.solve(curvature, scores_U_F.T @ scores_U_F).T)))
+    half_F *= stdtrit(units - 1, (1 + level) / 2) if units > 1 else inf
+    rates = []
+    for value, middle, half in zip(expit(values), centre[:count], half_F[:count], strict=False):
+        low, high = (float(expit(middle + sign * half)) for sign in (-1, 1))
+        rates.append(Rate(float(value), min(low, float(value)), max(high, float(value))))
+    return rates, float(values[count])
+
+
+def _logistic(design_K_F: Array, wins_K: Array) -> tuple[Array, Array]:
+    """Parameters [F] and the curvature [F, F] there."""
+    parameters, ridge = np.zeros(design_K_F.shape[1]), RIDGE * np.eye(design_K_F.shape[1])
     for _ in range(ROUNDS):
-        says_K = expit(design @ parameters)
-        slope = design.T @ (wins_K - says_K) - RIDGE * parameters
-        curvature = (design * (says_K * (1 - says_K))[:, None]).T @ design + RIDGE * np.eye(count + 1)
+        says_K = expit(design_K_F @ parameters)
+        slope = design_K_F.T @ (wins_K - says_K) - RIDGE * parameters
+        curvature = (design_K_F * (says_K * (1 - says_K))[:, None]).T @ design_K_F + ridge
         step = np.linalg.solve(curvature, slope)
         parameters += step * min(1.0, 4.0 / max(4.0, float(np.abs(step).max())))
         if float(np.abs(step).max()) < 1e-9:
             break
-    return expit(parameters[:count]), float(parameters[count])
+    return parameters, curvature
 
 
 def _error(values: Array) -> float:

@@ -70,6 +70,8 @@ def load_template(path: Path | None, default: str) -> PromptTemplate:
             if message.role not in ROLES or not isinstance(message.content, str):
                 raise TypeError(f"a message's role is one of {', '.join(ROLES)}, its content a string; not {message}")
             _compiled(message.content)
+    except OSError as error:
+        raise SipoError(f"prompt template {name}: cannot be read ({error.strerror or error}); check the path") from None
     except Exception as error:  # a file may hold anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SipoError(f"prompt template {name}: not a YAML list of {{role, content}} messages ({reason})") from None

@@ -11,13 +11,14 @@ import numpy as np
 
 from sipo.methods.registry import find, specs
 from sipo.pareto.bootstrap import Array, filled
-from sipo.pareto.choosing import equal_gain, knee, simultaneous_intervals, steadiness
+from sipo.pareto.choosing import bends, equal_gain, knee, simultaneous_intervals, steadiness
 from sipo.pareto.compare import pairs
 from sipo.pareto.gains import Gain, gains
 from sipo.pareto.verdicts import ENOUGH
 from sipo.report.measure import Measure, measure_of
-from sipo.report.parts import alike, listed
+from sipo.report.parts import alike
 from sipo.report.verdict import findings
+from sipo.words import listed, quantity
 
 RESAMPLES = 500
 """Of the prompts, to see how steady a choice is."""
@@ -28,6 +29,9 @@ RIVALS = 4
 CHOSEN_HERE = (
     "Between methods of different policies the held-out prompts that measure them have chosen; the intervals hold for "
     "all points that could have been recommended."
+)
+NO_KNEE = (
+    "That the front bends anywhere is not shown beyond the noise, so no weight is the knee, where a step costs most"
 )
 FIRST = ("base", "mod", "soups")
 """They come before others."""
@@ -94,7 +98,7 @@ def decision(
     recommended, instead = _recommended(fronts, rewards, weights, maximise, proposal or {})
     focus = "sipo" if "sipo" in rewards else recommended.method if recommended else _foremost(fronts)
     lines = _lines(told, list(rewards), focus)
-    return Decision(focus, _sentence(lines, focus, fronts), lines, recommended, instead)
+    return Decision(focus, _sentence(lines, focus, fronts, len(weights)), lines, recommended, instead)
 
 
 def _foremost(fronts: Mapping[str, Any]) -> str:
@@ -126,15 +130,15 @@ def _turned(told: Mapping[tuple[str, str], Mapping[str, Gain]], a: str, b: str) 
     }
 
 
-def _sentence(lines: Sequence[Line], focus: str, fronts: Mapping[str, Any]) -> str:
-    """What the method in focus gains and costs, in the objectives' own units; averages over the weights."""
+def _sentence(lines: Sequence[Line], focus: str, fronts: Mapping[str, Any], weights: int) -> str:
+    """What the method in focus gains and costs, in the objectives' own units; averages over so many weights."""
     prompts, measure = fronts["prompts"], measure_of(fronts)
     mine = [each for each in lines if each.method == focus]
     if not mine:
         return f"This run measured {focus} alone, so there is nothing to hold it against."
     if prompts < ENOUGH:
         return (
-            f"Nothing can be told from {prompts} held-out prompt{'s' * (prompts != 1)}: what {focus} gains or costs "
+            f"Nothing can be told from {quantity(prompts, 'held-out prompt')}: what {focus} gains or costs "
             f"is within what chance does. Give {ENOUGH} or more."
         )
     told = sorted(mine, key=lambda each: each.other not in FIRST)[:RIVALS]
@@ -144,7 +148,7 @@ def _sentence(lines: Sequence[Line], focus: str, fronts: Mapping[str, Any]) -> s
         parts.append(f"against {listed(list(map(_name, alike_with)))} no difference is shown")
     said = "; ".join(parts).replace(" it ", f" {focus} ", 1)
     more = f" The table has the other {len(mine) - RIVALS}." if len(mine) > RIVALS else ""
-    return f"On average over the weights, {said}.{more}"
+    return f"{'On average over the weights' if weights > 1 else 'At the one weight of this run'}, {said}.{more}"
 
 
 def _name(method: str) -> str:
@@ -165,7 +169,7 @@ def _told(line: Line, measure: Measure) -> str:
 
 def _amounts(part: Mapping[str, Gain]) -> str:
     if len(part) > SPELLED_OUT:
-        return f"{len(part)} objectives ({listed(list(part))})"
+        return f"{quantity(len(part), 'objective')} ({listed(list(part))})"
     return listed([f"{name} by {alike(abs(each.value))[0]}" for name, each in part.items()])
 
 
@@ -206,11 +210,13 @@ def _recommended(
     larger, mine = list(maximise.values()), rewards[method]
     means = mine.mean(axis=1)
     place = knee(means, larger) if base_P_N is None else equal_gain(means, base_P_N.mean(axis=0), larger)
+    if base_P_N is None and len(weights) > 1 and not bends(place, mine, larger):
+        return None, f"{why[0]} {NO_KNEE}: choose by what you want more of."
     share = steadiness(mine, base_P_N, larger, RESAMPLES, 0)
     why.append(_why_weight(place, share, weights, base_P_N is None))
     at = sum(len(rewards[name]) for name in candidates[: candidates.index(method)]) + place
     stacked = np.concatenate([rewards[name] for name in candidates])
-    found = levels(list(maximise), larger, stacked, base_P_N, at)
+    found = levels(list(maximise), larger, stacked, base_P_N, at, measure_of(fronts))
     unsure = [each.name for each in found if each.gain_low is not None and each.gain_low <= 0]
     if len(unsure) == len(found):
         return None, (
@@ -236,7 +242,12 @@ def _none_better(fronts: Mapping[str, Any], candidates: Sequence[str]) -> str:
 
 
 def levels(
-    names: Sequence[str], larger: Sequence[bool], stacked_K_P_N: Array, base_P_N: Array | None, at: int
+    names: Sequence[str],
+    larger: Sequence[bool],
+    stacked_K_P_N: Array,
+    base_P_N: Array | None,
+    at: int,
+    measure: Measure,
 ) -> list[Level]:
     """Every objective at the point `at` of K, beside the base model's rewards where there are any; larger rewards are
     better where `larger` says so.
@@ -251,7 +262,8 @@ def levels(
         gained = (over.mean(axis=1)[at], *(ends[at] for ends in simultaneous_intervals(over, RESAMPLES, 0)))
     for n, name in enumerate(names):
         gain = (None, None, None) if gained is None else tuple(float(each[n]) for each in gained)
-        found.append(Level(name, float(means[at, n]), float(low[at, n]), float(high[at, n]), *gain))
+        ends = measure.clip((low[at, n], high[at, n]))
+        found.append(Level(name, float(means[at, n]), *ends, *gain))
     return found
 
 
@@ -275,7 +287,7 @@ def why_proposed(proposal: Mapping[str, Any]) -> str:
     """Why MOD or soups of the same policies, in words."""
     mod, soups = proposal["between"]
     count = proposal["prompts"]
-    prompts = f"{count} validation prompt{'s' * (count != 1)}"
+    prompts = quantity(count, "validation prompt")
     if not proposal["method"]:
         return f"{prompts[0].upper()}{prompts[1:]} cannot tell {soups} from {mod}: give {ENOUGH} or more."
     difference, low, high = alike(proposal["difference"], *proposal["interval"])
@@ -289,6 +301,8 @@ def why_proposed(proposal: Mapping[str, Any]) -> str:
 
 
 def _why_weight(place: int, share: Array, weights: Sequence[Mapping[str, float]], is_knee: bool) -> str:
+    if len(weights) == 1:
+        return "It is the one weight that this run measured."
     rule = (
         "a step either way costs most there (the knee of its front)"
         if is_knee

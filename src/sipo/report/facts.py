@@ -12,6 +12,7 @@ from sipo.report.parts import Cell, Table, share
 from sipo.rewards.objective import Objective
 from sipo.settings import Decoding
 from sipo.task import Task
+from sipo.words import quantity
 
 
 def facts(task: Task) -> list[tuple[str, str]]:
@@ -21,16 +22,16 @@ def facts(task: Task) -> list[tuple[str, str]]:
     conflicts = sum(row.conflicting(task.objectives) for row in splits.train)
     return [
         ("model", f"{model.path}{f' at {model.revision}' if model.revision else ''}, dtype {model.dtype}"),
-        ("data", f"{data.path.name}: {len(task.rows)} rows"),
+        ("data", f"{data.path.name}: {quantity(len(task.rows), 'row')}"),
         (
             "splits",
             f"{len(splits.train)} train ({conflicts} in conflict), "
             f"{len(splits.validation)} validation, {len(splits.test)} test",
         ),
         *((f"objective {each.name}", f"{each.better} {_measured(each)}") for each in config.objectives),
-        ("weights", f"{len(task.weights)} points"),
+        ("weights", quantity(len(task.weights), "point")),
         ("policies", "whole models") if config.policies == "full" else ("LoRA", f"r {lora.r}, alpha {lora.alpha:g}"),
-        ("decoding", f"{_decoding(config.decoding)}, at most {data.max_response_tokens} tokens"),
+        ("decoding", f"{_decoding(config.decoding)}, at most {quantity(data.max_response_tokens, 'token')}"),
         ("seed", str(config.seed)),
     ]
 
@@ -95,7 +96,7 @@ def conflicts(task: Task) -> list[Table]:
     found = conflict_statistics(task.rows, task.objectives)
     words = (("prompts", found.prompt_words), ("responses", found.response_words))
     caption = (
-        f"{found.rows} rows of {found.prompts} different prompts; "
+        f"{quantity(found.rows, 'row')} of {quantity(found.prompts, 'different prompt')}; "
         f"in {100 * found.conflict_ratio:.0f} % of the rows objectives disagree."
     )
     labels: list[list[Cell]] = [

@@ -8,6 +8,7 @@ from sipo.pareto.control import least_kept
 from sipo.report.measure import CAVEAT, LABELS, measure_of
 from sipo.report.parts import Cell, Measured, Table, share, shares
 from sipo.report.verdict import findings
+from sipo.words import quantity
 
 INTERVAL = "95\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}interval"
 
@@ -136,17 +137,20 @@ def judges(fronts: Mapping[str, Any]) -> list[tuple[str, Table | None]]:
             longer = "longer" if each["taste"] > 0 else "shorter"
             said += f" Among answers of one method and weight it likes the {longer} better."
             columns = ["method", "weights", f"wins [{INTERVAL}]", f"of like length [{INTERVAL}]", "pairs"]
-            columns += ["at equal length", f"without its errors [{INTERVAL}]"]
+            columns += [f"at equal length [{INTERVAL}]", f"without its errors [{INTERVAL}]"]
             wins = Table(columns, [_won(row) for row in each["wins"]], lead=2)
         found.append((said, wins))
     return found
 
 
 def _won(row: Mapping[str, Any]) -> list[Cell]:
-    cells = [None if each is None or each[0] is None else Measured(*each) for each in (row["judged"], row["like"])]
+    judged, like, equal = (
+        None if each is None or each[0] is None else Measured(*each)
+        for each in (row["judged"], row["like"], row["equal"])
+    )
     corrected = row["corrected"]
     whole = None if corrected is None else "nothing to be said" if corrected[0] is None else Measured(*corrected)
-    return [row["method"], shares(row["weights"]), *cells, row["pairs"], row["equal"], whole]
+    return [row["method"], shares(row["weights"]), judged, like, row["pairs"], equal, whole]
 
 
 def trusted(found: Mapping[str, Any]) -> str:
@@ -154,7 +158,7 @@ def trusted(found: Mapping[str, Any]) -> str:
     kin = f", of the policies' own family ({', '.join(found['kin'])})," if found["kin"] else ""
     if not found["labels"]:
         return f"{found['judge']}{kin} could not be held against labels: there are none"
-    said = f"{found['judge']}{kin} agrees with {_rate(found['agreement'])} of {found['labels']} labels"
+    said = f"{found['judge']}{kin} agrees with {_rate(found['agreement'])} of {quantity(found['labels'], 'label')}"
     if found["first"] is None:
         return said
     return (
@@ -180,7 +184,8 @@ def beside(fronts: Mapping[str, Any]) -> Table | None:
         for point in points
     ]
     columns = [
-        f"{each['name']}, {better(each['direction'])} [{INTERVAL}]; {found['prompts'][each['name']]} prompts"
+        f"{each['name']}, {better(each['direction'])} [{INTERVAL}]; "
+        + quantity(found["prompts"][each["name"]], "prompt")
         for each in found["objectives"]
     ]
     measure = measure_of(found)
@@ -205,9 +210,10 @@ def left_out(fronts: Mapping[str, Any]) -> str:
     """What the fronts are not about, since a judge would not have it; nothing where all was judged."""
     if not fronts.get("left_out"):
         return ""
-    prompts = f"{fronts['left_out']} of {fronts['left_out'] + fronts['prompts']} held-out prompts"
+    prompts = f"{fronts['left_out']} of {quantity(fronts['left_out'] + fronts['prompts'], 'held-out prompt')}"
+    verb = "is" if fronts["left_out"] == 1 else "are"
     return (
-        f"{prompts} are left out for all methods: a judge refused {fronts['refused']} of the responses to them. What "
+        f"{prompts} {verb} left out for all methods: a judge refused {fronts['refused']} of the responses there. What "
         "is refused is no random part, so the fronts speak for the other prompts alone."
     )
 

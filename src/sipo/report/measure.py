@@ -1,10 +1,11 @@
 """What a front's numbers are, in words: rewards of what the methods write, or held-out labels that agree with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
-from sipo.report.parts import listed
+from sipo.words import listed, quantity
 
 CAVEAT = (
     "Preference accuracy measures how a policy ranks given responses, not how good what it writes is: read its answers "
@@ -32,12 +33,34 @@ class Measure:
     """Of a difference."""
     recommended: str
     """What the report calls the weight that it names."""
+    ends: tuple[float, float] = (-inf, inf)
+    """Between which it lies, and so do the ends of its intervals."""
+
+    def clip(self, ends: Iterable[float]) -> tuple[float, ...]:
+        """The ends of an interval, none of them beyond what can be."""
+        low, high = self.ends
+        return tuple(min(max(float(end), low), high) for end in ends)
+
+    def within_ends(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """A comparison, with the intervals of its methods' means clipped."""
+
+        def clipped(each: Mapping[str, Any]) -> dict[str, Any]:
+            points = [
+                {**point, "interval": {name: self.clip(ends) for name, ends in point["interval"].items()}}
+                for point in each["points"]
+            ]
+            return {**each, "points": points, "utility_interval": self.clip(each["utility_interval"])}
+
+        return {**found, "methods": {name: clipped(each) for name, each in found["methods"].items()}}
 
     def caveats(self, fronts: Mapping[str, Any]) -> list[str]:
         """What must be known of the numbers, in sentences."""
         if self is REWARDS:
             return []
-        counts = [f"{name} {each['rows']} rows of {each['prompts']} prompts" for name, each in fronts["labels"].items()]
+        counts = [
+            f"{name} {quantity(each['rows'], 'row')} of {quantity(each['prompts'], 'prompt')}"
+            for name, each in fronts["labels"].items()
+        ]
         told = [
             "Measured is preference accuracy, the share of a held-out prompt's labels that agree with how a policy "
             "ranks the two given responses, averaged over prompts; the base model ranks neither first and counts as "
@@ -75,6 +98,7 @@ LABELS = Measure(
     "better at ranking held-out responses",
     "Differences in the share of held-out labels agreed with; positive is better.",
     "To look at first",
+    (0.0, 1.0),
 )
 
 

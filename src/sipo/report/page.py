@@ -13,6 +13,7 @@ from markupsafe import Markup
 from sipo.plain import plain
 from sipo.report.decision import ratio
 from sipo.report.parts import number, together
+from sipo.words import quantity
 
 DASHES = {"--": "7 4", "-.": "7 3 2 3", ":": "2 3"}
 """Of lines, as SVG has them."""
@@ -35,6 +36,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.filters["quantity"] = quantity
     environment.filters["together"] = together
     environment.globals["dashes"] = DASHES
     environment.filters["ratio"] = ratio

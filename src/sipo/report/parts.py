@@ -72,11 +72,6 @@ def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} %" if whole else NOTHING
 
 
-def listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def shares(weights: Mapping[str, float] | None) -> str:
     """A preference weight for people: `helpful 0.4 · harmless 0.6`."""
     if weights is None:
@@ -105,5 +100,6 @@ def _text(cell: Cell, digits: int) -> str:
     if isinstance(cell, Measured):
         value, low, high = (_text(part, digits) for part in cell)
         return f"{value} [{low}, {high}]"
+    cell = round(cell, digits) + 0.0 if isinstance(cell, float) and digits >= 0 else cell  # nothing has no sign
     text = f"{cell:,}" if isinstance(cell, int) else f"{cell:,.{digits}f}" if digits >= 0 else f"{cell:.2e}"
     return text.replace("-", MINUS)

@@ -12,6 +12,7 @@ from sipo.report.parts import Cell, Table
 from sipo.rewards import Item, score_responses
 from sipo.rewards.objective import Objective
 from sipo.settings import Execution
+from sipo.words import quantity
 
 TrueRewards = Mapping[Item, Mapping[str, float | None]]
 """By objective, in its own direction; None where a judge refused, objectives without a reward function left out."""
@@ -51,9 +52,9 @@ def by_kind(rows: Sequence[Row], inputs: Inputs, objectives: Sequence[Objective]
         return Table(columns, [[kind, *means(texts)] for kind, texts in kinds], caption)
 
     chosen = [row for row in rows if row.id in inputs.chosen]
-    tables = [table(rows, f"Over all {len(rows)} rows worked on.")]
+    tables = [table(rows, "Over the one row worked on." if len(rows) == 1 else f"Over all {len(rows)} rows worked on.")]
     if chosen:
-        tables.append(table(chosen, f"Over the {len(chosen)} rows with a chosen response."))
+        tables.append(table(chosen, f"Over the {quantity(len(chosen), 'row')} with a chosen response."))
     return tables
 
 

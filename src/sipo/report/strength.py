@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sipo.report.parts import Cell, Measured, Table, shares
+from sipo.words import quantity
 
 
 def in_words(told: Mapping[str, Any]) -> str:
@@ -12,14 +13,22 @@ def in_words(told: Mapping[str, Any]) -> str:
     diverged = told.get("diverged", [])
     rates = set(told["lr"].values())
     rate = f"{rates.pop():.3g}" if len(rates) == 1 else shares(told["lr"])
-    kept = "" if told["keep_range"] is None else f" of those that keep {told['keep_range']:.0%} of the range"
     said = (
         f"{told['of']} was tried at {tried} on {_units(told)} that no test sees; x{told['chosen']:g} (lr {rate}) is "
-        f"taken, the best{kept} by {told['measure']}."
+        f"taken, {_why(told)}."
     )
     if diverged:
         said += f" At {_named(diverged)} training diverged, and brought nothing to compare."
     return " ".join([said, *(f"{doubt[0].upper()}{doubt[1:]}." for doubt in told["doubts"])])
+
+
+def _why(told: Mapping[str, Any]) -> str:
+    largest = f"of the largest mean {told['measure']}"
+    if told["keep_range"] is None:
+        return largest
+    if not any(each["keeps"] for each in told["trials"]):
+        return "the one that keeps most of the range"
+    return f"{largest} among those that keep {told['keep_range']:.0%} of the range"
 
 
 def table(told: Mapping[str, Any]) -> Table:
@@ -47,4 +56,4 @@ def _named(strengths: Iterable[float]) -> str:
 
 
 def _units(told: Mapping[str, Any]) -> str:
-    return f"{told['prompts']} validation {'prompts' if told['measure'] == 'utility' else 'rows'}"
+    return quantity(told["prompts"], f"validation {'prompt' if told['measure'] == 'utility' else 'row'}")

@@ -23,10 +23,9 @@ def commands(task: Task, inputs: Inputs, found: Decision) -> list[Command]:
     weights = at.weights if at else _middle(inputs.fronts["methods"][method]["points"])
     asked = generate(run, weights, question(each.text for each in inputs.responses), method)
     chosen = ("choose", run, at.by if at else "--knee", "--method", method)
-    if at:
-        told = [("ask it", asked), ("choose another weight", chosen)]
-    else:
-        told = [(f"ask {method} all the same, at {ratio(weights)}", asked), ("choose a weight", chosen)]
+    told = [("ask it" if at else f"ask {method} all the same, at {ratio(weights)}", asked)]
+    if len(task.weights) > 1:
+        told.append(("choose another weight" if at else "choose a weight", chosen))
     spec = find(method)
     if spec.exported:
         alone = spec.models(tuple(weights.values())) == 1

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sipo.pareto.verdicts import Word
-from sipo.report.parts import alike, listed, number
+from sipo.report.parts import alike, number
+from sipo.words import listed, quantity
 
 SPELLED_OUT = 4
 """So many comparisons are told one by one, with their numbers; more are grouped."""
@@ -119,7 +120,7 @@ def narrowed(fronts: Mapping[str, Any]) -> str:
 def _kept(fronts: Mapping[str, Any]) -> list[str]:
     """How far sipo's weights still steer."""
     start = fronts["start"]
-    if "sipo" not in fronts["methods"] or start is None:
+    if "sipo" not in fronts["methods"] or start is None or len(fronts["methods"]["sipo"]["points"]) == 1:
         return []
     mine, theirs = fronts["methods"]["sipo"], fronts["methods"][start]
     still = fronts["differences"].get(f"sipo - {start}", {}).get("still", ())
@@ -170,7 +171,7 @@ def _apart(found: list[Finding]) -> list[str]:
 
 
 def _prompts(fronts: Mapping[str, Any]) -> str:
-    return f"{fronts['prompts']} held-out prompt{'s' * (fronts['prompts'] != 1)}"
+    return quantity(fronts["prompts"], "held-out prompt")
 
 
 def _p(value: float) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 from sipo.data import Row
 from sipo.filters.registry import find
 from sipo.report.inputs import Inputs
-from sipo.report.parts import Cell, Table, listed, share
+from sipo.report.parts import Cell, Table, share
 from sipo.report.truth import Truth
 from sipo.task import Task
+from sipo.words import listed, quantity
 
 REASONS = 10
 GATE = "better than both originals for every judge"
@@ -135,7 +136,9 @@ def chose_nothing(inputs: Inputs, ways_out: str) -> str:
     if not inputs.filter or inputs.chosen:
         return ""
     commonest = Counter(each.fate for each in inputs.candidates).most_common(1)
-    most = f" Most of the {len(inputs.candidates)} candidates fell so: {commonest[0][0]}." if commonest else ""
+    most = (
+        f" Most of the {quantity(len(inputs.candidates), 'candidate')} fell so: {commonest[0][0]}." if commonest else ""
+    )
     return (
         "The filter chose nothing in the last round, so its realignment had nothing to learn from and left the "
         f"policies as they were: sipo is there what mod is.{most} To change that, {ways_out}."

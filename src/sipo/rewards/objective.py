@@ -2,6 +2,7 @@
 
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError, field_validator, model_validator
@@ -16,14 +17,21 @@ UNSAID = "Say here in one sentence what is better about a response that {name} p
 Reward: Any = reduce(or_, [spec.settings for spec in kinds().values()], str)
 
 
+def file_of(function: str) -> tuple[Path, str] | None:
+    """Of `FILE.py:function` the file and the name; None of `module:function`."""
+    file, _, name = function.rpartition(":")
+    return (Path(file), name) if file.endswith(".py") else None
+
+
 class Objective(Section):
     name: Name
     """Letters, digits, _ and -; rows name their labels by it."""
     better: str
     """One sentence that says what a better response is; reviews, rewrites, judges and prompting quote it."""
     reward: Reward | None = None  # a function's name, or the settings of a kind
-    """What scores held-out responses: `module:function`, (prompts, responses) -> one number each, or a mapping. Where
-    an objective has none, held-out labels measure all methods."""
+    """What scores held-out responses: `module:function`, (prompts, responses) -> one number each, or a mapping; a
+    module is looked for beside the configuration first. Where an objective has none, held-out labels measure all
+    methods."""
     direction: Literal["maximize", "minimize"] = "maximize"
     """Whether larger rewards are better."""
 

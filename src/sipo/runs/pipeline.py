@@ -29,6 +29,7 @@ from sipo.runs.peak import peak_bytes, reset_peak
 from sipo.runs.validate import validate
 from sipo.task import Task
 from sipo.trackers import Trackers
+from sipo.words import quantity
 
 
 def run(
@@ -53,7 +54,7 @@ def run(
         raise SipoError(
             f"--from {start} and --only {only}: give one; --only makes a single stage, whose inputs must hold"
         )
-    task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet))
+    task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet, steps=True))
     graph = Graph(config)
     if start is None or not graph.within(start):
         _known(graph, start)
@@ -222,7 +223,7 @@ def _introduce(task: Task) -> None:
     conflicts = sum(row.conflicting(task.objectives) for row in splits.train)
     say(
         f"rows       {len(splits.train)} train ({conflicts} in conflict), "
-        f"{len(splits.validation)} validation, {len(splits.test)} test; {len(task.weights)} weights"
+        f"{len(splits.validation)} validation, {len(splits.test)} test; {quantity(len(task.weights), 'weight')}"
     )
 
 
@@ -234,7 +235,7 @@ def _conclude(task: Task, run: Path) -> None:
     say()
     say(f"report   {run / 'report' / 'report.html'}")
     say(f"fronts   {run / 'compare' / 'fronts.json'}")
-    if any(find(name).steered for name in config.methods):
+    if len(task.weights) > 1 and any(find(name).steered for name in config.methods):
         say(f"choose   {sipo('choose', run, '--knee')}")
     say(f"ask it   {sipo(*generate(run, weights, question(prompts), _proposed(run, config)))}")
     say(f"take it  {sipo(*export(run, weights, 'soup'))}")

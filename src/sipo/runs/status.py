@@ -55,7 +55,7 @@ def read_run(run: Path) -> Config:
     """The configuration that a run was last given. Raises SipoError where there is no run, or a damaged one."""
     run = Path(run)
     if not is_run(run):
-        raise SipoError(f"{run}: holds no run; name the folder that `sipo run` printed in its first line")
+        raise SipoError(f"{run}: holds no run; name the folder that `sipo run` printed")
     check_config(run / CONFIG)
     return load_config(run / CONFIG)
 

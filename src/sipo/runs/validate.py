@@ -109,6 +109,8 @@ def _rewards(task: Task, filters: bool, absent: Absent) -> None:
                 f"`{objective.name}` compares two; leave out its pairwise: true, or take another rule"
             )
     here = [objective for objective in task.config.objectives if objective.name not in absent.judges]
+    if rewards := dict.fromkeys(str(each.reward) for each in here if each.reward is not None):
+        task.progress.begin(f"looking at {', '.join(rewards)}")
     check_rewards(here, task.config.execution, task.moment)
 
 

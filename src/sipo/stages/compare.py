@@ -113,7 +113,7 @@ def fronts_by_labels(task: Task, rankings: Sequence[Ranking], answers: Sequence[
             name: {"rows": len(rows), "prompts": len({prompt for _, prompt in rows})} for name, rows in labelled.items()
         },
         "unranked": [name for name in dict.fromkeys(each.method for each in answers) if name not in methods],
-        **_fronts(task, rankings, dict.fromkeys(task.objectives, True), answers),
+        **LABELS.within_ends(_fronts(task, rankings, dict.fromkeys(task.objectives, True), answers)),
     }
 
 
@@ -155,7 +155,7 @@ def _beside(task: Task, measure: str, measured: Sequence[Measured], names: Seque
     if not all(counts):
         return None
     draws = resamples(next(iter(values.values())).shape[1], task.config.evaluate.bootstrap, task.config.seed)
-    methods = {}
+    methods, clip = {}, (LABELS if measure == LABELS.name else REWARDS).clip
     for method, mine in points.items():
         complete = filled(values[method])
         means_M_N, sampled_T_M_N = complete.mean(axis=1), resampled_means(complete, draws)
@@ -163,7 +163,7 @@ def _beside(task: Task, measure: str, measured: Sequence[Measured], names: Seque
             {
                 "weights": part[0].weights,
                 "rewards": dict(zip(names, means_M_N[at].tolist(), strict=True)),
-                "interval": {name: percentile_interval(sampled_T_M_N[:, at, n]) for n, name in enumerate(names)},
+                "interval": {name: clip(percentile_interval(sampled_T_M_N[:, at, n])) for n, name in enumerate(names)},
             }
             for at, part in enumerate(mine)
         ]
@@ -180,8 +180,8 @@ def judges(
     task: Task, responses: Sequence[Response], agreement: Mapping[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """By objective what is known of its judge, and of one that compares the `wins` over base of every method at every
-    weight: `judged`, `corrected` for the judge's errors where there are labels, those of `like` length, and the value
-    at `equal` length; `taste` is what length is worth to it.
+    weight: `judged`, `corrected` for the judge's errors where there are labels, those of `like` length, and those at
+    `equal` length; `taste` is what length is worth to it.
     """
     found = {name: {key: value for key, value in each.items() if key != "right"} for name, each in agreement.items()}
     groups: dict[tuple[str, str], list[tuple[Response, Response]]] = {}
@@ -202,7 +202,8 @@ def _wins(
     number = [number for number, each in enumerate(groups.values()) for _ in each]
     won = np.array([mine.rewards[name] for mine, _ in pairs], dtype=float)
     longer = np.array([mine.length - other.length for mine, other in pairs], dtype=float)
-    equal, taste = at_equal_length(won, longer, number)
+    prompts = list(dict.fromkeys(mine.prompt for mine, _ in pairs))
+    equal, taste = at_equal_length(won, longer, number, [prompts.index(mine.prompt) for mine, _ in pairs])
     wins = []
     for place, ((method, _), each) in enumerate(groups.items()):
         like = of_like_length(np.log([max(1, mine.length) / max(1, other.length) for mine, other in each]))
@@ -215,7 +216,7 @@ def _wins(
                 "corrected": win_rate(_by_prompt(name, each), right_K) if len(right_K) else None,
                 "like": win_rate(_by_prompt(name, alike)) if alike else None,
                 "pairs": len(alike),
-                "equal": float(equal[place]),
+                "equal": equal[place],
             }
         )
     return {"wins": wins, "taste": taste}

@@ -78,6 +78,7 @@ def _told(task: Task, inputs: Inputs) -> dict[str, Any]:
         "decision": found,
         "chart": _chart(fronts, found),
         "commands": commands(task, inputs, found),
+        "weights": len(task.weights),
         "objectives": fronts["objectives"],
         "prompts": fronts["prompts"],
         "methods": list(fronts["methods"]),

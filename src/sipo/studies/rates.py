@@ -13,6 +13,7 @@ from sipo.studies.ground import Ground
 from sipo.studies.intervals import over_seeds
 from sipo.studies.study import Conclusion, Table
 from sipo.task import rows_file
+from sipo.words import quantity
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class RateStudy:
             for n, (mean, low, high) in shares.items()
         ]
         pictured = {f"{n} objectives": [each] for n, each in shares.items()}
-        title = f"Conflicts among {sum(seed['rows'] for seed in seeds)} rows of {len(seeds)} seeds"
+        title = f"Conflicts among {sum(seed['rows'] for seed in seeds)} rows of {quantity(len(seeds), 'seed')}"
         return Conclusion(
             [Table(title, ["objectives", "which", "in conflict", "interval"], table)],
             pictures={"rates.png": dots_png(pictured, ["share of rows in conflict"])},

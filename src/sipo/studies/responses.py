@@ -24,6 +24,7 @@ from sipo.studies.ground import Ground
 from sipo.studies.intervals import Interval, difference_of_means, mean_over_seeds, outcome, shown, tested
 from sipo.studies.study import Conclusion, Finding, Table
 from sipo.task import Task
+from sipo.words import quantity
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class ResponseStudy:
             word, because = decide(gain, p, prompts=rows, family=len(stated))
             findings.append(Finding(statement, tested(gain, p, len(stated)), outcome(word), because=because))
         size = sum(map(len, rewards[chosen]))
-        title = f"Mean true rewards over {size} rows of {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+        title = f"Mean true rewards over {quantity(size, 'row')} of {quantity(len(seeds), 'seed')}"
         table = Table(title, ["response", *names], [[kind, *map(shown, each)] for kind, each in means.items()])
         pictures = {"responses.png": dots_png(means, [f"{name}, mean true reward" for name in names])}
         return Conclusion([table], findings, pictures)

@@ -19,6 +19,7 @@ from sipo.errors import SipoError
 from sipo.plain import code, escape, markdown_table
 from sipo.progress import Progress
 from sipo.studies.ground import Ground
+from sipo.words import listed, quantity
 
 Outcome = Literal["holds", "is not contradicted", "not shown", "depends on the measure", "the reverse holds"]
 
@@ -59,7 +60,7 @@ class Conclusion:
             return "The paper states nothing here that this could be held against."
         counts = {name: sum(each.outcome == name for each in of_the_paper) for name in OUTCOMES}
         shown = ", ".join(f"{count} {words}" for (name, words) in OUTCOMES.items() if (count := counts[name]))
-        return f"Of {len(of_the_paper)} statement{'s' if len(of_the_paper) > 1 else ''} of the paper: {shown}."
+        return f"Of {quantity(len(of_the_paper), 'statement')} of the paper: {shown}."
 
 
 ABOUT = "about"
@@ -179,13 +180,13 @@ def page(study: Study, ground: Ground, seeds: Sequence[int], conclusion: Conclus
     again = command("sipo", "study", study.name, *arms, "--on", ground.where, "--seeds", ",".join(map(str, seeds)))
     parts = [
         f"# {study.name} on {escape(ground.name)}",
-        study.question,
+        f"These arms alone of the study: {listed(study.only)}." if study.only else study.question,
         code(again),
         f"**{conclusion.verdict}**",
     ]
     if study.only:
         count = len(conclusion.findings)
-        parts.append(f"Of these arms alone: verdicts are corrected over the {count} statement{'s'[: count != 1]} here.")
+        parts.append(f"Verdicts are corrected over the {quantity(count, 'statement')} here.")
     if conclusion.findings:
         rows = [
             ["ours" if each.ours else "the paper", each.statement, each.measured, _here(each)]

@@ -12,7 +12,7 @@ const card = ({ title, text, rewards = {}, tokens = null, cut = false, notes = [
   if (chosen) header.append(make("span", { class: "badge chosen" }, "chosen"));
   for (const note of notes) header.append(make("span", { class: "faint" }, note));
   const facts = Object.entries(rewards).map(([name, value]) => `${name} ${number(value)}`);
-  if (tokens !== null) facts.push(`${tokens} tokens`);
+  if (tokens !== null) facts.push(`${tokens} token${tokens === 1 ? "" : "s"}`);
   const footer = make("footer", {}, facts.join(" · "));
   if (cut) footer.append(" ", make("span", { class: "cut" }, "cut by the length limit"));
   const body = make("div", { class: text.trim() ? "text" : "text faint", dir: "auto" }, text.trim() ? text : "(empty)");
