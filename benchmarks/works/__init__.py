@@ -20,6 +20,7 @@ from benchmarks.works import (
     score_rows,
     score_shared_prompt,
     serve,
+    serve_http,
 )
 
 WORKS: dict[str, Callable[[Bench], list[Record]]] = {
@@ -32,6 +33,7 @@ WORKS: dict[str, Callable[[Bench], list[Record]]] = {
     "packed-alone": packed.alone,
     "serve": serve.run,
     "serve-alone": serve.alone,
+    "serve-http": serve_http.run,
     "score": score.run,
     "score-rows": score_rows.run,
     "score-shared-prompt": score_shared_prompt.run,

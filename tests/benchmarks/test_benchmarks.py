@@ -1,6 +1,7 @@
 """The benchmarks on a tiny random model: what they compare is equal, and what is not equal is said so. Nothing is timed."""
 
 import json
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from benchmarks.__main__ import main
 from benchmarks.agreement import close
 from benchmarks.alternatives import merged, plain, replay
 from benchmarks.bench import Bench
+from benchmarks.endpoints import Server, ask
 from benchmarks.hardware import Hardware, inspect
 from benchmarks.measure import Measured, Route, interleaved, parameter_bytes, peak_growth
 from benchmarks.model import load, twin
@@ -24,22 +26,24 @@ from benchmarks.works import WORKS, mod_decode
 from benchmarks.works.dpo import same_curves
 from benchmarks.works.ours import write
 from sipo.decoding import Request, at_mod
+from sipo.errors import SipoError
 from sipo.logprobs.packing import pack
 
 TINY = {"random_weights": "tiny", "device": "cpu", "dtype": "float32"}
 SMALL = {"batch": 4, "prompt_tokens": 6, "new_tokens": 4, "rank": 3, "repeats": 1}
 ARGUMENTS = ["--quick", *(f"--{key.replace('_', '-')}={value}" for key, value in {**TINY, **SMALL}.items())]
+HERE = [work for work in WORKS if work != "serve-http"]
 CPU = torch.device("cpu")
 PAIR = {"ours", "alternative"}
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Every work, once."""
+    """Every work that needs no other process, once."""
     out = tmp_path_factory.mktemp("bench") / "deep" / "bench.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replay, "FEW", 1)
-        assert main([*WORKS, *ARGUMENTS, "--out", str(out)]) == 0
+        assert main([*HERE, *ARGUMENTS, "--out", str(out)]) == 0
     return json.loads(out.read_text())
 
 
@@ -59,7 +63,7 @@ def of(records: list[dict[str, Any]], work: str) -> dict[str, dict[str, Any]]:
 
 
 def test_every_work_gives_records_of_the_schema(records: list[dict[str, Any]]) -> None:
-    here = [work for work in WORKS if work != "mod-engine"]  # the tiny model's heads are too narrow for vLLM
+    here = [work for work in HERE if work != "mod-engine"]  # the tiny model's heads are too narrow for vLLM
     assert list(dict.fromkeys(record["work"] for record in records)) == here
     for record in records:
         assert record.keys() == {field.name for field in fields(Record)}
@@ -71,6 +75,40 @@ def test_every_work_gives_records_of_the_schema(records: list[dict[str, Any]]) -
             assert record["spread"][0] <= record["ratio"] <= record["spread"][1]
         assert record["hardware"].keys() == {field.name for field in fields(Hardware)}
         assert {"model", "n", "batch", "new_tokens", "repeats"} < record["settings"].keys()
+
+
+def test_streams_are_timed_and_counted(serving: Any) -> None:
+    bodies = [
+        {"model": f"tiny/mod:detail={share},brevity=1", "prompt": "tell me", "max_tokens": 9, "temperature": 0.0,
+         "stream_options": {"include_usage": True}, "n": n}
+        for share, n in ((0.5, 1), (2.0, 1), (2.0, 2))
+    ]  # fmt: skip
+    together, after = ask(serving().url, bodies), [ask(serving().url, [body])[0] for body in bodies]
+    assert [stream.text for stream in together] == [stream.text for stream in after]
+    assert [stream.tokens for stream in together] == [stream.tokens for stream in after]
+    assert together[0].text != together[1].text == together[2].text and together[2].tokens == 2 * together[1].tokens
+    assert all(stream.first > 0 and stream.longest >= 0 for stream in together)
+    with pytest.raises(SipoError, match="status 404"):
+        ask(serving().url, [{**bodies[0], "model": "other"}])
+
+
+def test_a_server_that_does_not_come_up_is_told() -> None:
+    fails = Server([sys.executable, "-c", "raise SystemExit('no room')"])
+    with pytest.raises(SipoError, match="does not serve: no room"):
+        fails.__enter__()
+
+
+@pytest.mark.slow
+def test_serving_over_http_on_a_tiny_model(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    assert main(["serve-http", *ARGUMENTS, "--out", str(out)]) == 0
+    found = {record["alternative"]: record for record in json.loads(out.read_text())}
+    assert found.keys() == {
+        "plain", "base-rows", "generate", "one-at-a-time", "transformers-serve", "transformers-serve-paged",
+    }  # fmt: skip
+    assert found["generate"]["equal"] is found["one-at-a-time"]["equal"] is True
+    for name in ("base-rows", "transformers-serve", "transformers-serve-paged"):
+        assert found[name]["settings"][f"{name}_first_median"] > 0
 
 
 @pytest.mark.parametrize(

@@ -15,18 +15,41 @@ from sipo.cli.main import main
 
 
 @pytest.fixture
-def process(served_run: Path) -> Any:
-    words = ["serve", f"tiny={served_run}", "--port", "0", "--json"]
-    started = subprocess.Popen(
-        [sys.executable, "-m", "sipo", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(served_run: Path) -> Any:
+    processes = []
+
+    def started(port: str = "0") -> Any:
+        words = ["serve", f"tiny={served_run}", "--port", port, "--json"]
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "sipo", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+        return processes[-1]
+
     yield started
-    started.kill()
-    started.communicate()
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
-def test_asked_to_stop_it_finishes_what_runs_and_refuses_the_rest(process: Any) -> None:
+def test_killed_it_serves_again_and_asked_to_stop_it_finishes_what_runs_and_refuses_the_rest(start: Any) -> None:
+    killed = start()
+    url = json.loads(killed.stdout.readline())["url"]
+    body = {"model": "tiny/mod", "messages": [{"role": "user", "content": "x"}], "temperature": 50.0, "seed": 1}
+
+    def text(tokens: int) -> str:
+        answer = httpx.post(f"{url}/chat/completions", json={**body, "max_tokens": tokens}, timeout=60)
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    before = text(20)
+    asked = {**body, "max_tokens": 400, "stream": True}
+    with pytest.raises(httpx.RemoteProtocolError), httpx.stream("POST", f"{url}/chat/completions", json=asked) as cut:
+        for _ in cut.iter_lines():
+            killed.kill()
+    process = start(str(httpx.URL(url).port))
     told = json.loads(process.stdout.readline())
+    assert told["url"] == url and text(20) == before
     assert told["models"][0] == "tiny" and "tiny/mod" in told["models"]
     url = told["url"]
     body = {

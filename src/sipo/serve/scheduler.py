@@ -25,6 +25,8 @@ from sipo.settings import Decoding
 
 READING = 0.25
 """Seconds for which those who write wait while prompts are read; where nobody does, twice as many are taken."""
+GATHER = 0.01
+"""Seconds that the first of a crowd waits for the others, so that they are read together."""
 LEAST = 32
 """Tokens that are read at once, if there are so many: a forward of fewer takes hardly less time."""
 
@@ -219,6 +221,10 @@ class Scheduler:
         with self._changed:
             while not (self._busy or self._batch.held or self._closing):
                 self._changed.wait()
+            idle = not self._running
+        if idle:
+            time.sleep(GATHER)
+        with self._changed:
             if self._closing:
                 return False
             came = self._next()

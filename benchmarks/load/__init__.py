@@ -1,0 +1,1 @@
+"""A crowd of streams against `sipo serve`: see `benchmarks.load.__main__`."""
