@@ -117,14 +117,17 @@ def tokenizer_of(kind: str, template: str | None, eos: str = "</s>", *, adds: st
     return fast
 
 
-def save_model(folder: Path, tokenizer: PreTrainedTokenizerFast, generation_ends: list[int] | None = None) -> Path:
+def save_model(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, generation_ends: list[int] | None = None, **sizes: int
+) -> Path:
     """A tiny random Llama that reads the tokenizer's ids, in a folder, as a hub would have it."""
     torch.manual_seed(0)
     pad = tokenizer.eos_token_id if tokenizer.unk_token is None else tokenizer.unk_token_id
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, **sizes}
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.3,
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=pad,
+        vocab_size=len(tokenizer), intermediate_size=48, num_hidden_layers=2, max_position_embeddings=2048,
+        tie_word_embeddings=True, initializer_range=0.3, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id, pad_token_id=pad, **sizes,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -23,6 +23,7 @@ from pip._internal.commands import create_command
 import sipo
 from sipo.cli.app import app
 from sipo.cli.main import main
+from sipo.commands import vllm_soups
 from sipo.config.file import load_config, parse_config
 from sipo.data.sources.registry import known_sets
 from sipo.studies.registry import find_study
@@ -162,7 +163,20 @@ def dry_docker(words: list[str]) -> None:
         dry_sipo([*{"sipo": [], "sipo-serve": ["serve"]}[given.image], *rest])
 
 
-DRY = {"sipo": dry_sipo, "make": dry_make, "python": dry_python, "python3": dry_python}
+def dry_vllm(words: list[str]) -> None:
+    """As `sipo.commands` has it (tests/serve/test_vllm_plugin.py starts one)."""
+    rank = int(words[-1])
+    assert shlex.join(["vllm", *words]) == vllm_soups({}, words[1], rank).partition("=1 ")[2]
+
+
+def dry_export(words: list[str]) -> None:
+    """Variables that are read somewhere."""
+    name, _, _ = words[0].partition("=")
+    assert name.startswith("VLLM_") or any(f'"{name}"' in each.read_text() for each in (ROOT / "src").rglob("*.py"))
+
+
+DRY = {"vllm": dry_vllm, "export": dry_export}
+DRY |= {"sipo": dry_sipo, "make": dry_make, "python": dry_python, "python3": dry_python}
 DRY |= {"docker": dry_docker, "pip": dry_pip, "source": dry_source, "cp": dry_cp}
 
 

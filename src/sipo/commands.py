@@ -1,11 +1,14 @@
 """Commands for people, to be copied into a shell as they stand: all that sipo prints or writes are made here."""
 
+import csv
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
+from io import StringIO
 from pathlib import Path
 from shutil import which
 
@@ -116,6 +119,33 @@ def serve(folder: object, base: str | None, rank: int = 0) -> str:
     name = Path(str(folder)).name
     options = ("--enable-lora", "--max-lora-rank", room, "--lora-modules", f"{name}={folder}")
     return command("vllm", "serve", base, *options) if room else ""
+
+
+def vllm_soups(runs: Mapping[str, Path], base: str, rank: int) -> str:
+    """How vLLM serves the soups of runs by name over their base; `rank` is the largest. Empty where it is too large."""
+    room = next((each for each in VLLM_RANKS if each >= rank), None)
+    named = os.pathsep.join(f"{name}={path}" for name, path in runs.items())
+    known = f"SIPO_VLLM_RUNS={shlex.quote(named)} VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+    return f"{known} {command('vllm', 'serve', base, '--enable-lora', '--max-lora-rank', room)}" if room else ""
+
+
+def llama_server(base: Path | None, scales: Mapping[Path, float]) -> str:
+    """How llama.cpp serves adapters over its base, a GGUF file: at these scales, where a request names no others.
+
+    It cannot read a path with a colon.
+    """
+    row = StringIO()
+    csv.writer(row, lineterminator="").writerow([f"{path}:{scale}" for path, scale in scales.items()])
+    return command("llama-server", "--model", base or Path("model.gguf"), "--lora-scaled", row.getvalue())
+
+
+def llama_scales(scales: Iterable[float]) -> dict[str, list[dict[str, float]]]:
+    """What a request to llama.cpp's server has besides, to be at these scales of the adapters in their order.
+
+    >>> llama_scales([0.3, 0.7])
+    {'lora': [{'id': 0, 'scale': 0.3}, {'id': 1, 'scale': 0.7}]}
+    """
+    return {"lora": [{"id": number, "scale": scale} for number, scale in enumerate(scales)]}
 
 
 def question(prompts: Iterable[str]) -> str:

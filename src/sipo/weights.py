@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import combinations
-from math import comb
+from math import comb, floor
 from numbers import Real
 
 import numpy as np
@@ -86,6 +86,22 @@ def grid(settings: Weights, objectives: Sequence[str], place: str = "weights") -
     if settings.grid is None:
         return list(spread_lattice(len(objectives), settings.divisions, settings.at_most))
     return [as_weight(shares, objectives, f"{place}.grid[{i}]") for i, shares in enumerate(settings.grid)]
+
+
+def on_grid(weight: Weight, steps: int) -> Weight:
+    """A nearest weight whose shares are multiples of 1 / steps: parts of a step go to the largest remainders, so that
+    the sum stays 1. All zeros stay so.
+
+    >>> on_grid((1 / 3, 2 / 3), 20)
+    (0.35, 0.65)
+    """
+    if not any(weight):
+        return weight
+    whole = [floor(share * steps) for share in weight]
+    order = sorted(range(len(weight)), key=lambda i: whole[i] - weight[i] * steps)
+    for i in order[: steps - sum(whole)]:
+        whole[i] += 1
+    return tuple(count / steps for count in whole)
 
 
 def is_near(one: Weight, other: Weight) -> bool:

@@ -309,6 +309,9 @@ def export(
     to_grpo: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write the rewards for TRL's GRPOTrainer there instead.")
     ] = None,
+    gguf_lora: Annotated[
+        bool, typer.Option("--gguf-lora", help="Write each policy for llama.cpp, which adds them up at any weight.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model.
@@ -323,8 +326,12 @@ def export(
         raise SipoError("--to-grpo writes rewards, and no model: leave the options of models out")
     if distil and rank:
         raise SipoError("--distil trains an adapter of the run's own rank, lora.r: leave --rank out")
+    if gguf_lora and (merged or base or rank or to_grpo or distil):
+        raise SipoError(
+            "--gguf-lora writes the policies as they are: leave other kinds of export, --base and --rank out"
+        )
     hush()
-    from sipo.cli.export import write, write_distilled, write_rewards
+    from sipo.cli.export import write, write_distilled, write_for_llama_cpp, write_rewards
     from sipo.finished.handle import open
     from sipo.methods.registry import usual, usual_soup
 
@@ -338,6 +345,9 @@ def export(
             told |= write_distilled(finished, shares, method or usual(methods), place, merged=merged, base=base)
             return
         model = finished.at(shares, method or usual_soup(methods))
+        if gguf_lora:
+            told |= write_for_llama_cpp(model, place)
+            return
         told |= write(model, place, merged=merged, base=base, rank=rank)
 
 

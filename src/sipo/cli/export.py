@@ -1,5 +1,6 @@
 """`sipo export`: what was written, what it stands on, and how it is served."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sipo.commands import serve
 from sipo.finished.distil import distil
 from sipo.finished.export import export
+from sipo.finished.gguf_lora import export_gguf
 from sipo.finished.grpo import export_grpo
 from sipo.progress import Progress, say
 
@@ -67,3 +69,12 @@ def write_rewards(run: Path, shares: Mapping[str, float], to: Path) -> dict[str,
     names = f"from {made['file'].stem} import reward_funcs, reward_weights"
     say(f"{made['file']}: written; with {to} on Python's path, `{names}`")
     return made
+
+
+def write_for_llama_cpp(model: "AlignedModel", to: Path) -> dict[str, Any]:
+    """Write the policies that the model is a sum of into the new folder `to`, say so, and return it as a record."""
+    found = export_gguf(model, to)
+    say(f"{to}: {', '.join(each.name for each in found['adapters'])} written; {to / 'README.md'} says how to use them")
+    say(f"llama.cpp serves them by `{found['serve']}`")
+    say(f"a request for this weight, or with other scales for another, has {json.dumps(found['request'])}")
+    return {"folder": to, "method": model.method, "weights": model.weights, **found}
