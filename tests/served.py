@@ -11,6 +11,7 @@ import pytest
 import sipo
 from sipo.config.file import parse_config
 from sipo.finished.handle import FinishedRun
+from sipo.play.routes import pages
 from sipo.runs.pipeline import run
 from sipo.serve.keys import Keys
 from sipo.serve.naming import Served
@@ -38,7 +39,7 @@ class Running:
 
     def __init__(self, folder: Path, limits: Limits, keys: Keys) -> None:
         self.service = Service([Served.of("tiny", sipo.open(folder))], limits)
-        self.server = Server(self.service, keys, "127.0.0.1", 0)
+        self.server = Server(self.service, keys, "127.0.0.1", 0, pages=pages(self.service, keys, "tiny"))
         self.server.listen()
         self.service.start()
         self.url = self.server.address

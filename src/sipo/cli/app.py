@@ -11,6 +11,7 @@ import typer
 from sipo.cli.arguments import Json, parse_pairs, parse_weights
 from sipo.cli.data import data
 from sipo.cli.disk import writing
+from sipo.cli.play import play
 from sipo.cli.reward import reward
 from sipo.cli.serve import serve
 from sipo.commands import sipo
@@ -241,6 +242,7 @@ def chat(
 
 
 app.command()(serve)
+app.command()(play)
 
 
 @app.command()

@@ -93,6 +93,7 @@ def suggestions() -> list[tuple[str, str]]:
     """Commands, and what they do."""
     here = [("make quickstart", "trains such policies by all of SIPO, and writes a report")]
     return [
+        (sipo("play"), "these policies on a page in the browser, at any weight"),
         (sipo("demo", "--prompt", "What is rain?"), "the same for a question of yours"),
         *(here if QUICKSTART.exists() else []),
         (sipo("testbed"), "all of SIPO in a synthetic language, in a minute or two"),

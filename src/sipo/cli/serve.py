@@ -1,7 +1,8 @@
 """`sipo serve`: finished runs behind an endpoint in OpenAI's form."""
 
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,17 +17,19 @@ from sipo.words import quantity
 
 if TYPE_CHECKING:
     from sipo.serve.naming import Served
+    from sipo.serve.server import Server
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or NAME=RUN.")]
+Host = Annotated[str, typer.Option(help="Where it listens; 0.0.0.0 is everywhere.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+ApiKeys = Annotated[Path | None, typer.Option(metavar="FILE", help="Keys, one a line, beside those of SIPO_API_KEYS.")]
 
 
 def serve(
     runs: Runs,
-    host: Annotated[str, typer.Option(help="Where it listens; 0.0.0.0 is everywhere.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    api_keys: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keys, one a line, beside those of SIPO_API_KEYS.")
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_keys: ApiKeys = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Rows in the batch.  [default: the run's]")] = None,
     cached: Annotated[int, typer.Option(min=1, help="Tokens in the batch's cache.")] = 65536,
     waiting: Annotated[int, typer.Option(min=0, help="Answers that may wait for room.")] = 256,
@@ -39,8 +42,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve finished runs as OpenAI's API: a request names its own weights and method."""
-    if any(find_spec(each) is None for each in ("fastapi", "uvicorn", "prometheus_client")):
-        raise SipoError(f"`sipo serve` needs packages that are not installed; `{install_extra('serve')}` gets them")
+    need("serve")
     from sipo.hush import hush
     from sipo.serve.keys import Keys
     from sipo.serve.naming import named_runs
@@ -52,14 +54,30 @@ def serve(
     served = opened(named_runs(runs))
     most = rows or max(each.run.config.execution.decode_rows for each in served)
     service = Service(served, Limits(most, cached, waiting, max_tokens, seconds, body))
-    server = Server(service, keys, host, port, origin or ())
+    answer_until_stopped(Server(service, keys, host, port, origin or ()), len(keys), as_json)
+
+
+def need(verb: str) -> None:
+    """Raise SipoError where what serves is not installed."""
+    if any(find_spec(each) is None for each in ("fastapi", "uvicorn", "prometheus_client")):
+        raise SipoError(f"`sipo {verb}` needs packages that are not installed; `{install_extra('serve')}` gets them")
+
+
+def answer_until_stopped(
+    server: "Server", keys: int, as_json: bool, show: Callable[[str], dict[str, str]] | None = None
+) -> None:
+    """Say what is served and where, and serve it. `show(address)` says what else is there, which goes on the record."""
+    service = server.service
     server.listen()
     try:
         service.start()
         with answering(as_json) as record:
+            served = list(service.runs.values())
             record |= {"url": f"{server.address}/v1", "models": [name for each in served for name in each.names()]}
-            for line in told(served, record["url"], len(keys)):
+            for line in told(served, record["url"], keys):
                 say(line)
+            record |= show(server.address) if show else {}
+        sys.stdout.flush()  # whoever reads it through a pipe waits for the address
         server.run()
     finally:
         service.close()

@@ -21,7 +21,7 @@ from sipo.finished.built import Built, task_of
 from sipo.finished.prompts import Chat, Prompt, chat_of, listed
 from sipo.logprobs.score import ScoreRequest
 from sipo.message import Message
-from sipo.methods.interface import Aligned
+from sipo.methods.interface import Aligned, Method
 from sipo.methods.registry import usual
 from sipo.runs.status import fronts_of, read_run
 from sipo.settings.explain import adjusted
@@ -133,7 +133,7 @@ class FinishedRun:
         if not isinstance(method, str):
             raise SipoError(f"method is {kind_of(method)}; name one, such as sipo")
         with self.turn:
-            found = self._built.method(method)
+            found = self._method(method)
             names = self.objectives
             if not found.steerable:
                 return AlignedModel(self, None, method, found.at((1 / len(names),) * len(names)))
@@ -142,6 +142,9 @@ class FinishedRun:
                 raise SipoError(f"weights is {kind_of(weights)}; give a share for each objective, such as {example}")
             weight = as_weight(weights, names, "weights")
             return AlignedModel(self, dict(zip(names, weight, strict=True)), method, found.at(weight))
+
+    def _method(self, name: str) -> Method:
+        return self._built.method(name)
 
     def generate(self, asks: Sequence[tuple[Prompt, "AlignedModel"]], **how: Unpack[How]) -> list[str]:
         """The answers to pairs of a prompt and a model of this run, in order and in shared batches; see `How`.

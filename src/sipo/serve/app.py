@@ -27,13 +27,17 @@ READS = ["GET", "HEAD"]
 T = TypeVar("T")
 
 
-def application(service: Service, keys: Keys, origins: Sequence[str] = ()) -> FastAPI:
-    """`origins` are those of web pages elsewhere that may ask; `*` is all."""
+def application(
+    service: Service, keys: Keys, origins: Sequence[str] = (), pages: Sequence[APIRouter] = ()
+) -> FastAPI:
+    """`origins` are those of web pages elsewhere that may ask; `*` is all. `pages` stand beside the endpoint, and their
+    errors look as its own.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
-    app.include_router(_open_to_all(service))
-    app.include_router(_for_clients(service, keys))
+    for router in (_open_to_all(service), _for_clients(service, keys), *pages):
+        app.include_router(router)
 
     @app.exception_handler(ApiError)
     def refused(_: Request, error: ApiError) -> JSONResponse:
@@ -74,11 +78,17 @@ def _open_to_all(service: Service) -> APIRouter:
     return router
 
 
-def _for_clients(service: Service, keys: Keys) -> APIRouter:
+def with_a_key(keys: Keys) -> Any:
+    """What a route depends on that is for those alone who have one."""
+
     def known(request: Request) -> None:
         keys.check(request.headers.get("Authorization"))
 
-    router = APIRouter(prefix="/v1", dependencies=[Depends(known)])
+    return Depends(known)
+
+
+def _for_clients(service: Service, keys: Keys) -> APIRouter:
+    router = APIRouter(prefix="/v1", dependencies=[with_a_key(keys)])
 
     def shown(name: str, about: dict[str, Any]) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.created, "owned_by": "sipo", "sipo": about}
@@ -115,12 +125,7 @@ async def _answer(
     form_of: type[Form],
     prefix: str,
 ) -> Response:
-    try:
-        async with asyncio.timeout(service.limits.seconds):
-            body = await _body(request, service.limits.body)
-    except TimeoutError:
-        raise ApiError(408, "the request has not come whole in time") from None
-    asked = read(kind, body)
+    asked = read(kind, await received(service, request))
     named = await asyncio.to_thread(service.named, asked)
     asks = service.asks(asked, named)
     form = form_of(f"{prefix}-{secrets.token_hex(12)}", int(time.time()), named.name, named.about)
@@ -214,8 +219,16 @@ async def _next(source: AsyncIterator[T]) -> T | None:
     return await anext(source, None)
 
 
+async def received(service: Service, request: Request) -> bytes:
+    """The request's body. Raises ApiError for one that is too long, or too slow."""
+    try:
+        async with asyncio.timeout(service.limits.seconds):
+            return await _body(request, service.limits.body)
+    except TimeoutError:
+        raise ApiError(408, "the request has not come whole in time") from None
+
+
 async def _body(request: Request, most: int) -> bytes:
-    """Raises ApiError for one of more bytes."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

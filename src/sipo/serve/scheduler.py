@@ -9,9 +9,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from sipo.bank import Bank, Policy
 from sipo.decoding.decode import Generated, broken
@@ -85,6 +87,25 @@ class Ask:
         return len(self.prompt) + self.limit
 
 
+@dataclass(eq=False)
+class Look:
+    """Something else that is asked of the model, between two steps: `work(places)` is told where its policies stand
+    among those that are mounted, and of how many.
+    """
+
+    policies: Sequence[Policy]
+    work: Callable[[tuple[int, ...], int], Any]
+    found: "Future[Any]" = field(default_factory=Future)
+
+    def end(self, result: Callable[[], Any]) -> None:
+        """What comes of it, or goes wrong, is for who asked, unless nobody waits any more."""
+        if self.found.set_running_or_notify_cancel():
+            try:
+                self.found.set_result(result())
+            except Exception as error:
+                self.found.set_exception(error)
+
+
 class Watch(Protocol):
     """Hears what becomes of an ask, for metrics; in the model's thread."""
 
@@ -115,6 +136,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting: deque[Ask] = deque()
         self._running: list[Ask] = []
+        self._looks: deque[Look] = deque()
         self._refusing = self._closing = False
         self._told: list[tuple[Ask, Event]] = []
         self._mount = ExitStack()
@@ -159,6 +181,17 @@ class Scheduler:
             self._waiting.extend(asks)
             self._changed.notify()
 
+    def look(self, look: Look) -> None:
+        """After each step, one of those that wait. Raises ApiError: 503 while draining, 429 where too many wait."""
+        with self._changed:
+            if self._refusing or not self.alive:
+                raise _refused()
+            if len(self._looks) > self.room.waiting:
+                message = f"{len(self._looks)} answers wait to be scored; ask again later"
+                raise ApiError(429, message, code="queue_full", retry=self._patience())
+            self._looks.append(look)
+            self._changed.notify()
+
     def leave(self, asks: Sequence[Ask]) -> None:
         """Nobody waits for these any more."""
         with self._changed:
@@ -191,7 +224,7 @@ class Scheduler:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self._running or self._looks)
 
     def _takes(self, asks: Sequence[Ask]) -> bool:
         """Is there room for them, or for their waiting? Raises ApiError where there never will be."""
@@ -215,6 +248,9 @@ class Scheduler:
                 self._refusing = True
                 _send([(ask, _refused()) for ask in (*self._running, *self._waiting)])
                 self._running, self._waiting = [], deque()
+                for look in self._looks:
+                    look.end(_refuse)
+                self._looks = deque()
 
     def _turn(self) -> bool:
         """Take in what has come, and have everybody write a token; False when closing."""
@@ -228,6 +264,7 @@ class Scheduler:
             if self._closing:
                 return False
             came = self._next()
+            look = self._looks.popleft() if self._looks else None
         for ask in came:
             with self._alone(ask):
                 self._admit(ask)
@@ -237,7 +274,14 @@ class Scheduler:
         self._owner = {answer: ask for answer, ask in self._owner.items() if answer in held}
         with self._changed:
             self._running = [ask for ask in self._running if not ask.over]
+        if look:
+            look.end(partial(self._see, look))
         return True
+
+    def _see(self, look: Look) -> Any:
+        if not set(look.policies) <= set(self._mounted):
+            self._remount(look.policies)
+        return look.work(tuple(map(self._mounted.index, look.policies)), len(self._mounted))
 
     def _next(self) -> list[Ask]:
         """Those that there is room for, in the order they came; the late and the gone are taken away."""
@@ -397,3 +441,7 @@ def _failed(error: Exception) -> ApiError:
 
 def _refused() -> ApiError:
     return ApiError(503, "the server is stopping; ask another one, or again later", code="stopping", retry=5)
+
+
+def _refuse() -> None:
+    raise _refused()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
+from fastapi import APIRouter
 
 from sipo.errors import SipoError
 from sipo.serve.app import application
@@ -15,8 +16,16 @@ from sipo.serve.service import Service
 class Server(uvicorn.Server):
     """The first signal drains: what runs is finished, the rest is refused. The second ends at once."""
 
-    def __init__(self, service: Service, keys: Keys, host: str, port: int, origins: Sequence[str] = ()) -> None:
-        app = application(service, keys, origins)
+    def __init__(
+        self,
+        service: Service,
+        keys: Keys,
+        host: str,
+        port: int,
+        origins: Sequence[str] = (),
+        pages: Sequence[APIRouter] = (),
+    ) -> None:
+        app = application(service, keys, origins, pages)
         super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False))
         self.service = service
         self._socket: socket.socket | None = None

@@ -148,7 +148,7 @@ class CompletionRequest(Asked):
         return [given] if alone else list(given)
 
 
-Kind = TypeVar("Kind", bound=Asked)
+Kind = TypeVar("Kind", bound=Body)
 
 
 def read(kind: type[Kind], body: bytes) -> Kind:

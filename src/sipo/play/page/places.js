@@ -1,0 +1,23 @@
+// Where a weight stands among the points that were measured of its method.
+const NEAR = 1e-6;
+
+const apart = (one, other) => one.reduce((sum, share, i) => sum + Math.abs(share - other[i]), 0);
+
+// `points` have `weights` and `rewards` as arrays. Two objectives: on the line between the neighbours; more: the nearest.
+// `kind` is "measured", "between" or "nearest".
+export const standing = (points, weights) => {
+  if (!points?.length) return null;
+  if (points[0].weights === null) return { ...points[0], kind: "measured" };
+  const nearest = points.reduce((best, each) => (apart(each.weights, weights) < apart(best.weights, weights) ? each : best));
+  if (apart(nearest.weights, weights) < NEAR) return { ...nearest, kind: "measured" };
+  const [below, above] = weights.length === 2 ? around(points, weights[0]) : [];
+  if (!below || !above) return { ...nearest, kind: "nearest" };
+  const part = (weights[0] - below.weights[0]) / (above.weights[0] - below.weights[0]);
+  const rewards = below.rewards.map((each, i) => each + part * (above.rewards[i] - each));
+  return { weights, rewards, interval: null, kind: "between" };
+};
+
+const around = (points, share) => {
+  const order = [...points].sort((a, b) => a.weights[0] - b.weights[0]);
+  return [order.findLast((each) => each.weights[0] <= share), order.find((each) => each.weights[0] > share)];
+};
