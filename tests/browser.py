@@ -73,7 +73,7 @@ class Tab:
 
     def run(self, script: str) -> Any:
         """The value of an expression, awaited."""
-        found = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, replMode=True)
+        found = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 

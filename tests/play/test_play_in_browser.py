@@ -30,7 +30,7 @@ def open_page(tab: Tab, url: str, **how: Any) -> None:
 
 def ask(tab: Tab, prompt: str) -> None:
     """As a person does: into an empty box."""
-    tab.run("const box = document.querySelector('textarea'); box.value = ''; box.focus()")
+    tab.run("{ const box = document.querySelector('textarea'); box.value = ''; box.focus(); }")
     tab.type(prompt)
     tab.key("Enter", "\r")
 
@@ -55,6 +55,7 @@ def letters(tab: Tab) -> Any:
 
 def test_typed_moved_and_linked(tab: Tab, serving: Start, opened: FinishedRun) -> None:
     url = serving().url
+    tab.requests.clear()
     open_page(tab, f"{url}/#temperature=0")
     prompt = "how do I <b>grow</b> & keep?"
     ask(tab, prompt)
@@ -77,7 +78,7 @@ def test_typed_moved_and_linked(tab: Tab, serving: Start, opened: FinishedRun) -
     assert "A: between measured points" in tab.run("document.querySelector('.stands').textContent")
 
     tab.run("document.querySelector('.add').click()")
-    tab.run("const s = document.activeElement; s.value = 'base'; s.dispatchEvent(new Event('change'))")
+    tab.run("{ const s = document.activeElement; s.value = 'base'; s.dispatchEvent(new Event('change')); }")
     tab.until("document.querySelector('.stale') === null")
     texts = whole(tab)
     assert texts[2] == opened.at(method="base").generate(prompt, temperature=0)
@@ -219,10 +220,10 @@ def test_a_key_is_asked_for_and_is_in_no_link(tab: Tab, serving: Start) -> None:
     tab.open(serving("secret").url)
     tab.until("!document.querySelector('.key').hidden")
     for key in ("wrong", "secret"):
-        tab.run("const field = document.querySelector('.key input'); field.value = ''; field.focus()")
+        tab.run("{ const field = document.querySelector('.key input'); field.value = ''; field.focus(); }")
         tab.type(key)
         tab.key("Enter", "\r")
-        tab.until("document.querySelector('.column') || document.querySelector('.problem').textContent")
+        tab.until("document.querySelector('.column') !== null || document.querySelector('.problem').textContent !== ''")
         assert bool(tab.run("document.querySelector('.key').hidden")) == (key == "secret")
         tab.complaints = [each for each in tab.complaints if "401" not in each]  # the browser's own line
     ask(tab, "tell me")

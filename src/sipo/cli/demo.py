@@ -54,7 +54,7 @@ def show_demo(prompts: Sequence[str]) -> dict[str, Any]:
 
 
 def _record(each: "Answer") -> dict[str, Any]:
-    from sipo.demo.knob import REWARDS
+    from sipo.demo.shipped import REWARDS
 
     weights, rewards = (dict(zip(REWARDS, values, strict=True)) for values in (each.weight, each.rewards))
     return {"prompt": each.prompt, "weights": weights, "rewards": rewards, "response": each.text}
