@@ -27,9 +27,7 @@ READS = ["GET", "HEAD"]
 T = TypeVar("T")
 
 
-def application(
-    service: Service, keys: Keys, origins: Sequence[str] = (), pages: Sequence[APIRouter] = ()
-) -> FastAPI:
+def application(service: Service, keys: Keys, origins: Sequence[str] = (), pages: Sequence[APIRouter] = ()) -> FastAPI:
     """`origins` are those of web pages elsewhere that may ask; `*` is all. `pages` stand beside the endpoint, and their
     errors look as its own.
     """
