@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import gc
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,12 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's load
 settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """What imports and the collection made is garbage to nobody: else every search for some walks through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +142,7 @@ def small_settings(model_folder: Path, folder: Path) -> dict:
         "refine": {"review_tokens": 8},
         "realign": {"lr": 0.001},
         "evaluate": {"bootstrap": 50},
-        "execution": {"device": "cpu", "decode_rows": 8, "score_tokens": 400, "train_tokens": 400, "checkpoint_seconds": 0},
+        "execution": {"device": "cpu", "decode_rows": 32, "score_tokens": 400, "train_tokens": 400, "checkpoint_seconds": 0},
     }  # fmt: skip
 
 

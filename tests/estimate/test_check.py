@@ -182,7 +182,7 @@ def test_memory_follows_what_drives_it(settings: dict[str, Any]) -> None:
     plain = peaks()
     assert plain["raco"] - plain["lw"] == 2 * 4 * adapter_parameters(model, config_of(settings).lora), "two gradients"
     execution = settings["execution"]
-    more_rows = peaks(execution={**execution, "decode_rows": 16})
+    more_rows = peaks(execution={**execution, "decode_rows": 64})
     more_tokens = peaks(execution={**execution, "train_tokens": 8192})
     assert more_rows["sample"] > plain["sample"] and more_rows["align"] == plain["align"]
     assert more_tokens["align"] > plain["align"] and more_tokens["sample"] == plain["sample"]

@@ -52,6 +52,7 @@ def folder(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: py
     settings["sample"] = {"prompts": 8, "per_weight": 4}
     settings["align"] = {"lr": 0.05, "epochs": 1, "batch_size": 8, "checkpoint": "last"}
     settings["realign"] = {"lr": 0.05}
+    settings["execution"]["decode_rows"] = 8
     return run(parse_config(settings, "settings"), until="lw", quiet=True)
 
 

@@ -55,6 +55,9 @@ def ground(make_settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["align"]["epochs"] = 1
     settings["evaluate"]["prompts"] = 8
     settings["filter"] = {"rule": "paper", "judges": ["policies"]}
+    short = folder / "template.yaml"  # what comes with sipo has a character a token here, which is most of a run's work
+    short.write_text('- {role: user, content: "{{ prompt }} {{ response }}"}\n')
+    settings["refine"] |= {"review_template": str(short), "rewrite_template": str(short)}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
