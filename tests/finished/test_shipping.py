@@ -200,7 +200,11 @@ def test_a_distilled_adapter_has_learned(distilled: Path) -> None:
 
 
 def test_what_is_no_mixture_is_not_distilled(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished: Path,
+    tmp_path: Path,
+    executed: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused(*more: str, weights: str = HALF) -> str:
         words = ["export", str(finished), "--weights", weights, "--distil", "--to", str(tmp_path / "out"), *more]
@@ -214,6 +218,11 @@ def test_what_is_no_mixture_is_not_distilled(
     for method in ("prompting", "best-of-n"):
         assert f"`{method}` is a way of asking the model" in refused("--method", method)
     assert "leave --rank out" in refused("--rank", "2")
+    assert "looks like `owner/name`" in refused("--base", "gpt2")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    assert "exists and is not empty" in refused("--to", str(tmp_path / "taken"))
+    assert not executed
     opened = sipo.open(finished)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(SipoError, match="is read-only, and what is distilled is kept there"):

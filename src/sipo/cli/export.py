@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sipo.commands import serve
+from sipo.disk.appearing import check_free
+from sipo.disk.publishing import check_name
 from sipo.finished.distil import distil
-from sipo.finished.export import export
+from sipo.finished.export import export, named_base
 from sipo.finished.gguf_lora import export_gguf
 from sipo.finished.grpo import export_grpo
 from sipo.progress import Progress, say
@@ -48,6 +50,9 @@ def write_distilled(
     run: "FinishedRun", shares: Mapping[str, float], method: str, to: Path, *, merged: bool, base: str | None
 ) -> dict[str, Any]:
     """Make one model of the method's mixture and write it, with what it is worth beside the method."""
+    check_name(to)
+    check_free(to)
+    named_base(base)  # before the work, not after it
     model, distilled = distil(run, shares, method)
     record = write(model, to, merged=merged, base=base, distilled=distilled)
     if distilled.mine:

@@ -37,10 +37,7 @@ def appearing(to: Path) -> Iterator[Path]:
         place, name = place_beside(to)
         within, scratch = to.is_dir(), place / f"{name}{SCRATCH}"
         _take_back(scratch, to)
-        if to.is_symlink() and not to.exists():
-            raise SipoError(f"{to}: is a symbolic link to what is not there; remove it, or make what it leads to")
-        if to.exists() and (not to.is_dir() or any(not _no_content(each.name) for each in to.iterdir())):
-            raise SipoError(f"{to}: exists and is not empty; name another folder, or remove it")
+        check_free(to)
         scratch.mkdir()
         try:
             _try_renaming(scratch)
@@ -54,6 +51,14 @@ def appearing(to: Path) -> Iterator[Path]:
                 sync_entries(place)
         finally:
             _take_back(scratch, to)
+
+
+def check_free(to: Path) -> None:
+    """Raise SipoError where no folder can take this name, since something is there: better before a long work."""
+    if to.is_symlink() and not to.exists():
+        raise SipoError(f"{to}: is a symbolic link to what is not there; remove it, or make what it leads to")
+    if to.exists() and (not to.is_dir() or any(not _no_content(each.name) for each in to.iterdir())):
+        raise SipoError(f"{to}: exists and is not empty; name another folder, or remove it")
 
 
 def _no_content(name: str) -> bool:

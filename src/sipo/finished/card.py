@@ -120,7 +120,7 @@ def _recipe(model: "AlignedModel", shares: str, base: str, rank: str, method: st
     if method in specs() and specs()[method].improves:
         steps += f"; then SIPO's realignment: beta {realign.beta:g}, alpha {realign.alpha:g}, epochs {realign.epochs}"
     named = base if on_the_hub(base) else config.model.path  # a place on this machine tells others nothing
-    found = "" if base in (named, config.model.path) else f" (found at {code(base)})"
+    found = f" (found at {code(base)})" if rank and base not in (named, config.model.path) else ""
     at = config.model.revision if base == config.model.path else None
     revision = escape(f"at revision {at}" if at else "")
     tuned = ", fine-tuned on the responses of the data" if config.fine_tunes else ""

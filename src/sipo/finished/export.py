@@ -52,7 +52,7 @@ def export(
     """
     run, config, points = model.run, model.run.config, model.aligned.mixture.points
     check_name(to)
-    named = None if base is None else _named(base)
+    named = named_base(base)
     whole = merged or config.policies == "full"
     if model.aligned.instruct is not None or model.aligned.best_of:
         raise SipoError(f"`{model.method}` is a way of asking the model, which no adapter can hold")
@@ -85,8 +85,13 @@ def export(
     return Exported(to, None if whole else stands_on, rank, lowered)
 
 
-def _named(base: str) -> str:
-    """As adapters and cards name it: a hub id, or the absolute path of a folder that holds a model."""
+def named_base(base: str | None) -> str | None:
+    """As adapters and cards name it: a hub id, or the absolute path of a folder that holds a model; None is not given.
+
+    Raises SipoError for what is neither.
+    """
+    if base is None:
+        return None
     if not base.strip():
         raise SipoError("base is empty; give a hub id or a folder")
     if base.startswith("package:") or base.endswith(".gguf"):
