@@ -26,11 +26,14 @@ from sipo.models.chat import Codec
 from sipo.settings import Model
 
 STREAMS = (1, 8, 32)
-FEW = 2
-"""Requests that the route one after the other asks under --quick."""
+FEW, MANY = 2, 8
+"""Requests that the route one after the other asks under --quick, and transformers serve, which answers so."""
+SPARE = 8
+"""Tokens beyond the limit that a prompt's answer must have."""
 ROWS = 4
 """Training rows of the run that is served."""
-PAGED = ("--continuous-batching", "--cb-num-blocks", "1024", "--cb-max-batch-tokens", "512")
+THEIRS, PAGED = "transformers-serve", "transformers-serve-paged"
+BOUNDED = ("--continuous-batching", "--cb-num-blocks", "1024", "--cb-max-batch-tokens", "512")
 """Without bounds it takes most of the machine's memory for its cache."""
 
 
@@ -42,8 +45,8 @@ def run(bench: Bench) -> list[Record]:
             name: servers.enter_context(Server(command)).url
             for name, command in (
                 (OURS, [sys.executable, "-m", "sipo", "serve", f"run={made}"]),
-                ("transformers-serve", theirs),
-                ("transformers-serve-paged", [*theirs, *PAGED]),
+                (THEIRS, theirs),
+                (PAGED, [*theirs, *BOUNDED]),
             )
         }
         counts = (bench.settings.batch,) if bench.settings.quick else STREAMS
@@ -66,7 +69,7 @@ class _Load:
     def records(self) -> list[Record]:
         bench, new, n = self.bench, self.bench.settings.new_tokens, self.bench.settings.n
         requests = [Request(p, at_mod(w)) for p, w in zip(self.prompts, self.weights, strict=True)]
-        few = min(FEW, self.streams) if bench.settings.quick else self.streams
+        few, many = (min(each, self.streams) if bench.settings.quick else self.streams for each in (FEW, MANY))
         mod = [self._body(place, f"run/mod:{name}") for place, name in enumerate(self.names)]
         plain_ = [self._body(place, self.base) for place in range(self.streams)]
         routes = [
@@ -82,10 +85,10 @@ class _Load:
                 lambda _: self._ask("one-at-a-time", OURS, mod[:few], together=False),
                 share=few / self.streams,
             ),
-            *(
-                Route(name, lambda _, name=name: self._ask(name, name, plain_))
-                for name in self.urls if name != OURS
+            Route(
+                THEIRS, lambda _: self._ask(THEIRS, THEIRS, plain_[:many]), share=many / self.streams
             ),
+            Route(PAGED, lambda _: self._ask(PAGED, PAGED, plain_)),
         ]  # fmt: skip
         return bench.compare(
             "serve-http", routes, self.streams * new, self._agreement, rows=n * self.streams, streams=self.streams
@@ -95,14 +98,14 @@ class _Load:
         """Texts of words, of one length in tokens, whose answers are not over before their limit."""
         drawn: dict[str, Tokens] = {}
         words, length = WORDS.split(), self.bench.settings.prompt_tokens
-        for place in range(4 * self.streams):
+        for place in range(2 * self.streams):
             chosen = np.random.default_rng([self.bench.settings.seed, place]).choice(words, length)
             ids = self.codec.plain.usual(" ".join(chosen))[:length]
             text = str(self.codec.tokenizer.decode(ids))
             if self.codec.plain.usual(text) == ids:
                 drawn[text] = tuple(ids)
         middle = (1 / self.bench.settings.n,) * self.bench.settings.n
-        new, stops = 2 * self.bench.settings.new_tokens, self.codec.stops
+        new, stops = self.bench.settings.new_tokens + SPARE, self.codec.stops
         models = at_mod(middle), base(self.bench.settings.n)
         written = [
             write(self.bench, self.adapters, [Request(prompt, model) for prompt in drawn.values()], new, stops)

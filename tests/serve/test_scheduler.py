@@ -11,7 +11,6 @@ import torch
 from sipo.bank import Adapter, Bank, Policy
 from sipo.decoding import Mixture, Request, at_mod, at_soup, decode, running
 from sipo.methods.interface import Aligned
-from sipo.serve import scheduler as scheduling
 from sipo.serve.scheduler import Ask, Room, Scheduler, Written
 from sipo.serve.wire import ApiError
 from sipo.settings import Decoding
@@ -59,6 +58,12 @@ def answered(scheduler: Scheduler, kinds: Sequence[Kind], hear: Callable[[int], 
     return asyncio.run(all_of_them())
 
 
+def portions(scheduler: Scheduler, most: int) -> Callable[[int], Any]:
+    """Reading in portions of so many tokens, however fast it goes."""
+    read = scheduler._batch.read
+    return lambda _: read(most)
+
+
 def alone(bank: Bank, kind: Kind) -> tuple[int, ...]:
     prompt, own, mixture = kind
     with bank.mounted(own):
@@ -104,8 +109,7 @@ def test_what_is_raised_while_a_prompt_is_read_is_for_who_asks_it(
         return read(self, most)
 
     monkeypatch.setattr(running.Reading, "advance", fails)
-    monkeypatch.setattr(scheduling, "LEAST", 1 << 30)
-    scheduler._portion = 11  # so that the long prompt is by itself
+    monkeypatch.setattr(scheduler._batch, "read", portions(scheduler, 11))  # so that the long prompt is by itself
     expected, said = answered(scheduler, [good, bad])
     assert "MemoryError: too long" in said
     monkeypatch.undo()
@@ -144,8 +148,7 @@ def test_a_prompt_is_read_once_a_policy(bank: Bank, policies: list[Adapter], sch
 def test_a_long_prompt_is_read_while_others_write(
     bank: Bank, policies: list[Adapter], scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduling, "LEAST", 1 << 30)
-    scheduler._portion = 8
+    monkeypatch.setattr(scheduler._batch, "read", portions(scheduler, 8))
     short: Kind = (STEM[:4], policies, at_soup((0.2, 0.3, 0.5)))
     long: Kind = (STEM * 3, policies, at_soup((0.2, 0.3, 0.5)))
     expected, order = [answered(scheduler, [kind])[0] for kind in (short, long)], list[int]()

@@ -26,7 +26,9 @@ from sipo.serve.wire import ApiError
 from sipo.settings import Decoding
 
 READING = 0.25
-"""Seconds for which those who write wait while prompts are read; where nobody does, twice as many are taken."""
+"""Seconds for which those who write wait while prompts are read, or two steps' if these take longer; where nobody
+writes, twice as many are taken.
+"""
 GATHER = 0.01
 """Seconds that the first of a crowd waits for the others, so that they are read together."""
 LEAST = 32
@@ -145,8 +147,10 @@ class Scheduler:
         self._owner: dict[Answer, Ask] = {}
         self._pace = 1.0
         """Seconds that an ask took of late, about."""
-        self._portion = 256
-        """Tokens of prompts that are read between two steps."""
+        self._reads = 1000.0
+        """Tokens of prompts that are read in a second, about."""
+        self._step = 0.0
+        """Seconds of the last step."""
         self._thread = threading.Thread(target=self._work, name="sipo-serve", daemon=True)
 
     def start(self, policies: Sequence[Policy] = ()) -> None:
@@ -268,8 +272,10 @@ class Scheduler:
         for ask in came:
             with self._alone(ask):
                 self._admit(ask)
-        for write in (self._read, self._batch.step):
-            self._write(write)
+        self._write(self._read)
+        began = time.monotonic()
+        self._write(self._batch.step)
+        self._step = time.monotonic() - began
         held = set(self._batch.held)
         self._owner = {answer: ask for answer, ask in self._owner.items() if answer in held}
         with self._changed:
@@ -304,11 +310,12 @@ class Scheduler:
 
     def _read(self) -> list[Answer]:
         """Read on, for about `READING` seconds."""
+        seconds = max(READING, 2 * self._step) * (1 if self._batch.writing else 2)
         before, began = self.bank.computed, time.monotonic()
-        told = self._batch.read(self._portion * (1 if self._batch.writing else 2))
-        tokens, seconds = self.bank.computed - before, time.monotonic() - began
+        told = self._batch.read(max(LEAST, round(seconds * self._reads)))
+        tokens, taken = self.bank.computed - before, time.monotonic() - began
         if tokens >= LEAST:
-            self._portion = max(LEAST, round(READING * tokens / seconds))
+            self._reads = 0.5 * self._reads + 0.5 * tokens / taken
         return told
 
     def _write(self, write: Callable[[], list[Answer]]) -> None:
