@@ -17,7 +17,7 @@ OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--remote-debugging-pipe",
 )  # fmt: skip
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Tab:
@@ -77,9 +77,9 @@ class Tab:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def until(self, script: str) -> Any:
+    def until(self, script: str, patience: float = PATIENCE) -> Any:
         """Wait until an expression is true."""
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + patience
         while not (found := self.run(script)):
             assert time.monotonic() < ends, (script, self.complaints, self.run("document.body.innerText"))
             time.sleep(0.03)

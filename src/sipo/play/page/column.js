@@ -135,7 +135,7 @@ const worthOf = (letter, objectives, { implicit, rewards }) => {
   if (objectives.some((each) => rewards[each.name] !== null)) columns.push(["true reward", (name) => number(rewards[name])]);
   if (implicit) columns.push(["implicit", (name) => signed(implicit[name])]);
   if (!columns.length) return [];
-  const head = make("tr", {}, make("th", { class: "lead", scope: "col" }, "worth"), ...columns.map(([title]) => make("th", { scope: "col" }, title)));
+  const head = make("tr", {}, make("td"), ...columns.map(([title]) => make("th", { scope: "col" }, title)));
   const rows = objectives.map(({ name }) => make("tr", {}, make("th", { class: "lead", scope: "row" }, name),
     ...columns.map(([, cell]) => make("td", {}, cell(name)))));
   return [make("table", { "aria-label": `${letter}: worth` }, make("thead", {}, head), make("tbody", {}, ...rows))];
