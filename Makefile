@@ -32,7 +32,7 @@ test-long: env ## the long forms of tests that make test runs in short
 test-faults: env ## kills at random moments, and damage to any file of a run, for as long as it takes
 	$(BIN)/python -m pytest -n $(JOBS) -m faults
 
-test-docs: env ## the documentation site, strictly
+test-docs: env ## the documentation site, strictly, and the notebooks from top to bottom
 	$(BIN)/python -m pytest -m docs
 
 test-dist: env ## the wheel in an empty environment outside of the repository: demo, testbed, check, serve

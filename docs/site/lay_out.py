@@ -19,8 +19,9 @@ def sources() -> dict[Path, Path]:
     named = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
     found = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.png"), *(ROOT / "examples").rglob("*.md")]
     as_they_lie = {path.relative_to(ROOT): path for path in [*named, *found] if OF_THE_SITE not in path.parents}
-    own = {path.relative_to(OF_THE_SITE): path for path in [OF_THE_SITE / "api.md", OF_THE_SITE / "site.css"]}
-    return {Path("index.md"): ROOT / "README.md", **as_they_lie, **own}
+    own = {Path("api.md"): OF_THE_SITE / "api.md"}
+    notebooks = {path.relative_to(ROOT).with_suffix(".md"): path for path in NOTEBOOKS.glob("*.ipynb")}
+    return {Path("index.md"): ROOT / "README.md", **as_they_lie, **own, **notebooks}
 
 
 def linked(page: Path) -> list[Path]:
@@ -43,11 +44,11 @@ def lay_out(to: Path) -> None:
     pages |= {path.relative_to(ROOT): path for page in pages.values() if page.suffix == ".md" for path in linked(page)}
     for place, path in pages.items():
         (to / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, to / place)
-    for notebook in NOTEBOOKS.glob("*.ipynb"):
-        place = to / notebook.relative_to(ROOT).with_suffix(".md")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(as_page(notebook), encoding="utf-8")
+        if path.suffix in (".md", ".ipynb"):
+            text = as_page(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+            (to / place).write_text(text.replace(".ipynb)", ".md)"), encoding="utf-8")
+        else:
+            shutil.copyfile(path, to / place)
 
 
 if __name__ == "__main__":

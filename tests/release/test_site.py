@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -60,6 +61,20 @@ def test_every_page_is_built_and_asks_nobody(site: Path) -> None:
         assert not asked, name
     for style in site.rglob("*.css"):
         assert not re.search(r"url\(.?https?:|@import.{0,9}https?:", style.read_text(encoding="utf-8")), style
+
+
+@pytest.mark.docs
+def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
+    """Also those to files that are no pages, which the builder does not look at."""
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html") if path.name != "404.html"}
+    for page, text in pages.items():
+        for link in re.findall(r"""\b(?:href|src)=["']?(?!\w+:|//)([^"'\s>]+)""", text):
+            path, _, anchor = unquote(link).partition("#")
+            target = (page.parent / path).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            assert target.is_file(), (page, link)
+            if anchor and target in pages:
+                assert re.search(rf"""\bid=["']?{re.escape(anchor)}["'\s>]""", pages[target]), (page, link)
 
 
 @pytest.mark.docs
