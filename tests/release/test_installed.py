@@ -82,7 +82,7 @@ def test_the_demo_answers(installed: Installed) -> None:
 
 def test_a_testbed_from_its_language_to_an_endpoint(installed: Installed) -> None:
     installed.run("sipo", "testbed", "--only-prepare", "--to", "bed")
-    config = installed.place / "bed" / "run.yaml"
+    (config,) = (installed.place / "bed").glob("*/run.yaml")
     settings = yaml.safe_load(config.read_text())
     for name, value in SMALL.items():
         settings[name] = {**settings.get(name, {}), **value} if isinstance(value, dict) else value
@@ -90,8 +90,8 @@ def test_a_testbed_from_its_language_to_an_endpoint(installed: Installed) -> Non
     config.write_text(yaml.safe_dump(settings))
     assert "look at this" in installed.run("sipo", "check", config)
     installed.run("sipo", "run", config)
-    assert (installed.place / "bed" / "run" / "report" / "report.html").is_file()
-    serve(installed, Path("bed") / "run")
+    assert (config.parent / "run" / "report" / "report.html").is_file()
+    serve(installed, config.parent / "run")
 
 
 def ask(url: str, path: str, question: object = None) -> Any:
