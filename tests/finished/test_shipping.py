@@ -282,7 +282,16 @@ def test_a_run_that_chose_nothing_exports_nothing(
 
     assert "--format axolotl: no such format; they are trl, " in refused(finished, "--format", "axolotl")
     assert "holds no run" in refused(tmp_path)
-    fewer = read_run(finished).model_copy(update={"methods": ("base", "mod")})
+    config = read_run(finished)
+    rows = config.data.path.read_text()
+    try:
+        config.data.path.write_text(rows.replace("tell me", "say"))
+        assert f"{config.data.path}: has other rows than {finished} was made with" in refused(finished)
+        with pytest.raises(SipoError, match="was made with other rows than are there now; put those back"):
+            distil(sipo.open(finished), EVEN, "mod", quiet=True)
+    finally:
+        config.data.path.write_text(rows)
+    fewer = config.model_copy(update={"methods": ("base", "mod")})
     monkeypatch.setattr("sipo.finished.chosen.read_run", lambda _: fewer)
     assert "has chosen no responses, because its methods are base, mod; add sipo" in refused(finished)
 

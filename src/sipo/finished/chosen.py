@@ -44,7 +44,8 @@ def export_chosen(run: Path, to: Path, format: str) -> dict[str, Any]:
     codec = codec_of(backbone_of(run, config), config.data.max_response_tokens)
     records = []
     for each in candidates:
-        row = rows[each.row]
+        if (row := rows.get(each.row)) is None:
+            raise SipoError(f"{config.data.path}: has other rows than {run} was made with; put those back")
         for original in dict.fromkeys(map(codec.used, row.responses)):
             if original != each.response:
                 made = write(Row(row.prompt, (original, each.response), {}), 1)

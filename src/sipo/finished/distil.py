@@ -11,7 +11,6 @@ from sipo.declare.parts import DISTILLED as POLICY
 from sipo.declare.parts import RESPONSES, SAMPLES
 from sipo.decoding import at_soup
 from sipo.errors import SipoError
-from sipo.finished.built import check_model
 from sipo.finished.handle import AlignedModel, FinishedRun
 from sipo.graph.build import Graph
 from sipo.graph.distil import distilled
@@ -23,6 +22,7 @@ from sipo.pareto.verdicts import mean_difference
 from sipo.progress import Progress
 from sipo.records import Response, comparable, rewards_of
 from sipo.runs.pipeline import Work, make_all
+from sipo.runs.status import read_subject
 from sipo.stages.distil import BASE, DISTILLED, SOUP  # the methods' names
 from sipo.task import Task
 from sipo.weights import as_weight
@@ -64,13 +64,13 @@ def distil(
         raise SipoError(f"`{method}` is {alike} at this weight, so there is no mixture to distil; leave --distil out")
     if not os.access(run.path, os.W_OK):
         raise SipoError(f"{run.path}: is read-only, and what is distilled is kept there; work on a copy")
-    check_model(run.path, config)
     task = Task(config, Progress(run.path / "metrics.jsonl", quiet=quiet))
     graph = Graph(config.model_copy(update={"methods": (method,)}))
     weight = as_weight(weights, config.names, "weights")
     stages = distilled(graph, method, weight)
-    work = Work(task, graph, subject_of(task))
-    work.folder.check(work.subject)
+    work, known = Work(task, graph, subject_of(task)), read_subject(run.path)
+    if other := [name for name in work.subject if work.subject[name] != known.get(name)]:
+        raise SipoError(f"{run.path}: was made with other {' and '.join(other)} than are there now; put those back")
     with work.folder.locked():
         make_all(work, [each for each in stages if each], quiet=quiet)
     learned, samples = work.outputs.of(stages.policy[POLICY]), work.outputs.of(stages.answers[SAMPLES])
