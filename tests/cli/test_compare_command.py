@@ -132,7 +132,7 @@ def test_anybody_s_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert mine[key] == (pytest.approx(theirs[key]) if isinstance(theirs[key], float) else theirs[key])
     assert main(asked) == 0
     text = capsys.readouterr().out
-    assert "sipo_&_co less mod" in text and "above" in text and "1 prompts are left out" in text
+    assert "sipo_&_co less mod" in text and "above" in text and "1 prompt is left out" in text
     assert main([*asked, "--format", "markdown"]) == 0
     assert "| sipo\\_&amp;\\_co less mod |" in capsys.readouterr().out
     assert main([*asked, "--format", "latex"]) == 0
@@ -156,6 +156,18 @@ def test_seeds_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["compare", *files, "--minimise", "bad", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["differences"]["sipo - mod"]
     assert found["utility"] == pytest.approx(0.4) and found["over_seeds"] == pytest.approx(0.2)
+
+
+def test_weights_that_were_rounded_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        {"prompt": "p", "rewards": {"a": 1, "b": 2}, "method": method, "seed": None, "weights": {"a": a, "b": b}}
+        for method, a, b in ((None, 1 / 3, 2 / 3), ("other", 0.333333, 0.666667))
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["compare", str(file), "--json"]) == 0
+    methods = json.loads(capsys.readouterr().out)["methods"]
+    assert {name: len(each["points"]) for name, each in methods.items()} == {"mine": 1, "other": 1}
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +211,35 @@ def test_runs(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (['{"prompt": "p", "rewards": {"a": 1}}'], ["--minimise", "b"], "--minimise: `b` is no objective; they are a"),
         (['{"prompt": "p", "rewards": {"a": 1}}'], ["--format", "word"], "--format word: is none; they are text"),
+        (['{"prompt": "p", "rewards": {"a": 1%s}}' % ("0" * 400)], [], "rewards: a is 1000000"),
+        (['[{"prompt": "p", "rewards": {"a": 1}}]'], [], "one a line (`jq -c .[]` does)"),
+        (['{"prompt": "p", "rewards": {"a": 1}, "draw": "x"}'], [], "draw is a string; give a whole number"),
+        (
+            [
+                '{"prompt": "p", "rewards": {"a": 1, "b": 1}}',
+                '{"prompt": "p", "rewards": {"a": 1}, "weights": {"b": 1}}',
+            ],
+            [],
+            "line 2: rewards are of a, not of a, b",
+        ),
+        (
+            [f'{{"prompt": "p", "rewards": {{"a": 1}}{more}}}' for more in ("", ', "weights": {"a": 1}')],
+            [],
+            "line 2: has `weights`, and earlier lines of a have none",
+        ),
+        (
+            [f'{{"prompt": "p", "rewards": {{"a": 1}}{more}}}' for more in (', "weights": {"a": 1}', "")],
+            [],
+            "line 2: has no `weights`, and earlier lines of a have some",
+        ),
+        (
+            [
+                f'{{"prompt": "p", "rewards": {{"a": 1}}, "method": "{method}", "seed": {seed}}}'
+                for method, seed in (("one", 7), ("two", 7), ("one", 8))
+            ],
+            [],
+            "two: has answers of seed 7, and none of seed 8",
+        ),
         (['{"prompt": "p", "rewards": {"a": null}}'], [], "seed 0: no prompt is answered by a at all of their weights"),
         ([], [], "holds no answers"),
     ],

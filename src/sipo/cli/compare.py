@@ -18,9 +18,10 @@ from sipo.pareto.across import across
 from sipo.records import Measured, Response, points_of, rewards_of
 from sipo.report.measure import LABELS, REWARDS, Measure
 from sipo.report.parts import shares
-from sipo.weights import as_weight
+from sipo.weights import Weight, as_weight, is_near
 
-Shares = tuple[tuple[str, float], ...]
+LARGEST = 1e100
+"""No reward is larger: its square, and a sum of such, are finite."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,17 @@ def of_files(places: Sequence[Path], minimise: Sequence[str]) -> Compared:
     """
     seeds: dict[str, list[Response]] = {}
     names: tuple[str, ...] | None = None
+    steered: dict[str, bool] = {}
+    asked: list[Weight] = []
     for place in places:
         for at, record in read_records(place):
             try:
-                seed, response = _parsed(record, place.stem)
+                seed, response = _parsed(record, place.stem, names, asked)
+                if steered.setdefault(response.method, bool(response.weights)) is not bool(response.weights):
+                    raise SipoError(_of_both_kinds(response))
             except SipoError as problem:
                 raise SipoError(f"{place} {at}: {problem}") from None
             names = names or tuple(response.rewards)
-            if set(response.rewards) != set(names):
-                mine = ", ".join(response.rewards)
-                raise SipoError(f"{place} {at}: rewards are of {mine}, not of {', '.join(names)}")
             seeds.setdefault(seed, []).append(response)
     if names is None:
         raise SipoError(f"{places[0]}: holds no answers; each line needs prompt and rewards")
@@ -109,30 +111,54 @@ def of_files(places: Sequence[Path], minimise: Sequence[str]) -> Compared:
     return Compared({name: name not in minimise for name in names}, seeds)
 
 
-def _parsed(record: Any, method: str) -> tuple[str, Response]:
+def _of_both_kinds(response: Response) -> str:
+    there, earlier = ("has", "none") if response.weights else ("has no", "some")
+    return (
+        f"{there} `weights`, and earlier lines of {response.method} have {earlier}; a method is either steered by "
+        "weights, and every line of it has them, or no line has"
+    )
+
+
+def _parsed(record: Any, method: str, names: tuple[str, ...] | None, asked: list[Weight]) -> tuple[str, Response]:
+    """The seed and the answer that a line holds. `asked` are the weights so far: what is one of them but for rounding
+    is that one, and another is added.
+    """
     if not isinstance(record, dict):
-        raise SipoError(f'is {kind_of(record)}; write {{"prompt": ..., "response": ..., "rewards": {{"a": 0.5}}}}')
+        form = 'write {"prompt": ..., "response": ..., "rewards": {"a": 0.5}}, one a line'
+        raise SipoError(f"is {kind_of(record)}; {form}" + (" (`jq -c .[]` does)" * isinstance(record, list)))
     for column in ("prompt", "rewards"):
-        if column not in record:
+        if record.get(column) is None:
             raise SipoError(f"has no `{column}`; each line needs prompt and rewards")
-    rewards, weights = record["rewards"], record.get("weights")
+    rewards, weights, draw = record["rewards"], record.get("weights"), record.get("draw", 0)
     if not isinstance(rewards, dict) or not rewards:
         raise SipoError(f'rewards is {kind_of(rewards)}; give a number for each objective, as {{"a": 0.5}}')
+    names = names or tuple(rewards)
+    if set(rewards) != set(names):
+        raise SipoError(f"rewards are of {', '.join(rewards) or 'nothing'}, not of {', '.join(names)}")
     for name, value in rewards.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-        if value is not None and not is_number:
-            raise SipoError(f"rewards: {name} is {value!r}; give a finite number, or null where a judge refused")
+        if value is not None and not _is_number(value):
+            raise SipoError(f"rewards: {name} is {value!r:.40}; give a finite number, or null where a judge refused")
     if weights is not None:
         if not isinstance(weights, dict):
             raise SipoError(f"weights is {kind_of(weights)}; give a share for each objective, or null")
-        weights = dict(zip(rewards, as_weight(weights, tuple(rewards), "weights"), strict=True))
+        given = as_weight(weights, names, "weights")
+        weight = next((each for each in asked if is_near(each, given)), given)
+        if weight is given:
+            asked.append(given)
+        weights = dict(zip(names, weight, strict=True))
+    if isinstance(draw, bool) or not isinstance(draw, int):
+        raise SipoError(f"draw is {kind_of(draw)}; give a whole number, or leave it out")
     prompt = record["prompt"]
     key = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
-    draw = record.get("draw", 0)
-    found = Response(
-        str(record.get("method", method)), weights, key, key, 0, str(record.get("response", "")), 0, True, rewards, draw
+    seed, method = (
+        str(default if record.get(column) is None else record[column])
+        for column, default in (("seed", 0), ("method", method))
     )
-    return str(record.get("seed", 0)), found
+    return seed, Response(method, weights, key, key, 0, str(record.get("response", "")), 0, True, rewards, draw)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def compared(found: Compared) -> dict[str, Any]:
@@ -160,8 +186,13 @@ def compared(found: Compared) -> dict[str, Any]:
         })  # fmt: skip
     for seed, each in zip(found.seeds, seeds, strict=True):
         if set(each) != set(seeds[0]):
-            missing = set(seeds[0]) ^ set(each)
-            raise SipoError(f"seed {seed}: not every seed has {', '.join(sorted(missing))}; compare what all have")
+            first = next(iter(found.seeds))
+            method = min(set(seeds[0]) ^ set(each))
+            has, lacks = (first, seed) if method in seeds[0] else (seed, first)
+            raise SipoError(
+                f"{method}: has answers of seed {has}, and none of seed {lacks}; methods are compared over the same "
+                "seeds, and a line without `seed` is of seed 0"
+            )
     unsteered = {each.method for part in found.seeds.values() for each in part if each.weights is None}
     ordered = [{method: each[method] for method in seeds[0]} for each in seeds]
     result = across(ordered, np.array(weights), found.maximise, found.reference, prompts=prompts, unsteered=unsteered)

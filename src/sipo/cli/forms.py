@@ -52,12 +52,10 @@ def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple
     variances = ("error over prompts", "deviation over seeds")
     means = [f"{name}, {'larger' if larger else 'smaller'} is better [{interval}]" for name, larger in maximise.items()]
     columns = ["method", f"mean utility [{interval}]", f"hypervolume [{interval}]", *kendall]
+    pairs = Table([*compared_by, f"hypervolume [{interval}]", *variances], differences)
     return [
         (f"Fronts ({size}; hypervolume above {corner}; control is Kendall's tau)", Table(columns, fronts)),
-        (
-            "Differences of every two methods",
-            Table([*compared_by, f"hypervolume [{interval}]", *variances], differences),
-        ),
+        *([("Differences of every two methods", pairs)] if differences else []),
         (_points_title(found), Table(["method", "weights", *means], points, lead=2)),
     ]
 
