@@ -11,6 +11,7 @@ import pytest
 from pages import unpacked
 
 from sipo.config.file import parse_config
+from sipo.report.pack import pack
 from sipo.runs.pipeline import run
 
 BROWSER = next((found for name in ("chromium", "google-chrome", "chromium-browser") if (found := which(name))), None)
@@ -44,5 +45,20 @@ def test_a_browser_draws_knob_cases_and_chart(settings: dict[str, Any], tmp_path
     assert drawn.count("<article") == len(cases["records"]) > 0
     assert drawn.count('<svg class="chart plane"') == drawn.count('tabindex="0"') == 1, "one stop of the tab key"
     assert drawn.count('<svg class="chart curves" viewBox="0 0 360 200" role="img"') == 4, "align and realign"
+    keys = """<script>setTimeout(() => {
+      const [mark, more] = [[...document.querySelectorAll(".plane .mark")].at(-1), document.querySelector(".more")];
+      mark.focus();
+      const stops = [...document.querySelectorAll('.plane [tabindex="0"]')];
+      const said = [stops.length, stops[0] === mark, document.querySelector("#cases .print").textContent];
+      more.click();
+      document.title = [...said, document.activeElement.id].join("; ");
+    }, 3000)</script></body>"""
+    records = [{**cases["records"][0], "id": str(i)} for i in range(12)]
+    _, packed = re.findall("<template data-pack>(.*?)</template>", page.read_text())
+    many = tmp_path / "many.html"
+    many.write_text(page.read_text().replace(packed, pack({**cases, "records": records})).replace("</body>", keys))
+    assert "<title>1; true; The first 10 of 12 are printed.; case-10</title>" in shown(many), (
+        "keys go on where they are"
+    )
     decision = drawn[: drawn.index('<section id="knob">')]
     assert decision.index("<figure") < decision.index('<dl class="commands">'), "seen before what is typed"

@@ -17,7 +17,7 @@ ROOM = {"answers": 6_000_000, "cases": 12_000_000}
 
 
 def pack(value: Any) -> Markup:
-    """JSON, deflated, in base64, which holds no markup; `unpack` in pack.js reads it."""
+    """JSON, deflated, in base64, which holds no markup; `unpack` in unpack.js reads it."""
     text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(b64encode(zlib.compress(text.encode())).decode())
 

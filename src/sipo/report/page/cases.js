@@ -1,7 +1,7 @@
 // Rows side by side: searched and sorted as data, drawn a page at a time.
 if (document.querySelector("#cases")) {
   const section = document.querySelector("#cases");
-  const [search, list, more] = ["input", ".list", ".more"].map((each) => section.querySelector(each));
+  const [search, list, more, paper] = ["input", ".list", ".more", ".print"].map((each) => section.querySelector(each));
   const [only, sort] = ["[data-only]", "[data-sort]"].map((each) => section.querySelector(each));
   const PAGE = 10;
 
@@ -40,6 +40,7 @@ if (document.querySelector("#cases")) {
       const shown = list.childElementCount;
       list.append(...found.slice(shown, shown + PAGE).map((i) => drawn(records[i])));
       more.hidden = list.childElementCount >= found.length;
+      paper.textContent = more.hidden ? "" : `The first ${list.childElementCount} of ${found.length} are printed.`;
     };
     const find = () => {
       const words = folded(search.value).split(" ").filter(Boolean);
@@ -52,7 +53,12 @@ if (document.querySelector("#cases")) {
     search.addEventListener("input", lately(find));
     only.addEventListener("change", find);
     sort.addEventListener("change", find);
-    more.addEventListener("click", grow);
+    more.addEventListener("click", () => {
+      const first = list.childElementCount;
+      grow();
+      list.children[first].tabIndex = -1; // keys go on where the new ones begin
+      list.children[first].focus({ preventScroll: true });
+    });
     section.querySelector(".controls").hidden = false;
     find();
   };

@@ -38,10 +38,12 @@
         if (on && scales) part.parentNode.querySelector(".edge").before(part); // over the dim ones
       }
     }
-    for (const svg of figure.querySelectorAll("svg")) { // one stop of the tab key each
-      svg.querySelectorAll(".mark").forEach((mark) => mark.setAttribute("tabindex", "-1"));
-      (svg.querySelector(".mark.chosen:not([hidden])") ?? shown(svg)[0])?.setAttribute("tabindex", "0");
-    }
+    for (const svg of figure.querySelectorAll("svg")) stop(svg, svg.querySelector(".mark.chosen:not([hidden])") ?? shown(svg)[0]);
+  };
+
+  const stop = (svg, mark) => { // the one stop of the tab key: where the keys are, so that the next tab leads on
+    svg.querySelectorAll(".mark").forEach((each) => each.setAttribute("tabindex", "-1"));
+    mark?.setAttribute("tabindex", "0");
   };
 
   const shown = (svg) => [...svg.querySelectorAll(".mark:not([hidden])")].sort((a, b) =>
@@ -65,7 +67,7 @@
   for (const mark of figure.querySelectorAll(".mark")) {
     mark.addEventListener("pointerenter", () => point(mark));
     mark.addEventListener("pointerleave", () => point(null));
-    mark.addEventListener("focus", () => point(mark));
+    mark.addEventListener("focus", () => { stop(mark.closest("svg"), mark); point(mark); });
     mark.addEventListener("blur", () => point(null));
     mark.addEventListener("click", () => show(mark));
     mark.addEventListener("keydown", (event) => {
