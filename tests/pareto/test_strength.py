@@ -146,3 +146,6 @@ def test_it_is_told_in_words_and_as_a_table() -> None:
     told |= {**as_plain(lost, KEEP), "doubts": doubts(lost, KEEP, KEY)}
     assert "taken, the one that keeps most of the range. " in in_words(told), "and not the best of those that keep it"
     assert made.rows[2][-2:] == [f"{share:.0%}" for share in found.trials[1.0].kept.values()]
+    same = chosen((0.1, 0.3, 0.8), (0.3, 0.3, 0.8))
+    told |= {**as_plain(same, KEEP), "doubts": doubts(same, KEEP, KEY)}
+    assert "x0.1 (lr 0.0005) is taken, the weakest, as all of them attain the same." in in_words(told)

@@ -23,12 +23,18 @@ def in_words(told: Mapping[str, Any]) -> str:
 
 
 def _why(told: Mapping[str, Any]) -> str:
+    if len(told["trials"]) > 1 and not any(_attained(each) != _attained(told["trials"][0]) for each in told["trials"]):
+        return "the weakest, as all of them attain the same"
     largest = f"of the largest mean {told['measure']}"
     if told["keep_range"] is None:
         return largest
     if not any(each["keeps"] for each in told["trials"]):
         return "the one that keeps most of the range"
     return f"{largest} among those that keep {told['keep_range']:.0%} of the range"
+
+
+def _attained(trial: Mapping[str, Any]) -> tuple[Any, ...]:
+    return trial["utility"], trial["utility_interval"], trial["ranges"], trial["ranges_interval"]
 
 
 def table(told: Mapping[str, Any]) -> Table:
