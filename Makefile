@@ -7,6 +7,7 @@ LOAD := .venv-load
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONDONTWRITEBYTECODE # many images set it; then each of many processes compiles all of src anew
 
 .PHONY: demo quickstart docs dist same-as test test-long test-faults test-processors test-vllm test-docs test-dist test-load bench lint \
 	env demo-env vllm-env clean
