@@ -123,7 +123,8 @@ def test_an_answer_says_its_weight_and_the_nearest_point_that_was_measured(servi
         assert about["weights"] == {"detail": 0.4, "brevity": 0.6} and about["method"] == "mod"
         points: Any = opened.fronts
         near = next(p for p in points["methods"]["mod"]["points"] if p["weights"]["detail"] == 0.5)
-        assert about["nearest"] == {key: near[key] for key in ("weights", "rewards", "interval")}
+        expected = {"weights": near["weights"], "rewards": near["rewards"], "interval": None, "prompts": 1}
+        assert about["nearest"] == expected, "one prompt was measured, which has no interval"
         first = next(iter(ours.chat.completions.create(model=answer.model, messages=chat("x"), stream=True)))
         assert first.model_extra["sipo"] == about  # type: ignore[index]
 

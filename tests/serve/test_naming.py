@@ -113,15 +113,19 @@ def test_any_name_is_resolved_or_refused(runs: dict[str, Served], name: str) -> 
 def test_the_nearest_point_is_one_of_the_method_s(opened: FinishedRun) -> None:
     fronts = opened.fronts
     assert fronts is not None
+    fronts = {**fronts, "prompts": 2}  # one has no interval
     points = fronts["methods"]["mod"]["points"]
     for share in (0.0, 0.2, 0.3, 0.6, 1.0):
         found = nearest_point(fronts, "mod", {"detail": share, "brevity": 1 - share})
         assert found is not None
         best = min(abs(point["weights"]["detail"] - share) for point in points)
         assert abs(found["weights"]["detail"] - share) == pytest.approx(best)
-        assert {**found} in [{key: point[key] for key in found} for point in points]
+        assert {**found} in [
+            {**{key: point[key] for key in found.keys() - {"prompts"}}, "prompts": 2} for point in points
+        ]
         assert all(low <= found["rewards"][name] <= high for name, (low, high) in found["interval"].items())
-    assert nearest_point(fronts, "base", None) is not None
+    alone = nearest_point({**fronts, "prompts": 1}, "base", None)
+    assert alone is not None and alone["interval"] is None and alone["rewards"]
     assert nearest_point(fronts, "policy:detail", None) is None and nearest_point(None, "mod", None) is None
 
 

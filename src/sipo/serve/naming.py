@@ -149,7 +149,10 @@ def normalised(shares: Mapping[str, float], objectives: Sequence[str], place: st
 def nearest_point(
     fronts: Mapping[str, Any] | None, method: str, weights: Mapping[str, float] | None
 ) -> dict[str, Any] | None:
-    """Of what the run measured of the method, the point at the nearest weight; None where it measured nothing of it."""
+    """Of what the run measured of the method, the point at the nearest weight; None where it measured nothing of it.
+
+    A single prompt has no interval: a bootstrap of it is a point, which would look like certainty.
+    """
     found = (fronts or {}).get("methods", {}).get(method, {}).get("points", [])
     if not found:
         return None
@@ -158,4 +161,6 @@ def nearest_point(
         return sum(abs(share - (weights or {}).get(name, 0.0)) for name, share in (point["weights"] or {}).items())
 
     point = min(found, key=distance)
-    return {key: point[key] for key in ("weights", "rewards", "interval")}
+    prompts = (fronts or {}).get("prompts")
+    interval = point["interval"] if prompts is None or prompts > 1 else None
+    return {"weights": point["weights"], "rewards": point["rewards"], "interval": interval, "prompts": prompts}
