@@ -47,6 +47,12 @@ def test_watching_tells_what_is_new_and_ends_with_the_work(
     assert text.count("3 of 9") == 1 == text.count("4 of 9") and "goes on" in text
 
 
+def test_watching_what_nobody_works_on_says_so(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--watch", str(begun)]) == 0
+    said = capsys.readouterr().out
+    assert "goes on" in said and "nobody works on it now; where a process still loads its model, ask again" in said
+
+
 def test_who_is_gone_works_no_more(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -193,9 +193,21 @@ def test_a_file_that_is_not_there_or_of_another_kind(tmp_path: Path) -> None:
     assert refusal(tmp_path / "row.jsonl").endswith("no such file; did you mean `rows.jsonl`?")
     assert refusal(tmp_path / "qqq.parquet").endswith("no such file; check the path")
     assert f"no folder {tmp_path / 'a'}" in refusal(tmp_path / "a" / "rows.jsonl")
-    assert "is a folder; name a .jsonl" in refusal(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert "is a folder; name a .jsonl" in refusal(tmp_path / "folder")
     assert "ending in .csv is no file of rows; use .jsonl" in refusal(tmp_path / "rows.csv")
     assert f"{tmp_path / 'empty.jsonl'}: no rows; each needs the columns prompt" in refusal(tmp_path / "empty.jsonl")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_folder_that_was_prepared_is_its_rows(name: str, tmp_path: Path, rows_file: Path) -> None:
+    rows, made = read_rows(rows_file), tmp_path / "made"
+    made.mkdir()
+    write_rows(made / name, rows)
+    assert read_rows(made) == read_rows(made / name) == rows
+    (made / name).rename(made / "others.jsonl")
+    with pytest.raises(SipoError, match="is a folder; name a"):
+        read_rows(made)
 
 
 def test_bad_parquet(tmp_path: Path) -> None:

@@ -202,6 +202,18 @@ def test_the_methods_are_those_that_can_answer(opened: FinishedRun, folder: Path
         assert opened.at(shares("halves"), name).method == name
 
 
+def test_a_method_that_asks_in_words_is_not_there_where_the_tokenizer_has_none(folder: Path) -> None:
+    class Wordless:
+        unk_token_id = 7
+
+        def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+            return [self.unk_token_id] * len(text.split())
+
+    one = sipo.open(folder)
+    vars(one._built)["_tokenizer"] = Wordless()
+    assert set(sipo.open(folder).methods) - set(one.methods) == {"prompting"}
+
+
 def test_a_chat_is_asked_in_either_form(models: dict[str, AlignedModel], expected: dict[tuple[str, str], str]) -> None:
     model = models["mod inside"]
     texts = [("user", "how do I"), ("assistant", "keep"), ("user", "water")]

@@ -125,5 +125,5 @@ def test_malformed_templates_are_refused_in_one_line(tmp_path: Path, text: str, 
 
 
 def test_a_missing_template_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SipoError, match="nowhere.yaml"):
+    with pytest.raises(SipoError, match=r"nowhere.yaml: cannot be read \(No such file or directory\); check the path"):
         load_template(tmp_path / "nowhere.yaml", "review")

@@ -36,6 +36,15 @@ def test_a_browser_draws_knob_cases_and_chart(settings: dict[str, Any], tmp_path
     long.write_text(page.read_text().replace("brevity", "brevity_for_lay_readers" * 4).replace("</body>", measure))
     for width in (390, 1280):
         assert "<title>0</title>" in shown(long, f"--window-size={width},900"), "nothing runs out of the page"
+    printed = tmp_path / "printed.html"
+    count = "document.title = [...document.querySelectorAll('{}')].filter(each => {}).length"
+    for what, wrong in (
+        (".scroll", "each.scrollWidth > each.clientWidth + 1"),
+        ("details", "each.getBoundingClientRect().height < 60"),
+    ):
+        paper = page.read_text().replace("@media print", "@media screen")
+        printed.write_text(paper.replace("</body>", f"<script>{count.format(what, wrong)}</script></body>"))
+        assert "<title>0</title>" in shown(printed, "--window-size=718,1000"), f"paper shows all of {what}"
     drawn, (answers, cases) = unescape(shown(page)), unpacked(page.read_text())
     said = re.findall("<output[^>]*>([^<]*)</output>", drawn)
     assert said == [f"1 of {len(answers['records'])}", f"{len(cases['records'])} of {len(cases['records'])}"]

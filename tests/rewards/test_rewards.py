@@ -92,7 +92,7 @@ def test_a_reward_that_cannot_be_loaded(spec: str, problem: str, way_out: str, m
 @pytest.mark.parametrize(
     ("reward", "problem"),
     [
-        (lambda prompts, responses: [1.0], "gave 1 numbers for 2 responses; return one for each"),
+        (lambda prompts, responses: [1.0], "gave 1 number for 2 responses; return one for each"),
         (lambda prompts, responses: [1.0, math.nan], "gave nan for the response 'b' to 'p'; return a finite number"),
         (lambda prompts, responses: [-math.inf, math.nan], "gave -inf for the response 'a'"),
         (lambda prompts, responses: [1, "2"], "gave '2' for the response 'b'"),

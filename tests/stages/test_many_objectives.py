@@ -97,6 +97,9 @@ def test_check_states_the_numbers_and_says_where_they_are_large(make_settings: M
     settings |= {"sample": {"weights": {"at_most": 60}}, "filter": {"weights": {"at_most": 60}}}
     places = [line.partition(":")[0] for line in remarks(parse_config(settings, "settings"))]
     assert places == ["sample.weights", "filter.weights"]
+    listed = [{"o0": at / 50, "o1": 1 - at / 50} for at in range(1, 50)]
+    (line,) = remarks(parse_config({**settings, "weights": {"grid": listed}, "methods": ["mod"]}, "settings"))
+    assert line.endswith("leave some out of weights.grid"), "at_most is of a lattice"
     assert remarks(parse_config({**settings, "methods": ["base", "mod"]}, "settings")) == []
 
 

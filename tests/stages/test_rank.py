@@ -23,7 +23,7 @@ from sipo.engines.batched import Mixed
 from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.records import Ranking
-from sipo.report.measure import CAVEAT, measure_of
+from sipo.report.measure import CAVEAT, LABELS, REWARDS, measure_of
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.stages.rank import labelled_rows
@@ -94,6 +94,16 @@ def test_a_margin_is_what_the_finished_run_s_own_log_probabilities_say(config: C
             right = {name: (1 + np.sign(each.margin) * row.sign(name)) / 2 for name in NAMES}
             assert each.agreed == {name: right[name] if row.sign(name) else None for name in NAMES}
     assert {each.margin > 0 for each in rankings if each.method == "mod"} == {True, False}
+
+
+def test_no_interval_of_an_accuracy_is_beyond_what_can_be() -> None:
+    """As where labels are missing, whose resampled means may lie outside."""
+    point = {"weights": None, "rewards": {"detail": 0.9}, "interval": {"detail": (0.7, 1.1)}}
+    found = {"methods": {"mod": {"utility_interval": (-0.1, 0.6), "points": [point]}}, "prompts": 3}
+    clipped = LABELS.within_ends(found)
+    assert clipped["methods"]["mod"]["utility_interval"] == (0.0, 0.6) and clipped["prompts"] == 3
+    assert clipped["methods"]["mod"]["points"][0]["interval"] == {"detail": (0.7, 1.0)}
+    assert REWARDS.within_ends(found) == found, "a reward has no ends that are known"
 
 
 def test_fronts_are_the_shares_of_labels_that_agree(fronts: dict[str, Any], rankings: list[Ranking]) -> None:

@@ -30,7 +30,10 @@ def status_of(run: Path) -> dict[str, Any]:
 def watch(run: Path) -> None:
     """Show the status anew until nobody works on the run; where output is no terminal, what is new of it."""
     progress, told = Progress(), ""
-    while (now := under_way(run)) is not None:
+    if (now := under_way(run)) is None:
+        _show(run, progress)
+        return progress.say("nobody works on it now; where a process still loads its model, ask again")
+    while now is not None:
         line = "; ".join(now)
         if progress.console.is_terminal:
             progress.console.clear()
@@ -39,6 +42,7 @@ def watch(run: Path) -> None:
             progress.say(line)
         told = line
         time.sleep(EVERY)
+        now = under_way(run)
     if progress.console.is_terminal:
         progress.console.clear()
     _show(run, progress)

@@ -9,7 +9,6 @@ assumptions. Soups judge, to first order, by the policies' mean, and turn away l
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtr
 
 
 class Assumed(NamedTuple):
@@ -68,4 +67,6 @@ def rows_kept(rows: int, least: float, most: float) -> tuple[int, int]:
 
 def _quantile(level: float, rows: int, share: float) -> int:
     """Of the binomial distribution."""
+    from scipy.special import bdtr  # here, because a graph is drawn without it
+
     return int(np.searchsorted(bdtr(np.arange(rows + 1), rows, share), level))

@@ -9,7 +9,7 @@ from typing import Any
 from sipo.data import conflict_statistics
 from sipo.report.fronts import better
 from sipo.report.parts import Cell, Table, share
-from sipo.rewards.objective import Objective
+from sipo.rewards.objective import Objective, file_of
 from sipo.settings import Decoding
 from sipo.task import Task
 from sipo.words import quantity
@@ -39,7 +39,9 @@ def facts(task: Task) -> list[tuple[str, str]]:
 def _measured(objective: Objective) -> str:
     if objective.reward is None:
         return "Without a reward: held-out labels measure it."
-    return f"Measured by {objective.reward}, {better(objective.direction)}."
+    in_file = file_of(objective.reward) if isinstance(objective.reward, str) else None
+    reward = f"{in_file[0].name}:{in_file[1]}" if in_file else objective.reward  # where it lies is nobody's business
+    return f"Measured by {reward}, {better(objective.direction)}."
 
 
 def _decoding(settings: Decoding) -> str:
