@@ -39,8 +39,8 @@ test-docs: env ## the documentation site, strictly, and the notebooks from top t
 test-dist: env ## the wheel in an empty environment outside of the repository: demo, testbed, check, serve
 	$(BIN)/python -m pytest -m dist
 
-test-vllm: vllm-env ## the vLLM engine against transformers, on the CPU, in an environment of its own
-	$(VLLM)/bin/python -m pytest tests/engines/test_vllm.py tests/engines/test_engines.py
+test-vllm: vllm-env ## the vLLM engine and plug-in against transformers, on the CPU, in an environment of its own
+	$(VLLM)/bin/python -m pytest tests/engines/test_vllm.py tests/engines/test_engines.py tests/serve/test_vllm_plugin.py
 
 test-load: env $(LOAD)/bin/locust ## 200 streams against `sipo serve`: in peace, with a short queue, stopped, killed and started again
 	$(BIN)/python -m benchmarks.load --locust $(LOAD)/bin/locust

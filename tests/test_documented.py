@@ -166,7 +166,7 @@ def dry_docker(words: list[str]) -> None:
 def dry_vllm(words: list[str]) -> None:
     """As `sipo.commands` has it (tests/serve/test_vllm_plugin.py starts one)."""
     rank = int(words[-1])
-    assert shlex.join(["vllm", *words]) == vllm_soups({}, words[1], rank).partition("=1 ")[2]
+    assert shlex.join(["vllm", *words]) == vllm_soups(ROOT, words[1], rank).partition("=1 ")[2]
 
 
 def dry_export(words: list[str]) -> None:

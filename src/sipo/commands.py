@@ -1,7 +1,6 @@
 """Commands for people, to be copied into a shell as they stand: all that sipo prints or writes are made here."""
 
 import csv
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -121,11 +120,10 @@ def serve(folder: object, base: str | None, rank: int = 0) -> str:
     return command("vllm", "serve", base, *options) if room else ""
 
 
-def vllm_soups(runs: Mapping[str, Path], base: str, rank: int) -> str:
-    """How vLLM serves the soups of runs by name over their base; `rank` is the largest. Empty where it is too large."""
+def vllm_soups(run: Path, base: str, rank: int) -> str:
+    """How vLLM serves the soups of a run by name over its base; `rank` is the largest. Empty where it is too large."""
     room = next((each for each in VLLM_RANKS if each >= rank), None)
-    named = os.pathsep.join(f"{name}={path}" for name, path in runs.items())
-    known = f"SIPO_VLLM_RUNS={shlex.quote(named)} VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+    known = command("env", f"SIPO_VLLM_RUNS={run}", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
     return f"{known} {command('vllm', 'serve', base, '--enable-lora', '--max-lora-rank', room)}" if room else ""
 
 

@@ -163,7 +163,7 @@ def test_what_is_written_says_how_it_is_used(exported: tuple[Path, dict[str, Any
     assert told["scales"] == {"detail": 0.3, "brevity": 0.7}
     page = (folder / "README.md").read_text()
     assert "llama-server --model model.gguf --lora-scaled detail.gguf:0.3,brevity.gguf:0.7\n" in page
-    assert json.dumps(told["request"]) in page
+    assert json.dumps(told["request"]) in page and "sum to the method `soups` at detail=0.3,brevity=0.7; at" in page
     assert f"over `{base_of(served_run / 'align' / 'adapters' / 'detail')}`" in page
     one, other = told["adapters"]
     assert told["serve"] == f"llama-server --model model.gguf --lora-scaled {one}:0.3,{other}:0.7"

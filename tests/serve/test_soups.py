@@ -1,6 +1,8 @@
 """Soups by name: on the grid, exact there, boundedly many, and nothing but what the runs have."""
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ from families import save_model, tokenizer_of
 import sipo
 from sipo.bank import load_adapter, soup
 from sipo.bank.kinds import base_of
+from sipo.cli.main import main
+from sipo.commands import vllm_soups
 from sipo.errors import SipoError
 from sipo.finished.handle import FinishedRun
 from sipo.serve import soups as module
@@ -190,3 +194,20 @@ def test_room_that_is_none_is_refused(text: str) -> None:
 def test_vllm_without_runs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SIPO_VLLM_RUNS", raising=False)
     register()
+
+
+def test_export_prints_how_vllm_serves_the_soups(
+    opened: FinishedRun, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With room for all of them (tests/serve/test_vllm_plugin.py starts one by this line)."""
+    words = ["export", str(opened.path), "--weights", "detail=1", "--json"]
+    assert main([*words, "--to", str(tmp_path / "corner")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    ranks = [load_adapter(opened.path / "align" / "adapters" / each).rank for each in opened.objectives]
+    assert told["rank"] < sum(ranks) and told["serve_soups"] == vllm_soups(opened.path, base, sum(ranks))
+    assert shlex.split(told["serve_soups"]) == [
+        "env", f"SIPO_VLLM_RUNS={opened.path}", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
+        "vllm", "serve", base, "--enable-lora", "--max-lora-rank", "8",
+    ]  # fmt: skip
+    assert main([*words, "--to", str(tmp_path / "merged"), "--merged"]) == 0
+    assert json.loads(capsys.readouterr().out)["serve_soups"] is None

@@ -1,12 +1,14 @@
 """`sipo export`: what was written, what it stands on, and how it is served."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sipo.commands import serve
+from sipo.bank import Adapter
+from sipo.commands import serve, vllm_soups
 from sipo.disk.appearing import check_free
 from sipo.disk.publishing import check_name
 from sipo.finished.distil import distil
@@ -41,9 +43,21 @@ def write(
     served = serve(to, made.base, made.rank or 0)
     if served:
         say(f"serve it {served}")
+    soups = "" if distilled else _soups_served(model, made.base)
+    if soups:
+        say(f"serve soups at any weight, with sipo beside vLLM, by `{soups}`")
     about = {"folder": to, "method": model.method, "weights": model.weights, "base": made.base, "rank": made.rank}
     record = {**about, "cut": made.cut and made.cut.record, "serve": served or None}
+    record["serve_soups"] = soups or None
     return record if distilled is None else {**record, "distilled": asdict(distilled)}
+
+
+def _soups_served(model: "AlignedModel", base: str | None) -> str:
+    """How vLLM serves the soups of the run's policies; empty where the model is none of them."""
+    run, adapters = model.run, model.aligned.adapters
+    if base is None or len(adapters) != len(run.objectives) or os.pathsep in str(run.path):
+        return ""
+    return vllm_soups(run.path, base, sum(each.rank for each in adapters if isinstance(each, Adapter)))
 
 
 def write_distilled(

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from sipo.bank import Adapter
 from sipo.bank.kinds import base_of
-from sipo.commands import llama_scales, llama_server
+from sipo.commands import llama_scales, llama_server, ratios
 from sipo.disk.appearing import appearing
 from sipo.disk.publishing import check_name
 from sipo.disk.tables import write_text
@@ -143,9 +143,12 @@ def _page(model: "AlignedModel", base: str, scales: Mapping[str, float], file: P
         "\nMake `model.gguf` of it once, by llama.cpp's `convert_hf_to_gguf.py`; a quantised one answers a little "
         "differently.\n"
     )  # fmt: skip
+    at = f" at {ratios(model.weights)}" if model.weights else ""
+    sum_ = f"At the scales below they sum to the method `{model.method}`{at}"
+    sum_ += "; at the shares of any other weight, to the soup there." if len(scales) > 1 else "."
     return f"""# Policies of {model.run.path.resolve().name} for llama.cpp
 
-Each file is an adapter over `{base}`. Their sum, scaled by the shares of a preference weight, is the soup there.
+Each file is an adapter over `{base}`. {sum_}
 {made}
 ```sh
 {llama_server(Path(file.name) if file else None, here)}
