@@ -122,4 +122,4 @@ def serve(installed: Installed, run: Path) -> None:
         assert answer["usage"]["completion_tokens"] <= 4 and sum(answer["sipo"]["weights"].values()) == pytest.approx(1)
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
