@@ -44,10 +44,10 @@ def about(served: Served, limits: Limits, asked: str | None = None) -> dict[str,
 
 
 def _front(fronts: Mapping[str, Any] | None, objectives: tuple[str, ...]) -> dict[str, Any] | None:
-    """Every evaluated point; None where the run measured nothing."""
+    """Every evaluated point; None where the run measured nothing. A single prompt has no interval."""
     if not fronts:
         return None
-    parts = ("weights", "rewards", "interval")
+    parts = ("weights", "rewards") if fronts.get("prompts") == 1 else ("weights", "rewards", "interval")
     return {
         "heading": measure_of(fronts).heading,
         "prompts": fronts.get("prompts"),

@@ -12,7 +12,7 @@ const listed = (about) => Object.fromEntries(Object.entries(about.front?.methods
   points.map((point) => ({
     weights: point.weights && about.objectives.map(({ name }) => point.weights[name]),
     rewards: about.objectives.map(({ name }) => point.rewards[name]),
-    interval: about.objectives.map(({ name }) => point.interval[name]),
+    interval: point.interval && about.objectives.map(({ name }) => point.interval[name]),
   }))]));
 
 export class Front {
@@ -53,7 +53,7 @@ export class Front {
       use.addEventListener("click", () => this.put(method, point.weights));
       const known = this.looks[method] ? [use] : [];
       return make("tr", {}, make("th", { class: "lead", scope: "row" }, method), make("td", { class: "lead" }, weights),
-        ...point.rewards.map((value, i) => make("td", {}, measured(value, point.interval[i]))), make("td", {}, ...known));
+        ...point.rewards.map((value, i) => make("td", {}, measured(value, point.interval?.[i]))), make("td", {}, ...known));
     }));
     const heads = ["method", "weights", ...objectives.map((each) => each.name), "column"];
     const head = make("tr", {}, ...heads.map((text, i) => make("th", { scope: "col", class: i < 2 ? "lead" : null }, text)));
@@ -76,13 +76,13 @@ export class Front {
   told({ letter, method, at }) {
     const { objectives } = this.about;
     if (!at) return `${letter}: ${method} was not measured.`;
-    const worth = objectives.map(({ name }, i) => `${name} ${at.kind === "measured" ? measured(at.rewards[i], at.interval[i]) : number(at.rewards[i])}`).join(", ");
+    const worth = objectives.map(({ name }, i) => `${name} ${at.kind === "measured" ? measured(at.rewards[i], at.interval?.[i]) : number(at.rewards[i])}`).join(", ");
     if (at.kind === "measured") return `${letter}: measured, ${worth}.`;
     return at.kind === "between" ? `${letter}: between measured points, about ${worth}.` : `${letter}: nearest measured is ${shares(objectives, at.weights)}, ${worth}.`;
   }
 
   axis(at, start, end) {
-    const values = Object.values(this.points).flat().flatMap((point) => [point.rewards[at], ...point.interval[at]]);
+    const values = Object.values(this.points).flat().flatMap((point) => [point.rewards[at], ...(point.interval?.[at] ?? [])]);
     return axis(values, this.about.front.directions[this.about.objectives[at].name] === "maximize", start, end);
   }
 
@@ -112,8 +112,7 @@ export class Front {
       }
       for (const point of points) {
         const [cx, cy] = place(point);
-        const [[low, high], [below, above]] = [point.interval[0].map(x.place), point.interval[1].map(y.place)];
-        picture.append(this.mark(method, point, cx, cy, used.has(method) ? `M${low},${cy}H${high}M${cx},${below}V${above}` : "", used.has(method)));
+        picture.append(this.mark(method, point, cx, cy, used.has(method) && point.interval ? cross(point.interval, x, y, cx, cy) : "", used.has(method)));
       }
     }
     picture.append(...letters(stands.filter((each) => each.at).map((each) => [each, ...place(each.at)])));
@@ -142,7 +141,10 @@ export class Front {
   }
 }
 
-const measured = (value, [low, high]) => `${number(value)} [${number(low)}, ${number(high)}]`;
+const measured = (value, interval) => (interval ? `${number(value)} [${number(interval[0])}, ${number(interval[1])}]` : number(value));
+
+// A point's two intervals.
+const cross = ([across, along], x, y, cx, cy) => `M${x.place(across[0])},${cy}H${x.place(across[1])}M${cx},${y.place(along[0])}V${y.place(along[1])}`;
 
 // Letters at one place stand side by side.
 const letters = (stands) => stands.map(([{ letter, at }, x, y], i) => {
