@@ -154,3 +154,22 @@ def test_a_long_prompt_is_read_while_others_write(
     expected, order = [answered(scheduler, [kind])[0] for kind in (short, long)], list[int]()
     assert answered(scheduler, [long, short], order.append) == expected[::-1]
     assert order.index(0) >= 6, "the short one has written meanwhile"
+
+
+def test_choices_of_an_answer_that_has_begun_are_finished(bank: Bank, policies: list[Adapter]) -> None:
+    """Also those that still wait when the server is asked to stop."""
+    made = Scheduler(bank, (-1,), Room(rows=3, tokens=1 << 20, waiting=8))
+    kind: Kind = (STEM, policies, at_mod((0.2, 0.3, 0.5)))
+    expected = alone(bank, kind)
+    made.start(policies)
+    drained: list[int] = []
+
+    def drain(place: int) -> None:
+        drained.append(made.waiting)
+        made.drain()
+
+    try:
+        assert answered(made, [kind] * 3, drain) == [expected] * 3
+    finally:
+        made.close()
+    assert drained[0] == 2

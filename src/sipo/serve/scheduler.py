@@ -74,6 +74,8 @@ class Ask:
     asked: Asked | None = None
     answers: list[Answer] = field(default_factory=list)
     """Its draws: one, except where the best of several is given."""
+    together: Sequence["Ask"] = ()
+    """Those of its request."""
     told: int = 0
     """Tokens that have been told."""
     over: bool = False
@@ -182,6 +184,8 @@ class Scheduler:
                     code="queue_full",
                     retry=self._patience(),
                 )
+            for ask in asks:
+                ask.together = asks
             self._waiting.extend(asks)
             self._changed.notify()
 
@@ -204,11 +208,14 @@ class Scheduler:
             self._changed.notify()
 
     def drain(self) -> None:
-        """Refuse what waits and what comes; what runs goes on."""
+        """Refuse what waits and what comes; what runs goes on, and what came together with it."""
         with self._changed:
+            if self._refusing:  # what waits now came together with what ran
+                return
             self._refusing = True
-            _send([(ask, _refused()) for ask in self._waiting])
-            self._waiting.clear()
+            begun = {ask for each in self._running for ask in each.together}
+            _send([(ask, _refused()) for ask in self._waiting if ask not in begun])
+            self._waiting = deque(ask for ask in self._waiting if ask in begun)
             self._changed.notify()
 
     @property
