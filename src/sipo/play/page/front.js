@@ -65,7 +65,7 @@ export class Front {
   // `columns` have a letter, a method and weights.
   show(columns) {
     if (!this.about.front) {
-      this.lines.replaceChildren(make("li", {}, "This run measured nothing, so there is no front to stand on."));
+      this.lines.replaceChildren(make("li", {}, "Nothing is measured of this run as it is configured now, so there is no front to stand on."));
       return;
     }
     const stands = columns.map((each) => ({ ...each, at: standing(this.points[each.method], each.weights) }));
