@@ -52,13 +52,20 @@ def folder(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: py
     settings["sample"] = {"prompts": 8, "per_weight": 4}
     settings["align"] = {"lr": 0.05, "epochs": 1, "batch_size": 8, "checkpoint": "last"}
     settings["realign"] = {"lr": 0.05}
-    settings["execution"]["decode_rows"] = 8
     return run(parse_config(settings, "settings"), until="lw", quiet=True)
 
 
 @pytest.fixture(scope="module")
 def opened(folder: Path) -> FinishedRun:
-    return sipo.open(folder)
+    return with_rows(8, folder)
+
+
+def with_rows(rows: int, folder: Path) -> FinishedRun:
+    """Opened, to decode so many rows at a time."""
+    opened = sipo.open(folder)
+    execution = opened.config.execution.model_copy(update={"decode_rows": rows})
+    opened.config = opened.config.model_copy(update={"execution": execution})
+    return opened
 
 
 def shares(weight: str) -> dict[str, float]:
@@ -120,10 +127,7 @@ def test_every_method_answers_among_all_others_as_alone(
     order = [list(expected)[i] for i in torch.randperm(len(expected), generator=torch.Generator().manual_seed(seed))]
     asks = [(prompt, models[name]) for name, prompt in order]
     if seed == 2:
-        opened = sipo.open(opened.path)
-        opened.config = opened.config.model_copy(
-            update={"execution": opened.config.execution.model_copy(update={"decode_rows": 1000})}
-        )
+        opened = with_rows(1000, opened.path)
         asks = [(prompt, opened.at(model.weights, model.method)) for prompt, model in asks]
     assert opened.generate(asks, **GREEDY) == [expected[each] for each in order]
 
