@@ -72,7 +72,8 @@ def test_a_run_goes_on_without_what_its_judge_refuses(
     assert unknown and all("a judge refused" in each["fate"] and each["estimate"] is None for each in unknown)
     assert any(each["fate"] == CHOSEN for each in candidates)
     page = (folder / "report" / "report.html").read_text()
-    assert f"{fronts['left_out']} of {fronts['left_out'] + fronts['prompts']} held-out prompts are left out" in page
+    told = f"{fronts['left_out']} of {fronts['left_out'] + fronts['prompts']} held-out prompts"
+    assert f"{told} {'is' if fronts['left_out'] == 1 else 'are'} left out" in page
     assert ">nan<" not in page.lower()
 
     asked = server.seen()
