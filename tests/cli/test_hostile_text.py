@@ -223,7 +223,9 @@ def test_a_run_over_hostile_text_ends_in_a_page_and_a_card_of_text(
 
     soups = sipo.open(run).at({"detail": 0.5, "brevity": 0.5}, method="soups")
     card = (soups.save_pretrained(tmp_path / "out") / "README.md").read_text()
-    assert not COMMANDS.search(card) and "<script" not in card and "<img" not in card and "](http" not in card
+    _, header, body = card.split("---\n", 2)
+    assert not COMMANDS.search(card) and "<script" not in body and "<img" not in body and "](http" not in body
+    assert yaml.safe_load(header)["model-index"]  # what a hub reads is data
     [table] = re.findall(r"(?:^\| base .*\n)", card, re.MULTILINE)[:1]
     assert table.count("|") == 3
     assert main(["generate", str(run), "--method", "base", "--prompt", everything]) == 0
