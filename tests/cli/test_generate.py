@@ -103,7 +103,7 @@ def test_answers_are_told_in_order_while_others_are_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A batch at a time, also of a method that answers after several draws; Ctrl-C leaves what was told until then."""
-    (tmp_path / "prompts.txt").write_text("".join(f"{i} what is rain\n" for i in range(10)))
+    (tmp_path / "prompts.txt").write_text("".join(f"{i} what is rain\n" for i in range(40)))
     asked = [
         "--prompts",
         str(tmp_path / "prompts.txt"),

@@ -265,4 +265,4 @@ def test_what_cannot_be_used_is_counted_and_never_the_end(tmp_path: Path, capsys
     out = capsys.readouterr().out
     for why in ("a turn that calls tools", "a role other than", "parts that are not text", "cannot be read"):
         assert why in out
-    assert "1 rows, 1 prompts" in out
+    assert "1 row, 1 prompt" in out

@@ -231,7 +231,7 @@ def test_check_says_it_too(settings: dict[str, Any], capsys: pytest.CaptureFixtu
     path.write_text("".join(json.dumps(each) + "\n" for each in [*records, *circle(*"ABC", name="detail")]))
     check(parse_config(settings, "settings"))
     said = capsys.readouterr().out
-    assert "`detail`: for 1 prompts its labels go in a circle" in said and "`brevity`: for" not in said
+    assert "`detail`: for 1 prompt its labels go in a circle" in said and "`brevity`: for" not in said
 
 
 def test_labels_that_never_vary_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,7 +191,8 @@ def test_unread_columns_are_named_wherever_rows_are_read(tmp_path: Path, capsys:
     said = capsys.readouterr().out
     assert "not read: `persona`, `id`, `votes`" in said
     assert (
-        "rows of one prompt differ there: `persona` in 1, `id` in 1 prompts" in said and "--map system=COLUMN" in said
+        "rows of one prompt differ there: `persona` in 1 prompt and `id` in 1 prompt" in said
+        and "--map system=COLUMN" in said
     )
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| `persona` | 1 |" in card and "| `votes` | 0 |" in card and "empty" not in card
@@ -199,7 +200,7 @@ def test_unread_columns_are_named_wherever_rows_are_read(tmp_path: Path, capsys:
     pq.write_table(pa.Table.from_pylist(own), tmp_path / "rows.parquet")
     for file in (lines(tmp_path / "rows.jsonl", *own), tmp_path / "rows.parquet"):
         assert main(["data", "inspect", str(file)]) == 0
-        assert "not read: `mood`\nrows of one prompt differ there: `mood` in 1 prompts" in capsys.readouterr().out
+        assert "not read: `mood`\nrows of one prompt differ there: `mood` in 1 prompt" in capsys.readouterr().out
         assert main(["data", "inspect", str(file), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["unread"] == {"mood": 1}
     assert main(["data", "convert", str(file), "--to", str(tmp_path / "converted")]) == 0

@@ -204,7 +204,7 @@ ASKED = {"weights": SHARES, "method": "mod", "prompts": ["hi"], "responses": ["a
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"responses": ["a", "b"]}, "there are 1 prompts and 2 responses"),
+        ({"responses": ["a", "b"]}, "given are 1 prompt and 2 responses; give one response for each prompt"),
         ({"responses": "a"}, "responses is a string; give a list, one for each prompt"),
         ({"prompts": "hi"}, "responses is a list; one prompt has one, a text"),
         ({"responses": [3]}, "response is a number; make it a string"),

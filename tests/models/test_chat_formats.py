@@ -162,7 +162,7 @@ def test_check_says_how_answers_end_and_which_rows_hold_special_tokens(
     shown = " ".join(capsys.readouterr().out.split())
     assert "closed with '<|im_end|>'; decoding stops at" in shown and "'<|endoftext|>'" in shown
     assert "the chat template has no system turn" in shown
-    assert "special tokens are written in 1 rows, the first <|im_start|> with the prompt '<|im_start|>user" in shown
+    assert "special tokens are written in 1 row, the first <|im_start|> with the prompt '<|im_start|>user" in shown
 
 
 @pytest.mark.parametrize("mark", ["<|im_end|>", "<s>", "[/INST]", "<end_of_turn>", "<\uff5cUser\uff5c>", "<|eot_id|>"])

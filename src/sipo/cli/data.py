@@ -144,5 +144,5 @@ def export(
 
     with answering(as_json) as told, writing(to):
         told |= export_chosen(run, to, format)
-        of = f"of {told['responses']} chosen responses to {told['prompts']} prompts"
-        say(f"{to}: written; {told['pairs']} pairs {of}, in {told['file'].name}")
+        responses, prompts = quantity(told["responses"], "chosen response"), quantity(told["prompts"], "prompt")
+        say(f"{to}: written; {quantity(told['pairs'], 'pair')} of {responses} to {prompts}, in {told['file'].name}")

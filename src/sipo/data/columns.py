@@ -6,6 +6,7 @@ from zlib import crc32
 
 from sipo.data.chats import unread_keys
 from sipo.data.context import is_empty
+from sipo.words import listed, quantity
 
 if TYPE_CHECKING:  # rows are read with this
     from sipo.data.rows import Row
@@ -65,9 +66,9 @@ def about_unread(unread: Mapping[str, int]) -> list[str]:
         return []
     lines = [f"not read: {', '.join(f'`{name}`' for name in unread)}"]
     if differing := {name: count for name, count in unread.items() if count}:
-        counts = ", ".join(f"`{name}` in {count}" for name, count in differing.items())
+        counts = listed([f"`{name}` in {quantity(count, 'prompt')}" for name, count in differing.items()])
         lines.append(
-            f"rows of one prompt differ there: {counts} prompts; where a column belongs to the prompt, "
+            f"rows of one prompt differ there: {counts}; where a column belongs to the prompt, "
             "--map system=COLUMN (or history, context, input) puts it there"
         )
     return lines

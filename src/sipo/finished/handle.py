@@ -27,6 +27,7 @@ from sipo.runs.status import fronts_of, read_run
 from sipo.settings.explain import adjusted
 from sipo.task import Task
 from sipo.weights import as_weight
+from sipo.words import quantity
 
 
 class How(TypedDict, total=False):
@@ -290,7 +291,8 @@ class AlignedModel:
         if isinstance(responses, str) or not isinstance(responses, Sequence):
             raise SipoError(f"responses is {kind_of(responses)}; give a list, one for each prompt")
         if len(asked) != len(responses):
-            raise SipoError(f"there are {len(asked)} prompts and {len(responses)} responses; give one for each")
+            counts = f"{quantity(len(asked), 'prompt')} and {quantity(len(responses), 'response')}"
+            raise SipoError(f"given are {counts}; give one response for each prompt")
         return self.run._logprobs(asked, responses, self)
 
     def save_pretrained(

@@ -26,8 +26,8 @@ State = Literal["done", "partial", "stale", "absent", "damaged"]
 class StageStatus:
     name: str
     state: State
-    """`partial` was begun and not finished; `stale` was made with other settings or inputs; of a `damaged` one a file
-    is not as it was written.
+    """`partial` was begun and not finished; `stale` was made with other settings or inputs, or by another version
+    of sipo; of a `damaged` one a file is not as it was written.
     """
     took: dict[str, Any]
     """What its `stage.json` says of a stage that was finished: seconds, tokens, peak memory."""
@@ -95,8 +95,12 @@ def require(run: Path, config: Config, stage: str) -> None:
     found = stage_statuses(run, config, stage)[-1]
     if found.problem:
         raise SipoError(found.problem)
+    again = f"`{sipo(*resume(run))}`"
+    if found.state == "stale":
+        why = "it was made with other settings or inputs, or by another version of sipo"
+        raise SipoError(f"{run}: stage `{stage}` is stale: {why}; {again} makes it anew")
     if found.state != "done":
-        raise SipoError(f"{run}: stage `{stage}` is {found.state}, not done; `{sipo(*resume(run))}` finishes it")
+        raise SipoError(f"{run}: stage `{stage}` is {found.state}, not done; {again} finishes it")
 
 
 def fronts_of(run: Path, config: Config) -> dict[str, Any] | None:
