@@ -120,8 +120,9 @@ NAMED |= {
     "detial",
     "pip",
     "install",
+    "s",
 }
-"""Words of the lines that are names, or too short a text of the code."""
+"""Words of the lines that are names, or too short a text of the code; and the s that `quantity` adds."""
 
 
 def test_every_line_of_trouble_is_one_that_the_code_says() -> None:
