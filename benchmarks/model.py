@@ -38,7 +38,6 @@ def load(settings: Settings) -> Backbone:
     # row, and it puts weights into its kernels' order again for every product. Every route is spared that, so that none
     # looks slow for it.
     backbone.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
-    pack(backbone.model)
     return backbone
 
 
@@ -61,6 +60,7 @@ def _load(settings: Settings) -> Backbone:
         torch.manual_seed(settings.seed)
         model = LlamaForCausalLM._from_config(config, dtype=dtype)
     model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
+    pack(model)
     return Backbone(model, tokenizer, f"random {settings.random_weights}")
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import gguf
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -134,3 +135,18 @@ def save_model(
     if generation_ends is not None:
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": generation_ends}))
     return folder
+
+
+def llama_writer(file: Path, config: LlamaConfig) -> gguf.GGUFWriter:
+    """Of a GGUF file, which says already of what shape its Llama is."""
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    return writer

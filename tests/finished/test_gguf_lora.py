@@ -11,6 +11,7 @@ import gguf
 import pytest
 import torch
 from architectures import FAMILIES, tiny
+from families import llama_writer
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
@@ -21,9 +22,10 @@ from sipo.bank.kinds import base_of
 from sipo.cli.main import main
 from sipo.commands import llama_scales, llama_server
 from sipo.errors import SipoError
-from sipo.finished.gguf_lora import ARCHITECTURES, PAIRED, factors, gguf_file, write_adapter
+from sipo.finished.gguf_lora import ARCHITECTURES, PAIRED, factors, write_adapter
 from sipo.finished.handle import FinishedRun
-from sipo.settings import Lora, Model
+from sipo.models.locate import gguf_file
+from sipo.settings import Lora
 
 TOKENS = [*range(40, 70)]
 WEIGHTS = [(1.0, 0.0), (1 / 3, 2 / 3), (0.0, 0.0)]
@@ -56,17 +58,8 @@ def write_base(folder: Path, file: Path) -> None:
     """A Llama as llama.cpp reads it, in float32."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     config, tokenizer = model.config, AutoTokenizer.from_pretrained(folder)
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer = llama_writer(file, config)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
     made = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     special = set(tokenizer.all_special_ids)
     writer.add_tokenizer_model("gpt2")
@@ -242,5 +235,5 @@ def test_the_base_is_the_model_s_own_gguf_file_where_it_has_one(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "some_model" / "weights.gguf"
-    assert gguf_file(Model(path="some_model/weights.gguf")) == gguf_file(Model(path="package:some_model")) == file
-    assert gguf_file(Model(path="owner/model")) is None
+    assert gguf_file("some_model/weights.gguf") == gguf_file("package:some_model") == file
+    assert gguf_file("owner/model") is None

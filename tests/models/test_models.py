@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from families import llama_writer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sipo.data import Row
@@ -162,16 +163,7 @@ def write_gguf(path: Path, backbone: Backbone, model_folder: Path, weights: dict
     tokenizer = json.loads((model_folder / "tokenizer.json").read_text())["model"]
     tokens = sorted(tokenizer["vocab"], key=tokenizer["vocab"].__getitem__)
     special = backbone.tokenizer.all_special_tokens
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
+    writer = llama_writer(path, config)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)

@@ -4,17 +4,15 @@ import re
 import subprocess
 from html import unescape
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
+from browser import BROWSER
 from pages import unpacked
 
 from sipo.config.file import parse_config
 from sipo.report.pack import pack
 from sipo.runs.pipeline import run
-
-BROWSER = next((found for name in ("chromium", "google-chrome", "chromium-browser") if (found := which(name))), None)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on the path")

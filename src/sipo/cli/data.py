@@ -12,6 +12,9 @@ from sipo.hush import hush
 from sipo.progress import answering, say
 from sipo.words import quantity
 
+Format = Annotated[str, typer.Option(metavar="NAME", help="trl[-plain][-implicit], llama-factory[-alpaca].")]
+"""Of the rows that are written for other trainers."""
+
 data = typer.Typer(help="Look at preference rows, or make them.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -117,9 +120,7 @@ def prepare(
 def convert(
     file: Annotated[Path, typer.Argument(help="Preference rows, JSON lines or Parquet.")],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder, for a file an objective.")],
-    format: Annotated[
-        str, typer.Option(metavar="NAME", help="trl[-plain][-implicit], llama-factory[-alpaca].")
-    ] = "trl",
+    format: Format = "trl",
     as_json: Json = False,
 ) -> None:
     """Write preference rows in TRL's or LLaMA-Factory's format, one file for each objective."""
@@ -133,9 +134,7 @@ def convert(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run with sipo among its methods.")],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
-    format: Annotated[
-        str, typer.Option(metavar="NAME", help="trl[-plain][-implicit], llama-factory[-alpaca].")
-    ] = "trl",
+    format: Format = "trl",
     as_json: Json = False,
 ) -> None:
     """Write the responses that SIPO chose as new preference rows, each preferred to both of its row's originals."""

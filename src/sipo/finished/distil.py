@@ -59,8 +59,8 @@ def distil(
     already, or no mixture of models.
     """
     model, config = run.at(weights, method), run.config
-    if model.aligned.instruct is not None or model.aligned.best_of or len(model.aligned.mixture.points) < 2:
-        alike = "a way of asking the model" if model.aligned.instruct or model.aligned.best_of else "one model"
+    if model.aligned.only_asks or len(model.aligned.mixture.points) < 2:
+        alike = "a way of asking the model" if model.aligned.only_asks else "one model"
         raise SipoError(f"`{method}` is {alike} at this weight, so there is no mixture to distil; leave --distil out")
     if not os.access(run.path, os.W_OK):
         raise SipoError(f"{run.path}: is read-only, and what is distilled is kept there; work on a copy")

@@ -54,13 +54,7 @@ def export(
     check_name(to)
     named = named_base(base)
     whole = merged or config.policies == "full"
-    if model.aligned.instruct is not None or model.aligned.best_of:
-        raise SipoError(f"`{model.method}` is a way of asking the model, which no adapter can hold")
-    if len(points) > 1:
-        raise SipoError(
-            f"`{model.method}` mixes {len(points)} models while decoding, which no adapter can hold; "
-            "export the soup of its policies, by the method soups or sipo-soups"
-        )
+    check_single(model, "no adapter can hold", "export the soup of its policies")
     if whole and rank is not None:
         raise SipoError("a rank is an adapter's, and what is written is a whole model; leave the rank out")
     policies, point, lowered = model.aligned.adapters, points[0], None
@@ -83,6 +77,17 @@ def export(
         about = About(stands_on, rank, codec, lowered, distilled)
         write_text(folder / "README.md", model_card(model, about))
     return Exported(to, None if whole else stands_on, rank, lowered)
+
+
+def check_single(model: "AlignedModel", cannot: str, instead: str) -> None:
+    """Raise SipoError where no one model answers as it does: `cannot` hold several, and what to do `instead`."""
+    if model.aligned.only_asks:
+        raise SipoError(f"`{model.method}` is a way of asking the model, which no adapter can hold")
+    if (several := len(model.aligned.mixture.points)) > 1:
+        raise SipoError(
+            f"`{model.method}` mixes {several} models while decoding, which {cannot}; "
+            f"{instead}, by the method soups or sipo-soups"
+        )
 
 
 def named_base(base: str | None) -> str | None:

@@ -19,10 +19,10 @@ from sipo.disk.appearing import appearing
 from sipo.disk.publishing import check_name
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
-from sipo.models.locate import origin_of, packaged
+from sipo.finished.export import check_single
+from sipo.models.locate import gguf_file, origin_of
 from sipo.models.pretrained import read_config
 from sipo.runs.outputs import backbone_of
-from sipo.settings import Model
 
 if TYPE_CHECKING:
     from sipo.finished.handle import AlignedModel
@@ -49,20 +49,14 @@ def export_gguf(model: "AlignedModel", to: Path) -> "dict[str, Any]":
     check_name(to)
     if ":" in str(to):
         raise SipoError(f"{to}: llama-server reads no path with a colon in it; name another folder")
-    if model.aligned.instruct is not None or model.aligned.best_of:
-        raise SipoError(f"`{model.method}` is a way of asking the model, which no adapter can hold")
-    if len(points) > 1:
-        raise SipoError(
-            f"`{model.method}` mixes {len(points)} models while decoding, which llama.cpp cannot; "
-            "export the policies of its soup, by the method soups or sipo-soups"
-        )
+    check_single(model, "llama.cpp cannot", "export the policies of its soup")
     adapters = [each for each in model.aligned.adapters if isinstance(each, Adapter)]
     if len(adapters) < len(model.aligned.adapters):
         raise SipoError("policies: full trains whole models, which are no adapters; export one with --merged")
     backbone = backbone_of(run.path, config)
     shape = read_config(origin_of(backbone))
     names = config.names if len(adapters) == len(config.names) else (model.method,)
-    base = gguf_file(backbone)
+    base = gguf_file(backbone.path)
     stands_on = base or base_of(run.path / "align" / "adapters" / config.names[0])
     scales = dict(zip(names, points[0], strict=True))
     start = llama_server(base, {to / f"{name}.gguf": scale for name, scale in scales.items()})
@@ -126,14 +120,6 @@ def _paired(b: Tensor, config: PretrainedConfig, name: str) -> Tensor:
         return b
     heads = config.num_attention_heads if kind == "attn_q" else config.num_key_value_heads
     return b.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-
-
-def gguf_file(model: Model) -> Path | None:
-    """The model's own GGUF file, where it is one: the policies were trained over its weights."""
-    if model.path.startswith("package:"):
-        found = packaged(model.path.removeprefix("package:"))
-        return found if found.suffix == ".gguf" else None
-    return Path(model.path).expanduser().resolve() if model.path.endswith(".gguf") else None
 
 
 def _page(model: "AlignedModel", base: str, scales: Mapping[str, float], file: Path | None) -> str:

@@ -34,6 +34,11 @@ class Aligned:
     best_of: "BestOf | None" = None
     """How many answers are drawn, and which of them is given; None draws the one."""
 
+    @property
+    def only_asks(self) -> bool:
+        """Is it a way of asking a model: by a text of its own, or for the best of several draws?"""
+        return self.instruct is not None or self.best_of is not None
+
     def asked(self, chat: Sequence[Message]) -> Sequence[Message]:
         """What it is asked with: the chat, with its own instruction behind the chat's system text or in its place."""
         from sipo.models.template import BETWEEN

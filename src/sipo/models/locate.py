@@ -35,6 +35,14 @@ def locate(path: str) -> tuple[str, bool]:
     return path, False
 
 
+def gguf_file(path: str) -> Path | None:
+    """The file that these words name, where it is a GGUF file."""
+    if path.startswith("package:"):
+        found = packaged(path.removeprefix("package:"))
+        return found if found.suffix == ".gguf" else None
+    return Path(path).expanduser().resolve() if path.endswith(".gguf") else None
+
+
 def packaged(package: str) -> Path:
     """The one model that an installed Python package carries: a GGUF file, or a folder with its config.json and
     safetensors.
