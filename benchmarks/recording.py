@@ -15,8 +15,8 @@ from sipo.decoding import Generated, Request
 from sipo.engines import Engine, Span, opened
 from sipo.logprobs.score import ScoreRequest
 from sipo.settings import Decoding, Execution
+from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, Trained
-from sipo.training.optimise import Recipe
 
 TRAINERS = ("sipo.training.policies", "sipo.stages.realign")
 """The modules that begin trainings."""

@@ -33,8 +33,9 @@ from sipo.rewards import Item, score_responses
 from sipo.rewards.objective import Objective
 from sipo.runs.pipeline import run
 from sipo.settings import Decoding, Execution, Lora, Model, Training
+from sipo.training.learner import Job, Recipe
 from sipo.training.loop import Example, Examples, Loss, train
-from sipo.training.optimise import Job, Recipe, optimise
+from sipo.training.optimise import optimise
 
 GROUP = Group((5, 6, 7, 8), ((9, 10), (11, 12, 13)))
 SETTINGS = Training(epochs=2, batch_size=1, warmup=0.0)

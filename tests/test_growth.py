@@ -20,7 +20,8 @@ from sipo.report.rewards import by_kind, texts_of
 from sipo.rewards.objective import Objective
 from sipo.settings import Sample, Training
 from sipo.stages.sample import worked_rows
-from sipo.training.optimise import Recipe, optimise
+from sipo.training.learner import Recipe
+from sipo.training.optimise import optimise
 
 HALVES = {"x": 0.5, "y": 0.5}
 

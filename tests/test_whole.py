@@ -21,8 +21,8 @@ from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.models.load import Backbone
 from sipo.settings import Decoding, Training
+from sipo.training.learner import Recipe
 from sipo.training.loop import SINGLE, Example, Examples, Loss, Weighting, _backward, train
-from sipo.training.optimise import Recipe
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 WEIGHT = (0.3, 0.7)

@@ -13,8 +13,8 @@ from benchmarks.works.ours import table
 from sipo.bank import Adapter, new_adapter
 from sipo.logprobs.table import REFERENCE
 from sipo.settings import Lora, Training
+from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, train
-from sipo.training.optimise import Recipe
 
 PAIRS, QUICK_PAIRS = 64, 16
 LR = 5e-4

@@ -15,8 +15,8 @@ from sipo.decoding import Request, at_mod
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import score_rows
 from sipo.settings import Lora, Training
+from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, train
-from sipo.training.optimise import Recipe
 from sipo.weights import corners
 
 ROWS = 8

@@ -35,9 +35,9 @@ from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.settings import Lora, Training
 from sipo.task import Task
+from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, Weighting, train
 from sipo.training.losses import preference_loss
-from sipo.training.optimise import Recipe
 from sipo.weights import corners, simplex_lattice
 
 SETTINGS = Training(beta=0.3, epochs=2, batch_size=3, warmup=0.0, weight_decay=0.0)

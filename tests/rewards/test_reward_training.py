@@ -44,8 +44,9 @@ from sipo.rewards.reading import Reader, ReadExamples
 from sipo.rewards.targets import TARGETS, bradley_terry, squared_error, values_of
 from sipo.rewards.training import RewardTraining, plan_of, rewards_of, train_reward_model
 from sipo.settings import Execution, Model
+from sipo.training import learner
 from sipo.training import optimise as optimise_module
-from sipo.training.optimise import Checkpoint
+from sipo.training.learner import Checkpoint
 
 FAST = RewardTraining(r=0, lr=3e-3, epochs=4, batch_size=8)
 SUN, SOIL = "the sun is warm", "the soil is dark"
@@ -404,7 +405,7 @@ def test_others_load_it_and_a_run_scores_by_it(
         "--objectives", "sunny,dark", "--rank", "2", "--lr", "0.01", "--epochs", "2", "--device", "cpu",
         *(["--json"] if kind == "scores" else []),
     ]  # fmt: skip
-    monkeypatch.setattr(optimise_module, "Checkpoint", lambda path: Checkpoint(path, 0.0))
+    monkeypatch.setattr(learner, "Checkpoint", lambda path: Checkpoint(path, 0.0))
     saved: list[Path] = []
     save = optimise_module._save
     monkeypatch.setattr(optimise_module, "_save", lambda path, *rest: (saved.append(path), save(path, *rest)))

@@ -22,7 +22,8 @@ from sipo.progress import Progress
 from sipo.records import Candidate, Response
 from sipo.runs.pipeline import run
 from sipo.settings import Execution
-from sipo.training.optimise import Checkpoint, Job, Recipe, optimise
+from sipo.training.learner import Checkpoint, Job, Recipe
+from sipo.training.optimise import optimise
 
 
 class Settings:
@@ -96,7 +97,7 @@ def test_a_killed_training_still_knows_its_start(at: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.15])
 def test_warm_up_is_as_long_as_in_transformers(steps: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    from sipo.training import optimise as module
+    from sipo.training import learner as module
 
     real = module.get_cosine_schedule_with_warmup
     monkeypatch.setattr(

@@ -23,7 +23,8 @@ from sipo.disk.damage import stages_in
 from sipo.disk.journal import Journal, resumable
 from sipo.progress import Progress
 from sipo.runs.pipeline import run
-from sipo.training.optimise import Checkpoint, Job, Recipe, optimise
+from sipo.training.learner import Checkpoint, Job, Recipe
+from sipo.training.optimise import optimise
 
 # Journals
 

@@ -23,9 +23,9 @@ from sipo.message import Message
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone
 from sipo.settings import Training
+from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, _backward, train
 from sipo.training.losses import accuracy, implicit_rewards, normalised_nll, preference_loss
-from sipo.training.optimise import Recipe
 
 BETA, ALPHA = 0.3, 0.25
 PAIRS = [

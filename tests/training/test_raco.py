@@ -14,8 +14,8 @@ from sipo.logprobs.score import score_rows
 from sipo.settings import Training
 from sipo.training import loop
 from sipo.training.conflict import Rule, combine, direction, gram
+from sipo.training.learner import NAMELESS, Checkpoint, Job, Recipe
 from sipo.training.loop import Example, Examples, Loss, Trained, Weighting, train
-from sipo.training.optimise import NAMELESS, Checkpoint, Job, Recipe
 from sipo.weights import corners
 
 SETTINGS = Training(beta=0.5, epochs=2, batch_size=4, max_grad_norm=1e6)

@@ -23,8 +23,8 @@ from sipo.models.load import Backbone
 from sipo.progress import Progress
 from sipo.settings import Decoding, Execution, Lora, Training
 from sipo.training import loop
+from sipo.training.learner import Checkpoint, Job, Recipe
 from sipo.training.loop import Example, Examples, Loss, Trained, train
-from sipo.training.optimise import Checkpoint, Job, Recipe
 
 WORDS = [
     "plants",

@@ -70,7 +70,7 @@ def train(
     from sipo.rewards.reading import Reader
     from sipo.rewards.training import RewardTraining, plan_of, rewards_of, train_reward_model
     from sipo.settings import Model
-    from sipo.training.optimise import Checkpoint
+    from sipo.training.learner import Checkpoint
 
     if not 0 < lr < math.inf:
         raise SipoError(f"--lr {lr:g}: give a number above 0")

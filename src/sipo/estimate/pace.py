@@ -16,8 +16,8 @@ from sipo.decoding.reading import prefill
 from sipo.decoding.sampling import next_tokens
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
+from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, train
-from sipo.training.optimise import Recipe
 from sipo.weights import corners
 
 if TYPE_CHECKING:

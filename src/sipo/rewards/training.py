@@ -21,7 +21,8 @@ from sipo.rewards.interface import named
 from sipo.rewards.model import forward
 from sipo.rewards.reading import Reader, ReadExamples
 from sipo.rewards.targets import TARGETS, Target, values_of
-from sipo.training.optimise import Checkpoint, Job, Recipe, optimise
+from sipo.training.learner import Checkpoint, Job, Recipe
+from sipo.training.optimise import optimise
 
 LOWER = "lower the learning rate (--lr)"
 

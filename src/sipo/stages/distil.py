@@ -23,8 +23,8 @@ from sipo.stages.answer import answer_prompts
 from sipo.stages.judge import with_rewards
 from sipo.stages.sample import named, one_row_a_prompt, written
 from sipo.task import Task
+from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, Weighting, train
-from sipo.training.optimise import Recipe
 from sipo.training.policies import job_of, rates_of, training_table
 from sipo.weights import Weight
 

@@ -21,8 +21,8 @@ from sipo.stages.align import read_policies
 from sipo.stages.filter import chosen_responses
 from sipo.stages.sample import of_round
 from sipo.task import Task
+from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, train
-from sipo.training.optimise import Recipe
 from sipo.training.policies import job_of, training_table
 
 Y_C = 0

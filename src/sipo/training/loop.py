@@ -17,8 +17,9 @@ from sipo.finite import finite
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import response_logprobs
 from sipo.training.conflict import Rule, direction
+from sipo.training.learner import NAMELESS, Job, Recipe
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
-from sipo.training.optimise import NAMELESS, Job, Recipe, optimise
+from sipo.training.optimise import optimise
 
 
 @dataclass(frozen=True)

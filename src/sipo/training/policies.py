@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sipo.bank import new_policy
 from sipo.decoding import seed_of
+from sipo.training.learner import Checkpoint, Job, Recipe
 from sipo.training.loop import SINGLE, Examples, Loss, Trained, Weighting, train
-from sipo.training.optimise import Checkpoint, Job, Recipe
 
 if TYPE_CHECKING:
     from sipo.task import Task
@@ -60,8 +60,9 @@ def job_of(task: "Task", verb: str, key: str, lr: float, checkpoint: Path, **abo
         " ".join([verb, *(f"{what} {which}" for what, which in about.items())]),
         f"lower {key}, which is {lr:g}, or set model.dtype to float32",
         Checkpoint(checkpoint, task.config.execution.checkpoint_seconds),
-        lambda record: task.progress.metric(**about, **record),
-        lambda steps, done: task.progress.track(" ".join(map(str, about.values())), steps, done, unit="steps"),
+        watch=lambda record: task.progress.metric(**about, **record),
+        warn=lambda line: task.progress.say(f"warning: {line}; what learns beside it goes on"),
+        bar=lambda steps, done: task.progress.track(" ".join(map(str, about.values())), steps, done, unit="steps"),
     )
 
 
