@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from sipo.pareto.compare import compare
-from sipo.pareto.indicators import hypervolume, mean_utility
+from sipo.pareto.hypervolume import hypervolume
+from sipo.pareto.indicators import mean_utility
 from sipo.weights import simplex_lattice
 
 Array = NDArray[np.float64]

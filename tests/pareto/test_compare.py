@@ -16,10 +16,10 @@ from sipo.errors import SipoError
 from sipo.pareto.bootstrap import filled, known_prompts, percentile_interval
 from sipo.pareto.compare import MEASURES, compare, pairs
 from sipo.pareto.gains import gains
+from sipo.pareto.hypervolume import hypervolume
 from sipo.pareto.indicators import (
     additive_epsilon,
     dominated_share,
-    hypervolume,
     igd_plus,
     mean_utility,
     objective_ranges,

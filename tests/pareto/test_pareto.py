@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from sipo.pareto.bootstrap import percentile_interval, resampled_means, resamples
 from sipo.pareto.dominance import choose, dominates, reasons
-from sipo.pareto.indicators import beyond, hypervolume, reference_below
+from sipo.pareto.hypervolume import hypervolume
+from sipo.pareto.indicators import beyond, reference_below
 
 Array = NDArray[np.float64]
 

@@ -26,7 +26,7 @@ from sipo.filters.paper import Implicit, Paper
 from sipo.filters.random import Random
 from sipo.graph.build import Graph
 from sipo.logprobs.table import REFERENCE, LogprobTable, policy
-from sipo.pareto.indicators import hypervolume
+from sipo.pareto.hypervolume import hypervolume
 from sipo.progress import Progress
 from sipo.records import Candidate, Refinement, Response, Sample
 from sipo.runs.outputs import Outputs

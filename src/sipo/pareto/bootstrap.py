@@ -47,14 +47,15 @@ def percentile_interval(values: Array, level: float = 0.95) -> tuple[float, floa
     return float(low), float(high)
 
 
-def corrected(value: float, sampled_T: Array, level: float = 0.95) -> tuple[float, float, float]:
+def corrected(value: float, sampled_T: Array, error: float = 0.0, level: float = 0.95) -> tuple[float, float, float]:
     """A hypervolume, or a difference of two, without what noise adds to it: estimate, low and high end, in its unit.
 
     Noise lifts the maximum of points that are equal in truth by b, in proportion to its standard deviation. A resample
     holds the noise of the prompts and its own, which is as large, so it is lifted by sqrt(2) b: the rise from the value
     to the resamples' mean tells b. Where the points are clearly apart nothing rises and nothing is taken off. The
-    interval is the normal one; what was taken off counts in it as an error of that size, since it is only estimated.
+    interval is the normal one; what was taken off counts in it as an error of that size, since it is only estimated,
+    and so does `error`, the standard error of a value that is an estimate itself.
     """
     lifted = (float(sampled_T.mean()) - value) / (sqrt(2) - 1)
-    half = float(ndtri((1 + level) / 2)) * sqrt(float(sampled_T.var()) + lifted**2)
+    half = float(ndtri((1 + level) / 2)) * sqrt(float(sampled_T.var()) + lifted**2 + error**2)
     return value - lifted, value - lifted - half, value - lifted + half

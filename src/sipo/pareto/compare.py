@@ -23,6 +23,7 @@ from sipo.pareto.bootstrap import (
     resampled_means,
     resamples,
 )
+from sipo.pareto.hypervolume import hypervolumes, standard_error
 from sipo.pareto.verdicts import decide, holm, mean_difference, moving, undecided
 
 Fronts = Mapping[str, Array]
@@ -50,9 +51,11 @@ def compare(
     a stored `reference` point, hypervolume is measured from one just below the worst point.
 
     `hypervolume` is that of the points; `hypervolume_corrected` lacks what noise adds, and `hypervolume_interval` is
-    around it. `additive_epsilon`, `igd_plus` and `spacing` are in units of `scale`, each objective's range over all
-    points, and the first two are against the union of all fronts. `ranges`, the share of those of `start` that is
-    `kept`, and `control` (Kendall's tau) say how the weights steer (`sipo.pareto.control`); None where none does.
+    around it. Beyond five objectives it is an estimate, whose standard error `hypervolume_error` counts in the interval
+    (`sipo.pareto.hypervolume`). `additive_epsilon`, `igd_plus` and `spacing` are in units of `scale`, each objective's
+    range over all points, and the first two are against the union of all fronts. `ranges`, the share of those of
+    `start` that is `kept`, and `control` (Kendall's tau) say how the weights steer (`sipo.pareto.control`); None where
+    none does.
     `differences` is "a - b" for every two methods, with what may be said of it (`sipo.pareto.verdicts`). `beyond` lists
     the points that are not better than a stored reference in some objective.
     """
@@ -74,6 +77,7 @@ def compare(
     draws = resamples(next(iter(stacked.values())).shape[1], times, seed)
     sampled_fronts = {method: resampled_means(each, draws) for method, each in stacked.items()}
     values, sampled = (front_indicators(each, weights_M_N, larger, corner, scale) for each in (fronts, sampled_fronts))
+    covered = {method: hypervolumes(front, corner, larger)[0] for method, front in fronts.items()}
     dominated = dominated_shares({method: front[0] for method, front in fronts.items()}, larger)
 
     moved = {method: sampled_fronts[method] for method in stacked if weights_of[method][0] is not None}
@@ -88,7 +92,7 @@ def compare(
                 for i, (weight, point) in enumerate(zip(weights_of[method], front[0], strict=True))
             ],
             **_with_intervals({name: (values[method][name], sampled[method][name]) for name in values[method]}),
-            **_hypervolume(values[method]["hypervolume"], sampled[method]["hypervolume"], least=0.0),
+            **_hypervolume(covered[method], sampled[method]["hypervolume"], least=0.0),
             "dominated_share": dominated[method],
             "spacing": None if np.isnan(spacing) else spacing,
             **steered.get(method, _unsteered(names)),
@@ -99,9 +103,9 @@ def compare(
         for weight, where in zip(weights_of[method], indicators.beyond(front[0], corner, larger), strict=True)
         if reference is not None and where.any()
     ]
-    plain, drawn = ({name: mine["hypervolume"] for name, mine in part.items()} for part in (values, sampled))
-    hypervolumes = {
-        f"{a} - {b}": _hypervolume(plain[a] - plain[b], drawn[a] - drawn[b]) for a, b in pairs(list(methods))
+    drawn = {name: mine["hypervolume"] for name, mine in sampled.items()}
+    further = {
+        f"{a} - {b}": _hypervolume(covered[a] - covered[b], drawn[a] - drawn[b]) for a, b in pairs(list(methods))
     }
     return {
         "reference_point": dict(zip(names, corner.tolist(), strict=True)),
@@ -110,7 +114,7 @@ def compare(
         "prompts": prompts,
         "start": control.start_of(steered),
         "methods": methods,
-        "differences": _differences(stacked, weights_M_N, maximise, hypervolumes, prompts),
+        "differences": _differences(stacked, weights_M_N, maximise, further, prompts),
         "beyond": outside,
     }
 
@@ -150,7 +154,7 @@ def _differences(
     rewards: Mapping[str, Array],
     weights_M_N: Array,
     maximise: Mapping[str, bool],
-    hypervolumes: Mapping[str, dict[str, Any]],
+    covered: Mapping[str, dict[str, Any]],
     prompts: int,
 ) -> dict[str, Any]:
     """ "a - b" for every two methods: utility, its p-value among all pairs, hypervolume, and what may be said."""
@@ -172,7 +176,7 @@ def _differences(
         said, because = decide(
             found,
             adjusted[name],
-            hypervolumes[name]["hypervolume_interval"],
+            covered[name]["hypervolume_interval"],
             still,
             rare,
             prompts=prompts,
@@ -183,7 +187,7 @@ def _differences(
             "utility_interval": found.interval(),
             "p": adjusted[name],
             "detectable": found.detectable(len(paired)),
-            **hypervolumes[name],
+            **covered[name],
             "still": still,
             "rare": rare,
             "is": said,
@@ -219,7 +223,7 @@ def front_indicators(
     for method, front in fronts.items():
         against = list(zip(scaled[method], best, strict=True))
         measured[method] = {
-            "hypervolume": np.array([indicators.hypervolume(each, reference_N, maximise) for each in front]),
+            "hypervolume": hypervolumes(front, reference_N, maximise).mean(axis=1),
             "utility": indicators.mean_utility(front, weights_M_N, maximise),
             "additive_epsilon": np.array([indicators.additive_epsilon(*each, maximise) for each in against]),
             "igd_plus": np.array([indicators.igd_plus(*each, maximise) for each in against]),
@@ -235,12 +239,13 @@ def _with_intervals(numbers: Mapping[str, tuple[Array, Array]]) -> dict[str, Any
     return result
 
 
-def _hypervolume(value_1: Array, sampled_T: Array, least: float = -np.inf) -> dict[str, Any]:
+def _hypervolume(estimates: Array, sampled_T: Array, least: float = -np.inf) -> dict[str, Any]:
     """As it is, without what noise adds, and with an interval; `least` is the smallest that it can be."""
-    value = float(value_1[0])
-    estimate, *interval = corrected(value, sampled_T)
+    value, error = float(estimates.mean()), standard_error(estimates)
+    estimate, *interval = corrected(value, sampled_T, error)
     return {
         "hypervolume": value,
+        **({"hypervolume_error": error} if len(estimates) > 1 else {}),
         "hypervolume_corrected": max(estimate, least),
         "hypervolume_interval": tuple(max(end, least) for end in interval),
     }

@@ -13,15 +13,6 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def hypervolume(points_M_N: Array, reference_N: Array, maximise: Sequence[bool]) -> float:
-    """Volume that the points dominate above the reference point; larger is better.
-
-    Its unit is the product of the objectives' units. A point that is not better than the reference in every
-    objective adds nothing.
-    """
-    return float(moocore.hypervolume(points_M_N, ref=reference_N, maximise=list(maximise)))
-
-
 def reference_below(points_M_N: Array, maximise: Sequence[bool], slack: float = 0.05) -> Array:
     """A reference point a little (`slack` of the range) worse than the worst of the points in each objective."""
     sign = signs(maximise)
