@@ -20,6 +20,7 @@ from sipo.bank import Adapter, Bank
 from sipo.bank.adapter import target_layers
 from sipo.logprobs.packing import Group
 from sipo.models.load import Backbone
+from sipo.settings import Lora
 from sipo.weights import Weight
 
 Tokens = tuple[int, ...]
@@ -32,7 +33,7 @@ class Bench:
 
     def __init__(self, settings: Settings, backbone: Backbone, hardware: Hardware) -> None:
         self.settings, self.backbone, self.hardware = settings, backbone, hardware
-        self.bank = Bank(backbone).proven(target_layers(backbone.model, None))  # before anything is counted
+        self.bank = Bank(backbone).proven(target_layers(backbone.model, Lora()))  # before anything is counted
         self.model.generation_config.eos_token_id = None  # lengths are set by the benchmark
 
     @property

@@ -121,18 +121,41 @@ def attention_modules(model: nn.Module) -> tuple[str, ...]:
     return found
 
 
-def target_layers(model: nn.Module, suffixes: Sequence[str] | None) -> dict[str, nn.Module]:
-    """The linear layers whose last name is one of `suffixes`, without the output head, which stays frozen; None are
-    those of attention.
+def target_layers(model: nn.Module, lora: Lora) -> dict[str, nn.Module]:
+    """The linear layers that an adapter changes, without the output head, which stays frozen.
 
-    Raises SipoError where one matches none.
+    Raises SipoError where one of `lora.target_modules` matches none, or none lies as high as `lora.layers` says.
     """
-    suffixes = attention_modules(model) if suffixes is None else suffixes
+    suffixes = attention_modules(model) if lora.target_modules is None else lora.target_modules
     linear = _linear(model)
     for suffix in suffixes:
         if suffix not in {name.rsplit(".", 1)[-1] for name in linear}:
             raise SipoError(f"lora.target_modules: the model has no layer `{suffix}`; it has {_known(linear)}")
-    return {name: layer for name, layer in linear.items() if name.rsplit(".", 1)[-1] in suffixes}
+    found = {name: layer for name, layer in linear.items() if name.rsplit(".", 1)[-1] in suffixes}
+    if lora.layers == "all" or lora.layers == 0:
+        return found
+    decoder = decoder_of(model)
+    if decoder is None:
+        raise SipoError(f"lora.layers: {lora.layers} of a model whose decoder layers are not a list; take all")
+    name, layers = decoder
+    lowest = len(layers) // 2 if lora.layers == "upper" else lora.layers
+    high = {each: layer for each, layer in found.items() if lowest <= level(each, name)}
+    if not high:
+        raise SipoError(f"lora.layers: {lora.layers}, but the model's highest layer is {len(layers) - 1}")
+    return high
+
+
+def decoder_of(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
+    """The list of the model's decoder layers, one after the other, and its name."""
+    count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr, operator]
+    lists = ((name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList))
+    return next(((name, each) for name, each in lists if len(each) == count), None)
+
+
+def level(layer: str, decoder: str) -> int:
+    """The number of the decoder layer that a layer is in; -1 for one in none."""
+    _, inside, rest = layer.partition(f"{decoder}.")
+    return int(rest.partition(".")[0]) if inside and layer.startswith(inside) else -1
 
 
 def _known(linear: Mapping[str, nn.Module]) -> str:
@@ -150,12 +173,19 @@ def new_adapter(model: nn.Module, lora: Lora, seed: int) -> Adapter:
     """A fresh adapter: A as PEFT draws it (Kaiming uniform), B zero, so that it starts as the backbone."""
     generator = torch.Generator().manual_seed(seed)
     factors = {}
-    for name, layer in target_layers(model, lora.target_modules).items():
+    for name, layer in target_layers(model, lora).items():
         d_in, d_out = widths(layer)
         bound = d_in**-0.5
         a = torch.empty(lora.r, d_in).uniform_(-bound, bound, generator=generator)
         factors[name] = (a, torch.zeros(d_out, lora.r))
     return Adapter(factors, lora.alpha / lora.r)
+
+
+def factors_at(name: str, adapters: Sequence[Adapter]) -> list[tuple[Tensor, Tensor]]:
+    """A and B of each at a layer; zeros for one that leaves as it is what another of them changes."""
+    a, b = next(adapter.factors[name] for adapter in adapters if name in adapter.factors)
+    nothing = [(a.new_zeros(each.rank, a.shape[1]), b.new_zeros(len(b), each.rank)) for each in adapters]
+    return [each.factors.get(name, none) for each, none in zip(adapters, nothing, strict=True)]
 
 
 def soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
@@ -172,10 +202,10 @@ def soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     parts = [(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True) if weight != 0]
     parts = parts or [(adapters[0], 0.0)]
     factors = {}
-    for name in parts[0][0].factors:
-        a = torch.cat([adapter.factors[name][0] for adapter, _ in parts])
-        b = torch.cat([weight * adapter.scaling * adapter.factors[name][1] for adapter, weight in parts], dim=1)
-        factors[name] = (a, b)
+    for name in dict.fromkeys(name for adapter, _ in parts for name in adapter.factors):
+        downs, ups = zip(*factors_at(name, [adapter for adapter, _ in parts]), strict=True)
+        scaled = [weight * adapter.scaling * up for (adapter, weight), up in zip(parts, ups, strict=True)]
+        factors[name] = (torch.cat(downs), torch.cat(scaled, dim=1))
     return Adapter(factors, 1.0)
 
 
@@ -211,7 +241,7 @@ def factor_soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapte
         return sum((w * factor for w, factor in zip(weights, factors, strict=True)), torch.zeros(()))
 
     factors = {}
-    for name in adapters[0].factors:
-        down, up = zip(*(adapter.factors[name] for adapter in adapters), strict=True)
+    for name in dict.fromkeys(name for adapter in adapters for name in adapter.factors):
+        down, up = zip(*factors_at(name, adapters), strict=True)
         factors[name] = (average(down), average(up))
     return Adapter(factors, adapters[0].scaling)

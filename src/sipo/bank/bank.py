@@ -20,6 +20,7 @@ from sipo.bank.layout import Layout
 from sipo.bank.policy import Mounted, Policy
 from sipo.bank.routes import Routes, once
 from sipo.bank.stacked import Stacked
+from sipo.bank.trunk import Sharing
 from sipo.bank.update import readers
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
@@ -107,21 +108,24 @@ class Bank:
             raise SipoError(f"{' and '.join(sorted(each.__name__ for each in kinds))} policies have no span in common")
         before = self._mounted
         with policies[0].mount(self, policies) if policies else Stacked.on(self, []) as mounted:
-            self.proven(policies[0].layers if policies else [])
+            self.proven([layer for policy in policies for layer in policy.layers])
             self.policies, self._mounted = tuple(policies), mounted
             try:
                 yield self
             finally:
                 self.policies, self._mounted = (), before
 
-    def hidden_states(self, points: Tensor, *, layout: Layout | None = None, **inputs: Any) -> Any:
+    def hidden_states(
+        self, points: Tensor, *, layout: Layout | None = None, sharing: Sharing | None = None, **inputs: Any
+    ) -> Any:
         """Run the backbone without its head. `points` [rows, N]: each row's place in the policies' span.
 
-        `layout`: None where all rows begin at column 0 and are of one length, without padding. Returns an output with
-        `last_hidden_state` [rows, T, d].
+        `layout`: None where all rows begin at column 0 and are of one length, without padding. `sharing`: which rows
+        read the same, so that layers which no policy changes need do so once; a cache knows it of its own. Returns an
+        output with `last_hidden_state` [rows, T, d].
         """
         self.computed += inputs["input_ids"].numel()
-        return self._mounted.forward(points, layout, inputs)
+        return self._mounted.forward(points, layout, inputs, sharing)
 
     def logits(self, hidden: Tensor, points: Tensor) -> Tensor:
         """[rows, .., d] -> [rows, .., V], each row by the output head at its point [rows, N]."""
@@ -139,9 +143,9 @@ class Bank:
         """The output heads of rows at these points, each with the rows that pass it; None where all rows do."""
         return self._mounted.heads(points)
 
-    def cache(self) -> Cache:
-        """For the keys and values of rows that are decoded, empty."""
-        return self._mounted.cache()
+    def cache(self, sharing: Sharing | None = None) -> Cache:
+        """For the keys and values of rows that are decoded, empty; `sharing`: which of them begin with the same."""
+        return self._mounted.cache(sharing)
 
     def run(self, layout: Layout | None, inputs: dict[str, Any]) -> Any:
         """The model's own forward, without its head."""

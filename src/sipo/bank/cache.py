@@ -1,12 +1,14 @@
 """The key-value cache of a batch that grows by a token a step."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Protocol, Self
 
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
+
+from sipo.bank.trunk import Sharing
 
 SPARE = 32
 """Positions that a full buffer grows by."""
@@ -76,8 +78,10 @@ class Cache(Protocol):
         """Can its columns be shifted, and the rows of another be taken in?"""
         ...
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order; a row may come more than once."""
+    def select(self, rows: Tensor, alike: Sequence[Hashable] | None = None) -> None:
+        """Keep these rows, in this order; a row may come more than once. From here on those share a trunk that have
+        shared so far and are `alike` by these keys; without keys, all that have.
+        """
         ...
 
     def shift(self, columns: int) -> None:
@@ -94,19 +98,33 @@ class Cache(Protocol):
 
 
 class RoomyCache(DynamicCache):
-    """Layers with a window keep all of the past as well: the mask knows what they may see."""
+    """Layers with a window keep all of the past as well: the mask knows what they may see.
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    The first `depth` layers hold trunk rows where rows share them (`sipo.bank.trunk`).
+    """
+
+    def __init__(self, config: PreTrainedConfig, sharing: Sharing | None = None, depth: int = 0) -> None:
         super().__init__(config=config)
         plain = (DynamicLayer, DynamicSlidingWindowLayer)
         self.layers = [RoomyLayer() if type(layer) in plain else layer for layer in self.layers]
+        self.sharing, self.depth = sharing, depth
 
-    def select(self, rows: Tensor) -> None:
-        for layer in self.layers:
-            # A layer with a recurrent state selects all that it holds only where it is asked as for a beam search.
-            recurrent = isinstance(layer, LinearAttentionCacheLayerMixin)
-            select: Any = layer.reorder_cache if recurrent else layer.batch_select_indices  # type: ignore[union-attr]
-            select(rows)
+    def select(self, rows: Tensor, alike: Sequence[Hashable] | None = None) -> None:
+        trunk = rows
+        if self.sharing is not None:
+            self.sharing, trunk = self.sharing.selected(rows, alike)
+        for layer in self.layers[: self.depth]:
+            _select(layer, trunk)
+        for layer in self.layers[self.depth :]:
+            _select(layer, rows)
+
+    def cut(self, depth: int) -> None:
+        """Have a trunk of so many layers at most: those above hold a row for each row again."""
+        if depth < self.depth:
+            for layer in self.layers[depth : self.depth] if self.sharing is not None else ():
+                _select(layer, self.sharing.of)  # type: ignore[union-attr]
+            self.depth = depth
+            self.sharing = self.sharing if depth else None
 
     @property
     def joins(self) -> bool:
@@ -117,8 +135,23 @@ class RoomyCache(DynamicCache):
             layer.shift(columns)  # type: ignore[union-attr]
 
     def join(self, other: "RoomyCache") -> None:
+        depth = min(self.depth, other.depth)
+        self.cut(depth)
+        other.cut(depth)
+        if self.sharing is not None or other.sharing is not None:
+            self.sharing = self._shared().beside(other._shared())
         for layer, more in zip(self.layers, other.layers, strict=True):
             layer.join(more)  # type: ignore[union-attr]
 
     def respan(self, kept: Sequence[int], n: int) -> None:
         pass
+
+    def _shared(self) -> Sharing:
+        last: Any = self.layers[-1]
+        return self.sharing or Sharing.none(len(last.keys), last.keys.device)
+
+
+def _select(layer: Any, rows: Tensor) -> None:
+    # A layer with a recurrent state selects all that it holds only where it is asked as for a beam search.
+    recurrent = isinstance(layer, LinearAttentionCacheLayerMixin)
+    (layer.reorder_cache if recurrent else layer.batch_select_indices)(rows)

@@ -38,6 +38,6 @@ def base_of(folder: Path) -> str:
 
 def adapted_layers(model: PreTrainedModel, kind: Kind, lora: Lora) -> list[str]:
     """The layers that policies of the kind change the computation of. Raises SipoError where the model has
-    none that `lora.target_modules` names.
+    none that `lora` names.
     """
-    return [] if kind == "full" else list(target_layers(model, lora.target_modules))
+    return [] if kind == "full" else list(target_layers(model, lora))

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,9 +86,17 @@ def save_adapter(adapter: Adapter, folder: Path, base: str) -> None:
         inference_mode=True,
     )
     # Set here, because the constructor makes a set of it, whose order differs from process to process.
-    lora.target_modules = sorted({name.rsplit(".", 1)[-1] for name in adapter.factors})
+    lora.target_modules = _targets(adapter.layers)
     lora.save_pretrained(str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _targets(layers: Sequence[str]) -> list[str]:
+    """What PEFT finds just these layers by: their last names, or where the lowest decoder layers are not adapted, all
+    of their names.
+    """
+    lowest = min((next((int(part) for part in name.split(".") if part.isdigit()), 0) for name in layers), default=0)
+    return sorted(layers if lowest else {name.rsplit(".", 1)[-1] for name in layers})
 
 
 def load_adapter(folder: Path, base: PreTrainedModel | None = None) -> Adapter:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from sipo.bank.cache import Cache
 from sipo.bank.head import Head
 from sipo.bank.layout import Layout
+from sipo.bank.trunk import Sharing
 
 if TYPE_CHECKING:
     from sipo.bank.bank import Bank
@@ -37,16 +38,20 @@ def respanned(point: Point, kept: Sequence[int], n: int) -> Point:
 class Mounted(Protocol):
     """Policies over the backbone of a bank, computed for rows at any points [rows, N] of their span."""
 
-    def forward(self, points: Tensor, layout: Layout | None, inputs: dict[str, Any]) -> Any:
-        """The output of the model without its head, with `last_hidden_state` [rows, T, d]."""
+    def forward(
+        self, points: Tensor, layout: Layout | None, inputs: dict[str, Any], sharing: Sharing | None = None
+    ) -> Any:
+        """The output of the model without its head, with `last_hidden_state` [rows, T, d]. `sharing`: which rows read
+        the same; a cache knows it of its own.
+        """
         ...
 
     def heads(self, points: Tensor) -> list[tuple[Tensor | None, Head]]:
         """The output heads of rows at these points, each with the rows that pass it; None where all rows do."""
         ...
 
-    def cache(self) -> Cache:
-        """For the keys and values of rows that are decoded, empty."""
+    def cache(self, sharing: Sharing | None = None) -> Cache:
+        """For the keys and values of rows that are decoded, empty; `sharing`: which of them begin with the same."""
         ...
 
 

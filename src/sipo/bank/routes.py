@@ -18,6 +18,9 @@ class Routes:
     mixes: bool = True
     """Does a decoding batch hold prompts of different lengths, share what they have in common and drop what is done?"""
 
+    shares: bool = False
+    """Are layers that no adapter changes computed once for rows that read the same?"""
+
     @property
     def said(self) -> list[str]:
         """What is slower than it might be, for people."""

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sipo.bank.adapter import ADAPTABLE, Adapter, widths
+from sipo.bank.adapter import ADAPTABLE, Adapter, decoder_of, level, widths
 from sipo.bank.cache import Cache, RoomyCache
 from sipo.bank.head import Head
 from sipo.bank.layout import Layout
+from sipo.bank.trunk import Sharing, Trunk
 from sipo.bank.update import Place, StackedUpdate
 from sipo.errors import SipoError
 
@@ -28,6 +29,7 @@ class Stacked:
 
     def __init__(self, bank: "Bank", adapters: Sequence[Adapter] = ()) -> None:
         self.bank, self.adapters = bank, adapters
+        self.trunk = trunk_below(bank, adapters)
         self._points: Tensor | None = None
         self._rank_points: Tensor | None = None
         self._place: Place | None = None
@@ -44,23 +46,41 @@ class Stacked:
             for _, together in groupby(sorted(names, key=bank.input_of), bank.input_of):
                 update = StackedUpdate(list(together), adapters, like, lambda: made._place)
                 hooks += [layers[n].register_forward_hook(partial(update.add, i)) for i, n in enumerate(update.names)]
-            yield made
+            with made.trunk.hooked():
+                yield made
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def forward(self, points: Tensor, layout: Layout | None, inputs: dict[str, Any]) -> Any:
+    def forward(
+        self, points: Tensor, layout: Layout | None, inputs: dict[str, Any], sharing: Sharing | None = None
+    ) -> Any:
         if points is not self._points:
             self._points, self._rank_points = points, self._per_rank(points)
         columns = inputs["input_ids"].shape[1]
         self._place = None if self._rank_points is None else Place(self._rank_points, columns)
+        sharing = self._shared(inputs.get("past_key_values"), sharing)
+        if sharing is not None:
+            layout = layout and layout.of(sharing.first)
+            inputs = {**inputs, "input_ids": inputs["input_ids"][sharing.first]}
         return self.bank.run(layout, inputs)
 
     def heads(self, points: Tensor) -> list[tuple[Tensor | None, Head]]:
         return [(None, self.bank.head)]
 
-    def cache(self) -> Cache:
-        return RoomyCache(self.bank.model.config)
+    def cache(self, sharing: Sharing | None = None) -> Cache:
+        depth = self.trunk.depth if self.bank.routes.shares else 0
+        return RoomyCache(self.bank.model.config, sharing if depth else None, depth)
+
+    def _shared(self, cache: RoomyCache | None, given: Sharing | None) -> Sharing | None:
+        """What the rows of the next forward share."""
+        depth = self.trunk.depth if self.bank.routes.shares else 0
+        if cache is not None:  # it may have been filled under other adapters
+            cache.cut(depth)
+            depth, given = cache.depth, cache.sharing
+        sharing = given if depth else None
+        self.trunk.share(sharing, depth)
+        return sharing
 
     def _per_rank(self, points: Tensor) -> Tensor | None:
         """[rows, 1, 1, R]: c_i * scaling_i for each of adapter i's ranks.
@@ -74,15 +94,22 @@ class Stacked:
         return scaled.repeat_interleave(ranks, dim=1)[:, None, None].to(self.bank.device, self.bank.model.dtype)
 
 
+def trunk_below(bank: "Bank", adapters: Sequence[Adapter]) -> Trunk:
+    """What all of these adapters leave as it is: nothing where the model's decoder layers are not a list."""
+    decoder = decoder_of(bank.model)
+    if decoder is None or not adapters:
+        return Trunk((), 0)
+    name, layers = decoder
+    return Trunk(list(layers), max(0, min(level(each, name) for adapter in adapters for each in adapter.layers)))
+
+
 def fitting(bank: "Bank", adapters: Sequence[Adapter]) -> list[str]:
     """The layers that the adapters change. Raises SipoError where that makes no sense."""
     layers = dict(bank.model.named_modules())
-    names = adapters[0].layers if adapters else []
-    for adapter in adapters:
-        for name in set(names) ^ set(adapter.factors):
-            raise SipoError(f"one adapter changes layer `{name}` and another does not; train them on the same layers")
+    names = list(dict.fromkeys(name for adapter in adapters for name in adapter.factors))
     for name in names:
-        shapes = {(a.shape[1], b.shape[0]) for a, b in (adapter.factors[name] for adapter in adapters)}
+        have = [adapter.factors[name] for adapter in adapters if name in adapter.factors]
+        shapes = {(a.shape[1], b.shape[0]) for a, b in have}
         if name not in layers:
             raise SipoError(f"the adapter changes layer `{name}`, which the model has not: another base?")
         if layers[name] is bank.head.layer:  # its weight is also used directly, without the update

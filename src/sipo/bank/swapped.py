@@ -1,6 +1,6 @@
 """Whole models on a bank: the rows of each point in a forward of their own, the model wearing that point's weights."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
@@ -15,6 +15,7 @@ from sipo.bank.cache import RoomyCache
 from sipo.bank.head import Head
 from sipo.bank.layout import Layout
 from sipo.bank.policy import Point, respanned
+from sipo.bank.trunk import Sharing
 from sipo.bank.whole import Whole, average, parameters_of, wearing
 from sipo.errors import SipoError
 
@@ -51,7 +52,9 @@ class Swapped:
         finally:
             made._held.clear()
 
-    def forward(self, points: Tensor, layout: Layout | None, inputs: dict[str, Any]) -> Any:
+    def forward(
+        self, points: Tensor, layout: Layout | None, inputs: dict[str, Any], sharing: Sharing | None = None
+    ) -> Any:
         by_point = self._rows(points)
         self._hold(by_point)
         caches: Caches | None = inputs.get("past_key_values")
@@ -76,7 +79,7 @@ class Swapped:
         by_point = self._rows(points)
         return [(rows if len(by_point) > 1 else None, self._head_at(point)) for point, rows in by_point.items()]
 
-    def cache(self) -> "Caches":
+    def cache(self, sharing: Sharing | None = None) -> "Caches":
         return Caches(self.bank.model.config)
 
     def _head_at(self, point: Point) -> Head:
@@ -123,7 +126,7 @@ class Caches:
             self.parts[point] = RoomyCache(self.config)
         return self.parts[point]
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor, alike: Sequence[Hashable] | None = None) -> None:
         assert self.points is not None, "nothing was computed yet"
         before = rows_by_point(self.points)
         self.points = self.points[rows.cpu()]

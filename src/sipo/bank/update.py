@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sipo.bank.adapter import Adapter
+from sipo.bank.adapter import Adapter, factors_at
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class StackedUpdate:
 
     def _stacked(self) -> tuple[Tensor, list[Tensor]]:
         """A of all layers and adapters [layers * R, d_in], and each layer's B [R, d_out]."""
-        pairs = [[adapter.factors[name] for adapter in self.adapters] for name in self.names]
+        pairs = [factors_at(name, self.adapters) for name in self.names]
         down = torch.cat([a.to(self.like) for layer in pairs for a, _ in layer])
         return down, [torch.cat([b.to(self.like) for _, b in layer], dim=1).T for layer in pairs]
 

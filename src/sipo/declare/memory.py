@@ -87,13 +87,13 @@ def _number(config: PretrainedConfig, *names: str) -> int | None:
 
 
 def adapter_parameters(model: PreTrainedModel, lora: Lora) -> int:
-    layers = target_layers(model, lora.target_modules).values()
+    layers = target_layers(model, lora).values()
     return sum(lora.r * sum(widths(layer)) for layer in layers)
 
 
 def _targets(model: PreTrainedModel, lora: Lora) -> int:
     """How many layers in each block are adapted."""
-    return len({name.rsplit(".", 1)[-1] for name in target_layers(model, lora.target_modules)})
+    return len({name.rsplit(".", 1)[-1] for name in target_layers(model, lora)})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ point, a prompt once for all requests that read it under the same point. A model
 prompts of one length together, and spares nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from os.path import commonprefix
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from sipo.bank import Bank
 from sipo.bank.layout import PADDING, Layout
 from sipo.bank.policy import Point
+from sipo.bank.trunk import Sharing
 from sipo.decoding.batch import Batch, Request
 
 Row = tuple[tuple[int, ...], Point]
@@ -26,11 +27,12 @@ class Reading:
 
     def __init__(self, bank: Bank, requests: Sequence[Request]) -> None:
         self.bank, self.requests = bank, list(requests)
-        self.cache = bank.cache()
         self.columns = 0
         """That have been read."""
         rows = self._rows()
         self.shared = _shared(rows) if bank.routes.mixes else 0
+        alike: list[Hashable] = [None for _ in _points(rows)] if self.shared else self._read_alike(rows)
+        self.cache = bank.cache(Sharing.by(alike, bank.device))
         self.ids, self.layout = _padded([prompt[self.shared :] for prompt, _ in rows], self.shared)
         self.layout = self.layout and self.layout.to(bank.device)
 
@@ -43,7 +45,7 @@ class Reading:
         """Read on: all that is left, or about so many tokens; the batch, once all is read."""
         left = None if self.whole else most
         rows, end = self._rows(), self.shared + self.ids.shape[1]
-        stems = list(dict.fromkeys(point for _, point in rows))
+        stems = _points(rows)
         while left is None or left > 0:
             stem = self.columns < self.shared
             points = stems if stem else [point for _, point in rows]
@@ -64,7 +66,7 @@ class Reading:
             if upto == end:
                 return self._batch(rows, self.bank.logits(output.last_hidden_state[:, -1], at))
             if upto == self.shared:
-                self._select([stems.index(point) for _, point in rows])
+                self._select([stems.index(point) for _, point in rows], self._read_alike(rows))
         return None
 
     def respan(self, kept: Sequence[int], n: int) -> None:
@@ -78,18 +80,23 @@ class Reading:
         rows = _rows(self.requests)
         return list(dict.fromkeys(rows)) if self.bank.routes.mixes else rows
 
+    def _read_alike(self, rows: Sequence[Row]) -> list[Hashable]:
+        """Rows of the same prompt; of the same request where nobody shares a prompt."""
+        return [prompt for prompt, _ in rows] if self.bank.routes.mixes else [*_owners(self.requests)]
+
     def _batch(self, computed: Sequence[Row], logits: Tensor) -> Batch:
         rows, layout = _rows(self.requests), self.layout
-        if len(computed) < len(rows):
+        once = len({each.prompt for each in self.requests}) < len(self.requests) and self.bank.routes.mixes
+        if len(computed) < len(rows) or once:  # from here on each request goes its own way
             where = {row: index for index, row in enumerate(computed)}
-            expand = self._select([where[row] for row in rows])
+            expand = self._select([where[row] for row in rows], _owners(self.requests))
             layout, logits = layout and layout.of(expand), logits[expand]
         so_far = torch.zeros(len(rows), device=self.bank.device)
         return Batch([each.mixture for each in self.requests], layout, self.columns, self.cache, logits, so_far)
 
-    def _select(self, rows: Sequence[int]) -> Tensor:
+    def _select(self, rows: Sequence[int], alike: Sequence[Hashable]) -> Tensor:
         chosen = torch.tensor(rows, device=self.bank.device)
-        self.cache.select(chosen)
+        self.cache.select(chosen, alike)
         return chosen
 
 
@@ -108,6 +115,14 @@ def tokens_of(requests: Sequence[Request]) -> int:
 
 def _rows(requests: Sequence[Request]) -> list[Row]:
     return [(request.prompt, point) for request in requests for point in request.mixture.points]
+
+
+def _owners(requests: Sequence[Request]) -> list[int]:
+    return [place for place, request in enumerate(requests) for _ in request.mixture.points]
+
+
+def _points(rows: Sequence[Row]) -> list[Point]:
+    return list(dict.fromkeys(point for _, point in rows))
 
 
 def _shared(rows: Sequence[Row]) -> int:

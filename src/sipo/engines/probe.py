@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from sipo.bank.adapter import Adapter, widths
 from sipo.bank.bank import Bank
 from sipo.bank.routes import Routes
+from sipo.bank.stacked import trunk_below
 from sipo.decoding.batch import Request
 from sipo.decoding.mixture import Mixture
 from sipo.decoding.reading import prefill
@@ -77,7 +78,12 @@ class _Probe:
         mixes = self._right(Routes(), self._decoded)
         if not mixes:
             self._demand("decoding with a cache", Routes(mixes=False), self._decoded)
-        return Routes(packs, mixes)
+        return Routes(packs, mixes, self._shares(Routes(packs, mixes, shares=True)))
+
+    def _shares(self, routes: Routes) -> bool:
+        """Is there a trunk, and is it right to share it?"""
+        below = trunk_below(self.bank, self.adapters).depth
+        return below > 0 and all(self._right(routes, measure) for measure in (self._packed, self._decoded))
 
     def _tokens(self, length: int) -> tuple[int, ...]:
         most = self.bank.model.config.get_text_config().vocab_size
@@ -135,10 +141,13 @@ class _Probe:
     def _packed(self) -> float:
         """Two responses in a row in both orders, and one, in one batch."""
         turned = replace(self.first, responses=self.first.responses[::-1])
-        rows = [(self.first, self.points[0]), (turned, self.points[-1]), (self.second, self.points[0])]
+        groups = (self.first, turned, self.second, self.first)
+        rows = [(group, self.points[i]) for group, i in zip(groups, (0, -1, 0, -1), strict=True)]
         packed = pack([group for group, _ in rows], self.bank.device, self.bank.routes.packs)
         points = torch.tensor([point for _, point in rows])[packed.group.cpu()]
-        output = self.bank.hidden_states(points, layout=packed.layout, input_ids=packed.ids, use_cache=False)
+        output = self.bank.hidden_states(
+            points, layout=packed.layout, sharing=packed.sharing, input_ids=packed.ids, use_cache=False
+        )
         logits = self.bank.head(output.last_hidden_state.flatten(0, 1)[packed.predictors]).float()
         plain = [self.plain[group.prompt, y, point] for group, point in rows for y in group.responses]
         return max(_apart(*pair) for pair in zip(logits.split([len(each) for each in plain]), plain, strict=True))

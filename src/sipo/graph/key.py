@@ -117,8 +117,11 @@ def _data(config: Config) -> Any:
 
 
 def _usual(lora: dict[str, Any]) -> dict[str, Any]:
-    """Left open, the modules follow from the model; where they can be the usual ones, they are."""
-    return {**lora, "target_modules": lora["target_modules"] or ["q_proj", "k_proj", "v_proj", "o_proj"]}
+    """Left open, the modules follow from the model; where they can be the usual ones, they are. All layers need no
+    word, as before there was one.
+    """
+    some = {name: value for name, value in lora.items() if name != "layers" or value not in ("all", 0)}
+    return {**some, "target_modules": lora["target_modules"] or ["q_proj", "k_proj", "v_proj", "o_proj"]}
 
 
 def _lora(config: Config) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sipo.bank.layout import PADDING, Layout
+from sipo.bank.trunk import Sharing
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Packed:
 
     `group` [rows] is the group that a row is of. `predictors` and `targets` [L] list, response by response, where (in
     the flattened rows * T) the hidden state sits that predicts a response token, and the token; `owner` [L] is the
-    response's index, 0..S-1.
+    response's index, 0..S-1. `sharing`: which rows read the same, None where all differ.
     """
 
     ids: Tensor
@@ -51,6 +52,7 @@ class Packed:
     targets: Tensor
     owner: Tensor
     lengths: Tensor
+    sharing: Sharing | None
 
 
 def pack(groups: Sequence[Group], device: torch.device | str = "cpu", packs: bool = True) -> Packed:
@@ -82,7 +84,8 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu", packs: boo
             start = end
     layout = Layout(positions.to(device), segments.to(device))
     lists = (of_row, predictors, targets, owner, lengths)
-    return Packed(ids.to(device), layout, *(torch.tensor(each, device=device) for each in lists))
+    of, predicts, target, owns, length = (torch.tensor(each, device=device) for each in lists)
+    return Packed(ids.to(device), layout, of, predicts, target, owns, length, Sharing.by(groups, device))
 
 
 def worth_sharing(group: Group, knee: int | None) -> Iterator[Group]:

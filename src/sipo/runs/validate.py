@@ -64,7 +64,7 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
         return
     _ = task.bank  # whose routes are proven
     if task.config.fine_tunes and task.config.sft and task.config.sft.lora:
-        target_layers(task.bank.model, task.config.sft.lora.target_modules)
+        target_layers(task.bank.model, task.config.sft.lora)
     if absent.rows:
         _ = task.codec
         return

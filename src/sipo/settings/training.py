@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sipo.settings.section import Fraction, NotNegative, Positive, Rate, Section, Whole
+from sipo.settings.section import Fraction, Natural, NotNegative, Positive, Rate, Section, Whole
 
 Epochs = Annotated[Whole, Field(gt=0, le=10_000)]
 
@@ -17,6 +17,9 @@ class Lora(Section):
     """An adapter is scaled by alpha / r."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The last names of the layers that are adapted; null takes the model's layers of attention."""
+    layers: Literal["all", "upper"] | Natural = "all"
+    """Which of the model's decoder layers are adapted: all, the upper half, or those from this number on (0 is the
+    lowest). What lies below them is computed once for all policies."""
 
 
 class Sft(Section):

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from sipo.bank.adapter import attention_modules
+from sipo.bank.adapter import attention_modules, target_layers
 from sipo.commands import install_extra
 from sipo.decoding import seed_of
 from sipo.disk.content import flaw_in, seal_of
@@ -156,7 +156,8 @@ def _trainable(origin: Origin, settings: Sft, dtype: torch.dtype, seed: int) -> 
 
     torch.manual_seed(seed)
     lora = settings.lora
-    targets = list(lora.target_modules or attention_modules(model))
+    every = lora.target_modules or attention_modules(model)
+    targets = list(every if lora.layers == "all" else target_layers(model, lora))
     config = LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=targets)  # type: ignore[arg-type]
     return get_peft_model(model, config)  # type: ignore[return-value]
 
