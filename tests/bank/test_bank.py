@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sipo.bank import Adapter, Bank, cut, load_adapter, new_adapter, save_adapter, soup
+from sipo.bank.layout import PADDING, Layout
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 from sipo.settings import Lora
@@ -110,6 +112,26 @@ def test_peft_s_exact_combination_agrees(
     model.set_adapter("soup")
     with bank.mounted(policies):
         torch.testing.assert_close(bank_logits(bank, [weights] * 3), plain_logits(model), **CLOSE)
+
+
+@torch.no_grad()
+def test_masks_of_one_thread_are_none_of_another(backbone: Backbone) -> None:
+    """Each of two runs that are served has a model and a thread; and who asks a model of their own sees no layout."""
+
+    def states(layout: Layout, ids: Tensor) -> Tensor:
+        with layout.imposed():
+            return backbone.model(input_ids=ids, **layout.inputs(ids.shape[1])).logits
+
+    segments = torch.tensor([[PADDING, PADDING, 0, 0, 0], [0, 0, 1, 1, 2]])
+    packed = Layout(torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 3, 2]]), segments)
+    longer, ids = Layout.even(3, 9, torch.device("cpu")), IDS[:2, :5]
+    expected = states(packed, ids), states(longer, IDS), backbone.model(input_ids=IDS).logits
+    with ThreadPoolExecutor(1) as other, packed.imposed():
+        beside = other.submit(states, longer, IDS).result()
+        alone = other.submit(lambda: plain_logits(backbone.model)).result()
+        mine = backbone.model(input_ids=ids, **packed.inputs(5)).logits
+    for actual, alike in zip((mine, beside, alone), expected, strict=True):
+        torch.testing.assert_close(actual, alike, **CLOSE)
 
 
 def test_zero_is_the_backbone(bank: Bank, policies: list[Adapter]) -> None:

@@ -6,7 +6,9 @@ in positions in place of columns, and which columns a query may see at all.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -76,29 +78,49 @@ class Layout:
 
     @contextmanager
     def imposed(self) -> Iterator[None]:
-        """Every mask that a model builds in this block follows the layout."""
-        for name in IMPLEMENTATIONS:
-            MASKS[name] = self._by_position(MASKS[name])
+        """Every mask that a model builds in this block follows the layout; those of other threads do not."""
+        before = _imposed.set(self)
         try:
             yield
         finally:
-            for name in IMPLEMENTATIONS:
-                del MASKS[name]
+            _imposed.reset(before)
 
-    def _by_position(self, build: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-        def built(
-            *, mask_function: Callable[..., Tensor], attention_mask: Tensor | None, **sizes: Any
-        ) -> Tensor | None:
-            # Chunks are counted from a row's first token, for which the model takes its padding on the left away.
-            columns = self.positions + self.first[:, None]
-            segments = self.segments
+    def masked(
+        self,
+        build: Callable[..., Tensor | None],
+        *,
+        mask_function: Callable[..., Tensor],
+        attention_mask: Tensor | None,
+        **sizes: Any,
+    ) -> Tensor | None:
+        """What `build` makes of the model's own mask, counted in positions in place of columns."""
+        # Chunks are counted from a row's first token, for which the model takes its padding on the left away.
+        columns = self.positions + self.first[:, None]
+        segments = self.segments
 
-            def allowed(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                of_query, of_key = segments[row, query], segments[row, key]
-                visible = (of_query == of_key) | (of_key == 0)
-                return visible & mask_function(row, head, columns[row, query], columns[row, key])
+        def allowed(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            of_query, of_key = segments[row, query], segments[row, key]
+            visible = (of_query == of_key) | (of_key == 0)
+            return visible & mask_function(row, head, columns[row, query], columns[row, key])
 
-            skips = {name: False for name in sizes if name.startswith("allow_is_")}
-            return build(mask_function=allowed, attention_mask=None, **{**sizes, **skips})
+        skips = {name: False for name in sizes if name.startswith("allow_is_")}
+        return build(mask_function=allowed, attention_mask=None, **{**sizes, **skips})
 
-        return built
+
+_imposed: ContextVar[Layout | None] = ContextVar("imposed", default=None)
+"""Each thread has its own: several models may compute at once."""
+
+
+def _following(build: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """The same, but for the layout that is imposed."""
+
+    @wraps(build)
+    def built(*args: Any, **named: Any) -> Tensor | None:
+        layout = _imposed.get()
+        return build(*args, **named) if layout is None else layout.masked(build, *args, **named)
+
+    return built
+
+
+for _name in IMPLEMENTATIONS:
+    MASKS[_name] = _following(MASKS[_name])
