@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from families import CHATML, KINDS, tokenizer_of
 
 from sipo.data import Row
 from sipo.filters.contest import CHOSEN
 from sipo.finished.streaming import Stream
 from sipo.message import Message
 from sipo.models.chat import Codec
-from sipo.models.load import Backbone
 from sipo.records import Candidate
 from sipo.report.inputs import Inputs
 from sipo.report.rewards import by_kind, texts_of
@@ -81,16 +81,18 @@ def test_work_grows_with_the_number_of_rows(work: Callable[[int], None], n: int)
     pytest.fail(f"8 times as many take {ratio:.0f} times as long")
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_what_is_told_is_the_answer(seed: int, backbone: Backbone) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_told_is_the_answer(seed: int, kind: str) -> None:
     """Over tokens by chance: half characters, spaces at either end, special tokens within, an end or none."""
-    codec = Codec(backbone.tokenizer, 100, 100)
+    tokenizer = tokenizer_of(kind, CHATML)
+    codec = Codec(tokenizer, 100, 100)
     draw = torch.Generator().manual_seed(seed)
     texts = ["", "é ü", "\u00a0x ", " a  b ", "日本語 😀", "a\n\n", "  "]
     answers: list[Sequence[int]] = []
     for i in range(8):
         text = texts[int(torch.randint(len(texts), (1,), generator=draw))]
-        ids = torch.randint(len(backbone.tokenizer), (20,), generator=draw).tolist() if i % 2 else []
+        ids = torch.randint(len(tokenizer), (20,), generator=draw).tolist() if i % 2 else []
         ids = [*codec.encode_text(text), *(id for id in ids if id not in codec.stops)]
         answers.append([*ids, *codec.closing] if i % 3 else ids)
     told = [""] * len(answers)

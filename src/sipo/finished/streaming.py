@@ -14,8 +14,9 @@ class _Told:
 
     tokens: list[int] = field(default_factory=list)
     settled: int = 0
-    """Tokens whose text is known; the `before` last of them are decoded again, since what follows may join them."""
-    before: int = 0
+    """Tokens whose text is known."""
+    before: list[int] = field(default_factory=list)
+    """The last of them that have a text: decoded again, since what follows may join them."""
     pieces: list[str] = field(default_factory=list)
     spaces: str = ""
     """Held back: an answer does not end in them."""
@@ -42,11 +43,14 @@ class Stream:
             return self._end(request)
         if self.watch is _nobody:
             return
-        start = told.settled - told.before
-        known, text = self._text(told.tokens[start : told.settled]), self._text(told.tokens[start:])
+        fresh = told.tokens[told.settled :]
+        known, text = self._text(told.before), self._text(told.before + fresh)
         if text.endswith("\N{REPLACEMENT CHARACTER}"):
             return
-        told.settled, told.before = len(told.tokens), len(told.tokens) - told.settled
+        told.settled = len(told.tokens)
+        if text == known:  # special tokens
+            return
+        told.before = fresh
         new = told.spaces + text[len(known) :]
         new = new if told.pieces else new.lstrip()
         told.spaces = new[len(new.rstrip()) :]
