@@ -177,3 +177,15 @@ STRENGTH = FrontStudy(
         *(Claim("auto", f"x{each:g}", ours=True) for each in Realign.model_fields["strengths"].default),
     ],
 )
+UPPER = {"lora.layers": "upper"}
+COMPARED = ("soups", "lw", "mod", "sipo")
+LAYERS = FrontStudy(
+    "layers",
+    "What do fronts lose where only the upper half of the layers is adapted? What lies below is then computed once for "
+    "all policies.",
+    always(
+        *(Arm(name, name) for name in COMPARED),
+        *(Arm(f"{name} upper", name, UPPER) for name in COMPARED),
+    ),
+    [Claim(name, f"{name} upper", ours=True) for name in COMPARED],
+)

@@ -17,6 +17,7 @@ STUDIES: dict[str, Study] = {
         catalogue.SOUPS,
         catalogue.NONCONFLICT,
         catalogue.STRENGTH,
+        catalogue.LAYERS,
         ResponseStudy(),
         RateStudy(),
         FilterStudy(),
