@@ -118,7 +118,8 @@ class Site:
 
     @cached_property
     def bank(self) -> Bank:
-        config, bank = self.config, Bank(self.backbone)
+        config = self.config
+        bank = Bank(self.backbone, recomputes=config.execution.gradient_checkpointing)
         self.progress.begin("holding the fast ways of computing against the plain one")
         return bank.proven(adapted_layers(self.backbone.model, config.policies, config.lora))
 

@@ -146,7 +146,11 @@ def test_texts_decoded_together_are_greedy_under_the_plain_model(family: str, pr
 
 
 @every_family
-def test_a_step_of_dpo_has_the_gradient_that_peft_has(family: str) -> None:
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_a_step_of_dpo_has_the_gradient_that_peft_has(
+    family: str, recomputes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_of(family), "recomputes", recomputes)
     adapter = adapters_of(family)[0].trainable_copy(torch.device("cpu"))
     first, second = GROUPS[0].responses
     group, one, beta = Group(GROUPS[0].prompt, (first, second)), torch.ones(1), 0.5

@@ -167,6 +167,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "execution.decode_rows": (3, NONE),
     "execution.score_tokens": (30, NONE),
     "execution.train_tokens": (30, NONE),
+    "execution.gradient_checkpointing": (True, NONE),
     "execution.checkpoint_seconds": (3.0, NONE),
     "execution.report_to": (("tensorboard",), NONE),
 }

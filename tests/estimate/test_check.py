@@ -110,7 +110,7 @@ def test_keys_and_values_are_counted(dtype: torch.dtype, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("whole", [False, True])
 def test_activations_are_counted(dtype: torch.dtype, whole: bool) -> None:
     """What one more layer keeps for the backward, tensor by tensor, is what the formula gives it."""
-    kept = {}
+    kept, inputs = {}, {}
     for layers in (2, 3):
         backbone = llama(layers, dtype)
         fresh: Any = new_whole(backbone.model) if whole else new_adapter(backbone.model, LORA, 0)
@@ -127,12 +127,17 @@ def test_activations_are_counted(dtype: torch.dtype, whole: bool) -> None:
 
         with bank.mounted([policy]), torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
             response_logprobs(bank, packed, torch.ones(2, 1))
-        kept[layers] = sum(size for where, size in sizes.items() if where not in fixed)
+            kept[layers] = sum(size for where, size in sizes.items() if where not in fixed)
+            held.clear(), sizes.clear()
+            bank.recomputes = True
+            response_logprobs(bank, packed, torch.ones(2, 1))
+            inputs[layers] = sum(size for where, size in sizes.items() if where not in fixed)
         tokens, row, of = packed.ids.numel(), packed.ids.shape[1], shape(backbone.model)
     learned = sum(parameter.numel() for parameter in policy.parameters)
     copies = {False: learned // 3, True: (learned - embedded(backbone.model)) // 3 * (of.bytes < 4)}[whole] * of.bytes
     each = of.whole_activations(row) if whole else of.activations(LORA.r, 4, row)
     assert kept[3] - kept[2] == pytest.approx(tokens * each + copies, rel=0.02)
+    assert inputs[3] - inputs[2] == tokens * (of.recomputed(each) - 2 * each) // of.layers, "of a layer its input alone"
 
 
 def embedded(model: Any) -> int:
@@ -159,6 +164,8 @@ def test_whole_models_take_what_their_parameters_do(settings: dict[str, Any]) ->
         Plan(parse_config({**whole, "policies": kind}, "here"), lengths, sizes, ()) for kind in ("lora", "full")
     )
     assert (light.step(), full.step(), full.step(2)) == (2, 3, 5)
+    again = parse_config({**whole, "execution": {"gradient_checkpointing": True}}, "here")
+    assert Plan(again, lengths, sizes, ()).step() == 3
 
 
 ANSWERS = [f"answers/{name}" for name in ("base", "soups", "mod", "sipo")]
@@ -186,6 +193,8 @@ def test_memory_follows_what_drives_it(settings: dict[str, Any]) -> None:
     more_tokens = peaks(execution={**execution, "train_tokens": 8192})
     assert more_rows["sample"] > plain["sample"] and more_rows["align"] == plain["align"]
     assert more_tokens["align"] > plain["align"] and more_tokens["sample"] == plain["sample"]
+    again = peaks(execution={**execution, "gradient_checkpointing": True})
+    assert again["align"] < plain["align"] and again["sample"] == plain["sample"]
     assert all(peak > of.weights for name, peak in plain.items() if not name.startswith("judged"))
     pool = peaks(execution={**execution, "engine": "pool", "workers": 3})
     assert pool["sample"] == of.weights + 3 * plain["sample"] and pool["realign"] == plain["realign"]

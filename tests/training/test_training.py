@@ -3,13 +3,15 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from sipo.bank import Adapter, Bank, new_adapter
+from sipo.bank import Adapter, Bank, new_adapter, recomputing
+from sipo.bank.whole import new_whole
 from sipo.decoding import Request, at_mod, decode
 from sipo.disk.journal import Journal
 from sipo.engines import Local, Span
@@ -24,7 +26,7 @@ from sipo.progress import Progress
 from sipo.settings import Decoding, Execution, Lora, Training
 from sipo.training import loop
 from sipo.training.learner import Checkpoint, Job, Recipe
-from sipo.training.loop import Example, Examples, Loss, Trained, train
+from sipo.training.loop import Example, Examples, Loss, Trained, Weighting, train
 
 WORDS = [
     "plants",
@@ -310,3 +312,35 @@ def test_realignment_starts_where_the_policy_is(bank: Bank, policies: list[Adapt
 def test_nothing_to_train_on_is_said(bank: Bank, start: Adapter) -> None:
     with pytest.raises(SipoError, match="nothing to train on"):
         train(bank, start, Examples([]), RECIPE, LOSS)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("rule", ["sum", "raco"])
+def test_computing_layers_again_changes_nothing_but_memory(
+    bank: Bank, start: Adapter, examples: list[Example], whole: bool, rule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For whole models too, which the backbone no longer wears when the backward comes."""
+    rows = [replace(example, nll=True, pairs=((0, 1, 1.0, -1.0), (1, 0, 0.0, 1.0))) for example in examples]
+    policy: Any = new_whole(bank.model) if whole else start
+    recipe = Recipe(SETTINGS, 1e-4 if whole else 1e-3, 0)
+    loss = Loss(SETTINGS.beta, Weighting((0.7, 0.3), rule=rule, c=0.4), alpha=0.1, token_budget=90)
+    results = []
+    for recomputes in (False, True):
+        monkeypatch.setattr(bank, "recomputes", recomputes)
+        results.append(train(bank, policy, Examples(rows, rows[:2]), recipe, loss))
+    kept, again = results
+    for mine, theirs in zip(again.history, kept.history, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    begun, once, twice = (
+        torch.cat([parameter.detach().float().flatten() for parameter in each.parameters])
+        for each in (policy, kept.policy, again.policy)
+    )
+    assert float((once - twice).norm()) < 0.02 * float((once - begun).norm())
+
+
+def test_a_model_whose_layers_cannot_be_computed_again_is_refused(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recomputing, "GradientCheckpointingLayer", type("Other", (), {}))
+    with pytest.raises(SipoError, match=r"execution.gradient_checkpointing: model type `llama`"):
+        Bank(backbone, recomputes=True)

@@ -18,6 +18,7 @@ from sipo.bank.cache import Cache
 from sipo.bank.head import Head, find_head
 from sipo.bank.layout import Layout
 from sipo.bank.policy import Mounted, Policy
+from sipo.bank.recomputing import Again, check_recomputable, recomputing
 from sipo.bank.routes import Routes, once
 from sipo.bank.stacked import Stacked
 from sipo.bank.trunk import Sharing
@@ -41,10 +42,16 @@ class Bank:
     True
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        """Raises SipoError where the model's logits are more than a head over its last hidden state."""
+    def __init__(self, backbone: Backbone, *, recomputes: bool = False) -> None:
+        """`recomputes` the activations in a backward, in place of keeping them (`sipo.bank.recomputing`).
+
+        Raises SipoError where the model's logits are more than a head over its last hidden state.
+        """
         self.backbone = backbone
         self.model = backbone.model
+        self.recomputes = recomputes
+        if recomputes:
+            check_recomputable(self.model)
         self.policies: tuple[Policy, ...] = ()
         self.computed = 0
         """Tokens that went through the backbone: rows times columns of every forward, padding included."""
@@ -147,12 +154,16 @@ class Bank:
         """For the keys and values of rows that are decoded, empty; `sharing`: which of them begin with the same."""
         return self._mounted.cache(sharing)
 
-    def run(self, layout: Layout | None, inputs: dict[str, Any]) -> Any:
-        """The model's own forward, without its head."""
+    def run(self, layout: Layout | None, inputs: dict[str, Any], again: Again) -> Any:
+        """The model's own forward, without its head; what is computed again for a backward is so in `again`."""
         if layout is not None:
             columns = inputs["input_ids"].shape[1]
             inputs = {**inputs, **{n: each for n, each in layout.inputs(columns).items() if n in self._takes}}
-        with layout.imposed() if layout is not None else nullcontext():
+        recomputes = self.recomputes and torch.is_grad_enabled()
+        with (
+            layout.imposed() if layout is not None else nullcontext(),
+            recomputing(self._body, again) if recomputes else nullcontext(),
+        ):
             return self._body(**inputs)
 
     def input_of(self, name: str) -> tuple[int, str]:

@@ -58,12 +58,21 @@ class Stacked:
         if points is not self._points:
             self._points, self._rank_points = points, self._per_rank(points)
         columns = inputs["input_ids"].shape[1]
-        self._place = None if self._rank_points is None else Place(self._rank_points, columns)
+        self._place = place = None if self._rank_points is None else Place(self._rank_points, columns)
         sharing = self._shared(inputs.get("past_key_values"), sharing)
         if sharing is not None:
             layout = layout and layout.of(sharing.first)
             inputs = {**inputs, "input_ids": inputs["input_ids"][sharing.first]}
-        return self.bank.run(layout, inputs)
+        return self.bank.run(layout, inputs, lambda: self._standing(place))
+
+    @contextmanager
+    def _standing(self, place: Place | None) -> Iterator[None]:
+        """The rows stand there in this block."""
+        before, self._place = self._place, place
+        try:
+            yield
+        finally:
+            self._place = before
 
     def heads(self, points: Tensor) -> list[tuple[Tensor | None, Head]]:
         return [(None, self.bank.head)]

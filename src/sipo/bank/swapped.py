@@ -4,6 +4,7 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,8 +67,9 @@ class Swapped:
             if caches is not None:
                 mine["past_key_values"] = caches.at(point)
             own_layout = layout.of(rows) if layout and len(by_point) > 1 else layout
-            with wearing(self.bank.model, self._held[point]):
-                outputs.append(self.bank.run(own_layout, mine))
+            worn = partial(wearing, self.bank.model, self._held[point])
+            with worn():
+                outputs.append(self.bank.run(own_layout, mine, worn))
         if len(outputs) == 1:
             return outputs[0]
         states = outputs[0].last_hidden_state.new_empty(len(points), *outputs[0].last_hidden_state.shape[1:])

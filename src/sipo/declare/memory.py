@@ -57,6 +57,12 @@ class Shape:
         """The same where all weights learn: also what is fed forward from gate and up, and what the norms give."""
         return self.activations(0, 0, row) + self.bytes * (self.feed_forward + 3 * self.hidden)
 
+    def recomputed(self, activations: int) -> int:
+        """Bytes a token with gradient checkpointing: every layer's input; of the layer that is computed again, what one
+        keeps, and as much for its gradients.
+        """
+        return self.layers * self.hidden * self.bytes + 2 * activations
+
 
 def shape(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Shape:
     """Of a loaded model, or of an outline of it."""
@@ -127,10 +133,11 @@ class Peaks(Reckoning):
         """On rows of so many tokens at most."""
         tokens = max(self.config.execution.train_tokens, int(row))
         of, rank = self.of, self.config.lora.r
-        kept = of.whole_activations(int(row)) if self.whole else of.activations(rank, self.targets, int(row))
+        each = of.whole_activations(int(row)) if self.whole else of.activations(rank, self.targets, int(row))
+        kept = of.recomputed(each) if self.config.execution.gradient_checkpointing else (of.layers + 1) * each
         # float32 policy, gradient, both moments and the best so far; its copy in the backbone's dtype
         trained = self.policy * (5 * 4 + (0 if self.whole and of.bytes == 4 else of.bytes))
-        return of.weights + trained + (of.layers + 1) * kept * tokens
+        return of.weights + trained + kept * tokens
 
     def scoring(self, row: float) -> int:
         tokens = max(self.config.execution.score_tokens, int(row))
@@ -164,13 +171,13 @@ def judging(peaks: Peaks) -> int:
 
 
 def fine_tuning(peaks: Peaks) -> int:
-    """Layers' inputs are kept and one layer is computed again; all parameters have float32 copies where all learn."""
+    """With gradient checkpointing, always; all parameters have float32 copies where all learn."""
     sft, model, of = peaks.config.sft, peaks.model, peaks.of
     if sft is None:
         return 0
     tokens = sft.batch_size * sft.max_tokens
     rank, targets = (sft.lora.r, _targets(model, sft.lora)) if sft.lora else (0, 0)
-    kept = tokens * (of.layers * of.hidden * of.bytes + 2 * of.activations(rank, targets, sft.max_tokens))
+    kept = tokens * of.recomputed(of.activations(rank, targets, sft.max_tokens))
     if sft.lora:
         return of.weights + adapter_parameters(model, sft.lora) * 4 * 4 + kept
     copies = of.bytes if of.bytes < 4 else 0  # autocast's

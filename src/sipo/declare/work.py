@@ -156,8 +156,10 @@ class Plan(Reckoning):
 
 
 def forwards(config: "Config", ways: int = 1) -> int:
-    """What a training step is worth. Each way back is worth one to an adapter, and two to all weights."""
-    return 1 + ways * (2 if config.policies == "full" else 1)
+    """What a training step is worth. Each way back is worth one to an adapter, and two to all weights; with gradient
+    checkpointing one more, since layers are computed again.
+    """
+    return 1 + ways * ((2 if config.policies == "full" else 1) + config.execution.gradient_checkpointing)
 
 
 def nothing(_: Plan) -> Work:

@@ -75,6 +75,9 @@ class Execution(Section):
     """Padded tokens in a forward of scoring."""
     train_tokens: Positive = 4096
     """Padded tokens in a forward of training; gradients accumulate over several."""
+    gradient_checkpointing: bool = False
+    """True keeps the input of each layer alone in training, and computes the layer again in the backward: a fraction of
+    the memory, about a third more time."""
     checkpoint_seconds: NotNegative = 60.0
     """How often training saves its state."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
