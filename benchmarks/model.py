@@ -1,6 +1,7 @@
 """The backbone of a benchmark: a real one, or a shape with random weights; and copies that share its weights."""
 
 import copy
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -77,8 +78,8 @@ def _byte_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def random_adapter(model: PreTrainedModel, rank: int, seed: int) -> Adapter:
-    fresh = new_adapter(model, Lora(r=rank, alpha=2.0 * rank), seed)
+def random_adapter(model: PreTrainedModel, rank: int, seed: int, layers: Literal["all", "upper"] = "all") -> Adapter:
+    fresh = new_adapter(model, Lora(r=rank, alpha=2.0 * rank, layers=layers), seed)
     generator = torch.Generator().manual_seed(seed)
     factors = {n: (a, UPDATE * torch.randn(b.shape, generator=generator)) for n, (a, b) in fresh.factors.items()}
     return Adapter(factors, fresh.scaling)

@@ -21,6 +21,7 @@ from benchmarks.works import (
     score_shared_prompt,
     serve,
     serve_http,
+    upper,
 )
 
 WORKS: dict[str, Callable[[Bench], list[Record]]] = {
@@ -38,10 +39,12 @@ WORKS: dict[str, Callable[[Bench], list[Record]]] = {
     "score-rows": score_rows.run,
     "score-shared-prompt": score_shared_prompt.run,
     "dpo": dpo.run,
+    "upper-decode": upper.decoding,
+    "upper-dpo": upper.dpo,
     "by-weight": by_weight.run,
     "growth": growth.run,
     "memory": memory.run,
     "pipeline": pipeline.run,
 }
-NOT_QUICK = ("pipeline",)
+NOT_QUICK = ("upper-decode", "upper-dpo", "pipeline")
 """Left out of --quick unless named."""
