@@ -98,6 +98,31 @@ def test_a_seed_gives_generate_s_texts_and_n_its_following_ones(serving: Start, 
         assert [c.message.content for c in other.choices] != [c.message.content for c in again.choices]
 
 
+def test_an_answer_s_message_is_sent_back_as_it_came(serving: Start) -> None:
+    """As clients keep a conversation: the object, or all of its fields, most of them null."""
+    with client(serving()) as ours:
+        said = ours.chat.completions.create(model="tiny", messages=chat("x"), temperature=0, max_tokens=4)
+        message, asked = said.choices[0].message, {"model": "tiny", "temperature": 0, "max_tokens": 4}
+        plain = {"role": "assistant", "content": message.content}
+        answers = [
+            ours.chat.completions.create(messages=[*chat("x"), again, *chat("y")], **asked)  # type: ignore[call-overload]
+            for again in (plain, message, message.model_dump())
+        ]
+        assert len({answer.choices[0].message.content for answer in answers}) == 1
+        nothing = dict.fromkeys(("tools", "tool_choice", "functions", "response_format"))
+        assert ours.chat.completions.create(messages=chat("x"), extra_body=nothing, **asked)  # type: ignore[call-overload]
+
+
+def test_more_answers_than_may_wait_are_refused_before_any_prompt_is_read(serving: Start) -> None:
+    server = serving(waiting=70)
+    began = time.monotonic()
+    with client(server) as ours:
+        with pytest.raises(openai.BadRequestError, match="400000 answers at once are too many here; ask for at most 70"):
+            ours.completions.create(model="tiny", prompt=["a"] * 20_000, n=20)
+        assert time.monotonic() - began < 5
+        assert len(ours.completions.create(model="tiny", prompt=["a"] * 20, n=3, max_tokens=1).choices) == 60
+
+
 def test_best_of_n_is_given_whole(serving: Start, opened: FinishedRun) -> None:
     model = opened.at(SHARES[0], "best-of-n")
     expected = [model.generate(prompt, seed=3, temperature=1.0, max_new_tokens=NEW) for prompt in PROMPTS]
@@ -225,6 +250,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_object"}}, "response_format"), ({"stop": [""]}, "stop"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"), ({"kind": 1}, "kind"),
     ({"weights": {"detail": "much"}}, "weights"), ({"weights": {"kind": 1}}, "weights"), ({"top_logprobs": 21}, "top_logprobs"),
+    ({"top_logprobs": 2}, "top_logprobs"),
     ({"seed": 1.5}, "seed"), ({"stream": 1}, "stream"), ({"max_tokens": 4000}, "messages"),
 ]  # fmt: skip
 

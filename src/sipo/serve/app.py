@@ -124,8 +124,8 @@ async def _answer(
     prefix: str,
 ) -> Response:
     asked = read(kind, await received(service, request))
-    named = await asyncio.to_thread(service.named, asked)
-    asks = service.asks(asked, named)
+    named, prompts = await asyncio.to_thread(service.read, asked)
+    asks = service.asks(asked, named, prompts)
     form = form_of(f"{prefix}-{secrets.token_hex(12)}", int(time.time()), named.name, named.about)
     answer = _Answer(service, named, asks, asked, form)
     service.scheduler(named).submit(asks)

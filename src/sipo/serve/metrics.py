@@ -1,6 +1,7 @@
 """Numbers for Prometheus: who waits, what runs, tokens and the time to the first one, by weight."""
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -37,8 +38,8 @@ class Metrics:
         weights = named.model.weights or {}
         shown = ratios({name: round(share * STEPS) / STEPS for name, share in weights.items()})
         labels = (named.served.name, named.model.method, shown)
-        self.prompt_tokens.labels(*labels).inc(prompt)
-        return Meter(self.tokens.labels(*labels), self.first.labels(*labels))
+        read = partial(self.prompt_tokens.labels(*labels).inc, prompt)
+        return Meter(self.tokens.labels(*labels), self.first.labels(*labels), read)
 
     def page(self) -> tuple[bytes, str]:
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
@@ -47,10 +48,12 @@ class Metrics:
 class Meter:
     """Of one answer (`sipo.serve.scheduler.Watch`)."""
 
-    def __init__(self, written: Counter, began: Histogram) -> None:
-        self._written, self._began = written, began
+    def __init__(self, written: Counter, began: Histogram, read: Callable[[], None]) -> None:
+        """`read` counts its prompt, once that has been read."""
+        self._written, self._began, self._read = written, began, read
 
     def first(self, seconds: float) -> None:
+        self._read()
         self._began.observe(seconds)
 
     def tokens(self, count: int) -> None:

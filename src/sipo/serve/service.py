@@ -83,14 +83,22 @@ class Service:
     def codec(self, named: Named) -> Codec:
         return named.served.run.task.codec
 
-    def named(self, asked: Asked) -> Named:
-        return resolve(self.runs, asked.model, asked.weights)
+    def read(self, asked: ChatRequest | CompletionRequest) -> tuple[Named, list[tuple[int, ...]]]:
+        """The model that is named, and the prompts as token ids, which takes long where they are long. Raises ApiError
+        where they make no sense, or are more than may ever run or wait.
+        """
+        most = max(1, self.limits.rows, self.limits.waiting)
+        if asked.answers > most:
+            raise ApiError(400, f"{asked.answers} answers at once are too many here; ask for at most {most}")
+        named = resolve(self.runs, asked.model, asked.weights)
+        return named, self._prompts(asked, named)
 
-    def asks(self, asked: ChatRequest | CompletionRequest, named: Named) -> list[Ask]:
+    def asks(
+        self, asked: ChatRequest | CompletionRequest, named: Named, prompts: Sequence[tuple[int, ...]]
+    ) -> list[Ask]:
         """One for each choice, in order: those of the first prompt, then those of the next. Choice i draws from the
         stream of `generate`'s i-th answer at the seed. Raises ApiError.
         """
-        prompts = self._prompts(asked, named)
         aligned = named.model.aligned
         try:
             decoding = asked.decoding(named.served.run.config.decoding)

@@ -6,14 +6,14 @@ What is not supported is refused, never ignored: a client that asks for tools do
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from sipo.settings import Decoding
 from sipo.settings.explain import adjusted
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
-Nothing = Literal[0, False, "none", "auto"] | None
 
 
 class ApiError(Exception):
@@ -38,6 +38,12 @@ class ApiError(Exception):
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asked_for(cls, given: Any) -> Any:
+        """Null is left out, also where it is not supported: clients send an answer's message back as they got it."""
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 class StreamOptions(Body):
@@ -78,6 +84,11 @@ class Asked(Body):
     @property
     def limit(self) -> int | None:
         return self.max_tokens
+
+    @property
+    def answers(self) -> int:
+        """How many are asked for."""
+        return self.n or 1
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -121,6 +132,13 @@ class ChatRequest(Asked):
     response_format: TextFormat | None = None
     modalities: list[Literal["text"]] | None = None
 
+    @field_validator("top_logprobs")
+    @classmethod
+    def _of_logprobs(cls, value: int | None, known: ValidationInfo) -> int | None:
+        if value and not known.data.get("logprobs"):
+            raise PydanticCustomError("needs", "is told beside `logprobs`; ask for that, too")
+        return value
+
     @property
     def limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
@@ -146,6 +164,10 @@ class CompletionRequest(Asked):
         given: Any = self.prompt
         alone = isinstance(given, str) or (given and isinstance(given[0], int))
         return [given] if alone else list(given)
+
+    @property
+    def answers(self) -> int:
+        return len(self.prompts) * (self.n or 1)
 
 
 Kind = TypeVar("Kind", bound=Body)
