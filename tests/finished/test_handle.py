@@ -234,6 +234,8 @@ USER = {"role": "user", "content": "hi"}
         ({"weights": {"detail": "all"}}, "detail is 'all'; give a number"),
         ({"weights": None}, "weights is null; give a share for each objective, such as {'detail': 0.33,"),
         ({"weights": [0.5, 0.5, 0.0]}, "weights is a list; give a share for each objective"),
+        ({"method": "base", "weights": {"charm": 1.0}}, "`charm` is no objective; they are detail, brevity, tone"),
+        ({"method": "policy:tone", "weights": [1.0]}, "weights is a list; give a share for each objective"),
         ({"temperature": -1.0}, "`temperature` is -1.0"),
         ({"max_new_tokens": 0}, "ask for at least 1"),
         ({"max_new_tokens": "8"}, "max_new_tokens is '8'; ask for at least 1, as a whole number"),

@@ -117,7 +117,9 @@ def test_more_answers_than_may_wait_are_refused_before_any_prompt_is_read(servin
     server = serving(waiting=70)
     began = time.monotonic()
     with client(server) as ours:
-        with pytest.raises(openai.BadRequestError, match="400000 answers at once are too many here; ask for at most 70"):
+        with pytest.raises(
+            openai.BadRequestError, match="400000 answers at once are too many here; ask for at most 70"
+        ):
             ours.completions.create(model="tiny", prompt=["a"] * 20_000, n=20)
         assert time.monotonic() - began < 5
         assert len(ours.completions.create(model="tiny", prompt=["a"] * 20, n=3, max_tokens=1).choices) == 60

@@ -14,6 +14,7 @@ from sipo.errors import SipoError
 from sipo.finished.card import About, model_card
 from sipo.finished.cutting import Cut, cut_to
 from sipo.finite import infinite_tensor
+from sipo.hush import without_bars
 from sipo.models.chat import Codec
 from sipo.models.ends import stated
 from sipo.models.load import UNLIMITED, Backbone
@@ -145,7 +146,7 @@ def save_merged(backbone: Backbone, stops: Collection[int], policy: Policy, fold
     if name is not None:
         raise SipoError(f"export: the merged {name} is not finite in {weights[name].dtype}; set model.dtype to float32")
     ends = generation.eos_token_id
-    with wearing(backbone.model, weights):
+    with wearing(backbone.model, weights), without_bars():
         try:
             generation.eos_token_id = sorted(stops)  # others stop where the policy learned to, too
             backbone.model.save_pretrained(folder)

@@ -136,12 +136,12 @@ class FinishedRun:
         with self.turn:
             found = self._method(method)
             names = self.objectives
-            if not found.steerable:
-                return AlignedModel(self, None, method, found.at((1 / len(names),) * len(names)))
-            if not isinstance(weights, Mapping):
+            if not isinstance(weights, Mapping) and (found.steerable or weights is not None):
                 example = {name: round(1 / len(names), 2) for name in names}
                 raise SipoError(f"weights is {kind_of(weights)}; give a share for each objective, such as {example}")
-            weight = as_weight(weights, names, "weights")
+            weight = (1 / len(names),) * len(names) if weights is None else as_weight(weights, names, "weights")
+            if not found.steerable:
+                return AlignedModel(self, None, method, found.at(weight))
             return AlignedModel(self, dict(zip(names, weight, strict=True)), method, found.at(weight))
 
     def _method(self, name: str) -> Method:
