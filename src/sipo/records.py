@@ -24,7 +24,7 @@ class Sample:
     index: int
     """Which of the samples at this prompt and weight."""
     response: str
-    tokens: list[int]
+    tokens: tuple[int, ...]
     finished: bool
     """False where the length limit cut it."""
 
@@ -39,7 +39,7 @@ class Refinement:
     sample: str
     review: str
     rewrite: str
-    rewrite_tokens: list[int]
+    rewrite_tokens: tuple[int, ...]
     rewrite_finished: bool
     gains: dict[str, float]
     """Implicit reward of the rewrite less that of the sample, by objective; positive is better."""
@@ -58,7 +58,7 @@ class Candidate:
     weights: dict[str, float]
     index: int
     response: str
-    tokens: list[int]
+    tokens: tuple[int, ...]
     length: int
     rewards: dict[str, float | None]
     """By judge, which depends on the filter's rule: implicit rewards of policies and soups; larger is better."""

@@ -18,6 +18,7 @@ from sipo.config import Config
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
 from sipo.declare.stage import Stage
+from sipo.disk.once import ids
 from sipo.disk.run import moment_of
 from sipo.engines import Engine, Span, opened
 from sipo.errors import SipoError
@@ -150,7 +151,7 @@ class Site:
                 prompt, responses = self.codec.encode_row(row)
             except SipoError as error:
                 raise SipoError(f"{self.config.data.path} row {number}: {error}") from None
-            groups[row.id] = Group(tuple(prompt), tuple(map(tuple, responses)))
+            groups[row.id] = Group(ids(prompt), tuple(map(ids, responses)))
         return groups
 
     @property

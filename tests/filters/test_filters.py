@@ -89,11 +89,11 @@ def test_the_pool_says_who_may_be_chosen(pool: str, expected: int) -> None:
 def test_the_keep_rule_puts_a_rewrite_in_the_place_of_its_sample() -> None:
     row = Row((Message("user", "q"),), ("a", "b"), {"x": 0, "y": 1})
     halves = {"x": 0.5, "y": 0.5}
-    samples = [Sample(row.key, halves, i, f"s{i}", [i, 9], True) for i in range(2)]
+    samples = [Sample(row.key, halves, i, f"s{i}", (i, 9), True) for i in range(2)]
     gains = {"x": 1.0, "y": -1.0}
     refinements = [
-        Refinement(row.key, halves, 0, "s0", "", "r0", [7, 9], True, gains, "rewrite"),
-        Refinement(row.key, halves, 1, "s1", "", "r1", [8, 9], True, gains, "sample"),
+        Refinement(row.key, halves, 0, "s0", "", "r0", (7, 9), True, gains, "rewrite"),
+        Refinement(row.key, halves, 1, "s1", "", "r1", (8, 9), True, gains, "sample"),
     ]
     (found,) = contests([row], {row.id: Group((1,), ((2,), (3,)))}, samples, refinements)
     kept = {each.response for each, may in zip(found.contenders, found.eligible("kept"), strict=True) if may}
@@ -105,8 +105,8 @@ def test_the_keep_rule_puts_a_rewrite_in_the_place_of_its_sample() -> None:
 def test_equal_texts_compete_once_and_empty_ones_not_at_all() -> None:
     row = Row((Message("user", "q"),), ("a", "b"), {"x": 0, "y": 1})
     halves = {"x": 0.5, "y": 0.5}
-    samples = [Sample(row.key, halves, i, text, [5, 9], True) for i, text in enumerate(["same", "same"])]
-    samples.append(Sample(row.key, halves, 2, "", [9], True))
+    samples = [Sample(row.key, halves, i, text, (5, 9), True) for i, text in enumerate(["same", "same"])]
+    samples.append(Sample(row.key, halves, 2, "", (9,), True))
     (found,) = contests([row], {row.id: Group((1,), ((2,), (3,)))}, samples, [])
     assert [each.response for each in found.contenders] == ["same"]
 

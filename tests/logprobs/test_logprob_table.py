@@ -4,15 +4,20 @@ import random
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import sipo.logprobs.table
+from sipo.disk.journal import Journal
 from sipo.errors import SipoError
+from sipo.logprobs.encoded import Encoded
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable
+from sipo.progress import Progress
 
 MODELS = ["reference", "policy:a", "policy:b", "soup:0.5,0.5"]
 
@@ -126,3 +131,70 @@ def test_memory_grows_with_the_tokens_and_not_with_the_models(tmp_path: Path) ->
     assert large / 2000 < 2000
     many, _ = weighed(200, [f"policy:{i}" for i in range(40)])
     assert many < large + 2000 * 36 * 8 * 1.5
+
+
+def test_encoded_rows_are_the_groups_that_were_put_in() -> None:
+    """Prompts shared and alone, responses of any length, none among them, ids up to 2^31."""
+    draw = random.Random(0)
+    encoded, groups = Encoded(), {}
+    prompts = {f"p{at}": tuple(draw.choices(range(2**31), k=1 + at)) for at in range(5)}
+    for at in range(40):
+        prompt = f"p{draw.randrange(5)}"
+        responses = tuple(tuple(draw.choices(range(300), k=draw.randrange(4))) for _ in range(2))
+        if not encoded.knows(prompt):
+            encoded.add_prompt(prompt, prompts[prompt])
+        encoded.add(f"r{at}", prompt, responses)
+        groups[f"r{at}"] = Group(prompts[prompt], responses)
+    assert {name: encoded[name] for name in groups} == groups
+    assert "r0" in encoded and "r40" not in encoded
+    with pytest.raises(KeyError):
+        encoded["r40"]
+
+
+class Counting:
+    """An engine of numbers, which breaks off after so many."""
+
+    def __init__(self, breaks: int | None = None) -> None:
+        self.asked: list[int] = []
+        self.left = breaks
+
+    def score(self, span: Any, requests: Any, done: Any = ()) -> Iterator[tuple[int, float]]:
+        self.asked.append(len(requests) - len(done))
+        for unit in reversed([unit for unit in range(len(requests)) if unit not in done]):
+            if self.left == 0:
+                raise InterruptedError
+            self.left = None if self.left is None else self.left - 1
+            prompt, response, mixture = requests[unit]
+            yield unit, -float(sum(prompt) * 31 + sum(response) + 1000 * mixture.points[0][0])
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 10**6])
+@pytest.mark.parametrize("breaks", [None, 0, 20])
+def test_what_is_lacking_is_asked_for_part_by_part(
+    at_once: int, breaks: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups with responses in common, some of them known: the same values however they are cut up, and after a break."""
+    monkeypatch.setattr(sipo.logprobs.table, "AT_ONCE", at_once)
+    span: Any = SimpleNamespace(moves=lambda point: point[0] > 0, policies=(0, 0))
+    made = list(groups(6, 4, seed=3))
+    made += [Group(each.prompt, (*each.responses[2:], (99,))) for each in made[:3]]
+    models = {"reference": (0.0, 0.0), "a": (1.0, 0.0), "b": (0.5, 0.5), "still": (0.0, 1.0)}
+
+    def table() -> LogprobTable:
+        known = LogprobTable()
+        known.put("a", made[0], [-1.0] * 4)
+        return known
+
+    if breaks is not None:
+        with pytest.raises(InterruptedError):
+            table().fill(Counting(breaks), span, made, models, Journal(tmp_path, "units", Progress()))  # type: ignore[arg-type]
+    engine, found = Counting(), table()
+    found.fill(engine, span, made, models, Journal(tmp_path, "units", Progress()))  # type: ignore[arg-type]
+    assert sum(engine.asked) == 3 * (6 * 4 + 3) - 4 - (breaks or 0)
+    assert all(each <= max(at_once + 3 * 5, 0) for each in engine.asked)
+    for group in made:
+        values = found.of(group, ["a", "b", "reference", "still"])
+        for y, (a, b, reference, still) in zip(group.responses, values.tolist(), strict=True):
+            base = -float(sum(group.prompt) * 31 + sum(y))
+            known = group.prompt == made[0].prompt and y in made[0].responses
+            assert [a, b, reference, still] == [-1.0 if known else base - 1000, base - 500, base, base]

@@ -309,7 +309,7 @@ def test_an_original_is_never_chosen(finished: Finished, tmp_path: Path) -> None
             {"detail": 0.5, "brevity": 0.5},
             i,
             row.responses[i],
-            list(task.group(row).responses[i]),
+            task.group(row).responses[i],
             True,
         )
         for row in worked_rows(task)
@@ -487,6 +487,6 @@ def test_sampling_without_conflicts_says_so(make_settings: Callable[[Path], dict
 def test_tables_keep_every_character(tmp_path: Path) -> None:
     """A model writes any Unicode, line separators included; one record stays one line."""
     text = "a\x85b\u2028c\u2029d\x1ce\r\nf\x00\U0001f600"
-    records = [Refinement(text, {"x": 1.0}, 0, text, text, text, [1], True, {"x": -0.1}, "sample")] * 2
+    records = [Refinement(text, {"x": 1.0}, 0, text, text, text, (1,), True, {"x": -0.1}, "sample")] * 2
     write_records(tmp_path / "records.jsonl", records)
     assert read_records(tmp_path / "records.jsonl", Refinement) == records

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sipo.disk.content import flaw_in, seal_of, short_digest
 from sipo.disk.damage import note
+from sipo.disk.once import parse
 from sipo.disk.publishing import remove, replacing, sync
 from sipo.progress import Progress
 
@@ -82,7 +83,7 @@ def in_any_order(
     path.parent.mkdir(parents=True, exist_ok=True)
     finished, synced = _finished(path, count, writes), time.monotonic()
     tracked = progress.track(journal.label or journal.name, count, done=len(finished))
-    with tracked as advance, path.open("ab") as stream, closing(work(finished.keys())) as results:
+    with tracked as advance, path.open("ab") as stream, closing(work(finished)) as results:
         for number, result in results:
             entry = {"result": result}
             if writes:
@@ -96,8 +97,8 @@ def in_any_order(
             advance(1)
         os.fsync(stream.fileno())
     # Read back what was written, so that a resumed run and an undisturbed one go on from the same values.
-    finished = _finished(path, count, None)
-    return [finished[number] for number in range(count)]
+    del finished
+    return _finished(path, count, None).results
 
 
 def _line(number: int, entry: dict[str, Any]) -> bytes:
@@ -106,27 +107,59 @@ def _line(number: int, entry: dict[str, Any]) -> bytes:
     return short_digest(body).encode() + b" " + body + b"\n"
 
 
-def _finished(path: Path, count: int, writes: Callable[[int], Path] | None) -> dict[int, Any]:
-    """The results of the units whose lines, and whatever else they wrote, are whole, by number.
+class _Finished(Collection[int]):
+    """The numbers of the units that are done, of so many, and what each gave."""
+
+    def __init__(self, count: int) -> None:
+        self.results: list[Any] = [_NOT_YET] * count
+        self.done = 0
+
+    def __len__(self) -> int:
+        return self.done
+
+    def __contains__(self, number: Any) -> bool:
+        return 0 <= number < len(self.results) and self.results[number] is not _NOT_YET
+
+    def __iter__(self) -> Iterator[int]:
+        return (number for number, result in enumerate(self.results) if result is not _NOT_YET)
+
+    def add(self, number: int, result: Any) -> None:
+        self.done += self.results[number] is _NOT_YET
+        self.results[number] = result
+
+
+_NOT_YET = object()
+
+
+def _finished(path: Path, count: int, writes: Callable[[int], Path] | None) -> _Finished:
+    """The units whose lines, and whatever else they wrote, are whole.
 
     What is not is told of and cut out, a line that a crash tore included.
     """
-    if not path.exists():
-        return {}
-    *lines, torn = path.read_bytes().split(b"\n")
-    whole: dict[int, bytes] = {}
-    results: dict[int, Any] = {}
-    for line in lines:
-        check, _, body = line.partition(b" ")
-        if short_digest(body).encode() != check:
-            continue
-        number, _, text = body.partition(b" ")
-        unit, entry = int(number), json.loads(text)
-        if unit < count and not (writes and flaw_in(writes(unit), entry.get("wrote", {}), every_byte=True)):
-            whole[unit], results[unit] = line + b"\n", entry["result"]
-    if torn or len(whole) < len(lines):
-        lost = len(lines) - len(whole) + bool(torn)
-        note(f"{path}: {lost} of {len(lines) + bool(torn)} lines are torn or damaged; their units are done again")
+    finished, lines = _Finished(count), 0
+    for _, number, result in _lines(path, count, writes):
+        lines += 1
+        if number is not None:
+            finished.add(number, result)
+    if lost := lines - len(finished):
+        note(f"{path}: {lost} of {lines} lines are torn or damaged; their units are done again")
+        whole = {number: line for line, number, _ in _lines(path, count, writes) if number is not None}
         with replacing(path) as scratch:
             scratch.write_bytes(b"".join(whole.values()))
-    return results
+    return finished
+
+
+def _lines(path: Path, count: int, writes: Callable[[int], Path] | None) -> Iterator[tuple[bytes, int | None, Any]]:
+    """Each line, with its unit's number and result where it is whole."""
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for line in stream:
+            check, _, body = line.removesuffix(b"\n").partition(b" ")
+            if not line.endswith(b"\n") or short_digest(body).encode() != check:
+                yield line, None, None
+                continue
+            number, _, text = body.partition(b" ")
+            unit, entry = int(number), parse(text.decode())
+            whole = unit < count and not (writes and flaw_in(writes(unit), entry.get("wrote", {}), every_byte=True))
+            yield (line, unit, entry["result"]) if whole else (line, None, None)

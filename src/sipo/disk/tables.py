@@ -3,14 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sipo.disk.damage import DamageError, reading
+from sipo.disk.once import alike, named, parse
 from sipo.disk.publishing import replacing
 
 Record = TypeVar("Record")
@@ -63,28 +64,45 @@ def check_of(value: Mapping[str, Any]) -> str:
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
-    """One JSON line a record; records are dataclasses or mappings."""
-    plain = (record if isinstance(record, Mapping) else asdict(record) for record in records)
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in plain))
+    """One JSON line a record, as they come; records are mappings, or dataclasses that hold what JSON does."""
+    with replacing(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            plain = (
+                record
+                if isinstance(record, Mapping)
+                else {each.name: getattr(record, each.name) for each in fields(record)}
+            )
+            file.write(json.dumps(plain, ensure_ascii=False) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The mappings that `write_records` wrote."""
-    with reading(path):
-        *lines, rest = path.read_text(encoding="utf-8").split(
-            "\n"
-        )  # splitlines would also split at U+2028 and the like
-        if rest:
-            raise DamageError(path, "its last line is cut")
-        return [dict(json.loads(line)) for line in lines]
+    return list(_lines(path))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with reading(path), path.open(encoding="utf-8", newline="\n") as file:  # U+2028 and the like end no line
+        for line in file:
+            if not line.endswith("\n"):
+                raise DamageError(path, "its last line is cut")
+            yield dict(parse(line))
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """The dataclasses that `write_records` wrote."""
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    records = read_lines(path)
-    with reading(path):
-        return [kind(**{k: v for k, v in record.items() if k in names}) for record in records]
+    """The dataclasses that `write_records` wrote; what one has in common with the one before it is held once."""
+    kinds = {field.name: get_origin(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    records: list[Record] = []
+    before: dict[str, Any] = {}
+    for line in _lines(path):
+        with reading(path):
+            given = {
+                name: tuple(value) if kinds[name] is tuple else alike(named(value), before.get(name))
+                for name, value in line.items()
+                if name in kinds
+            }
+            records.append(kind(**given))
+        before = given
+    return records
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

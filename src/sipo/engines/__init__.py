@@ -9,6 +9,7 @@ from sipo.bank import Bank
 from sipo.commands import install_extra
 from sipo.decoding import Generated, Request
 from sipo.disk.journal import Journal, Results, in_any_order
+from sipo.disk.once import ids
 from sipo.engines.interface import Engine, Span
 from sipo.engines.local import Local
 from sipo.engines.pool import Pool
@@ -68,7 +69,6 @@ def answer(
 
     results = in_any_order(journal, len(distinct), work)
     answers = {
-        request: Generated(tuple(tokens), finished)
-        for request, (tokens, finished) in zip(distinct, results, strict=True)
+        request: Generated(ids(tokens), finished) for request, (tokens, finished) in zip(distinct, results, strict=True)
     }
     return [answers[request] for request in requests]

@@ -5,9 +5,9 @@ a batch change the last bits. A batch is a function of a bank, whole in itself: 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sipo.bank import Bank
 from sipo.bank.policy import Point
@@ -20,6 +20,7 @@ from sipo.settings import Decoding, Execution
 
 Units = tuple[int, ...]
 """Indices of the requests that a batch is of."""
+Value = TypeVar("Value")
 Batch = Callable[[Bank], Sequence[Any]]
 """Called with the bank, its span mounted: a result for each unit. Its `str` says what it does, for errors."""
 
@@ -59,15 +60,20 @@ class Mixed:
     requests: Sequence[ScoreRequest]
 
     def __call__(self, bank: Bank) -> list[float]:
-        responses = tuple(dict.fromkeys(each.response for each in self.requests))
-        mixtures = list(dict.fromkeys(each.mixture for each in self.requests))
-        found = mixture_logprobs(bank, Group(self.requests[0].prompt, responses), mixtures)
-        return [found[mixtures.index(each.mixture)][responses.index(each.response)] for each in self.requests]
+        responses = _numbered(each.response for each in self.requests)
+        mixtures = _numbered(each.mixture for each in self.requests)
+        found = mixture_logprobs(bank, Group(self.requests[0].prompt, tuple(responses)), list(mixtures))
+        return [found[mixtures[each.mixture]][responses[each.response]] for each in self.requests]
 
     def __str__(self) -> str:
         points = {point for each in self.requests for point in each.mixture.points}
         longest = max(len(each.response) for each in self.requests)
         return f"scored {len(self.requests)} responses of up to {longest} tokens under mixtures of {len(points)} points"
+
+
+def _numbered(values: Iterable[Value]) -> dict[Value, int]:
+    """The different ones in order of appearance, with their places."""
+    return {value: place for place, value in enumerate(dict.fromkeys(values))}
 
 
 def knee(bank: Bank) -> tuple[int | None]:

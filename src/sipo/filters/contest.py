@@ -99,10 +99,9 @@ def _by_prompt(
 
     for s in samples:
         stands = _place(s) not in replaced
-        add(Contender("sample", s.weights, s.index, s.response, tuple(s.tokens), stands), s.prompt)
+        add(Contender("sample", s.weights, s.index, s.response, s.tokens, stands), s.prompt)
     for r in refinements:
-        rewrite = tuple(r.rewrite_tokens)
-        add(Contender("rewrite", r.weights, r.index, r.rewrite, rewrite, r.kept == "rewrite"), r.prompt)
+        add(Contender("rewrite", r.weights, r.index, r.rewrite, r.rewrite_tokens, r.kept == "rewrite"), r.prompt)
     return pool
 
 

@@ -6,7 +6,9 @@ A row is a response to a prompt, both as token ids; a column is a model, named `
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
+from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,8 @@ SEQUENCES = ("prompt_tokens", "response_tokens")
 """The first columns on disk; every other is a model's, in float64, null where it was not asked."""
 BATCH = 2048
 """Rows that are written and read at one time."""
+AT_ONCE = 1 << 18
+"""Responses and models that an engine is asked for at one time, at least where there are so many."""
 LOWER = "lower align.lr and make it anew, or take another model.dtype"
 """The way out where a policy's numbers overflow."""
 
@@ -156,24 +160,14 @@ class LogprobTable:
         by_prompt: dict[Tokens, dict[Tokens, None]] = {}
         for group in groups:
             by_prompt.setdefault(group.prompt, {}).update(dict.fromkeys(group.responses))
-        mixtures = {name: at_soup(point) for name, point in asked.items()}
-        missing = [
-            (model, lacking)
-            for prompt, responses in by_prompt.items()
-            for model, lacking in self._missing(Group(prompt, tuple(responses)), list(asked))
-        ]
-        requests = [
-            ScoreRequest(lacking.prompt, response, mixtures[model])
-            for model, lacking in missing
-            for response in lacking.responses
-        ]
-
-        def work(done: Collection[int]) -> Results:
-            yield from engine.score(span, requests, done)
-
-        scored = iter(in_any_order(journal, len(requests), work))
-        for model, lacking in missing:
-            self.put(model, lacking, [next(scored) for _ in lacking.responses])
+        wanted = [Group(prompt, tuple(responses)) for prompt, responses in by_prompt.items()]
+        lacking = [self._lacking(group, list(asked)) for group in wanted]
+        work = partial(_scores, engine, span, wanted, lacking, list(asked.values()))
+        scored = iter(in_any_order(journal, sum(map(np.count_nonzero, lacking)), work))
+        for group, absent in zip(wanted, lacking, strict=True):
+            for model, mine in zip(asked, absent, strict=True):
+                responses = tuple(compress(group.responses, mine))
+                self.put(model, Group(group.prompt, responses), list(islice(scored, len(responses))))
         for model in still:
             for group in groups if model != REFERENCE else ():
                 self.put(model, group, self.of(group, [REFERENCE])[:, 0])
@@ -236,16 +230,10 @@ class LogprobTable:
             values[: before[0], : before[1]] = self._values
             self._values = values
 
-    def _missing(self, group: Group, models: Sequence[str]) -> Iterator[tuple[str, Group]]:
-        """For each model, those of the responses that it has not scored."""
-        columns = [self._column(model) for model in models]
-        rows = self._rows(group)
-        absent = np.isnan(self._values[rows[:, None], columns])
-        for model, wanting in zip(models, absent.T, strict=True):
-            yield (
-                model,
-                Group(group.prompt, tuple(y for y, wanted in zip(group.responses, wanting, strict=True) if wanted)),
-            )
+    def _lacking(self, group: Group, models: Sequence[str]) -> NDArray[np.bool_]:
+        """[model, response]: what has not been scored."""
+        rows, columns = self._rows(group), [self._column(model) for model in models]
+        return np.isnan(self._values[rows[:, None], columns]).T
 
     def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         prompts = self._prompts.lists()
@@ -255,6 +243,31 @@ class LogprobTable:
             values = [pa.array(column, from_pandas=True) for column in self._values[start:stop].T]
             sequences = [prompts.take(numbers), self._responses.lists(start, stop)]
             yield pa.RecordBatch.from_arrays([*sequences, *values], schema=schema)
+
+
+def _scores(
+    engine: "Engine",
+    span: "Span",
+    groups: Sequence[Group],
+    lacking: Sequence[NDArray[np.bool_]],
+    points: Sequence[Point],
+    done: Collection[int],
+) -> Results:
+    """What is lacking, by number, of about so many responses at a time."""
+    mixtures, start = [at_soup(point) for point in points], 0
+    requests: list[ScoreRequest] = []
+    for place, (group, absent) in enumerate(zip(groups, lacking, strict=True), start=1):
+        requests += (
+            ScoreRequest(group.prompt, response, mixture)
+            for mixture, mine in zip(mixtures, absent, strict=True)
+            for response in compress(group.responses, mine)
+        )
+        if len(requests) < AT_ONCE and place < len(groups):
+            continue
+        known = {number for number in range(len(requests)) if start + number in done}
+        for number, score in engine.score(span, requests, known) if len(known) < len(requests) else ():
+            yield start + number, score
+        start, requests = start + len(requests), []
 
 
 def _bytes(tokens: Tokens) -> bytes:

@@ -4,6 +4,7 @@ Arrays are rewards, larger is better; letters name axes: C candidates, R rewards
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,9 +60,15 @@ def reasons(
         for at, judge in enumerate(judges):
             mine, theirs = candidate_R[at], original[at]
             if margins_R is None and not mine > theirs:
-                found.append(f"no better than response_{o} for {judge}")
+                found.append(_why("no better than", o, judge))
             elif margins_R is not None and not mine - theirs >= -margins_R[at]:
-                found.append(f"worse than response_{o} for {judge}")
+                found.append(_why("worse than", o, judge))
         if margins_R is not None and not (candidate_R > original).any():
             found.append(f"better than response_{o} for no judge")
     return found
+
+
+@cache
+def _why(how: str, original: int, judge: str) -> str:
+    """One text for all candidates, of which most have many."""
+    return f"{how} response_{original} for {judge}"

@@ -49,7 +49,7 @@ def write_answers(task: Task, folder: Path, *, method: str, weight: Weight, **in
     ]
     answers = written(task, list(aligned.adapters), requests, Journal(folder, "answers", task.progress))
     samples = [
-        Sample(row.key, shares, 0, task.codec.decode(a.tokens), list(a.tokens), a.finished)
+        Sample(row.key, shares, 0, task.codec.decode(a.tokens), a.tokens, a.finished)
         for (row, _, shares), a in zip(plan, answers, strict=True)
     ]
     write_records(folder / "samples.jsonl", samples)
@@ -150,7 +150,7 @@ def _groups(task: Task, rows: Sequence[Row], samples: Sequence[Sample]) -> list[
     """Of every prompt the method's answer and the base model's."""
     found: dict[str, dict[bool, tuple[int, ...]]] = {}
     for each in samples:
-        found.setdefault(each.prompt, {})[bool(each.weights)] = tuple(each.tokens)
+        found.setdefault(each.prompt, {})[bool(each.weights)] = each.tokens
     return [
         Group(task.prompt_tokens(row), (found[row.key][True], found[row.key][False]))
         for row in one_row_a_prompt([*rows])

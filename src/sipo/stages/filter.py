@@ -82,7 +82,7 @@ def filter(
 
 def chosen_responses(candidates: list[Candidate]) -> dict[str, tuple[int, ...]]:
     """y_c as token ids, by row id."""
-    return {each.row: tuple(each.tokens) for each in candidates if each.fate == CHOSEN}
+    return {each.row: each.tokens for each in candidates if each.fate == CHOSEN}
 
 
 def _records(contest: Contest, decision: Decision) -> list[Candidate]:
@@ -92,8 +92,8 @@ def _records(contest: Contest, decision: Decision) -> list[Candidate]:
     return [
         Candidate(
             contest.row.id, contest.row.key, each.source, each.weights, each.index, each.response,
-            list(each.tokens), len(each.tokens), rewards[ORIGINALS + at],
-            dict(originals), or_none(means[at]), decision.fates[at],
+            each.tokens, len(each.tokens), rewards[ORIGINALS + at],
+            originals, or_none(means[at]), decision.fates[at],
             None if decision.estimates is None else or_none(float(decision.estimates[at])), list(decision.reasons[at]),
         )
         for at, each in enumerate(contest.contenders)

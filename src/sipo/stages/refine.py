@@ -13,6 +13,7 @@ from sipo.bank import Policy
 from sipo.data import Row
 from sipo.decoding import Generated, Request, at_mod, seed_of
 from sipo.disk.journal import Journal
+from sipo.disk.once import ids
 from sipo.disk.tables import write_records
 from sipo.engines import Engine, Span, answer
 from sipo.errors import SipoError
@@ -72,7 +73,7 @@ def refine(
     refinements = []
     for each, review, rewrite in zip(samples, review_texts, rewrites, strict=True):
         prompt = task.prompt_tokens(prompts[each.prompt])
-        gains = _gains(task, table, Group(prompt, (tuple(each.tokens), rewrite.tokens)))
+        gains = _gains(task, table, Group(prompt, (each.tokens, rewrite.tokens)))
         text = task.codec.decode(rewrite.tokens)
         kept: Literal["rewrite", "sample"] = (
             "rewrite" if text and any(gain > 0 for gain in gains.values()) else "sample"
@@ -80,7 +81,7 @@ def refine(
         refinements.append(
             Refinement(
                 each.prompt, each.weights, each.index, each.response, review,
-                text, list(rewrite.tokens), rewrite.finished, gains, kept,
+                text, rewrite.tokens, rewrite.finished, gains, kept,
             )
         )  # fmt: skip
     write_records(folder / "refinements.jsonl", refinements)
@@ -109,7 +110,7 @@ def encode(
     lead_in = task.codec.encode_text(template.lead_in) if template.lead_in else []
     room = task.backbone.context - new_tokens - len(lead_in)
     try:
-        return (*task.codec.encode_prompt(rendered, limit=room), *lead_in)
+        return ids((*task.codec.encode_prompt(rendered, limit=room), *lead_in))
     except SipoError as error:
         raise type(error)(
             f"{template.name} template: {error}".replace("data.max_prompt_tokens", "the model's context")
@@ -127,7 +128,7 @@ def _score(
 ) -> LogprobTable:
     table = LogprobTable()
     groups = [
-        Group(task.prompt_tokens(prompts[each.prompt]), (tuple(each.tokens), rewrite.tokens))
+        Group(task.prompt_tokens(prompts[each.prompt]), (each.tokens, rewrite.tokens))
         for each, rewrite in zip(samples, rewrites, strict=True)
     ]
     models = {REFERENCE: (0.0,) * len(task.objectives), **policy_points(task.objectives)}

@@ -36,7 +36,7 @@ def sample(task: Task, policies: list[Policy], folder: Path, *, round: int = 1) 
     ]
     answers = written(task, policies, requests, Journal(folder, "sample", task.progress))
     samples = [
-        Sample(row.key, named(task, weight), index, task.codec.decode(a.tokens), list(a.tokens), a.finished)
+        Sample(row.key, named(task, weight), index, task.codec.decode(a.tokens), a.tokens, a.finished)
         for (row, weight, index), a in zip(plan, answers, strict=True)
     ]
     write_records(folder / "samples.jsonl", samples)
