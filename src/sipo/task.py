@@ -18,11 +18,11 @@ from sipo.config import Config
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
 from sipo.declare.stage import Stage
-from sipo.disk.once import ids
 from sipo.disk.run import moment_of
 from sipo.engines import Engine, Span, opened
 from sipo.errors import SipoError
 from sipo.graph.view import View
+from sipo.logprobs.encoded import Encoded
 from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
@@ -139,19 +139,20 @@ class Site:
         return Codec.of(self.backbone, self.config.model, data.max_prompt_tokens, data.max_response_tokens, self.moment)
 
     @cached_property
-    def groups(self) -> dict[str, Group]:
-        """Each row's prompt and its two responses as token ids, by row id."""
-        groups, used = {}, {row.id for part in vars(self.splits).values() for row in part}
+    def groups(self) -> Encoded:
+        """Each row's prompt and its two responses, by row id and the prompt's key."""
+        groups, used = Encoded(), {row.id for part in vars(self.splits).values() for row in part}
         _ = self.codec  # that the settings do not fit the model is no row's fault
         self.progress.begin(f"encoding {quantity(len(self.rows), 'row')}")
         for number, row in enumerate(self.rows, start=1):
             if row.id not in used:
                 continue
             try:
-                prompt, responses = self.codec.encode_row(row)
+                if not groups.knows(row.key):
+                    groups.add_prompt(row.key, self.codec.encode_prompt(row.prompt))
+                groups.add(row.id, row.key, map(self.codec.encode_response, row.responses))
             except SipoError as error:
                 raise SipoError(f"{self.config.data.path} row {number}: {error}") from None
-            groups[row.id] = Group(ids(prompt), tuple(map(ids, responses)))
         return groups
 
     @property

@@ -15,7 +15,6 @@ import torch
 from families import llama_writer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sipo.data import Row
 from sipo.disk.appearing import appearing
 from sipo.disk.locking import alone
 from sipo.errors import SipoError
@@ -58,13 +57,6 @@ def test_what_was_generated_is_what_is_encoded(codec: Codec) -> None:
     assert len(codec.encode_response("warm")) < 6 and codec.encode_response("warm")[-1] in codec.stops
     assert codec.decode(codec.encode_response("the sun")) == "the sun"
     assert codec.decode(codec.closing) == ""
-
-
-def test_a_row_is_a_prompt_and_two_responses(codec: Codec) -> None:
-    row = Row((Message("user", "why?"),), ("warm", "dark"), {"detail": 1})
-    prompt, responses = codec.encode_row(row)
-    assert prompt == codec.encode_prompt(row.prompt)
-    assert responses == [codec.encode_response("warm"), codec.encode_response("dark")]
 
 
 def test_a_prompt_over_the_limit_is_named(codec: Codec) -> None:

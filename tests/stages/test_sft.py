@@ -41,7 +41,8 @@ def test_what_is_learned_is_what_the_codec_writes(settings: dict[str, Any], tmp_
     examples = demonstrations(task)
     expected = []
     for row in task.splits.train:
-        prompt, responses = task.codec.encode_row(row)
+        prompt = task.codec.encode_prompt(row.prompt)
+        responses = list(map(task.codec.encode_response, row.responses))
         assert all(len(response) < task.codec.max_response_tokens for response in responses)
         expected += [(prompt, response) for response in responses]
     assert sorted(examples) == sorted({(tuple(p), tuple(r)) for p, r in expected})

@@ -13,11 +13,12 @@ checks all of it, so that nothing later has to.
 """
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cached_property
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ from sipo.message import Message
 COLUMNS = ("prompt", "response_0", "response_1", "preferred")
 
 
-@dataclass(frozen=True)
+NOTHING: Mapping[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One comparison; `preferred` maps each objective to the index of the better response, 0 or 1, or None.
 
@@ -49,18 +53,24 @@ class Row:
     preferred: dict[str, int | None]
     split: Split | None = None
     """Where the data set has put the prompt; None leaves it to the run."""
-    unread: Mapping[str, int] = field(default_factory=dict, compare=False)
+    unread: Mapping[str, int] = field(default_factory=lambda: NOTHING, compare=False)
     """Columns that stood beside it and that nobody reads, with a digest of each (`sipo.data.columns`)."""
+    _key: str = field(default="", init=False, repr=False, compare=False)
+    _id: str = field(default="", init=False, repr=False, compare=False)
 
-    @cached_property
+    @property
     def key(self) -> str:
         """Names the prompt: 16 hex digits, the same for a plain string and that text as one user message."""
-        return key_of(self.prompt)
+        if not self._key:
+            object.__setattr__(self, "_key", key_of(self.prompt))
+        return self._key
 
-    @cached_property
+    @property
     def id(self) -> str:
         """Names the comparison, whatever its labels: 16 hex digits of the prompt and both responses."""
-        return short_digest("\x1f".join((self.key, *self.responses)))
+        if not self._id:
+            object.__setattr__(self, "_id", short_digest("\x1f".join((self.key, *self.responses))))
+        return self._id
 
     @property
     def text(self) -> str:
@@ -110,16 +120,16 @@ def read_rows(path: Path, objectives: Sequence[str] | None = None) -> list[Row]:
     """
     path = Path(path)
     rows: list[Row] = []
-    places: list[str] = []
+    prompts: dict[tuple[Message, ...], tuple[Message, ...]] = {}
     labelled: Counter[frozenset[str]] = Counter()
     for place, record in read_records(path):
         try:
-            rows.append(_parse_row(record, objectives))
+            row = _parse_row(record, objectives)
         except UnusableError as why:
             raise SipoError(f"{path} {place}: {why}; mend it or leave the row out") from None
         except SipoError as problem:
             raise SipoError(f"{path} {place}: {problem}") from None
-        places.append(place)
+        rows.append(replace(row, prompt=prompts.setdefault(row.prompt, row.prompt)))
         labelled[frozenset(name for name, label in record["preferred"].items() if label is not None)] += 1
     check_spelling(str(path), labelled)
     if not rows:
@@ -130,10 +140,18 @@ def read_rows(path: Path, objectives: Sequence[str] | None = None) -> list[Row]:
         raise SipoError(f'{path}: no row names an objective; label them, such as "preferred": {{"helpful": 0}}')
     for name in names:
         _check_objective(path, name, known, rows)
-    rows = [replace(row, preferred={name: row.preferred.get(name) for name in names}) for row in rows]
-    _check_contradictions(path, places, rows)
-    _check_splits(path, places, rows)
+    same: dict[tuple[int | None, ...], dict[str, int | None]] = {}
+    for at, row in enumerate(rows):
+        labels = tuple(map(row.preferred.get, names))
+        rows[at] = replace(row, preferred=same.setdefault(labels, dict(zip(names, labels, strict=True))))
+    _check_contradictions(path, rows)
+    _check_splits(path, rows)
     return rows
+
+
+def _place(path: Path, number: int) -> str:
+    """Where the record of so many before it stands: told of errors alone, so it is looked for, not kept."""
+    return next(islice((place for place, _ in read_records(path)), number, None))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -169,7 +187,7 @@ def _parse_row(record: object, objectives: Collection[str] | None) -> Row:
     if texts[0].strip() == texts[1].strip():
         raise SipoError("response_0 and response_1 are identical; leave the row out, it compares nothing")
     preferred = _labels(columns["preferred"], objectives)
-    return Row(prompt, (texts[0], texts[1]), preferred, split, columns.unread)
+    return Row(prompt, (texts[0], texts[1]), preferred, split, columns.unread or NOTHING)
 
 
 def _schema_hint(columns: Collection[str]) -> str:
@@ -204,29 +222,34 @@ def _check_objective(path: Path, name: str, known: Sequence[str], rows: Sequence
         raise SipoError(f"{path}: objective `{name}` never differs, it is null in every row; label or remove it")
 
 
-def _check_contradictions(path: Path, places: Sequence[str], rows: Sequence[Row]) -> None:
+def _check_contradictions(path: Path, rows: Sequence[Row]) -> None:
     """The same two responses to a prompt, in either order, must not have opposite labels."""
-    seen: dict[tuple[tuple[Message, ...], tuple[str, ...], str], tuple[str, str]] = {}
-    for place, row in zip(places, rows, strict=True):
+    pairs = array("q", (hash((row.prompt, *sorted(map(str.strip, row.responses)))) for row in rows))
+    twice = {one for one, other in pairwise(sorted(pairs)) if one == other}
+    seen: dict[tuple[tuple[Message, ...], tuple[str, ...], str], tuple[int, str]] = {}
+    for number, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
+        if pair not in twice:
+            continue
         responses = [response.strip() for response in row.responses]
-        pair = tuple(sorted(responses))
         for name, label in row.preferred.items():
             if label is None:
                 continue
             winner = responses[label]
-            earlier, earlier_winner = seen.setdefault((row.prompt, pair, name), (place, winner))
-            if winner != earlier_winner:
+            earlier, other = seen.setdefault((row.prompt, tuple(sorted(responses)), name), (number, winner))
+            if winner != other:
                 way_out = f"`{name}` prefers the other of the same two responses; keep one of the rows"
-                raise SipoError(f"{path} {place}: contradicts {earlier}: {way_out}")
+                raise SipoError(f"{path} {_place(path, number)}: contradicts {_place(path, earlier)}: {way_out}")
 
 
-def _check_splits(path: Path, places: Sequence[str], rows: Sequence[Row]) -> None:
+def _check_splits(path: Path, rows: Sequence[Row]) -> None:
     """A prompt in two splits would be trained on and tested on."""
-    seen: dict[str, tuple[str, Split | None]] = {}
-    for place, row in zip(places, rows, strict=True):
-        earlier, split = seen.setdefault(row.key, (place, row.split))
+    if not any(row.split for row in rows):
+        return
+    seen: dict[tuple[Message, ...], int] = {}
+    for number, row in enumerate(rows):
+        split = rows[earlier := seen.setdefault(row.prompt, number)].split
         if split != row.split:
             raise SipoError(
-                f"{path} {place}: has the prompt of {earlier}, but the split {row.split or 'null'} and not "
-                f"{split or 'null'}; put all rows of a prompt into one split"
+                f"{path} {_place(path, number)}: has the prompt of {_place(path, earlier)}, but the split "
+                f"{row.split or 'null'} and not {split or 'null'}; put all rows of a prompt into one split"
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,9 +17,6 @@ from sipo.models.load import Backbone
 from sipo.models.plain import Plain, frame, within
 from sipo.models.template import ChatTemplate
 from sipo.settings import Model
-
-if TYPE_CHECKING:
-    from sipo.data import Row
 
 
 class TooLongError(SipoError):
@@ -188,9 +185,6 @@ class Codec:
     def ends(self, response: str) -> bool:
         """Whether it is short enough to be read whole, with the end token."""
         return len(self.encode_text(response)) + len(self.closing) <= self.max_response_tokens
-
-    def encode_row(self, row: "Row") -> tuple[list[int], list[list[int]]]:
-        return self.encode_prompt(row.prompt), [self.encode_response(response) for response in row.responses]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a response, without its end."""
