@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from benchmarks import floors
 from benchmarks.agreement import same_texts
@@ -12,6 +11,7 @@ from benchmarks.bench import Bench, Tokens
 from benchmarks.measure import Route
 from benchmarks.model import random_adapter
 from benchmarks.records import OURS, Agreement, Record
+from benchmarks.works.dpo import same_curves
 from benchmarks.works.ours import write
 from sipo.bank import Adapter, new_adapter
 from sipo.decoding import Request, at_mod
@@ -21,6 +21,7 @@ from sipo.training.loop import Example, Examples, Loss, train
 
 PAIRS, QUICK_PAIRS = 64, 16
 LR = 5e-4
+EPOCHS = 2
 
 
 def decoding(bench: Bench) -> list[Record]:
@@ -51,10 +52,10 @@ def decoding(bench: Bench) -> list[Record]:
 
 
 def dpo(bench: Bench) -> list[Record]:
-    """One policy, from references that are known."""
+    """A policy for each objective, two epochs each, from references that are known: states are kept over all of it."""
     settings = bench.settings
     count = QUICK_PAIRS if settings.quick else PAIRS
-    training = Training(epochs=1, batch_size=min(8, count // 2), lr=LR)
+    training = Training(epochs=EPOCHS, batch_size=min(8, count // 2), lr=LR)
     groups = bench.groups(count, 2, settings.new_tokens)
     examples = Examples([Example(group, (0.0, 0.0), ((0, 1, 1.0),)) for group in groups])
     starts = {
@@ -62,22 +63,36 @@ def dpo(bench: Bench) -> list[Record]:
         for layers in ("upper", "all")
     }
 
-    def trained(start: Adapter, _: object) -> Any:
-        recipe = Recipe(training, LR, settings.seed)
-        return train(bench.bank, start, examples, recipe, Loss(training.beta)).history[-1]["loss"]
+    def trained(start: Adapter, _: object) -> float:
+        bench.bank.kept.clear()
+        for objective in range(settings.n):
+            recipe = Recipe(training, LR, settings.seed + objective)
+            made = train(bench.bank, start, examples, recipe, Loss(training.beta))
+        return made.history[-1]["loss"]
 
-    routes = [
-        Route(OURS, partial(trained, starts["upper"]), holds=(bench.model,)),
-        Route("all-layers", partial(trained, starts["all"]), holds=(bench.model,)),
-    ]
-    tokens = sum(group.tokens for group in groups)
-    return bench.compare("upper-dpo", routes, tokens, lambda *_: Agreement(None, {}), pairs=count)
+    def own_rows(_: object) -> float:
+        with _sharing(bench, False):
+            return trained(starts["upper"], None)
+
+    def agreement(name: str, ours: float, theirs: float) -> Agreement:
+        if name == "all-layers":  # another policy
+            return Agreement(None, {})
+        return same_curves([[ours]], [[theirs]], bench.exact)
+
+    with _sharing(bench, True):
+        routes = [
+            Route(OURS, partial(trained, starts["upper"]), holds=(bench.model,)),
+            Route("own-rows", own_rows, holds=(bench.model,)),
+            Route("all-layers", partial(trained, starts["all"]), holds=(bench.model,)),
+        ]
+        tokens = settings.n * EPOCHS * sum(group.tokens for group in groups)
+        return bench.compare("upper-dpo", routes, tokens, agreement, pairs=count, epochs=EPOCHS)
 
 
 @contextmanager
 def _sharing(bench: Bench, shares: bool) -> Iterator[None]:
     """The bank was proven with adapters in all layers, which share nothing."""
-    before, bench.bank.routes = bench.bank.routes, replace(bench.bank.routes, shares=shares)
+    before, bench.bank.routes = bench.bank.routes, replace(bench.bank.routes, shares=shares, keeps=shares)
     try:
         yield
     finally:

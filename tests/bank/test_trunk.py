@@ -17,13 +17,14 @@ from transformers import PreTrainedTokenizerFast
 
 from sipo.bank import Adapter, Bank, load_adapter, new_adapter, save_adapter, soup
 from sipo.bank.adapter import decoder_of
+from sipo.bank.kept import Kept
 from sipo.bank.trunk import Sharing
 from sipo.decoding import Request, at_mod, at_soup, base
 from sipo.decoding.running import Answer, Running
 from sipo.errors import SipoError
 from sipo.logprobs.mixture import mixture_logprobs
-from sipo.logprobs.packing import Group
-from sipo.logprobs.score import score_rows
+from sipo.logprobs.packing import Group, pack
+from sipo.logprobs.score import response_logprobs, score_rows
 from sipo.models.load import Backbone
 from sipo.settings import Decoding, Lora
 
@@ -210,3 +211,45 @@ def test_adapters_of_different_layers_have_a_span() -> None:
     (souped, first, second), *others = scored
     for mine, (its,) in zip((souped, first, second), others, strict=True):
         assert [value for row in mine for value in row] == pytest.approx([v for row in its for v in row], abs=1e-4)
+
+
+@pytest.mark.parametrize(("family", "recomputes"), [*((each, False) for each in FAMILIES), ("llama", True)])
+def test_training_on_what_is_kept_has_the_same_gradient(family: str, recomputes: bool) -> None:
+    bank = Bank(bank_of(family).backbone, recomputes=recomputes)
+    policy = upper(family, 1).trainable_copy(bank.device)
+    groups = [[GROUP, OTHER, GROUP], [OTHER], [GROUP, OTHER, GROUP]]
+    gradients = []
+    for keeps in (True, False):
+        with bank.mounted([policy]):
+            if not keeps:
+                bank.routes = replace(bank.routes, keeps=False)
+            counting = counted(bank)
+            rows = next(counting)
+            for batch in groups:
+                packed = pack(batch, packs=bank.routes.packs)
+                points = torch.linspace(0.5, 1.5, len(batch))[:, None]
+                response_logprobs(bank, packed, points, again=True).square().sum().backward()
+            next(counting, None)
+        gradients.append([parameter.grad.clone() for parameter in policy.parameters])  # type: ignore[union-attr]
+        for parameter in policy.parameters:
+            parameter.grad = None
+        if keeps and bank.routes.keeps and bank.routes.packs and not recomputes:
+            assert rows == [1, 1], "each group once"
+    for mine, its in zip(*gradients, strict=True):
+        assert torch.allclose(mine, its, rtol=1e-3, atol=1e-4)
+
+
+def test_states_beyond_the_limit_are_made_each_time_and_are_the_same() -> None:
+    made: list[int] = []
+
+    def make(value: int) -> Tensor:
+        made.append(value)
+        return torch.full((2, 4), float(value))
+
+    kept = Kept(limit=2 * 32)
+    for _ in range(2):
+        for value in range(3):
+            assert kept.states(value, lambda value=value: make(value)).eq(value).all()  # type: ignore[misc]
+    assert made == [0, 1, 2, 2] and kept.bytes == 64 and len(kept) == 2
+    kept.clear()
+    assert kept.bytes == len(kept) == 0

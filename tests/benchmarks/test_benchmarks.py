@@ -124,6 +124,7 @@ def test_serving_over_http_on_a_tiny_model(tmp_path: Path) -> None:
         ("dpo", ["trl", "trl-precomputed"]),
         ("by-weight", ["scored-in-every-run"]),
         ("upper-decode", ["own-rows"]),
+        ("upper-dpo", ["own-rows"]),
         ("memory", ["score-all-logits"]),
         ("pipeline", [f"sequential:{stage}" for stage in ("align", "sample", "refine", "score", "answers")]),
     ],

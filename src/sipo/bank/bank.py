@@ -5,7 +5,7 @@ Every row of a batch carries a point c in the policies' span, so one batch holds
 """
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from sipo.bank.adapter import ADAPTABLE
 from sipo.bank.cache import Cache
 from sipo.bank.head import Head, find_head
+from sipo.bank.kept import Kept
 from sipo.bank.layout import Layout
 from sipo.bank.policy import Mounted, Policy
 from sipo.bank.recomputing import Again, check_recomputable, recomputing
@@ -57,6 +58,7 @@ class Bank:
         """Tokens that went through the backbone: rows times columns of every forward, padding included."""
         self.routes = Routes()
         """How this model is computed: what `proven` has found; until then, the fastest way."""
+        self.kept = Kept()
         self._proven: frozenset[str] | None = None
         self._body = body_of(self.model)
         self._takes = inspect.signature(self._body.forward).parameters.keys()
@@ -123,16 +125,23 @@ class Bank:
                 self.policies, self._mounted = (), before
 
     def hidden_states(
-        self, points: Tensor, *, layout: Layout | None = None, sharing: Sharing | None = None, **inputs: Any
+        self,
+        points: Tensor,
+        *,
+        layout: Layout | None = None,
+        sharing: Sharing | None = None,
+        again: Sequence[Hashable] | None = None,
+        **inputs: Any,
     ) -> Any:
         """Run the backbone without its head. `points` [rows, N]: each row's place in the policies' span.
 
         `layout`: None where all rows begin at column 0 and are of one length, without padding. `sharing`: which rows
-        read the same, so that layers which no policy changes need do so once; a cache knows it of its own. Returns an
-        output with `last_hidden_state` [rows, T, d].
+        read the same, so that layers which no policy changes need do so once; a cache knows it of its own. `again`: a
+        key of each row's content, where rows come many times; what such layers make of them is kept. Returns an output
+        with `last_hidden_state` [rows, T, d].
         """
         self.computed += inputs["input_ids"].numel()
-        return self._mounted.forward(points, layout, inputs, sharing)
+        return self._mounted.forward(points, layout, inputs, sharing, again)
 
     def logits(self, hidden: Tensor, points: Tensor) -> Tensor:
         """[rows, .., d] -> [rows, .., V], each row by the output head at its point [rows, N]."""

@@ -4,7 +4,7 @@ There are two kinds, LoRA adapters (`sipo.bank.adapter`) and whole models (`sipo
 span the models with weights W + sum_i c_i (W_i - W), W_i being those of policy i, at points c of N numbers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -39,10 +39,15 @@ class Mounted(Protocol):
     """Policies over the backbone of a bank, computed for rows at any points [rows, N] of their span."""
 
     def forward(
-        self, points: Tensor, layout: Layout | None, inputs: dict[str, Any], sharing: Sharing | None = None
+        self,
+        points: Tensor,
+        layout: Layout | None,
+        inputs: dict[str, Any],
+        sharing: Sharing | None = None,
+        again: Sequence[Hashable] | None = None,
     ) -> Any:
         """The output of the model without its head, with `last_hidden_state` [rows, T, d]. `sharing`: which rows read
-        the same; a cache knows it of its own.
+        the same; a cache knows it of its own. `again`: a key of each row's content, where rows are read many times.
         """
         ...
 

@@ -20,6 +20,8 @@ class Routes:
 
     shares: bool = False
     """Are layers that no adapter changes computed once for rows that read the same?"""
+    keeps: bool = False
+    """Is what they make of a row kept, where rows are read again and again?"""
 
     @property
     def said(self) -> list[str]:

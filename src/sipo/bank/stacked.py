@@ -3,19 +3,20 @@
 Layer by layer y = W x + sum_i c_i * scaling_i * B_i (A_i x), whatever N is.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sipo.bank.adapter import ADAPTABLE, Adapter, decoder_of, level, widths
 from sipo.bank.cache import Cache, RoomyCache
 from sipo.bank.head import Head
-from sipo.bank.layout import Layout
+from sipo.bank.layout import PADDING, Layout
 from sipo.bank.trunk import Sharing, Trunk
 from sipo.bank.update import Place, StackedUpdate
 from sipo.errors import SipoError
@@ -53,7 +54,12 @@ class Stacked:
                 hook.remove()
 
     def forward(
-        self, points: Tensor, layout: Layout | None, inputs: dict[str, Any], sharing: Sharing | None = None
+        self,
+        points: Tensor,
+        layout: Layout | None,
+        inputs: dict[str, Any],
+        sharing: Sharing | None = None,
+        again: Sequence[Hashable] | None = None,
     ) -> Any:
         if points is not self._points:
             self._points, self._rank_points = points, self._per_rank(points)
@@ -63,7 +69,22 @@ class Stacked:
         if sharing is not None:
             layout = layout and layout.of(sharing.first)
             inputs = {**inputs, "input_ids": inputs["input_ids"][sharing.first]}
+        if again is not None and layout is not None and self.trunk.depth and self.bank.routes.keeps:
+            rows = range(len(again)) if sharing is None else sharing.first.tolist()
+            with self.trunk.given(self._kept([again[row] for row in rows], layout, inputs)):
+                return self.bank.run(layout, inputs, lambda: self._standing(place))
         return self.bank.run(layout, inputs, lambda: self._standing(place))
+
+    def _kept(self, keys: Sequence[Hashable], layout: Layout, inputs: dict[str, Any]) -> Tensor:
+        """What the trunk makes of the rows [rows, T, d], each by itself; zeros where there is padding."""
+        states = []
+        for row, key in enumerate(keys):
+            length = int((layout.segments[row] != PADDING).sum())
+            alone = layout.of(torch.tensor([row])).until(length)
+            mine = {**inputs, "input_ids": inputs["input_ids"][row : row + 1, :length]}
+            made = partial(self.trunk.states, partial(self.bank.run, alone, mine, nullcontext))
+            states.append(self.bank.kept.states((key, self.trunk.depth), made)[0])
+        return pad_sequence([each.to(self.bank.device) for each in states], batch_first=True)
 
     @contextmanager
     def _standing(self, place: Place | None) -> Iterator[None]:
@@ -107,9 +128,9 @@ def trunk_below(bank: "Bank", adapters: Sequence[Adapter]) -> Trunk:
     """What all of these adapters leave as it is: nothing where the model's decoder layers are not a list."""
     decoder = decoder_of(bank.model)
     if decoder is None or not adapters:
-        return Trunk((), 0)
+        return Trunk(None, 0)
     name, layers = decoder
-    return Trunk(list(layers), max(0, min(level(each, name) for adapter in adapters for each in adapter.layers)))
+    return Trunk(layers, max(0, min(level(each, name) for adapter in adapters for each in adapter.layers)))
 
 
 def fitting(bank: "Bank", adapters: Sequence[Adapter]) -> list[str]:

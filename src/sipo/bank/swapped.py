@@ -54,7 +54,12 @@ class Swapped:
             made._held.clear()
 
     def forward(
-        self, points: Tensor, layout: Layout | None, inputs: dict[str, Any], sharing: Sharing | None = None
+        self,
+        points: Tensor,
+        layout: Layout | None,
+        inputs: dict[str, Any],
+        sharing: Sharing | None = None,
+        again: Sequence[Hashable] | None = None,
     ) -> Any:
         by_point = self._rows(points)
         self._hold(by_point)

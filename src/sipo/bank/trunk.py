@@ -6,7 +6,7 @@ computed once below, and kept once in the cache.
 
 import inspect
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -58,21 +58,45 @@ class Sharing:
         return found, kept if found is None else kept[found.first]
 
 
-class Trunk:
-    """`layers` are the model's decoder layers, of which the first `depth` are the trunk."""
+class _ReachedError(Exception):
+    """The layers above are not needed."""
 
-    def __init__(self, layers: Sequence[nn.Module], depth: int) -> None:
+
+class _Passing(nn.Module):
+    """Stands in for a layer of the trunk, and gives on what it is given."""
+
+    def __init__(self, layer: nn.Module, in_tuples: bool) -> None:
+        super().__init__()
+        self.__dict__["layer"], self.in_tuples = layer, in_tuples
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["layer"], name)
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        return (hidden_states,) if self.in_tuples else hidden_states
+
+
+class Trunk:
+    """`layers` are the model's decoder layers, of which the first `depth` are the trunk; None where there is none."""
+
+    def __init__(self, layers: nn.ModuleList | None, depth: int) -> None:
         self.layers, self.depth = layers, depth
         self._sharing: Sharing | None = None
         self._below = 0
         self._made: dict[int, tuple[Tensor, Tensor]] = {}
-        self._names = list(inspect.signature(layers[depth].forward).parameters) if depth else []
+        self._stopping: list[Tensor] | None = None
+        self._standing: Tensor | None = None
+        self._in_tuples = False
+        self._names = list(inspect.signature(layers[depth].forward).parameters) if layers else []
 
     @contextmanager
     def hooked(self) -> Iterator[Self]:
         """For the block, layers above the trunk read all rows."""
-        layers = list(enumerate(self.layers)) if self.depth else []
+        layers = list(enumerate(self.layers)) if self.layers and self.depth else []
         hooks = [each.register_forward_pre_hook(partial(self._spread, n), with_kwargs=True) for n, each in layers]
+        if layers:
+            hooks.insert(0, layers[self.depth][1].register_forward_pre_hook(self._at_the_top, with_kwargs=True))
+            hooks.append(layers[0][1].register_forward_hook(self._note))
         try:
             yield self
         finally:
@@ -83,6 +107,46 @@ class Trunk:
         """From the next forward on, in the first `depth` layers, of those that may."""
         self._sharing, self._below = sharing, depth
         self._made.clear()
+
+    @torch.no_grad()
+    def states(self, run: Callable[[], object]) -> Tensor:
+        """What the trunk gives in this forward [rows, T, d]; the layers above are left out."""
+        found: list[Tensor] = []
+        self._stopping = found
+        try:
+            run()
+        except _ReachedError:
+            pass
+        finally:
+            self._stopping = None
+        return found[0]
+
+    @contextmanager
+    def given(self, states: Tensor) -> Iterator[None]:
+        """In this block the trunk is not computed: it gives `states` [trunk rows, T, d]."""
+        assert self.layers is not None
+        before = [self.layers[number] for number in range(self.depth)]
+        self._standing = states
+        try:
+            for number, layer in enumerate(before):
+                self.layers[number] = _Passing(layer, self._in_tuples)
+            yield
+        finally:
+            self._standing = None
+            for number, layer in enumerate(before):
+                self.layers[number] = layer
+
+    def _note(self, _: nn.Module, __: object, output: object) -> None:
+        self._in_tuples = isinstance(output, tuple)
+
+    def _at_the_top(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        states = args[0] if args else kwargs["hidden_states"]
+        if self._stopping is not None:
+            self._stopping.append(states)
+            raise _ReachedError
+        if self._standing is None:
+            return None
+        return ((self._standing, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": self._standing})
 
     def _spread(self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._sharing is None or number < self._below:

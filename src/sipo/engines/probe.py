@@ -49,6 +49,7 @@ def find_routes(bank: Bank, layers: Sequence[str]) -> Routes:
             return _Probe(bank, layers).routes()
     finally:
         bank.computed, bank.routes = computed, before
+        bank.kept.clear()  # another precision and other windows made them
 
 
 class _Probe:
@@ -78,7 +79,8 @@ class _Probe:
         mixes = self._right(Routes(), self._decoded)
         if not mixes:
             self._demand("decoding with a cache", Routes(mixes=False), self._decoded)
-        return Routes(packs, mixes, self._shares(Routes(packs, mixes, shares=True)))
+        shares = self._shares(Routes(packs, mixes, shares=True))
+        return Routes(packs, mixes, shares, shares and self._right(Routes(packs, mixes, shares, True), self._kept))
 
     def _shares(self, routes: Routes) -> bool:
         """Is there a trunk, and is it right to share it?"""
@@ -138,7 +140,10 @@ class _Probe:
         logits = self.bank.head(output.last_hidden_state[:, len(prompt) - 1 : -1]).float()
         return max(_apart(row, self.plain[prompt, response, p]) for row, p in zip(logits, self.points, strict=True))
 
-    def _packed(self) -> float:
+    def _kept(self) -> float:
+        return self._packed(again=True)
+
+    def _packed(self, again: bool = False) -> float:
         """Two responses in a row in both orders, and one, in one batch."""
         turned = replace(self.first, responses=self.first.responses[::-1])
         groups = (self.first, turned, self.second, self.first)
@@ -146,7 +151,12 @@ class _Probe:
         packed = pack([group for group, _ in rows], self.bank.device, self.bank.routes.packs)
         points = torch.tensor([point for _, point in rows])[packed.group.cpu()]
         output = self.bank.hidden_states(
-            points, layout=packed.layout, sharing=packed.sharing, input_ids=packed.ids, use_cache=False
+            points,
+            layout=packed.layout,
+            sharing=packed.sharing,
+            again=packed.rows if again else None,
+            input_ids=packed.ids,
+            use_cache=False,
         )
         logits = self.bank.head(output.last_hidden_state.flatten(0, 1)[packed.predictors]).float()
         plain = [self.plain[group.prompt, y, point] for group, point in rows for y in group.responses]

@@ -42,7 +42,8 @@ class Packed:
 
     `group` [rows] is the group that a row is of. `predictors` and `targets` [L] list, response by response, where (in
     the flattened rows * T) the hidden state sits that predicts a response token, and the token; `owner` [L] is the
-    response's index, 0..S-1. `sharing`: which rows read the same, None where all differ.
+    response's index, 0..S-1. `sharing`: which rows read the same, None where all differ; `rows`
+    has what each reads.
     """
 
     ids: Tensor
@@ -53,6 +54,7 @@ class Packed:
     owner: Tensor
     lengths: Tensor
     sharing: Sharing | None
+    rows: Sequence[Group]
 
 
 def pack(groups: Sequence[Group], device: torch.device | str = "cpu", packs: bool = True) -> Packed:
@@ -85,7 +87,7 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu", packs: boo
     layout = Layout(positions.to(device), segments.to(device))
     lists = (of_row, predictors, targets, owner, lengths)
     of, predicts, target, owns, length = (torch.tensor(each, device=device) for each in lists)
-    return Packed(ids.to(device), layout, of, predicts, target, owns, length, Sharing.by(groups, device))
+    return Packed(ids.to(device), layout, of, predicts, target, owns, length, Sharing.by(groups, device), groups)
 
 
 def worth_sharing(group: Group, knee: int | None) -> Iterator[Group]:

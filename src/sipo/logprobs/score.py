@@ -22,13 +22,21 @@ class ScoreRequest(NamedTuple):
     mixture: Mixture
 
 
-def response_logprobs(bank: Bank, packed: Packed, points: Tensor) -> Tensor:
+def response_logprobs(bank: Bank, packed: Packed, points: Tensor, again: bool = False) -> Tensor:
     """Summed log-probabilities of every response in the batch, float32 [S], differentiable.
 
-    `points` [groups, N]: the place in the mounted policies' span that scores each group.
+    `points` [groups, N]: the place in the mounted policies' span that scores each group. `again`: the same groups come
+    many times.
     """
     at = points[packed.group.cpu()]
-    output = bank.hidden_states(at, layout=packed.layout, sharing=packed.sharing, input_ids=packed.ids, use_cache=False)
+    output = bank.hidden_states(
+        at,
+        layout=packed.layout,
+        sharing=packed.sharing,
+        again=packed.rows if again else None,
+        input_ids=packed.ids,
+        use_cache=False,
+    )
     hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors]
     each, row = hidden.new_zeros(len(hidden), dtype=torch.float32), packed.predictors // packed.ids.shape[1]
     for rows, head in bank.heads(at):

@@ -185,7 +185,7 @@ def _losses(
     for people.
     """
     packed = pack([example.group for example in examples], bank.device, bank.routes.packs)
-    logprobs = response_logprobs(bank, packed, torch.ones(len(examples), len(bank.policies)))
+    logprobs = response_logprobs(bank, packed, torch.ones(len(examples), len(bank.policies)), again=True)
     reference = torch.tensor([value for example in examples for value in example.reference], device=bank.device)
     logratios = logprobs - reference
     offsets = [0]
