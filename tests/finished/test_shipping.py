@@ -32,11 +32,13 @@ from sipo.graph.build import Graph
 from sipo.graph.distil import distilled as graph_of
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
+from sipo.message import Message
 from sipo.records import Sample
 from sipo.rewards.grpo import reward_functions
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.runs.status import fronts_of, read_run
+from sipo.serve.naming import Served, resolve
 from sipo.task import Task
 
 HALF = "detail=0.5,brevity=0.5"
@@ -197,6 +199,49 @@ def test_a_distilled_adapter_has_learned(distilled: Path) -> None:
         with task.bank.mounted([adapter]):
             margins.append(sum(one - other for one, other in score_rows(task.bank, groups)))
     assert margins[1] > margins[0] + 0.01 * len(groups) and len(groups) > 20
+
+
+def test_a_distilled_policy_is_asked_by_its_name(
+    distilled: Path, finished: Path, tmp_path: Path, told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In Python, by the commands and by the server, at the weight that it was made for."""
+    place = distilled / "distilled/mod-0_5-0_5"
+    run = sipo.open(distilled)
+    model, prompt = run.at(EVEN, "distilled:mod"), "how do I water plants?"
+    ids = tuple(run.task.codec.encode_prompt([Message("user", prompt)]))
+    said = tuple(run.task.codec.encode_response("once"))
+    with run.task.bank.mounted([load_adapter(place / "policy/adapters/preferred")]):
+        (expected,) = score_rows(run.task.bank, [(Group(ids, (said,)), (1.0,))])[0]
+    assert model.logprobs(prompt, "once") == pytest.approx(expected, abs=1e-4)
+    assert model.logprobs(prompt, "once") != pytest.approx(run.at(EVEN, "mod").logprobs(prompt, "once"), abs=1e-4)
+
+    served = Served.of("run", run)
+    assert "run/distilled:mod" in served.names() and "run/distilled:sipo" not in served.names()
+    named = resolve({"run": served}, "run/distilled:mod:detail=1,brevity=1", None)
+    assert named.model.aligned == model.aligned and named.name == "run/distilled:mod:detail=0.5,brevity=0.5"
+
+    words = ("generate", str(distilled), "--prompt", prompt, "--method", "distilled:mod", "--weights")
+    assert main([*words, HALF, "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.strip() == model.generate(prompt, temperature=0)
+    assert main([*words, "detail=1"]) == 2
+    assert "`mod` was distilled at detail=0.5,brevity=0.5" in capsys.readouterr().err
+    with pytest.raises(SipoError, match="`mod` was distilled at no weight"):
+        sipo.open(finished_without(finished, tmp_path)).at(EVEN, "distilled:mod")
+    with pytest.raises(SipoError, match="`magic` is no method"):
+        run.at(EVEN, "distilled:magic")
+    with pytest.raises(SipoError, match="by --method mod and --distil"):
+        model.save_pretrained(tmp_path / "one")
+
+    status, _ = told("status", distilled)
+    states = {each["name"]: each["state"] for each in status["distilled"]}
+    assert states == {f"distilled/mod-0_5-0_5/{each}": "done" for each in ("answers", "policy", "judged")}
+    assert not {each["name"] for each in status["stages"]} & states.keys() and status["done"]
+
+
+def finished_without(run: Path, folder: Path) -> Path:
+    """A copy of the run in which nothing was distilled."""
+    shutil.copytree(run, folder / "copy", ignore=shutil.ignore_patterns("distilled"))
+    return folder / "copy"
 
 
 def test_what_is_no_mixture_is_not_distilled(

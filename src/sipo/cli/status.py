@@ -8,7 +8,7 @@ from typing import Any
 from sipo.commands import resume, sipo
 from sipo.progress import Progress, say_json
 from sipo.report.fronts import in_short
-from sipo.runs.status import StageStatus, fronts_of, read_run, stage_statuses, under_way
+from sipo.runs.status import StageStatus, distillations, fronts_of, read_run, stage_statuses, under_way
 
 EVERY = 2.0
 """Seconds between two looks of `--watch`."""
@@ -21,9 +21,17 @@ def show_status(run: Path, *, as_json: bool = False) -> None:
 
 def status_of(run: Path) -> dict[str, Any]:
     """For scripts: every stage of the run, what works on it now, and the command that goes on with it."""
-    stages, now = stage_statuses(run, read_run(run)), under_way(run)
+    config, now = read_run(run), under_way(run)
+    stages = stage_statuses(run, config)
     done = all(stage.state == "done" for stage in stages)
-    told = {"run": str(run), "done": done, "now": now, "stages": [asdict(stage) for stage in stages]}
+    beside = [asdict(stage) for each in distillations(run, config) for stage in each.stages]
+    told = {
+        "run": str(run),
+        "done": done,
+        "now": now,
+        "stages": [asdict(stage) for stage in stages],
+        "distilled": beside,
+    }
     return {**told, "next": None if done or now is not None else sipo(*resume(run))}
 
 
@@ -51,12 +59,13 @@ def watch(run: Path) -> None:
 def _show(run: Path, progress: Progress) -> None:
     config, now = read_run(run), under_way(run)
     stages = stage_statuses(run, config)
-    progress.table("", ["stage", "state", "seconds", "work"], [_row(stage) for stage in stages])
+    shown = stages + [stage for each in distillations(run, config) for stage in each.stages]
+    progress.table("", ["stage", "state", "seconds", "work"], [_row(stage) for stage in shown])
     evaluated = any(stage.name == "compare" and stage.state == "done" for stage in stages)
     if evaluated and (measured := fronts_of(run, config)):
         progress.say()
         progress.table(*in_short(measured["methods"]))
-    for stage in stages:
+    for stage in shown:
         if stage.problem:
             progress.say()
             progress.say(stage.problem)

@@ -1,30 +1,42 @@
 """The methods of a finished run, built from what its stages wrote."""
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from sipo.commands import ratios, sipo
 from sipo.config import Config
+from sipo.declare.parts import DISTILLED as POLICY
 from sipo.declare.stage import Output, Stage
+from sipo.decoding import at_soup
 from sipo.disk.run import moment_of
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
+from sipo.graph.distil import distilled, place_of
 from sipo.graph.view import View
-from sipo.methods.interface import Method
+from sipo.methods.interface import Aligned, Method
 from sipo.methods.registry import built, specs
 from sipo.methods.spec import MethodSpec
 from sipo.models.load import identify
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import read_tokenizer
 from sipo.runs.outputs import Outputs, backbone_of
-from sipo.runs.status import read_subject, require, stage_statuses
+from sipo.runs.status import distillations, read_subject, require, stage_statuses
 from sipo.task import Task
+from sipo.weights import Weight
 
 ALONE = "policy:"
 """Begins the names of the methods that `policies` builds."""
+MADE = "distilled:"
+"""Begins the names of single policies that were made of a mixture (`sipo.finished.distil`)."""
+DISTILLED = MethodSpec(
+    "distilled", "one policy that learned the answers of a mixture, at the weights that it was made for",
+    build=lambda *_, **__: (),
+)  # fmt: skip
+"""No method of a configuration: `sipo export --distil` adds it to a finished run."""
 
 
 class Built:
@@ -34,9 +46,13 @@ class Built:
         self.run, self.config = run, config
         self._outputs = _Once(run, config)
         self._methods: dict[str, Method] = {}
+        self._made: dict[str, Aligned] = {}
 
     def method(self, name: str) -> Method:
         """Raises SipoError where there is no such method, or the run has not come so far."""
+        if name.startswith(MADE):
+            method = spec_of(name.removeprefix(MADE)).name
+            return Method(name, partial(self._distilled, method))
         if name not in self._methods:
             spec = spec_of(name)
             stage = self._answers(spec)
@@ -57,6 +73,28 @@ class Built:
             made = self._fits(spec) and done >= {stage.name for stage in self._answers(spec).needs()}
             if made and (spec.speaks is None or spec.speaks(self._tokenizer, self.config.objectives)):
                 yield from [f"{ALONE}{each}" for each in self.config.names] if name == "policies" else [name]
+
+        mixtures = (each.method for each in distillations(self.run, self.config) if each.made)
+        yield from dict.fromkeys(f"{MADE}{method}" for method in mixtures)
+
+    def _distilled(self, method: str, weight: Weight) -> Aligned:
+        """Raises SipoError where none was made at the weight."""
+        place = place_of(method, weight)
+        if place not in self._made:
+            made = [each for each in distillations(self.run, self.config) if each.made and each.method == method]
+            if all(place_of(method, each.weight) != place for each in made):
+                asked, known = self._shares(weight), "; ".join(self._shares(each.weight) for each in made)
+                way = sipo("export", self.run, "--method", method, "--weights", asked, "--distil", "--to", "one")
+                raise SipoError(
+                    f"{self.run}: `{method}` was distilled at {known or 'no weight'}; `{way}` does it at {asked}"
+                )
+            stages = distilled(Graph(self.config.model_copy(update={"methods": (method,)})), method, weight)
+            policy = self._outputs.of(stages.policy[POLICY])
+            self._made[place] = Aligned((policy,), at_soup((1.0,)))
+        return self._made[place]
+
+    def _shares(self, weight: Weight) -> str:
+        return ratios(dict(zip(self.config.names, weight, strict=True)))
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -106,6 +144,8 @@ class _Once(Outputs):
 
 
 def spec_of(method: str) -> MethodSpec:
+    if method.startswith(MADE):
+        return DISTILLED
     name = "policies" if method.startswith(ALONE) else method
     if name not in specs():
         names = [known for known in specs() if known != "policies"]

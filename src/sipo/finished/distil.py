@@ -11,6 +11,7 @@ from sipo.declare.parts import DISTILLED as POLICY
 from sipo.declare.parts import RESPONSES, SAMPLES
 from sipo.decoding import at_soup
 from sipo.errors import SipoError
+from sipo.finished.built import MADE
 from sipo.finished.handle import AlignedModel, FinishedRun
 from sipo.graph.build import Graph
 from sipo.graph.distil import distilled
@@ -74,7 +75,7 @@ def distil(
     with work.folder.locked():
         make_all(work, [each for each in stages if each], quiet=quiet)
     learned, samples = work.outputs.of(stages.policy[POLICY]), work.outputs.of(stages.answers[SAMPLES])
-    found = AlignedModel(run, model.weights, f"distilled {method}", Aligned((learned,), at_soup((1.0,))))
+    found = AlignedModel(run, model.weights, f"{MADE}{method}", Aligned((learned,), at_soup((1.0,))))
     about = Distilled(method, sum(bool(each.weights) for each in samples))
     responses = comparable(work.outputs.of(stages.judged[RESPONSES])) if stages.judged else []
     return found, _measured(run, about, weight, responses) if responses else about

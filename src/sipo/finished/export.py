@@ -11,6 +11,7 @@ from sipo.disk.appearing import appearing
 from sipo.disk.publishing import check_name
 from sipo.disk.tables import write_text
 from sipo.errors import SipoError
+from sipo.finished.built import MADE
 from sipo.finished.card import About, model_card
 from sipo.finished.cutting import Cut, cut_to
 from sipo.finite import infinite_tensor
@@ -55,6 +56,9 @@ def export(
     check_name(to)
     named = named_base(base)
     whole = merged or config.policies == "full"
+    if distilled is None and model.method.startswith(MADE):
+        mixture = model.method.removeprefix(MADE)
+        raise SipoError(f"`{model.method}` is exported with what it is worth, by --method {mixture} and --distil")
     check_single(model, "no adapter can hold", "export the soup of its policies")
     if whole and rank is not None:
         raise SipoError("a rank is an adapter's, and what is written is a whole model; leave the rank out")

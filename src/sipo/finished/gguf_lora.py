@@ -55,7 +55,7 @@ def export_gguf(model: "AlignedModel", to: Path) -> "dict[str, Any]":
         raise SipoError("policies: full trains whole models, which are no adapters; export one with --merged")
     backbone = backbone_of(run.path, config)
     shape = read_config(origin_of(backbone))
-    names = config.names if len(adapters) == len(config.names) else (model.method,)
+    names = config.names if len(adapters) == len(config.names) else (model.method.replace(":", "-"),)
     base = gguf_file(backbone.path)
     stands_on = base or base_of(run.path / "align" / "adapters" / config.names[0])
     scales = dict(zip(names, points[0], strict=True))

@@ -26,11 +26,16 @@ class Distillation(NamedTuple):
     """None where no objective has a reward."""
 
 
+def place_of(method: str, weight: Weight) -> str:
+    """The folder of its stages, in the run's."""
+    return f"distilled/{method}-" + "-".join(f"{share:.6g}".replace(".", "_") for share in weight)
+
+
 def distilled(graph: "Graph", method: str, weight: Weight) -> Distillation:
     """Added to the graph, which has all that the method is built from."""
     spec = find(method)
     inputs, given = spec.needs(graph), {"method": method, "weight": weight}
-    place = f"distilled/{method}-" + "-".join(f"{share:.6g}".replace(".", "_") for share in weight)
+    place = place_of(method, weight)
     models = spec.models(weight)
     answers = graph.on_backbone(
         f"{place}/answers",

@@ -17,7 +17,10 @@ from sipo.disk.run import MOMENT, NOW, PARTIAL, RunFolder, digest_of
 from sipo.disk.tables import read_checked
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
+from sipo.graph.distil import distilled, place_of
+from sipo.methods.registry import specs
 from sipo.runs.outputs import Outputs
+from sipo.weights import Weight
 
 State = Literal["done", "partial", "stale", "absent", "damaged"]
 
@@ -76,6 +79,37 @@ def stage_statuses(run: Path, config: Config, name: str | None = None) -> list[S
         key = outputs.key(stage, about) if ready else None
         found[stage.name] = _status(outputs.folder, stage.name, key)
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What was distilled in a run."""
+
+    method: str
+    """The mixture's."""
+    weight: Weight
+    stages: list[StageStatus]
+    """Its answers, its policy, and what that is worth where there are rewards."""
+
+    @property
+    def made(self) -> bool:
+        return self.stages[1].state == "done"
+
+
+def distillations(run: Path, config: Config) -> list[Distilled]:
+    """What has come as far as its answers, which tell the weight, in the order of names."""
+    outputs, about, found = Outputs(run, config), read_subject(run), list[Distilled]()
+    for answers in sorted(Path(run).glob("distilled/*/answers/samples.jsonl")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            with answers.open(encoding="utf-8") as lines:
+                weights = json.loads(next(lines, ""))["weights"]
+            weight = tuple(float(weights[name]) for name in config.names)
+            place = f"distilled/{answers.parts[-3]}"
+            for method in (name for name in specs() if place_of(name, weight) == place):
+                stages = distilled(Graph(config.model_copy(update={"methods": (method,)})), method, weight)
+                states = [_status(outputs.folder, each.name, outputs.key(each, about)) for each in stages if each]
+                found.append(Distilled(method, weight, states))
+    return found
 
 
 def under_way(run: Path) -> list[str] | None:
