@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sipo
 from sipo.errors import SipoError
 from sipo.finished.handle import FinishedRun
 from sipo.serve.naming import Named, Served, named_runs, nearest_point, normalised, resolve
@@ -145,3 +147,12 @@ def test_runs_are_called_by_their_folders_or_as_one_says(tmp_path: Path) -> None
     ):
         with pytest.raises(SipoError, match="NAME="):
             named_runs(texts)
+
+
+def test_a_run_that_is_gone_is_the_server_s_fault(served_run: Path, tmp_path: Path) -> None:
+    copytree(served_run, tmp_path / "copy")
+    runs = {"copy": Served.of("copy", sipo.open(tmp_path / "copy"))}
+    rmtree(tmp_path / "copy")
+    with pytest.raises(ApiError, match="damaged") as caught:
+        resolve(runs, "copy/mod", None)
+    assert caught.value.status == 500

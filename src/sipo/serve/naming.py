@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sipo.commands import evenly, ratios
+from sipo.disk.damage import DamageError
 from sipo.errors import SipoError
 from sipo.finished.built import spec_of
 from sipo.finished.handle import AlignedModel, FinishedRun
@@ -128,6 +129,8 @@ def _unknown(message: str) -> ApiError:
 def _said(call: Any, param: str) -> Any:
     try:
         return call()
+    except DamageError as error:  # the run is at fault, and not who asks
+        raise ApiError(500, str(error)) from None
     except SipoError as error:
         raise ApiError(400, str(error), param=param) from None
 
