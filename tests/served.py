@@ -39,7 +39,7 @@ class Running:
 
     def __init__(self, folder: Path, limits: Limits, keys: Keys) -> None:
         self.service = Service([Served.of("tiny", sipo.open(folder))], limits)
-        self.server = Server(self.service, keys, "127.0.0.1", 0, pages=pages(self.service, keys, "tiny"))
+        self.server = Server(self.service, keys, "127.0.0.1", 0, pages=pages(self.service, keys))
         self.server.listen()
         self.service.start()
         self.url = self.server.address

@@ -205,6 +205,7 @@ def test_factor_soups_are_the_policies_at_the_corners_and_refuse_unequal_ranks(
 
 def test_a_model_for_each_weight_and_no_other(policies: list[Adapter]) -> None:
     method = by_weight("lw", {(1.0, 0.0): policies[0], (0.5, 0.5): policies[1]})
+    assert method.trained == ((1.0, 0.0), (0.5, 0.5))
     assert method.at((0.5, 0.5)).adapters == (policies[1],)
     assert method.at((0.5, 0.5)).mixture == at_soup((1.0,))
     with pytest.raises(SipoError, match=r"lw: is trained for each weight, and .* they are 1,0; 0\.5,0\.5"):

@@ -8,11 +8,18 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
+import sipo
 import sipo.cli.play as command
 from sipo.cli.main import main
 from sipo.finished.handle import FinishedRun
 from sipo.play.page import HEADERS, page_files
+from sipo.play.routes import pages
+from sipo.serve import app
+from sipo.serve.keys import Keys
+from sipo.serve.naming import Served
+from sipo.serve.service import Limits, Service
 
 Start = Callable[..., Any]
 PROMPT = "tell me"
@@ -52,8 +59,21 @@ def test_it_is_told_what_the_run_is(serving: Start, opened: FinishedRun) -> None
     fronts: Any = opened.fronts
     for method, points in told["front"]["methods"].items():
         assert [each["rewards"] for each in points] == [each["rewards"] for each in fronts["methods"][method]["points"]]
+    assert not any(each["trained"] for each in told["methods"]) and told["remarks"] == [] and told["runs"] == ["tiny"]
     assert told["usual"] == "mod" and told["tokens"]["usual"] == 12
     assert told["prompt"] in {row.text for row in opened.task.splits.test}
+
+
+def test_each_of_several_runs_has_its_page(served_run: Path) -> None:
+    two = [Served.of(name, sipo.open(served_run)) for name in ("one", "other")]
+    service = Service(two, Limits(8))
+    application = app.application(service, Keys(), pages=pages(service, Keys()))
+    with TestClient(application) as client:
+        assert client.get("/sipo/run").json()["run"] == "one"
+        told = client.get("/sipo/run", params={"name": "other"}).json()
+        assert told["run"] == "other" and told["runs"] == ["one", "other"]
+        refused = client.get("/sipo/run", params={"name": "third"})
+        assert refused.status_code == 404 and "one, other" in refused.json()["error"]["message"]
 
 
 def test_an_answer_is_worth_what_policies_and_functions_say(serving: Start, opened: FinishedRun) -> None:

@@ -85,7 +85,7 @@ def test_typed_moved_and_linked(tab: Tab, serving: Start, opened: FinishedRun) -
     assert tab.run("document.querySelectorAll('.column .knob:not([hidden])').length") == 2
     tab.run("document.querySelector('.link').click()")
     link = tab.run("location.href")
-    assert link.startswith(f"{url}/#prompt=") and "at=mod%400.7%2C0.3" in link
+    assert link.startswith(f"{url}/#run=tiny&of=detail%2Cbrevity&prompt=") and "at=mod%400.7%2C0.3" in link
     before = tab.run("[document.querySelector('textarea').value, document.querySelector('.stands').textContent]")
     open_page(tab, link)
     assert whole(tab) == texts, "a link that was asked asks again"
@@ -214,6 +214,93 @@ def test_what_goes_wrong_is_said(tab: Tab, serving: Start) -> None:
     assert "“none”" in problem and "“1,2,3”" in problem and tab.run(TEXTS) == ["", ""], (
         "it does not ask for another thing"
     )
+
+
+STATE = "document.querySelector('.status').textContent"
+
+
+def test_an_answer_to_an_earlier_question_is_none_to_this_one(tab: Tab, serving: Start) -> None:
+    open_page(tab, f"{serving().url}/#temperature=0")
+    ask(tab, "tell me")
+    whole(tab)
+    tab.run("document.querySelector('textarea').focus()")
+    tab.type(" more")
+    tab.until(f"{STATE} === '2 of 2 of an earlier question'")
+    assert tab.run("document.querySelectorAll('.stale').length") == 2
+    tab.run("document.querySelector('.column input[type=range]').focus()")
+    tab.key("ArrowRight")
+    tab.until(f"{STATE} === '1 of 2 of an earlier question'")
+    assert tab.run("[...document.querySelectorAll('.column')].map((e) => e.classList.contains('stale'))") == [
+        False,
+        True,
+    ]
+    tab.run("document.querySelector('.go').click()")
+    whole(tab)
+    assert not tab.run("document.querySelector('.stale') !== null")
+
+
+def test_what_cannot_be_asked_is_said_where_it_stands(tab: Tab, serving: Start) -> None:
+    open_page(tab, f"{serving().url}/")
+    tab.run("document.querySelector('[name=seed]').value = '1.5'")
+    ask(tab, "tell me")
+    assert tab.run("document.querySelector('details').open && document.activeElement.name") == "seed"
+    tab.run("document.querySelector('[name=seed]').value = '1'")
+    ask(tab, "   ")
+    assert tab.run("document.activeElement.matches('textarea:invalid')")
+    assert tab.run(STATE) == "", "nothing was asked, so no answers are there"
+    ask(tab, "tell me")
+    whole(tab)
+
+
+def test_a_link_says_whose_it_is(tab: Tab, serving: Start) -> None:
+    """Weights are those of the objectives that it names, and what does not fit is said and not asked."""
+    url = serving().url
+
+    def told(link: str) -> tuple[str, list[str]]:
+        open_page(tab, f"{url}/#{link}&asked=1&prompt=tell&temperature=0")
+        ends = tab.run("[...document.querySelectorAll('.ends')].map((e) => e.textContent)")
+        said = tab.run("document.querySelector('.problem').textContent")
+        if said:
+            assert tab.run(STATE) == "" and not any(tab.run(TEXTS)), "it does not ask for another thing"
+        return said, [each.replace("\N{NO-BREAK SPACE}", " ") for each in ends]
+
+    assert told("at=mod%400.3%2C0.7") == ("", ["detail 30 %70 % brevity"]), "as links were"
+    assert told("run=tiny&of=brevity%2Cdetail&at=mod%400.3%2C0.7") == ("", ["detail 70 %30 % brevity"])
+    said, ends = told("of=kind%2Cshort&at=mod%400.3%2C0.7")
+    assert "of the objectives kind,short, and this run" in said and ends == ["detail 50 %50 % brevity"]
+    assert "of the run “other”" in told("run=other&at=mod%400.3%2C0.7")[0]
+    for wrong in ("seed=1.5", "seed=-1", "seed=1e30", "tokens=0", "tokens=99999", "temperature=1e9", "temperature=x"):
+        assert f"“{wrong.partition('=')[2]}”, which cannot be" in told(wrong)[0]
+    for wrong in ("1%2C", "%2C1", "0%2C0", "1%2C-1", "Infinity%2C1", "1", ""):
+        assert "which are none of 2 objectives" in told(f"at=mod%40{wrong}")[0]
+    tab.complaints = [each for each in tab.complaints if "404" not in each]  # the run that is not served
+
+
+def test_a_method_that_is_trained_at_some_weights_has_these_to_choose_from(tab: Tab, serving: Start) -> None:
+    open_page(tab, f"{serving().url}/")
+    told: Any = tab.run("""(async () => {
+      const { Column } = await import("/play/column.js"), { fromFragment } = await import("/play/state.js");
+      const told = [], objectives = [{ name: "a" }, { name: "b" }];
+      const methods = [["mod", null], ["lw", [[1, 0], [0.5, 0.5], [0, 1]]]].map(([name, trained]) => ({ name, trained, steered: true }));
+      const about = { run: "r", usual: "mod", objectives, methods, prompt: "", tokens: { most: 9 } };
+      const column = new Column("Z", { method: "mod", weights: [0.6, 0.4] }, { about, places: () => [], heard: () => {} });
+      document.querySelector(".columns").replaceChildren(column.element);
+      const shown = () => told.push([...column.element.querySelectorAll(".knob")].map((each) => !each.hidden), column.weights);
+      shown();
+      column.put("lw");
+      shown();
+      const select = column.element.querySelector(".knob select");
+      select.selectedIndex = 2;
+      select.dispatchEvent(new Event("change"));
+      shown();
+      const link = fromFragment("#at=lw%400.9%2C0.1&asked=1", about);
+      return [...told, select.options[1].textContent, link.state.columns[0].weights, link.state.asked, link.missed.length];
+    })()""")
+    slider, at, choice, nearest, still, chosen, option, linked, asked, missed = told
+    assert (slider, choice, still) == ([True, False], [False, True], [False, True])
+    assert (at, nearest, chosen, linked) == ([0.6, 0.4], [0.5, 0.5], [0, 1], [1, 0])
+    assert option.replace("\N{NO-BREAK SPACE}", " ") == "a 50 % · b 50 %" and not asked and missed == 1
+    assert ("combobox", "Z: weights that it is trained at") in tab.names()
 
 
 def test_a_key_is_asked_for_and_is_in_no_link(tab: Tab, serving: Start) -> None:

@@ -11,8 +11,11 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+import sipo
 from sipo.bank import Adapter, Bank, load_adapter
+from sipo.cli.main import main
 from sipo.config.file import parse_config
+from sipo.declare.parts import CHOSE_NOTHING
 from sipo.disk.journal import Journal
 from sipo.disk.tables import read_json, read_records
 from sipo.engines import Local, Span
@@ -193,6 +196,10 @@ def test_where_no_policy_moves_sipo_is_mod(
     ]
     for stage in ("realign", "round-2/realign"):
         assert (folder / stage / "training.jsonl").read_text() == ""
+    for words in (("compare", folder), ("status", folder)):
+        assert main([*map(str, words)]) == 0
+        assert CHOSE_NOTHING in capsys.readouterr().out
+    assert sipo.open(folder).remarks == [CHOSE_NOTHING]
     page = (folder / "report" / "report.html").read_text()
     assert "The filter chose nothing in the last round" in page and "align.checkpoint: last" in page
 

@@ -33,6 +33,8 @@ class Compared:
     seeds: Mapping[str, Sequence[Measured]]
     reference: Mapping[str, float] | None = None
     measure: Measure = REWARDS
+    remarks: Sequence[str] = ()
+    """What must be known of the runs, in sentences."""
 
 
 def compare(places: Sequence[Path], minimise: Sequence[str] = (), form: str = "text") -> None:
@@ -51,7 +53,7 @@ def compare(places: Sequence[Path], minimise: Sequence[str] = (), form: str = "t
 def of_runs(places: Sequence[Path]) -> Compared:
     """Runs of the same settings are seeds of each other; the methods of others are called by their run, too."""
     from sipo.runs.outputs import Outputs
-    from sipo.runs.status import read_run, require
+    from sipo.runs.status import read_run, remarks_of, require
 
     configs = {place: read_run(place) for place in places}
     first = next(iter(configs.values()))
@@ -82,7 +84,8 @@ def of_runs(places: Sequence[Path]) -> Compared:
             seeds.setdefault(name, []).append(replace(each, method=f"{group}/{each.method}") if several else each)
     measure = LABELS if first.by_labels else REWARDS
     maximise = {o.name: o.maximise or first.by_labels for o in first.objectives}
-    return Compared(maximise, seeds, first.evaluate.reference_point, measure)
+    remarks = [f"{place}: {remark}" for place, config in configs.items() for remark in remarks_of(place, config)]
+    return Compared(maximise, seeds, first.evaluate.reference_point, measure, remarks)
 
 
 def of_files(places: Sequence[Path], minimise: Sequence[str]) -> Compared:
@@ -196,7 +199,12 @@ def compared(found: Compared) -> dict[str, Any]:
     unsteered = {each.method for part in found.seeds.values() for each in part if each.weights is None}
     ordered = [{method: each[method] for method in seeds[0]} for each in seeds]
     result = across(ordered, np.array(weights), found.maximise, found.reference, prompts=prompts, unsteered=unsteered)
-    return {**found.measure.within_ends(result), "left_out": left_out, "measure": found.measure.name}
+    return {
+        **found.measure.within_ends(result),
+        "left_out": left_out,
+        "measure": found.measure.name,
+        "remarks": [*found.remarks],
+    }
 
 
 def _weights(found: Compared, names: tuple[str, ...]) -> list[tuple[float, ...]]:

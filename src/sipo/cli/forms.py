@@ -42,9 +42,9 @@ def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple
         for name, each in found["differences"].items()
     ]
     points = [
-        [method, shares(point["weights"]), *(Measured(point["rewards"][n], *point["interval"][n]) for n in maximise)]
+        [method, at, *(Measured(point["rewards"][n], *point["interval"][n]) for n in maximise)]
         for method, each in found["methods"].items()
-        for point in each["points"]
+        for at, point in zip(_places(each["points"]), each["points"], strict=True)
     ]
     corner = ", ".join(f"{name} {value:.3g}" for name, value in found["reference_point"].items())
     size = f"{found['seeds']} seeds" if found["seeds"] > 1 else f"one seed, {quantity(found['prompts'], 'prompt')}"
@@ -60,6 +60,13 @@ def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple
     ]
 
 
+def _places(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each point's weights. What no weight steers has several points where its answers are drawn: those by number."""
+    if len(points) > 1 and all(point["weights"] is None for point in points):
+        return [f"draw {number}" for number in range(1, len(points) + 1)]
+    return [shares(point["weights"]) for point in points]
+
+
 def _points_title(found: Mapping[str, Any]) -> str:
     measure = measure_of(found)
     return "Mean rewards at each weight" if measure is REWARDS else f"{measure.heading.capitalize()}, at each weight"
@@ -67,6 +74,7 @@ def _points_title(found: Mapping[str, Any]) -> str:
 
 def notes(found: Mapping[str, Any]) -> Iterator[str]:
     """What the numbers do not say by themselves."""
+    yield from found["remarks"]
     if found["left_out"]:
         left_out = quantity(found["left_out"], "prompt is", "prompts are")
         yield f"{left_out} left out: not every method has a reward there at every weight"

@@ -3,6 +3,7 @@
 import os
 import sys
 import webbrowser
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,8 +20,9 @@ EVERYWHERE = {"http://0.0.0.0": "http://127.0.0.1", "http://[::]": "http://[::1]
 
 
 def play(
-    run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="Its folder.  [default: the policies that come with sipo]")
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN...", help="Folders, or NAME=RUN.  [default: the policies that come with sipo]"),
     ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
@@ -28,7 +30,7 @@ def play(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Open none; the address is printed anyhow.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a run's knob on a page: answers at several weights side by side. Serves OpenAI's API, too."""
+    """Turn the knob of runs on a page: answers at several weights side by side. Serves OpenAI's API, too."""
     need("play")
     from sipo.hush import hush
     from sipo.play.routes import pages
@@ -38,8 +40,8 @@ def play(
 
     hush()
     keys = Keys.found(os.environ, api_keys)
-    served, asked = _of(run)
-    service = Service([served], Limits(served.run.config.execution.decode_rows))
+    served, asked = _of(runs or [])
+    service = Service(served, Limits(max(each.run.config.execution.decode_rows for each in served)))
 
     def show(address: str) -> dict[str, str]:
         for everywhere, here in EVERYWHERE.items():
@@ -51,20 +53,20 @@ def play(
             open_browser(page)
         return {"page": page}
 
-    server = Server(service, keys, host, port, pages=pages(service, keys, served.name, asked))
+    server = Server(service, keys, host, port, pages=pages(service, keys, asked))
     answer_until_stopped(server, len(keys), as_json, show)
 
 
-def _of(run: str | None) -> "tuple[Served, str | None]":
+def _of(runs: Sequence[str]) -> "tuple[list[Served], str | None]":
     """What is played with, and the prompt to begin with: of the demo, its first; of a run, None, one of its own."""
     from sipo.serve.naming import Served, named_runs
 
-    if run is not None:
-        return opened(named_runs([run]))[0], None
+    if runs:
+        return opened(named_runs(runs)), None
     from sipo.cli.demo import PROMPTS
     from sipo.demo.shipped import Shipped
 
-    return Served.of("demo", Shipped()), PROMPTS[0]
+    return [Served.of("demo", Shipped())], PROMPTS[0]
 
 
 def open_browser(page: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from sipo.commands import resume, sipo
 from sipo.progress import Progress, say_json
 from sipo.report.fronts import in_short
-from sipo.runs.status import StageStatus, distillations, fronts_of, read_run, stage_statuses, under_way
+from sipo.runs.status import StageStatus, distillations, fronts_of, read_run, remarks_of, stage_statuses, under_way
 
 EVERY = 2.0
 """Seconds between two looks of `--watch`."""
@@ -65,6 +65,9 @@ def _show(run: Path, progress: Progress) -> None:
     if evaluated and (measured := fronts_of(run, config)):
         progress.say()
         progress.table(*in_short(measured["methods"]))
+    for remark in remarks_of(run, config):
+        progress.say()
+        progress.say(remark)
     for stage in shown:
         if stage.problem:
             progress.say()

@@ -76,6 +76,11 @@ REFINEMENTS = Part("refinements.jsonl", _records(Refinement))
 CANDIDATES = Part("candidates.jsonl", _records(Candidate))
 CHOICE = Part("filter.json", _json)
 """How sure the filter's choice is."""
+CHOSE_NOTHING = (
+    "The filter chose nothing in the last round, so its realignment had nothing to learn from and left the policies as "
+    "they were: in a run of one round, sipo is what mod is."
+)
+"""What follows of a choice of nothing, in words for people."""
 RESPONSES = Part("responses.jsonl", _records(Response))
 AGREEMENT = Part("agreement.json", _json)
 """How far judges agree with labels."""

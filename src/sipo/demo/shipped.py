@@ -79,6 +79,10 @@ class Shipped(FinishedRun):
         file = ADAPTERS / FRONT
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
+    @property
+    def remarks(self) -> list[str]:
+        return []
+
     @cached_property
     def task(self) -> Task:
         return Task(self.config)

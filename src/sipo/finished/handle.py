@@ -23,7 +23,7 @@ from sipo.logprobs.score import ScoreRequest
 from sipo.message import Message
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.registry import usual
-from sipo.runs.status import fronts_of, read_run
+from sipo.runs.status import fronts_of, read_run, remarks_of
 from sipo.settings.explain import adjusted
 from sipo.task import Task
 from sipo.weights import as_weight
@@ -114,6 +114,15 @@ class FinishedRun:
         """
         return fronts_of(self.path, self.config)
 
+    @property
+    def remarks(self) -> list[str]:
+        """What its answers do not say by themselves, in sentences: that SIPO had nothing to learn from.
+
+        >>> all(remark.endswith(".") for remark in sipo.open("runs/quickstart").remarks)
+        True
+        """
+        return remarks_of(self.path, self.config)
+
     def at(self, weights: Mapping[str, float] | None = None, method: str | None = None) -> "AlignedModel":
         """The method's model at a preference weight: shares by objective that sum to 1, those left out being 0.
 
@@ -143,6 +152,18 @@ class FinishedRun:
             if not found.steerable:
                 return AlignedModel(self, None, method, found.at(weight))
             return AlignedModel(self, dict(zip(names, weight, strict=True)), method, found.at(weight))
+
+    def trained(self, method: str) -> list[dict[str, float]] | None:
+        """The weights that a method trained a model for, as shares by objective; None where it answers at any.
+
+        Raises SipoError as `at` does.
+
+        >>> sipo.open("runs/quickstart").trained("mod") is None
+        True
+        """
+        with self.turn:
+            weights = self._method(method).trained
+        return None if weights is None else [dict(zip(self.objectives, each, strict=True)) for each in weights]
 
     def _method(self, name: str) -> Method:
         return self._built.method(name)

@@ -35,7 +35,7 @@ def by_weight(name: str, models: "Mapping[Weight, Policy]") -> Method:
             raise SipoError(f"{name}: is trained for each weight, and {weight} is none of them; they are {known}")
         return Aligned((found,), at_soup((1.0,)))
 
-    return Method(name, at)
+    return Method(name, at, trained=tuple(models))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class Method:
     """Raises SipoError for a weight that the method was not trained at."""
     steerable: bool = True
     """False where the weight changes nothing: the front is then one point."""
+    trained: tuple[Weight, ...] | None = None
+    """The weights that it has models for; None where it answers at any."""
 
 
 def prompt_of(task: "Task", method: str, aligned: Aligned, row: "Row") -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """What the page is told of a run: objectives, methods and how they look, the front, and how answers are drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sipo.commands import question
@@ -13,12 +13,14 @@ from sipo.serve.naming import Served
 from sipo.serve.service import Limits
 
 
-def about(served: Served, limits: Limits, asked: str | None = None) -> dict[str, Any]:
-    """`asked` is a prompt to begin with; None takes one of the run's own."""
+def about(served: Served, runs: Iterable[str], limits: Limits, asked: str | None = None) -> dict[str, Any]:
+    """`runs` are all that are served. `asked` is a prompt to begin with; None takes one of the run's own."""
     run = served.run
     drawn = looks(served.methods, run.objectives)
     return {
         "run": served.name,
+        "runs": list(runs),
+        "remarks": list(served.run.remarks),
         "objectives": [
             {"name": each.name, "better": each.better, "direction": each.direction, "scored": scored_by(each)}
             for each in run.config.objectives
@@ -30,6 +32,7 @@ def about(served: Served, limits: Limits, asked: str | None = None) -> dict[str,
                 if name.startswith(ALONE)
                 else spec_of(name).says,
                 "steered": spec_of(name).steered,
+                "trained": _trained(served, name),
                 "color": drawn[name].color,
                 "symbol": drawn[name].symbol,
             }
@@ -57,6 +60,12 @@ def _front(fronts: Mapping[str, Any] | None, objectives: tuple[str, ...]) -> dic
             for method, front in fronts["methods"].items()
         },
     }
+
+
+def _trained(served: Served, method: str) -> list[list[float]] | None:
+    """The weights that it can be asked at, each in the order of the objectives; None is any."""
+    weights = served.run.trained(method)
+    return weights and [[each[name] for name in served.run.objectives] for each in weights]
 
 
 def _question(served: Served) -> str:

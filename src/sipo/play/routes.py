@@ -9,15 +9,16 @@ from sipo.play.page import HEADERS, PAGE, page_files
 from sipo.play.worth import WorthRequest, worth
 from sipo.serve.app import received, with_a_key
 from sipo.serve.keys import Keys
+from sipo.serve.naming import Served
 from sipo.serve.service import Service
 from sipo.serve.wire import ApiError, read
 
 
-def pages(service: Service, keys: Keys, run: str, asked: str | None = None) -> list[APIRouter]:
-    """Of one of the service's runs. Whoever comes sees the page, which holds nothing of the run; the rest is for those
-    with a key.
+def pages(service: Service, keys: Keys, asked: str | None = None) -> list[APIRouter]:
+    """Of all the service's runs; the first is the one that is shown unless another is named. Whoever comes sees the
+    page, which holds nothing of a run; the rest is for those with a key.
     """
-    return [_files(), _questions(service, keys, run, asked)]
+    return [_files(), _questions(service, keys, asked)]
 
 
 def _files() -> APIRouter:
@@ -36,16 +37,25 @@ def _files() -> APIRouter:
     return router
 
 
-def _questions(service: Service, keys: Keys, run: str, asked: str | None) -> APIRouter:
+def _questions(service: Service, keys: Keys, asked: str | None) -> APIRouter:
     router = APIRouter(prefix="/sipo", dependencies=[with_a_key(keys)])
-    served = service.runs[run]
+
+    def named(name: str | None) -> Served:
+        """Raises ApiError."""
+        if name is None:
+            return next(iter(service.runs.values()))
+        if name not in service.runs:
+            raise ApiError(404, f"the run `{name}` is not served here; there are {', '.join(service.runs)}")
+        return service.runs[name]
 
     @router.get("/run")
-    def told() -> dict[str, Any]:
-        return about(served, service.limits, asked)
+    def told(name: str | None = None) -> dict[str, Any]:
+        return about(named(name), service.runs, service.limits, asked)
 
     @router.post("/worth")
     async def answer(request: Request) -> dict[str, Any]:
-        return await worth(served, service.schedulers[run], read(WorthRequest, await received(service, request)))
+        body = read(WorthRequest, await received(service, request))
+        served = named(body.run)
+        return await worth(served, service.schedulers[served.name], body)
 
     return router

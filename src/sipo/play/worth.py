@@ -30,6 +30,8 @@ TURN = Lock()
 class WorthRequest(Body):
     prompt: Text
     response: str
+    run: Text | None = None
+    """None is the first that is served."""
     ended: bool
     """False where a limit cut it, so that its end is no part of it."""
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sipo.data import Row
+from sipo.declare.parts import CHOSE_NOTHING
 from sipo.filters.registry import find
 from sipo.report.inputs import Inputs
 from sipo.report.parts import Cell, Table, share
@@ -139,10 +140,7 @@ def chose_nothing(inputs: Inputs, ways_out: str) -> str:
     most = (
         f" Most of the {quantity(len(inputs.candidates), 'candidate')} fell so: {commonest[0][0]}." if commonest else ""
     )
-    return (
-        "The filter chose nothing in the last round, so its realignment had nothing to learn from and left the "
-        f"policies as they were: sipo is there what mod is.{most} To change that, {ways_out}."
-    )
+    return f"{CHOSE_NOTHING}{most} To change that, {ways_out}."
 
 
 def why_fallen(inputs: Inputs) -> Table:

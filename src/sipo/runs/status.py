@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sipo.commands import resume, sipo
 from sipo.config import Config
 from sipo.config.file import load_config
-from sipo.declare.parts import FRONTS
+from sipo.declare.parts import CHOICE, CHOSE_NOTHING, FRONTS
 from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.locking import worked_on
@@ -146,6 +146,15 @@ def fronts_of(run: Path, config: Config) -> dict[str, Any] | None:
         return None
     measured: dict[str, Any] = Outputs(run, config).read("compare", FRONTS)
     return measured
+
+
+def remarks_of(run: Path, config: Config) -> list[str]:
+    """What the run's answers and numbers do not say by themselves, in sentences."""
+    filters = [stage for stage in Graph(config) if CHOICE in stage.writes]
+    if not filters or stage_statuses(run, config, filters[-1].name)[-1].state != "done":
+        return []
+    chosen = Outputs(run, config).of(filters[-1][CHOICE])["chosen"]
+    return [] if chosen else [CHOSE_NOTHING]
 
 
 def _status(folder: RunFolder, name: str, key: str | None) -> StageStatus:

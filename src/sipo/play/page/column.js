@@ -1,7 +1,8 @@
 // One answer: its method and weights, the text as it comes, what it is worth.
 import { make, number, shares, signed } from "./dom.js";
 import { answer, Problem, worth } from "./endpoint.js";
-import { knob } from "./knob.js";
+import { choice, knob } from "./knob.js";
+import { nearest } from "./places.js";
 import { sleep } from "./turns.js";
 
 const TRIES = 10; // of one that a full server turns away
@@ -10,25 +11,27 @@ export class Column {
   // `heard(column, what)` is told of "turned", "changed" and "removed"; `places(method)` are the weights that were measured.
   constructor(letter, at, { about, turns, heard, places }) {
     Object.assign(this, { letter, about, turns, heard, places, method: at.method, weights: at.weights, control: null, state: "idle" });
+    this.answers = null; // the question, method and weights that its text answers
     const options = about.methods.map((each) => make("option", { value: each.name, title: each.says }, each.name));
     this.select = make("select", { "aria-label": `${letter}: method` }, ...options);
-    this.select.addEventListener("change", () => { this.method = this.select.value; this.drawn(); heard(this, "turned"); });
+    this.select.addEventListener("change", () => this.put(this.select.value));
     const remove = make("button", { type: "button", class: "remove", "aria-label": `Remove ${letter}` }, "×");
     remove.addEventListener("click", () => { this.stop(); heard(this, "removed"); });
     this.knob = knob(letter, about.objectives, (weights) => this.turn(weights));
+    this.choice = choice(letter, about.objectives, (weights) => this.turn(weights));
     this.still = make("p", { class: "small faint" }, "No weight steers it.");
     this.said = make("p", { class: "said small" });
     this.text = make("div", { class: "text", dir: "auto", tabindex: 0, role: "group", "aria-label": `${letter}: answer` });
     this.worth = make("div", { class: "worth" });
     const head = make("header", {}, make("strong", { class: "letter" }, letter), this.select, remove);
     this.element = make("article", { class: "card column", "aria-label": `Column ${letter}` },
-      head, this.knob.element, this.still, this.text, this.said, this.worth);
+      head, this.knob.element, this.choice.element, this.still, this.text, this.said, this.worth);
     this.element.addEventListener("focusin", () => heard(this, "touched"));
     this.drawn();
   }
 
-  get steered() {
-    return this.about.methods.find((each) => each.name === this.method).steered;
+  get known() {
+    return this.about.methods.find((each) => each.name === this.method);
   }
 
   get running() {
@@ -43,14 +46,27 @@ export class Column {
 
   put(method, weights) {
     this.method = method;
-    this.turn(weights ?? this.weights);
+    const wanted = weights ?? this.weights;
+    this.turn(this.known.trained ? nearest(this.known.trained, wanted) : wanted);
   }
 
   drawn() {
     this.select.value = this.method;
-    this.knob.element.hidden = !this.steered;
-    this.still.hidden = this.steered;
-    this.knob.show(this.weights, this.places(this.method));
+    const { steered, trained } = this.known;
+    this.knob.element.hidden = !steered || trained !== null;
+    this.choice.element.hidden = trained === null;
+    this.still.hidden = steered;
+    if (trained) this.choice.show(this.weights, trained);
+    else this.knob.show(this.weights, this.places(this.method));
+  }
+
+  // Does it answer something else than what would be asked now?
+  isStale(question) {
+    return this.answers !== null && this.answers !== this.key(question);
+  }
+
+  key(question) {
+    return JSON.stringify([question, this.method, this.known.steered ? this.weights : null]);
   }
 
   stop() {
@@ -73,7 +89,7 @@ export class Column {
     const { signal } = control;
     this.text.textContent = "";
     this.worth.replaceChildren();
-    this.element.classList.remove("stale");
+    this.answers = this.key(question);
     this.tell("waits for its turn", "waits");
     try {
       const found = await this.turns.take(signal, () => this.hear(question, signal));
@@ -96,7 +112,7 @@ export class Column {
     const weights = Object.fromEntries(this.about.objectives.map((each, i) => [each.name, this.weights[i]]));
     const body = {
       model: `${this.about.run}/${this.method}`, messages: [{ role: "user", content: prompt }],
-      ...(this.steered ? { weights } : {}), ...drawn,
+      ...(this.known.steered ? { weights } : {}), ...drawn,
     };
     for (let turn = 1; ; turn += 1) {
       this.tell("is asked", "writes");
@@ -121,7 +137,7 @@ export class Column {
     if (!found.text) facts.unshift("empty");
     this.tell(facts.join(", "), "whole");
     try {
-      const known = await worth({ prompt, response: found.text, ended: found.finish !== "length" }, signal);
+      const known = await worth({ run: this.about.run, prompt, response: found.text, ended: found.finish !== "length" }, signal);
       this.worth.replaceChildren(...worthOf(this.letter, this.about.objectives, known));
     } catch (error) {
       if (!(error instanceof Problem)) throw error;

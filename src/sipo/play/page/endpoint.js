@@ -44,7 +44,8 @@ const call = async (path, body, signal) => {
   return answer;
 };
 
-export const about = async () => (await call("sipo/run")).json();
+// Without a name, the first of those that are served.
+export const about = async (run) => (await call(run ? `sipo/run?name=${encodeURIComponent(run)}` : "sipo/run")).json();
 
 export const worth = async (body, signal) => (await call("sipo/worth", body, signal)).json();
 
@@ -86,5 +87,5 @@ export const answer = async (body, signal, hear) => {
   } catch (error) {
     if (error instanceof Problem || error.name === "AbortError") throw error;
   }
-  throw new Problem("The answer broke off: the server has gone. What had come stands below.");
+  throw new Problem("The answer broke off: the server has gone. What had come stands above.");
 };

@@ -34,7 +34,7 @@ export class Front {
     if (!front) return [];
     const names = Object.keys(this.points).map((method) => make("li", {}, this.symbol(method), ` ${method}`));
     const prompts = front.prompts ? `, ${front.prompts} prompt${front.prompts === 1 ? "" : "s"}` : "";
-    const caption = make("figcaption", {}, `${front.heading.charAt(0).toUpperCase()}${front.heading.slice(1)}${prompts}; bars are 95 % intervals. A letter is a column: `
+    const caption = make("figcaption", {}, `${front.heading.charAt(0).toUpperCase()}${front.heading.slice(1)}${prompts}; bars are 95 % intervals, answers drawn as the run draws them. A letter is a column: `
       + `filled where its weight was measured, else ${objectives.length === 2 ? "on the line between the points beside it" : "at the nearest point"}.`);
     return [make("ul", { class: "lines", "aria-label": "Methods" }, ...names), caption, this.numbers()];
   }
@@ -47,8 +47,8 @@ export class Front {
 
   numbers() {
     const { objectives } = this.about;
-    const rows = Object.entries(this.points).flatMap(([method, points]) => points.map((point) => {
-      const weights = point.weights ? shares(objectives, point.weights) : "no weight steers it";
+    const rows = Object.entries(this.points).flatMap(([method, points]) => points.map((point, i) => {
+      const weights = point.weights ? shares(objectives, point.weights) : points.length > 1 ? `draw ${i + 1}` : "no weight steers it";
       const use = make("button", { type: "button", "aria-label": `Put the column touched last at ${method}, ${weights}` }, "use");
       use.addEventListener("click", () => this.put(method, point.weights));
       const known = this.looks[method] ? [use] : [];
@@ -77,6 +77,7 @@ export class Front {
     const { objectives } = this.about;
     if (!at) return `${letter}: ${method} was not measured.`;
     const worth = objectives.map(({ name }, i) => `${name} ${at.kind === "measured" ? measured(at.rewards[i], at.interval?.[i]) : number(at.rewards[i])}`).join(", ");
+    if (at.kind === "drawn") return `${letter}: mean of ${at.draws} draws, ${worth}.`;
     if (at.kind === "measured") return `${letter}: measured, ${worth}.`;
     return at.kind === "between" ? `${letter}: between measured points, about ${worth}.` : `${letter}: nearest measured is ${shares(objectives, at.weights)}, ${worth}.`;
   }
@@ -150,5 +151,5 @@ const cross = ([across, along], x, y, cx, cy) => `M${x.place(across[0])},${cy}H$
 const letters = (stands) => stands.map(([{ letter, at }, x, y], i) => {
   const before = stands.slice(0, i).filter(([, otherX, otherY]) => Math.hypot(otherX - x, otherY - y) < 14).length;
   const across = Math.min(x, WIDTH - 12) + 19 * before * (x > WIDTH / 2 ? -1 : 1);
-  return svg("g", { class: at.kind === "measured" ? "stand" : "stand open" }, svg("circle", { cx: across, cy: y, r: 10 }), svg("text", { x: across, y }, letter));
+  return svg("g", { class: ["measured", "drawn"].includes(at.kind) ? "stand" : "stand open" }, svg("circle", { cx: across, cy: y, r: 10 }), svg("text", { x: across, y }, letter));
 });

@@ -1,5 +1,6 @@
 // What turns a column's weights: a slider for two objectives, a triangle for three, bars that keep the sum for more.
 import { make, percent, shares } from "./dom.js";
+import { nearest } from "./places.js";
 import { triangle } from "./triangle.js";
 
 const clean = (share) => Number(share.toPrecision(12));
@@ -46,6 +47,19 @@ const bars = (letter, objectives, turn) => {
     });
   };
   return { element: make("div", { class: "knob many", role: "group", "aria-label": `${letter}: weights` }, ...rows.map((row) => row.element)), show };
+};
+
+// Of a method that has models for some weights alone: those, to choose from.
+export const choice = (letter, objectives, turn) => {
+  let known = [];
+  const input = make("select", { "aria-label": `${letter}: weights that it is trained at` });
+  input.addEventListener("change", () => turn(known[input.selectedIndex]));
+  const show = (weights, trained) => {
+    if (known !== trained) input.replaceChildren(...trained.map((each) => make("option", {}, shares(objectives, each))));
+    known = trained;
+    input.selectedIndex = known.indexOf(nearest(known, weights));
+  };
+  return { element: make("div", { class: "knob" }, input), show };
 };
 
 // `turn(weights)` is told of every move; `show(weights, places)` draws them, and the weights that were measured.

@@ -3,7 +3,7 @@ import { Column } from "./column.js";
 import { lately, make, number } from "./dom.js";
 import { about as asked, Problem, useKey } from "./endpoint.js";
 import { Front } from "./front.js";
-import { beginning, evenly, fromFragment, LETTERS, toFragment } from "./state.js";
+import { beginning, evenly, fromFragment, LETTERS, runOf, toFragment } from "./state.js";
 import { KEYS } from "./triangle.js";
 import { Turns } from "./turns.js";
 
@@ -30,7 +30,7 @@ class Page {
     this.asked = false;
     this.front = new Front(about, (method, weights) => (this.touched ?? this.columns[0]).put(method, weights));
     this.form = find("form.ask");
-    this.keep = lately(() => history.replaceState(null, "", toFragment(this.state)), 150);
+    this.keep = lately(() => history.replaceState(null, "", this.fragment), 150);
     find(".chart-of-front").replaceChildren(this.front.element);
     this.title();
     this.listen();
@@ -39,15 +39,31 @@ class Page {
   }
 
   title() {
-    const { run, objectives, decoding, tokens } = this.about;
+    const { run, runs, objectives, decoding, tokens, remarks } = this.about;
     document.title = `${run} · sipo play`;
-    find("h1").textContent = run;
+    find("h1").replaceChildren(runs.length > 1 ? this.choice(runs, run) : run);
+    find(".remarks").replaceChildren(...remarks.map((each) => make("p", { class: "notice" }, each)));
     find(".goals").replaceChildren(...objectives.flatMap(({ name, better, direction }) => [
       make("dt", {}, name), make("dd", {}, direction === "minimize" ? `${better} (Lower rewards are better.)` : better)]));
+    find(".of-functions").hidden = objectives.every((each) => each.scored !== "function");
     if (objectives.length === 3) find("#keys").append(` ${KEYS}`);
     this.form.temperature.placeholder = `${number(decoding.temperature)}, the run’s`;
     this.form.tokens.placeholder = `${tokens.usual}, the run’s`;
     this.form.tokens.max = tokens.most;
+  }
+
+  // Another run has another page.
+  choice(runs, run) {
+    const select = make("select", { "aria-label": "Run" }, ...runs.map((name) => make("option", { selected: name === run }, name)));
+    select.addEventListener("change", () => {
+      history.pushState(null, "", `#${new URLSearchParams({ run: select.value, prompt: this.form.prompt.value })}`);
+      location.reload();
+    });
+    return select;
+  }
+
+  get fragment() {
+    return toFragment(this.state, this.about);
   }
 
   get state() {
@@ -69,8 +85,8 @@ class Page {
     this.columns = [];
     state.columns.forEach((at) => this.add(at));
     problem(missed.join(" "));
-    this.asked = state.asked;
-    if (this.asked) this.ask();
+    this.asked = false;
+    if (state.asked) this.ask();
     this.changed();
   }
 
@@ -86,10 +102,7 @@ class Page {
 
   heard(column, what) {
     if (what === "touched" || what === "turned") this.touched = column;
-    if (what === "turned") {
-      column.element.classList.toggle("stale", this.asked); // its text is of where the knob was
-      column.settled();
-    }
+    if (what === "turned") column.settled();
     if (what === "locked") lock(true);
     if (what === "removed") {
       this.columns = this.columns.filter((each) => each !== column);
@@ -103,17 +116,42 @@ class Page {
   changed() {
     this.front.show(this.columns.map(({ letter, method, weights }) => ({ letter, method, weights })));
     this.keep();
-    const [all, running] = [this.columns.length, this.columns.filter((each) => each.running).length];
-    const failed = this.columns.filter((each) => each.state === "failed").length;
-    const said = running ? `${all - running} of ${all} answers are there` : failed ? `${failed} of ${all} failed` : this.asked ? "all answers are there" : "";
+    const running = this.columns.some((each) => each.running);
+    for (const each of this.columns) each.element.classList.toggle("stale", each.isStale(this.question));
+    const said = this.said();
     if (find(".status").textContent !== said) find(".status").textContent = said;
-    find(".stop").disabled = running === 0;
-    find(".add").disabled = all === LETTERS.length;
-    for (const each of document.querySelectorAll(".remove")) each.disabled = all === 1;
+    find(".stop").disabled = !running;
+    find(".add").disabled = this.columns.length === LETTERS.length;
+    for (const each of document.querySelectorAll(".remove")) each.disabled = this.columns.length === 1;
+  }
+
+  said() {
+    const all = this.columns.length;
+    const count = (is) => this.columns.filter(is).length;
+    const running = count((each) => each.running);
+    if (running) return `${all - running} of ${all} answers are there`;
+    const parts = [
+      [count((each) => each.state === "failed"), "failed"],
+      [count((each) => each.state === "stopped"), "stopped"],
+      [count((each) => each.isStale(this.question)), "of an earlier question"],
+    ].filter(([n]) => n > 0).map(([n, what]) => `${n} of ${all} ${what}`);
+    return parts.join(", ") || (count((each) => each.state === "whole") === all ? "all answers are there" : "");
+  }
+
+  // Is there something to ask, and can it be? A field that is shut away could not say why not.
+  fits() {
+    const { prompt } = this.form;
+    prompt.setCustomValidity(prompt.value.trim() ? "" : "Write a prompt.");
+    if (this.form.checkValidity()) return true;
+    for (const each of this.form.querySelectorAll("details")) each.open ||= each.querySelector(":invalid") !== null;
+    return false;
   }
 
   ask() {
-    if (!this.form.reportValidity()) return;
+    if (!this.fits()) {
+      this.form.reportValidity();
+      return;
+    }
     this.asked = true;
     problem("");
     for (const column of this.columns) column.ask(this.question);
@@ -121,7 +159,7 @@ class Page {
   }
 
   askOne(column) {
-    if (this.form.checkValidity()) column.ask(this.question);
+    if (this.fits()) column.ask(this.question);
   }
 
   stop() {
@@ -146,11 +184,16 @@ class Page {
       this.changed();
     });
     find(".link").addEventListener("click", () => this.copy());
-    window.addEventListener("hashchange", () => { if (location.hash !== toFragment(this.state)) this.restore(location.hash); });
+    window.addEventListener("hashchange", () => {
+      if (location.hash === this.fragment) return;
+      const run = runOf(location.hash);
+      if (run !== null && run !== this.about.run) location.reload();
+      else this.restore(location.hash);
+    });
   }
 
   async copy() {
-    history.replaceState(null, "", toFragment(this.state));
+    history.replaceState(null, "", this.fragment);
     try {
       await navigator.clipboard.writeText(location.href);
       find(".status").textContent = "the link is copied";
@@ -160,12 +203,22 @@ class Page {
   }
 }
 
+// The run that a link names; where it is not served, the first.
+const of = async (run) => {
+  try {
+    return await asked(run);
+  } catch (error) {
+    if (error.status === 404 && run) return asked();
+    throw error;
+  }
+};
+
 const begin = async () => {
   try {
-    const about = await asked();
+    const found = await of(runOf(location.hash));
     lock(false);
     problem("");
-    new Page(about);
+    new Page(found);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     if (error.status === 401) lock(true);
