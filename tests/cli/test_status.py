@@ -47,6 +47,18 @@ def test_watching_tells_what_is_new_and_ends_with_the_work(
     assert text.count("3 of 9") == 1 == text.count("4 of 9") and "goes on" in text
 
 
+def test_watching_waits_for_a_run_to_begin(
+    begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = tmp_path / "later"
+    monkeypatch.setattr("sipo.cli.status.time.sleep", lambda _: begun.rename(later))
+    assert main(["status", "--watch", str(later)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{later}: there is none yet; waits") and "goes on" in said
+    assert main(["status", str(tmp_path / "other")]) == 2, "which does not wait"
+    assert main(["status", "--watch", str(tmp_path)]) == 2 and "holds no run" in capsys.readouterr().err
+
+
 def test_watching_what_nobody_works_on_says_so(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--watch", str(begun)]) == 0
     said = capsys.readouterr().out

@@ -100,13 +100,33 @@ def test_how_far_a_run_is_goes_by_cost_and_every_stage_is_all_of_its_own() -> No
     assert course.share == 0 and course.left is None
     course.begin("align")
     ticks.tokens, ticks.seconds = 250, 40
-    assert course.share == pytest.approx(5 / 30) and course.left == pytest.approx(200)
+    foreseen = course.foreseen.seconds
+    assert foreseen is not None and course.share == pytest.approx(5 / 30)
+    assert course.left == pytest.approx((40 + 0.1 * foreseen) / (5 / 30 + 0.1) * 25 / 30)
     course.begin("answers/mod")
     assert course.share == pytest.approx(10 / 30), "it had fewer tokens than were foreseen"
     ticks.tokens += 500
     assert course.share == pytest.approx(1), "or more"
     course.begin("compare")
     assert course.share == pytest.approx(1) and str(course) == "run 100% of at most 0.0012 M tokens"
+
+
+def test_what_is_left_is_what_was_foreseen_before_a_run_has_a_pace_of_its_own() -> None:
+    """Units of a stage come late and together: at first nothing seems to move."""
+    ticks = Ticks()
+    work, pace = {"a": Work(training=10_000)}, Pace(100, 100, 100, 100)
+    course = Course(Foresight(work, pace), lambda: ticks.tokens, ticks)
+    foreseen = course.foreseen.seconds
+    assert foreseen is not None
+    course.begin("a")
+    ticks.tokens, ticks.seconds = 1, 40
+    assert course.share < 1e-3 and course.left is not None and course.left < 6 * foreseen
+    ticks.tokens, ticks.seconds = 5_000, 2 * foreseen
+    assert course.left == pytest.approx(2 * foreseen, rel=0.2), "its own pace counts by then"
+    unknown = Course(Foresight(work, None), lambda: ticks.tokens, ticks)
+    unknown.begin("a")
+    ticks.tokens, ticks.seconds = 5_100, ticks.seconds + 40
+    assert unknown.share < 0.1 and unknown.left is None
 
 
 def test_where_the_pace_is_not_known_tokens_are_what_counts() -> None:

@@ -95,6 +95,7 @@ def test_a_reward_that_cannot_be_loaded(spec: str, problem: str, way_out: str, m
         (lambda prompts, responses: [1.0], "gave 1 number for 2 responses; return one for each"),
         (lambda prompts, responses: [1.0, math.nan], "gave nan for the response 'b' to 'p'; return a finite number"),
         (lambda prompts, responses: [-math.inf, math.nan], "gave -inf for the response 'a'"),
+        (lambda prompts, responses: [-1e100, 1e308], "gave 1e+308 for the response 'b' to 'p'; return a finite number"),
         (lambda prompts, responses: [1, "2"], "gave '2' for the response 'b'"),
         (lambda prompts, responses: [None, 1], "gave None for the response 'a'"),
         (lambda prompts, responses: 1.0, "'float' object is not iterable; it must take (prompts, responses)"),

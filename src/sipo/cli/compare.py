@@ -14,14 +14,12 @@ from sipo.data._files import read_records
 from sipo.data.chats import kind_of
 from sipo.disk.damage import is_run
 from sipo.errors import SipoError
+from sipo.finite import LARGEST
 from sipo.pareto.across import across
 from sipo.records import Measured, Response, points_of, rewards_of
 from sipo.report.measure import LABELS, REWARDS, Measure
 from sipo.report.parts import shares
 from sipo.weights import Weight, as_weight, is_near
-
-LARGEST = 1e100
-"""No reward is larger: its square, and a sum of such, are finite."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sipo.commands import resume, sipo
+from sipo.disk.damage import is_run
 from sipo.progress import Progress, say_json
 from sipo.report.fronts import in_short
 from sipo.runs.status import StageStatus, distillations, fronts_of, read_run, remarks_of, stage_statuses, under_way
@@ -36,8 +37,14 @@ def status_of(run: Path) -> dict[str, Any]:
 
 
 def watch(run: Path) -> None:
-    """Show the status anew until nobody works on the run; where output is no terminal, what is new of it."""
+    """Show the status anew until nobody works on the run, which may be yet to begin; where output is no
+    terminal, what is new of it.
+    """
     progress, told = Progress(), ""
+    if not run.exists():
+        progress.say(f"{run}: there is none yet; waits for one to begin, and Ctrl-C ends it")
+        while not is_run(run):
+            time.sleep(EVERY)
     if (now := under_way(run)) is None:
         _show(run, progress)
         return progress.say("nobody works on it now; where a process still loads its model, ask again")

@@ -65,7 +65,7 @@ def _front(fronts: Mapping[str, Any] | None, objectives: tuple[str, ...]) -> dic
 def _trained(served: Served, method: str) -> list[list[float]] | None:
     """The weights that it can be asked at, each in the order of the objectives; None is any."""
     weights = served.run.trained(method)
-    return weights and [[each[name] for name in served.run.objectives] for each in weights]
+    return None if weights is None else [[each[name] for name in served.run.objectives] for each in weights]
 
 
 def _question(served: Served) -> str:

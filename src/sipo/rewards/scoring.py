@@ -13,6 +13,7 @@ import numpy as np
 
 from sipo.disk.appearing import cache_folder
 from sipo.errors import SipoError, first_line
+from sipo.finite import LARGEST
 from sipo.pareto.indicators import Array, signs
 from sipo.progress import Progress
 from sipo.rewards.cache import ScoreCache
@@ -233,8 +234,11 @@ def _checked(scorer: Scorer, items: Sequence[Item]) -> Iterator[tuple[int, Score
                 continue
             numbers = [_number(value) for value in values]
             for number, value in zip(numbers, values, strict=True):
-                if not math.isfinite(number):
-                    raise SipoError(f"gave {_repr(value)} for {named(items[index])}; return a finite number for each")
+                if not abs(number) <= LARGEST:
+                    raise SipoError(
+                        f"gave {_repr(value)} for {named(items[index])}; return a finite number for each, "
+                        f"of at most {LARGEST:g}"
+                    )
             yield index, numbers
 
 

@@ -77,6 +77,10 @@ def crowded(threads: int) -> str:
     return f"other programs hold the cores (load {load:.1f} on {cores}); with OMP_NUM_THREADS=1 it goes on beside them"
 
 
+EARLY = 0.1
+"""Of the work: its own pace alone says little before."""
+
+
 class Course:
     """How far a run has come of all that was foreseen; `computed` gives the tokens through the model so far."""
 
@@ -101,9 +105,14 @@ class Course:
 
     @property
     def left(self) -> float | None:
-        """Seconds: what was foreseen of the rest, at the pace that the run has kept so far; None where it has none."""
-        share, seconds = self.share, self.clock() - self.began
-        return seconds * (1 - share) / share if share > 0 and seconds >= SHORT / 2 else None
+        """Seconds: the rest at the pace that the run has kept so far, for which what was foreseen counts as its first
+        tenth would. None where it is too early to say.
+        """
+        share, seconds, foreseen = self.share, self.clock() - self.began, self.foreseen.seconds
+        if seconds < SHORT / 2 or share < (EARLY if foreseen is None else 1e-9):
+            return None
+        known, spent = (0.0, 0.0) if foreseen is None else (EARLY, EARLY * foreseen)
+        return (seconds + spent) / (share + known) * (1 - share)
 
     def __str__(self) -> str:
         tokens = sum(work.tokens for work in self.foreseen.works.values())
