@@ -33,12 +33,14 @@ from sipo.graph.distil import distilled as graph_of
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.message import Message
+from sipo.play.about import about
 from sipo.records import Sample
 from sipo.rewards.grpo import reward_functions
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
 from sipo.runs.status import fronts_of, read_run
 from sipo.serve.naming import Served, resolve
+from sipo.serve.service import Limits
 from sipo.task import Task
 
 HALF = "detail=0.5,brevity=0.5"
@@ -208,6 +210,9 @@ def test_a_distilled_policy_is_asked_by_its_name(
     place = distilled / "distilled/mod-0_5-0_5"
     run = sipo.open(distilled)
     model, prompt = run.at(EVEN, "distilled:mod"), "how do I water plants?"
+    assert run.trained("distilled:mod") == [EVEN] and run.trained("mod") is None
+    shown = about(Served.of("run", run), ["run"], Limits(8))["methods"]
+    assert [each["trained"] for each in shown if each["name"] == "distilled:mod"] == [[[0.5, 0.5]]]
     ids = tuple(run.task.codec.encode_prompt([Message("user", prompt)]))
     said = tuple(run.task.codec.encode_response("once"))
     with run.task.bank.mounted([load_adapter(place / "policy/adapters/preferred")]):

@@ -79,6 +79,9 @@ class Shipped(FinishedRun):
         file = ADAPTERS / FRONT
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
+    def trained(self, method: str) -> list[dict[str, float]] | None:
+        return None
+
     @property
     def remarks(self) -> list[str]:
         return []

@@ -65,6 +65,11 @@ class Built:
             self._methods |= found
         return self._methods[name]
 
+    def trained(self, name: str) -> tuple[Weight, ...] | None:
+        """The weights that it has models for; None where it answers at any. Raises SipoError as `method` does."""
+        method = self.method(name)
+        return self._distilled_at(name.removeprefix(MADE)) if name.startswith(MADE) else method.trained
+
     def names(self) -> Iterator[str]:
         """Those that can answer now: the methods that the run compares, then the others that its stages suffice for."""
         done = {each.name for each in stage_statuses(self.run, self.config) if each.state == "done"}
@@ -81,9 +86,9 @@ class Built:
         """Raises SipoError where none was made at the weight."""
         place = place_of(method, weight)
         if place not in self._made:
-            made = [each for each in distillations(self.run, self.config) if each.made and each.method == method]
-            if all(place_of(method, each.weight) != place for each in made):
-                asked, known = self._shares(weight), "; ".join(self._shares(each.weight) for each in made)
+            made = self._distilled_at(method)
+            if all(place_of(method, each) != place for each in made):
+                asked, known = self._shares(weight), "; ".join(map(self._shares, made))
                 way = sipo("export", self.run, "--method", method, "--weights", asked, "--distil", "--to", "one")
                 raise SipoError(
                     f"{self.run}: `{method}` was distilled at {known or 'no weight'}; `{way}` does it at {asked}"
@@ -92,6 +97,10 @@ class Built:
             policy = self._outputs.of(stages.policy[POLICY])
             self._made[place] = Aligned((policy,), at_soup((1.0,)))
         return self._made[place]
+
+    def _distilled_at(self, method: str) -> tuple[Weight, ...]:
+        made = distillations(self.run, self.config)
+        return tuple(each.weight for each in made if each.made and each.method == method)
 
     def _shares(self, weight: Weight) -> str:
         return ratios(dict(zip(self.config.names, weight, strict=True)))

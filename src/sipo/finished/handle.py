@@ -162,7 +162,7 @@ class FinishedRun:
         True
         """
         with self.turn:
-            weights = self._method(method).trained
+            weights = self._built.trained(method)
         return None if weights is None else [dict(zip(self.objectives, each, strict=True)) for each in weights]
 
     def _method(self, name: str) -> Method:
