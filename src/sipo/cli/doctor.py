@@ -14,7 +14,7 @@ PACKAGES = (
     "torch", "transformers", "peft", "safetensors", "tokenizers", "gguf", "numpy", "pyarrow", "pydantic", "typer",
     "moocore", "matplotlib", "textstat", "vaderSentiment", "datasets", "trl", "httpx2",
 )  # fmt: skip
-ENGINES = ("vllm",)
+ENGINES = ("vllm", "ray")
 
 
 def show_doctor(*, as_json: bool = False) -> None:

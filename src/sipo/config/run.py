@@ -125,7 +125,10 @@ class Run(Section):
         if self.policies == "full":
             dead = {
                 "lora": (self.lora != Lora(), "is not read; leave it out"),
-                "execution.engine": (self.execution.engine == "vllm", "vllm decodes adapters; take transformers"),
+                "execution.engine": (
+                    "vllm" in self.execution.engines,
+                    "vllm decodes adapters; take transformers",
+                ),
                 "model.trust_remote_code": (self.model.trust_remote_code, "a model's own code is not run for them"),
             }
             for key, (given, why) in dead.items():

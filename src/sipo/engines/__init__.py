@@ -1,4 +1,4 @@
-"""What writes and scores for the stages, behind one protocol: this process, a pool of them, or vLLM."""
+"""What writes and scores for the stages, behind one protocol: this process, a pool of them, vLLM, or a Ray cluster."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -17,6 +17,7 @@ from sipo.errors import SipoError
 from sipo.settings import Decoding, Execution
 
 if TYPE_CHECKING:
+    from sipo.engines.ray import Ray
     from sipo.engines.vllm import Vllm
 
 __all__ = ["Engine", "Local", "Pool", "Span", "answer", "check_engine", "opened"]
@@ -24,9 +25,11 @@ __all__ = ["Engine", "Local", "Pool", "Span", "answer", "check_engine", "opened"
 
 def check_engine(execution: Execution) -> None:
     """Raise SipoError where the configured engine is not installed."""
-    if execution.engine == "vllm" and find_spec("vllm") is None:
-        way = install_extra("vllm")
-        raise SipoError(f"execution.engine: vllm is not installed; `{way}`, or set it to transformers")
+    for engine in execution.engines:
+        if engine in ("vllm", "ray") and find_spec(engine) is None:
+            raise SipoError(
+                f"execution.engine: {engine} is not installed; `{install_extra(engine)}`, or set it to transformers"
+            )
 
 
 @contextmanager
@@ -39,7 +42,7 @@ def opened(execution: Execution, bank: Bank) -> Iterator[Engine]:
         yield engine
 
 
-def _engine(execution: Execution, bank: Bank) -> "Local | Pool | Vllm":
+def _engine(execution: Execution, bank: Bank) -> "Local | Pool | Vllm | Ray":
     match execution.engine:
         case "transformers":
             return Local(execution, bank)
@@ -49,6 +52,10 @@ def _engine(execution: Execution, bank: Bank) -> "Local | Pool | Vllm":
             from sipo.engines.vllm import Vllm
 
             return Vllm(execution, bank)
+        case "ray":
+            from sipo.engines.ray import Ray
+
+            return Ray(execution, bank)
 
 
 def answer(

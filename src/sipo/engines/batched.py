@@ -5,9 +5,9 @@ a batch change the last bits. A batch is a function of a bank, whole in itself: 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 from sipo.bank import Bank
 from sipo.bank.policy import Point
@@ -18,11 +18,25 @@ from sipo.logprobs.packing import Group, batches, worth_sharing
 from sipo.logprobs.score import ScoreRequest, score_rows
 from sipo.settings import Decoding, Execution
 
+Value = TypeVar("Value")
 Units = tuple[int, ...]
 """Indices of the requests that a batch is of."""
-Value = TypeVar("Value")
-Batch = Callable[[Bank], Sequence[Any]]
-"""Called with the bank, its span mounted: a result for each unit. Its `str` says what it does, for errors."""
+
+
+class Batch(Protocol):
+    """Its `str` says what it does, for errors."""
+
+    def __call__(self, bank: Bank) -> Sequence[Any]:
+        """A result for each unit, the span being mounted."""
+        ...
+
+    def __len__(self) -> int:
+        """Of its units."""
+        ...
+
+    def halves(self) -> "Sequence[Batch]":
+        """Two batches of its units, in order; none where it is of one unit."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,12 @@ class Texts:
 
     def __call__(self, bank: Bank) -> list[Generated]:
         return decode(bank, self.requests, self.decoding, self.limit, self.stops)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def halves(self) -> Sequence[Batch]:
+        return [replace(self, requests=half) for half in _halved(self.requests)]
 
     def __str__(self) -> str:
         lengths = [len(each.prompt) for each in self.requests]
@@ -48,6 +68,15 @@ class Single:
 
     def __call__(self, bank: Bank) -> list[float]:
         return [value for row in score_rows(bank, self.rows) for value in row]
+
+    def __len__(self) -> int:
+        return sum(len(group.responses) for group, _ in self.rows)
+
+    def halves(self) -> Sequence[Batch]:
+        if len(self.rows) > 1:
+            return [Single(half) for half in _halved(self.rows)]
+        ((group, point),) = self.rows
+        return [Single([(Group(group.prompt, tuple(half)), point)]) for half in _halved(group.responses)]
 
     def __str__(self) -> str:
         return f"scored {len(self.rows)} rows of up to {max(group.tokens for group, _ in self.rows)} tokens"
@@ -65,6 +94,12 @@ class Mixed:
         found = mixture_logprobs(bank, Group(self.requests[0].prompt, tuple(responses)), list(mixtures))
         return [found[mixtures[each.mixture]][responses[each.response]] for each in self.requests]
 
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def halves(self) -> Sequence[Batch]:
+        return [Mixed(half) for half in _halved(self.requests)]
+
     def __str__(self) -> str:
         points = {point for each in self.requests for point in each.mixture.points}
         longest = max(len(each.response) for each in self.requests)
@@ -76,9 +111,26 @@ def _numbered(values: Iterable[Value]) -> dict[Value, int]:
     return {value: place for place, value in enumerate(dict.fromkeys(values))}
 
 
-def knee(bank: Bank) -> tuple[int | None]:
+@dataclass(frozen=True)
+class Knee:
     """`Bank.knee`, as a batch of one unit."""
-    return (bank.knee,)
+
+    def __call__(self, bank: Bank) -> list[int | None]:
+        return [bank.knee]
+
+    def __len__(self) -> int:
+        return 1
+
+    def halves(self) -> Sequence[Batch]:
+        return ()
+
+    def __str__(self) -> str:
+        return "loaded the model"
+
+
+def _halved(units: Sequence[Value]) -> list[Sequence[Value]]:
+    middle = len(units) // 2
+    return [units[:middle], units[middle:]] if middle else []
 
 
 class Batched(ABC):
@@ -123,7 +175,7 @@ class Batched(ABC):
                     yield unit, result
 
     def _knee(self, span: Span) -> int | None:
-        ((_, (found,)),) = self._computed(span, [knee])
+        ((_, (found,)),) = self._computed(span, [Knee()])
         return found
 
     @abstractmethod

@@ -54,7 +54,7 @@ def foresee(task: Task, stages: Sequence[Stage], clock: Clock = time.perf_counte
     plan, _ = plan_of(task)
     works, worth = {stage.name: stage.work(plan) for stage in stages}, forwards(config)
     tokens = sum(work.tokens for work in works.values())
-    if not tokens or config.execution.engine == "vllm" or config.policies == "full":
+    if not tokens or config.execution.engine in ("vllm", "ray") or config.policies == "full":
         return Foresight(works, None, worth)
     glance = Foresight(works, measured(task, 0.0, clock), worth)
     if (glance.seconds or 0) <= SHORT:

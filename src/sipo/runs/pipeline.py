@@ -31,6 +31,9 @@ from sipo.task import Task
 from sipo.trackers import Trackers
 from sipo.words import quantity
 
+PACE: Any = {"checkpoint_seconds": True, "report_to": True, "ray": {"address", "actors", "num_gpus"}}
+"""Keys of `execution` with another value of which a stage that was begun goes on."""
+
 
 def run(
     config: Config,
@@ -162,7 +165,7 @@ class Work:
 
     def _make(self, stage: Stage, key: str, anew: bool) -> None:
         task, name = self.task, stage.name
-        execution = task.config.execution.model_dump(exclude={"checkpoint_seconds", "report_to"})
+        execution = task.config.execution.model_dump(exclude=PACE)
         plan = short_digest(json.dumps([key, execution, *(["anew"] if anew else [])]))
         folder, device = self.folder.begin(name, plan), find_device(task.config.execution.device)
         resumed = any(file.is_file() and file.stat().st_size for file in (folder / JOURNAL).rglob("*"))

@@ -5,7 +5,7 @@ The whole that they are put together to is `sipo.config`; what brings keys of it
 
 from sipo.settings.improvement import Realign, Refine, Sample
 from sipo.settings.model import Model
-from sipo.settings.running import Decoding, Evaluate, Execution, Report, Weights
+from sipo.settings.running import Decoding, Evaluate, Execution, Ray, Report, Weights
 from sipo.settings.section import Section
 from sipo.settings.training import Align, Lora, Sft, Training
 
@@ -16,6 +16,7 @@ __all__ = [
     "Execution",
     "Lora",
     "Model",
+    "Ray",
     "Realign",
     "Refine",
     "Report",

@@ -59,16 +59,33 @@ class Report(Section):
     """Of the page; null is the run's name."""
 
 
+class Ray(Section):
+    """The actor pool of `execution.engine: ray`, in Ray's own terms."""
+
+    address: str | None = None
+    """Of a cluster, as `ray start --head` prints it; null joins the one that RAY_ADDRESS names or that runs on this
+    machine, else starts one here."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What writes in an actor."""
+    actors: Positive = 2
+    """Each with a copy of the model; one that finds no room waits."""
+    num_cpus: Annotated[Number, Field(gt=0)] = 1
+    """Of an actor; as many threads."""
+    num_gpus: Annotated[Number, Field(ge=0)] = 0
+    """Of an actor. Without any it computes on processors."""
+
+
 class Execution(Section):
     """How the work is cut up: changes speed and memory, not what is computed (up to rounding)."""
 
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
-    engine: Literal["transformers", "pool", "vllm"] = "transformers"
-    """What writes and scores: this process; a pool of processes; or, for many prompts, vLLM, which needs `sipo[vllm]`.
-    The texts are the same up to rounding."""
+    engine: Literal["transformers", "pool", "vllm", "ray"] = "transformers"
+    """What writes and scores: this process; a pool of processes; for many prompts, vLLM, which needs `sipo[vllm]`; or,
+    on several machines, actors of a Ray cluster, which need `sipo[ray]`. The texts are the same up to rounding."""
     workers: Positive = 2
     """Of the pool: processes, each with a copy of the model."""
+    ray: Ray = Ray()
     decode_rows: Positive = 64
     """Rows decoded at once; MOD takes one for each policy."""
     score_tokens: Positive = 4096
@@ -82,3 +99,8 @@ class Execution(Section):
     """How often training saves its state."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
     """Where the numbers of metrics.jsonl go besides, while the run works; TensorBoard's are in the run's folder."""
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """What writes, and what it stands on."""
+        return (self.engine, self.ray.engine) if self.engine == "ray" else (self.engine,)
