@@ -29,7 +29,7 @@ from sipo.data.sources.registry import known_sets
 from sipo.studies.registry import find_study
 from sipo.testbed import ENVIRONMENTS
 
-PROGRAMS = ("sipo", "make", "python", "python3", "pip", "source", "cp", "docker")
+PROGRAMS = ("sipo", "make", "python", "python3", "pip", "source", "cp", "docker", "bash")
 SHOWN = {
     "# yaml-language-server": "a comment for an editor",
     '{"work": "mod-decode"': "the form of a line of build/bench.json, with dots for numbers",
@@ -163,6 +163,11 @@ def dry_docker(words: list[str]) -> None:
         dry_sipo([*{"sipo": [], "sipo-serve": ["serve"]}[given.image], *rest])
 
 
+def dry_bash(words: list[str]) -> None:
+    """A script that is here (tests/test_jobs.py runs it)."""
+    assert (ROOT / words[0]).is_file()
+
+
 def dry_vllm(words: list[str]) -> None:
     """As `sipo.commands` has it (tests/serve/test_vllm_plugin.py starts one)."""
     rank = int(words[-1])
@@ -175,7 +180,7 @@ def dry_export(words: list[str]) -> None:
     assert name.startswith("VLLM_") or any(f'"{name}"' in each.read_text() for each in (ROOT / "src").rglob("*.py"))
 
 
-DRY = {"vllm": dry_vllm, "export": dry_export}
+DRY = {"vllm": dry_vllm, "export": dry_export, "bash": dry_bash}
 DRY |= {"sipo": dry_sipo, "make": dry_make, "python": dry_python, "python3": dry_python}
 DRY |= {"docker": dry_docker, "pip": dry_pip, "source": dry_source, "cp": dry_cp}
 

@@ -124,11 +124,15 @@ def run(
         str | None, typer.Option("--from", metavar="STAGE", help="Make this stage and all after it anew.")
     ] = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of --only, this policy alone; others may be made meanwhile.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Run no stage after this one.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run all stages that do not hold yet. Killed, the same command goes on where it was."""
     with answering(as_json) as told:
-        told |= _run(config, run_dir, overrides, start=start, only=only)
+        told |= _run(config, run_dir, overrides, start=start, only=only, objective=objective, until=until)
 
 
 @app.command("testbed")
@@ -392,9 +396,7 @@ def _run(
     config: Path,
     run_dir: Path | None = None,
     overrides: Sequence[str] | None = None,
-    *,
-    start: str | None = None,
-    only: str | None = None,
+    **stages: Any,
 ) -> dict[str, Any]:
     """The status of the run once it is made (`sipo.run`)."""
     from sipo.config.file import load_config
@@ -409,4 +411,4 @@ def _run(
     from sipo.runs.pipeline import run
 
     with writing(settings.run_dir):
-        return status_of(run(settings, start=start, only=only))
+        return status_of(run(settings, **stages))

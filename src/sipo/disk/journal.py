@@ -4,7 +4,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,25 @@ FOLDER = ".journal"
 """Where a stage's folder keeps its journals; they go when the stage is complete."""
 SYNCED = 1.0
 """Seconds between two times that results are forced onto the disk: each alone would cost more than a quick unit."""
+_ALONE: ContextVar[int | None] = ContextVar("alone", default=None)
+
+
+class AloneError(Exception):
+    """Ends a stage's function: the one unit that `only_unit` asked for is finished."""
+
+
+@contextmanager
+def only_unit(number: int) -> Iterator[None]:
+    """Of the units that write folders, as trainings do, make this one alone in the block; it ends with the first list
+    of such.
+    """
+    token = _ALONE.set(number)
+    try:
+        yield
+    except AloneError:
+        pass
+    finally:
+        _ALONE.reset(token)
 
 
 @dataclass(frozen=True)
@@ -82,8 +102,12 @@ def in_any_order(
     path, progress = journal.path, journal.progress
     path.parent.mkdir(parents=True, exist_ok=True)
     finished, synced = _finished(path, count, writes), time.monotonic()
-    tracked = progress.track(journal.label or journal.name, count, done=len(finished))
-    with tracked as advance, path.open("ab") as stream, closing(work(finished)) as results:
+    alone = _ALONE.get() if writes else None
+    done: Collection[int] = finished
+    if alone is not None:
+        done = {number for number in range(count) if number != alone or number in finished}
+    tracked = progress.track(journal.label or journal.name, count, done=len(done))
+    with tracked as advance, path.open("ab") as stream, closing(work(done)) as results:
         for number, result in results:
             entry = {"result": result}
             if writes:
@@ -96,6 +120,8 @@ def in_any_order(
                 synced = time.monotonic()
             advance(1)
         os.fsync(stream.fileno())
+    if alone is not None:
+        raise AloneError
     # Read back what was written, so that a resumed run and an undisturbed one go on from the same values.
     del finished
     return _finished(path, count, None).results

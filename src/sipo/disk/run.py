@@ -83,10 +83,10 @@ class RunFolder:
         write_text(self.path / CONFIG, config)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Hold the folder against other processes; the lock goes with the process, however it ends."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with alone(self.path, work="this run"):
+        with alone(self.path, wait=wait, work="this run"):
             for ours in (PARTIAL, SUPERSEDED):
                 if (self.path / ours).is_symlink():
                     check_no_links(self.path / ours)

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from sipo.bank.kinds import base_of
-from sipo.commands import evenly, export, generate, question, serve, sipo
+from sipo.commands import evenly, export, generate, question, resume, serve, sipo
 from sipo.config import Config
 from sipo.config.file import dump_config
+from sipo.declare.parts import POLICIES, STRENGTH, TRIAL_POLICIES
 from sipo.declare.stage import Stage
 from sipo.disk.content import short_digest
 from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
-from sipo.disk.run import NOW
+from sipo.disk.journal import only_unit
+from sipo.disk.parts import METRICS, gather, held, part_of
+from sipo.disk.run import NOW, PARTIAL
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import outside_of, subject_of
@@ -40,6 +43,7 @@ def run(
     *,
     start: str | None = None,
     only: str | None = None,
+    objective: str | None = None,
     until: str | None = None,
     quiet: bool = False,
 ) -> Path:
@@ -47,7 +51,8 @@ def run(
 
     `start` makes that stage, or all in that folder (`judged`), and all that is made from it anew, and sets what stood
     there aside; killed, the same call goes on with what is left. `only` makes a single
-    stage, whose inputs must hold; `until` is the last stage to make. A stage that was damaged is set aside, and made
+    stage, whose inputs must hold, and with `objective` a single policy of it, beside other processes that make others;
+    `until` is the last stage to make. A stage that was damaged is set aside, and made
     anew. Raises SipoError before any work where the configuration, the data or the model is at fault.
 
     >>> sipo.run(sipo.load_config("quickstart.yaml"), quiet=True).name
@@ -58,6 +63,8 @@ def run(
             f"--from {start} and --only {only}: give one; --only makes a single stage, whose inputs must hold"
         )
     task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet, steps=True))
+    if objective is not None:
+        return make_part(config, only, objective, quiet=quiet)
     graph = Graph(config)
     if start is None or not graph.within(start):
         _known(graph, start)
@@ -99,6 +106,37 @@ def make_all(work: "Work", stages: Sequence[Stage], anew: Collection[str] = (), 
     if foreseen and foreseen.seconds and foreseen.seconds > SHORT:
         took = duration(time.monotonic() - began)
         task.progress.say(f"took {took}; at most {duration(foreseen.seconds)} were foreseen")
+
+
+def make_part(config: Config, only: str | None, objective: str, *, quiet: bool = False) -> Path:
+    """Make one policy of the stage `only`, beside other processes on the same run that make other ones."""
+    if only is None:
+        raise SipoError(f"--objective {objective}: makes one policy of a stage; name that with --only")
+    graph = Graph(config)
+    _known(graph, only)
+    stage = graph[only]
+    if objective not in config.names:
+        raise SipoError(f"--objective {objective}: is none of the run's, which are {', '.join(config.names)}")
+    trains = [each.name for each in graph if _trains(each)]
+    if only not in trains:
+        raise SipoError(
+            f"--objective {objective}: `{only}` trains no policy for each objective; {' and '.join(trains)} do"
+        )
+    metrics = config.run_dir / PARTIAL / part_of(only, objective) / METRICS
+    task = Task(config, Progress(metrics, quiet=quiet, steps=True))
+    work = Work(task, graph, subject_of(task))
+    work.folder.check(work.subject)
+    work.check_inputs(stage)
+    validate(task, evaluated=False)
+    with work.folder.locked(wait=True):
+        work.folder.claim(work.subject, dump_config(config), task.moment)
+    work.make_part(stage, objective)
+    return work.folder.path
+
+
+def _trains(stage: Stage) -> bool:
+    """Does it train a policy for each objective, rather than take what others trained?"""
+    return bool({POLICIES, TRIAL_POLICIES} & {*stage.writes}) and STRENGTH not in stage.writes
 
 
 class Work:
@@ -163,11 +201,32 @@ class Work:
         progress.say(f"{name}{' anew' if anew else changed}{f'  ({self.course})' if self.course else ''}")
         self._make(stage, key, anew)
 
+    def plan(self, key: str, anew: bool = False) -> str:
+        """Of work in progress, which goes on where it is the same."""
+        execution = self.task.config.execution.model_dump(exclude=PACE)
+        return short_digest(json.dumps([key, execution, *(["anew"] if anew else [])]))
+
+    def make_part(self, stage: Stage, objective: str) -> None:
+        """Make one policy of a stage, under a lock of its own."""
+        task, name, say = self.task, stage.name, self.task.progress.say
+        key = self.outputs.key(stage, self.subject)
+        assert key is not None  # its inputs hold
+        if self.folder.holds(name, key, every_byte=True):
+            return say(f"{name}: holds")
+        with held(self.folder, name, objective):
+            folder = self.folder.begin(part_of(name, objective), self.plan(key))
+            self._stand(stage)
+            task.progress.stage = name
+            say(f"{name}: {objective} alone")
+            with only_unit(task.objectives.index(objective)):
+                stage.make(task=task.of(stage), folder=folder, **self.outputs.inputs(stage), **stage.given)
+        say(f"{name}: {objective} is made; `{sipo(*resume(self.folder.path))}` goes on once the others are")
+
     def _make(self, stage: Stage, key: str, anew: bool) -> None:
-        task, name = self.task, stage.name
-        execution = task.config.execution.model_dump(exclude=PACE)
-        plan = short_digest(json.dumps([key, execution, *(["anew"] if anew else [])]))
+        task, name, plan = self.task, stage.name, self.plan(key, anew)
         folder, device = self.folder.begin(name, plan), find_device(task.config.execution.device)
+        if parts := gather(self.folder, name, folder, plan):
+            task.progress.say(f"  goes on with what was made of {', '.join(parts)}")
         resumed = any(file.is_file() and file.stat().st_size for file in (folder / JOURNAL).rglob("*"))
         self._stand(stage)
         reset_peak(device)

@@ -1,0 +1,120 @@
+"""The jobs of examples/jobs, with stand-ins for a scheduler that run what they are given at once."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sipo.cli.main import main
+from sipo.config.file import parse_config
+from sipo.runs.status import stage_statuses
+
+JOBS = Path(__file__).parents[1] / "examples" / "jobs"
+SBATCH = """#!/usr/bin/env bash
+# Runs the job, of an array all at the same time, and prints a number as `sbatch --parsable` does on a cluster of many.
+set -euo pipefail
+echo "sbatch $*" >>"$TOLD"
+while [[ $1 == --* ]]; do
+	[[ $1 == --array=* ]] && tasks=$(tr - " " <<<"${1#--array=}" | xargs seq)
+	shift
+done
+number=$(wc -l <"$TOLD")
+started=()
+for task in ${tasks:-1}; do
+	SLURM_ARRAY_TASK_ID=$task bash "$@" >"$TOLD.$number.$task" 2>&1 &
+	started+=($!)
+done
+for each in "${started[@]}"; do wait "$each"; done
+echo "$number;cluster"
+"""
+SRUN = '#!/usr/bin/env bash\nexec "$@"\n'
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Calls bash where sbatch, srun and sipo are those here; `sipo` told alone, where it is a stand-in."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+
+    def call(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        for name, text in {"sbatch": SBATCH, "srun": SRUN, **variables.pop("stand_ins", {})}.items():  # type: ignore[call-overload]
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        path = os.pathsep.join([str(programs), os.path.dirname(sys.executable), os.environ["PATH"]])
+        told = {"TOLD": str(tmp_path / "told"), "PATH": path}
+        return subprocess.run(
+            ["bash", *map(str, words)],
+            env={**os.environ, **told, **variables},
+            capture_output=True, text=True, cwd=tmp_path, timeout=300,
+        )  # fmt: skip
+
+    return call
+
+
+def test_a_run_is_submitted_as_a_chain_of_arrays(
+    settings: dict[str, Any], tmp_path: Path, around: Callable[..., Any]
+) -> None:
+    """Each job waits for the one before, and an array has a job for each objective."""
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    recorded = {"stand_ins": {"sipo": '#!/usr/bin/env bash\necho "sipo $*" >>"$TOLD.sipo"\n'}}
+    done = around(JOBS / "slurm.sh", "run.yaml", "--gres=gpu:1", **recorded)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "4\n"
+    lines = (tmp_path / "told").read_text().splitlines()
+    common = "sbatch --parsable --requeue --kill-on-invalid-dep=yes"
+    assert lines == [
+        f"{common} --array=0-1 --job-name=align --gres=gpu:1 {JOBS}/train.sbatch run.yaml align detail brevity",
+        f"{common} --dependency=afterok:1 --job-name=filter --gres=gpu:1 {JOBS}/run.sbatch run.yaml --until filter",
+        f"{common} --dependency=afterok:2 --array=0-1 --job-name=realign --gres=gpu:1 "
+        f"{JOBS}/train.sbatch run.yaml realign detail brevity",
+        f"{common} --dependency=afterok:3 --job-name=report --gres=gpu:1 {JOBS}/run.sbatch run.yaml",
+    ]
+    told = (tmp_path / "told.sipo").read_text().splitlines()
+    trained = {f"--only {stage} --objective {name}" for stage in ("align", "realign") for name in ("detail", "brevity")}
+    assert {*told} == {
+        f"sipo run run.yaml{more}" for more in ("", " --until filter", *(f" {each}" for each in trained))
+    }
+    assert told[2] == "sipo run run.yaml --until filter" and told[-1] == "sipo run run.yaml"
+
+
+@pytest.mark.slow
+def test_the_chain_makes_the_run(settings: dict[str, Any], tmp_path: Path, around: Callable[..., Any]) -> None:
+    settings["methods"] = ["base", "sipo"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    done = around(JOBS / "slurm.sh", "run.yaml")
+    assert done.returncode == 0, done.stderr + "".join(each.read_text() for each in tmp_path.glob("told.*"))
+    config = parse_config(settings, "run.yaml")
+    assert {each.state for each in stage_statuses(config.run_dir, config)} == {"done"}
+    last = (tmp_path / "told.4.1").read_text()
+    assert "align: holds" in last and "realign" in last and "goes on with what was made of brevity, detail" in last
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+@pytest.mark.parametrize(
+    ("envs", "expected"),
+    [
+        ({}, "sipo run run.yaml --run-dir /runs/run"),
+        ({"OPTIONS": "--until filter"}, "sipo run run.yaml --run-dir /runs/run --until filter"),
+        ({"STAGE": "align", "OBJECTIVE": "wit"}, "sipo run run.yaml --run-dir /runs/run --only align --objective wit"),
+    ],
+)
+def test_a_job_of_skypilot_runs_what_it_is_told(
+    tmp_path: Path, around: Callable[..., Any], envs: dict[str, str], expected: str
+) -> None:
+    job = yaml.safe_load((JOBS / "skypilot.yaml").read_text())
+    (tmp_path / "run.sh").write_text(job["run"])
+    recorded = {"stand_ins": {"sipo": '#!/usr/bin/env bash\necho "sipo $*"\n'}}
+    done = around(tmp_path / "run.sh", **recorded, **{**job["envs"], **envs})
+    assert done.stdout == f"{expected}\n", done.stderr
+
+
+def test_what_the_jobs_say_to_sipo_is_an_option_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(option in said for option in ("--only", "--objective", "--until", "--run-dir"))
