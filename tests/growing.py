@@ -1,34 +1,45 @@
-"""Score, filter and realign over many candidates with no model: what plans as an engine stands in for it, and training
-goes through its examples alone. `python tests/growing.py PROMPTS FOLDER MODEL` tells the peak of memory after each.
+"""Runs with no model: what plans as an engine stands in for it, and training goes through its examples alone. So what is
+left is done in Python, and its operations and memory can be counted. `python tests/growing.py candidates PROMPTS FOLDER
+MODEL` tells the peak of memory after score, filter and realign, `python tests/growing.py prepare ROWS FOLDER` and the
+like that of work on data.
 """
 
 import importlib
 import json
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from random import Random
+from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
 from sipo.bank import new_adapter
+from sipo.check import check
+from sipo.cli.inspect import inspect_file
 from sipo.config import Config
-from sipo.data import Row, write_rows
+from sipo.data import Row, Split, conflict_subset, read_rows, split_rows, write_rows
+from sipo.data.convert import convert
+from sipo.data.prepare import prepare
 from sipo.declare.parts import CANDIDATES, LOGPROBS, REFINEMENTS, SAMPLES
+from sipo.decoding import Generated
 from sipo.disk.tables import write_records
-from sipo.engines.batched import Batched, knee
+from sipo.engines.batched import Batched, Knee, Single, Texts
 from sipo.logprobs.table import LogprobTable
 from sipo.message import Message
 from sipo.progress import Progress
 from sipo.records import Refinement, Sample
+from sipo.runs.pipeline import run
 from sipo.settings import Lora
 from sipo.stages.filter import filter
 from sipo.stages.score import score
 from sipo.task import Task
-from sipo.training.loop import Trained
+from sipo.training.loop import Examples, Trained
 from sipo.weights import spread_lattice
 
 NAMES = ("x", "y", "z")
@@ -40,18 +51,117 @@ DRAWN = BETWEEN[:5]
 
 
 class Counting(Batched):
-    """Plans as engines do, and scores by a number that depends on the request alone."""
+    """Plans as engines do, writes texts by chance and scores by a number that depends on the request alone."""
 
     def _computed(self, span: Any, batches: Sequence[Any]) -> Iterator[tuple[int, Sequence[Any]]]:
         for index, batch in enumerate(batches):
-            if batch is knee:
-                yield index, (4096,)
-            else:
-                yield index, [_score(y, point) for group, point in batch.rows for y in group.responses]
+            match batch:
+                case Texts():
+                    yield index, [_written(request.seed) for request in batch.requests]
+                case Single():
+                    yield index, [_score(y, point) for group, point in batch.rows for y in group.responses]
+                case Knee():
+                    yield index, (4096,)
+
+
+def _written(seed: int) -> Generated:
+    """Letters and spaces of a tokenizer by bytes."""
+    draw = Random(seed)
+    return Generated(tuple(draw.choices(range(66, 90), k=draw.randrange(3, 9))), True)
 
 
 def _score(response: Sequence[int], point: Sequence[float]) -> float:
     return -float((response[0] * 7 + response[-1] * 3) % 97) * (1 + sum(at * c for at, c in enumerate(point, 2)) / 10)
+
+
+def learn(bank: Any, start: Any, examples: Examples, *given: Any, **about: Any) -> Trained:
+    """Goes once through the examples; some policy comes of it."""
+    assert all(len(each.reference) == len(each.group.responses) for each in examples.train)
+    policy = start.trainable_copy(bank.device)
+    for parameter in policy.parameters:
+        parameter.requires_grad_(False).add_(0.01)
+    numbers = {"loss": 0.6, "accuracy": 0.7, "start_validation_loss": 0.7, "validation_loss": 0.6}
+    return Trained(policy, [{"step": 1.0, "epoch": 1.0, **numbers}])
+
+
+@contextmanager
+def no_model() -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(patch("sipo.task.opened", lambda execution, bank: nullcontext(Counting(execution))))
+        for module in ("sipo.training.policies", "sipo.stages.realign"):
+            stack.enter_context(patch.object(importlib.import_module(module), "train", learn))
+        yield
+
+
+def whole_run(folder: Path, model: Path, rows: int) -> None:
+    """All stages over so many rows, three of five to train on."""
+    split: tuple[Split, ...] = ("train", "train", "train", "validation", "test")
+    labels = [{"detail": 1, "brevity": at % 2} for at in range(2)]
+    made = [
+        Row(
+            (Message("user", f"tell me about {at}"),),
+            (f"short {at}", f"a longer one {at}"),
+            labels[at % 2],
+            split[at % 5],
+        )
+        for at in range(rows)
+    ]
+    write_rows(folder / "rows.jsonl", made)
+    words = {"better": "It is so.", "reward": "sipo.rewards.text:words"}
+    config = Config.model_validate(
+        {
+            "run_dir": str(folder / "run"),
+            "model": {"path": str(model), "dtype": "float32"},
+            "data": {"path": str(folder / "rows.jsonl"), "max_prompt_tokens": 200, "max_response_tokens": 40},
+            "objectives": [{"name": "detail", **words}, {"name": "brevity", **words, "direction": "minimize"}],
+            "weights": {"divisions": 2},
+            "sample": {"weights": {"divisions": 2}, "rows": "all"},
+            "decoding": {"temperature": 1.0},
+            "evaluate": {"bootstrap": 10, "validation_prompts": rows},
+            "execution": {"device": "cpu"},
+        }
+    )
+    with no_model():
+        run(config, quiet=True)
+
+
+def operations(work: Callable[[], object]) -> Counter[str]:
+    """Of each function of sipo, the bytecodes that it executes, those of loops and comprehensions too, and the lengths
+    of the lists that it searches, or puts something into.
+    """
+    found: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "opcode":
+            found[_name(frame)] += 1
+        return count
+
+    def enter(frame: FrameType, event: str, _: Any) -> Any:
+        if SOURCES not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return count
+
+    def called(frame: FrameType, event: str, callee: Any) -> None:
+        if event == "c_call" and callee.__name__ in SEARCHES and SOURCES in frame.f_code.co_filename:
+            found[_name(frame)] += len(callee.__self__) if isinstance(callee.__self__, list | tuple) else 1
+
+    sys.settrace(enter)
+    sys.setprofile(called)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+        sys.setprofile(None)
+    return found
+
+
+SOURCES = "/sipo/"
+SEARCHES = ("index", "count", "remove", "insert")
+
+
+def _name(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename.rpartition(SOURCES)[2]}:{frame.f_code.co_qualname}"
 
 
 def write_run(folder: Path, prompts: int, tokens: int) -> None:
@@ -113,19 +223,62 @@ def work(task: Task, folder: Path, told: Callable[[str], None] = lambda stage: N
         (folder / stage).mkdir()
         return folder / stage
 
-    def learn(_: Any, policy: Any, examples: Any, *given: Any, **about: Any) -> Trained:
-        assert {len(each.group.responses) for each in examples.train} == {3}
-        return Trained(policy, [{"step": 1.0, "loss": 1.0, "accuracy": 1.0}])
-
     told("begun")
     score(task, policies, read(SAMPLES), LogprobTable(), made("score"), refinements=read(REFINEMENTS))
     told("score")
     filter(task, read(SAMPLES), read(LOGPROBS), made("filter"), refinements=read(REFINEMENTS))
     told("filter")
-    stage = importlib.import_module("sipo.stages.realign")
-    with patch.object(stage, "train", learn):
-        stage.realign(task, policies, read(CANDIDATES), read(LOGPROBS), made("realign"))
+    with no_model():
+        from sipo.stages.realign import realign
+
+        realign(task, policies, read(CANDIDATES), read(LOGPROBS), made("realign"))
     told("realign")
+
+
+def write_pairs(path: Path, rows: int) -> None:
+    """Four rows a prompt, of some 500 bytes each, that compare what is there once."""
+    draw = Random(0)
+    with path.open("w") as file:
+        for at in range(rows):
+            words = [" ".join(f"w{draw.randrange(3000)}" for _ in range(30)) for _ in range(2)]
+            labels = {"x": draw.randrange(2), "y": draw.choice((0, 1, None))}
+            record = {"prompt": f"{at // 4} " + "what of it " * 10, "response_0": words[0], "response_1": words[1]}
+            file.write(json.dumps({**record, "preferred": labels}) + "\n")
+
+
+def data_work(what: str, path: Path) -> object:
+    """What is done with rows before a run, by its name."""
+    match what:
+        case "prepare":
+            return prepare(str(path), path.parent / "prepared")
+        case "inspect":
+            return inspect_file(path, as_json=True)
+        case "split":
+            return split_rows(read_rows(path), seed=1, validation=0.1, test=0.1)
+        case "subset":
+            rows = read_rows(path)
+            return conflict_subset(rows, ("x", "y"), size=len(rows) // 4, ratio=0.3, seed=1)
+        case "convert":
+            return convert(path, path.parent / "converted", "trl")
+        case _:
+            raise AssertionError(what)
+
+
+DATA = ("prepare", "inspect", "split", "subset", "convert")
+
+
+def check_rows(path: Path, model: Path) -> object:
+    words = {"better": "It is so.", "reward": "sipo.rewards.text:words"}
+    config = Config.model_validate(
+        {
+            "run_dir": str(path.parent / "run"),
+            "model": {"path": str(model), "dtype": "float32"},
+            "data": {"path": str(path), "max_prompt_tokens": 400},
+            "objectives": [{"name": "x", **words}, {"name": "y", **words}],
+            "execution": {"device": "cpu"},
+        }
+    )
+    return check(config, Progress(quiet=True))
 
 
 def told(stage: str) -> None:
@@ -133,6 +286,14 @@ def told(stage: str) -> None:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[2])
-    write_run(place, int(sys.argv[1]), 200)
-    work(task_of(place, Path(sys.argv[3])), place, told)
+    what, count, place = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    if what == "candidates":
+        write_run(place, count, 200)
+        work(task_of(place, Path(sys.argv[4])), place, told)
+    else:
+        write_pairs(place / "pairs.jsonl", count)
+        if what == "check":
+            check_rows(place / "pairs.jsonl", Path(sys.argv[4]))
+        else:
+            data_work(what, place / "pairs.jsonl")
+        told(what)

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 from families import CHATML, KINDS, tokenizer_of
-from growing import task_of, work, write_run
+from growing import DATA, check_rows, data_work, operations, task_of, whole_run, work, write_pairs, write_run
 
-from sipo.data import Row
+from sipo.data import Row, read_rows
 from sipo.filters.contest import CHOSEN
 from sipo.finished.streaming import Stream
 from sipo.message import Message
@@ -122,6 +124,69 @@ def test_what_is_told_is_the_answer(seed: int, kind: str) -> None:
     assert pieces > len(answers)
 
 
+SMALL, TIMES = 20, 3
+"""Rows, and how many times as many: the square would be nine times as much."""
+
+
+def test_no_stage_does_more_than_grow_with_the_rows(model_folder: Path, tmp_path: Path) -> None:
+    """Every function of a whole run, with no model: what it does for three times the rows."""
+    counted = []
+    for rows in (SMALL, TIMES * SMALL):
+        (tmp_path / str(rows)).mkdir()
+        counted.append(operations(partial(whole_run, tmp_path / str(rows), model_folder, rows)))
+    assert_linear(*counted)
+    assert any("report" in name for name in counted[1])
+
+
+@pytest.mark.parametrize("what", [*DATA, "check"])
+def test_no_work_on_data_does_more_than_grow_with_the_rows(
+    what: str, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = []
+    for rows in (40, TIMES * 40):
+        path = tmp_path / str(rows) / "pairs.jsonl"
+        path.parent.mkdir()
+        write_pairs(path, rows)
+        counted.append(operations(lambda: check_rows(path, model_folder) if what == "check" else data_work(what, path)))  # noqa: B023
+    assert_linear(*counted)
+    assert sum(counted[1].values()) > 2 * sum(counted[0].values()) / 3
+
+
+def test_what_a_row_takes_in_memory(tmp_path: Path) -> None:
+    """Beside its texts, of 2 x 174 characters here: some 500 bytes."""
+    held = []
+    for count in (100, 100, 1100):
+        write_pairs(tmp_path / "pairs.jsonl", count)
+        gc.collect()
+        tracemalloc.start()
+        rows = read_rows(tmp_path / "pairs.jsonl")
+        held.append(tracemalloc.get_traced_memory())
+        tracemalloc.stop()
+        assert len(rows) == count
+    assert (held[2][0] - held[1][0]) / 1000 < 1100 and (held[2][1] - held[1][1]) / 1000 < 1300
+
+
+def assert_linear(few: Counter[str], many: Counter[str]) -> None:
+    """With a third on top, for what comes in batches, and a start of 1000."""
+    for name, count in many.items():
+        assert count < 4 * few[name] + 1000, f"{name}: {few[name]}, then {count}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda rows: [[each for each in rows if each == row] for row in rows],
+        lambda rows: [rows.index(row) for row in rows],
+        lambda rows: [rows.insert(0, row) for row in list(rows)],
+    ],
+)
+def test_a_square_would_be_seen(body: Callable[[list[int]], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("growing.SOURCES", Path(__file__).name[:-3])
+    few, many = (operations(partial(body, list(range(n)))) for n in (SMALL * 4, TIMES * SMALL * 4))
+    with pytest.raises(AssertionError):
+        assert_linear(few, many)
+
+
 def test_what_a_candidate_takes_in_score_filter_and_realign(model_folder: Path, tmp_path: Path) -> None:
     """Under 16 models, of 50 tokens: some 6 kB in the stages' peak, 1 kB of it tokens and texts of 50 characters more
     or less. Each of what they hold, log-probabilities, requests, journal, candidates, would take as much in plain lists.
@@ -141,13 +206,23 @@ def test_what_a_candidate_takes_in_score_filter_and_realign(model_folder: Path, 
     assert (peaks[2] - peaks[1]) / 300 < 9000
 
 
+def peaks(*command: object) -> dict[str, float]:
+    """In GiB, of a process of its own."""
+    script = str(Path(__file__).with_name("growing.py"))
+    done = subprocess.run([sys.executable, script, *map(str, command)], check=True, capture_output=True, text=True)
+    told = (json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"stage"'))
+    return {each["stage"]: each["peak"] / 2**30 for each in told}
+
+
 @pytest.mark.slow
 def test_100_000_candidates_under_16_models_take_less_than_2_gib(model_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("growing.py")), "10000", str(tmp_path), str(model_folder)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    peaks = {
-        each["stage"]: each["peak"] / 2**30 for each in map(json.loads, (line for line in told if line.startswith("{")))
-    }
-    print(peaks)
-    assert len((tmp_path / "filter" / "candidates.jsonl").read_bytes().splitlines()) == 100_000
-    assert peaks["realign"] < 2
+    """Of 200 tokens: 1.5 GiB, of which half a GiB is there before there is a row."""
+    assert peaks("candidates", 10_000, tmp_path, model_folder)["realign"] < 2
+    with (tmp_path / "filter" / "candidates.jsonl").open() as file:
+        assert sum(1 for _ in file) == 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [*DATA, "check"])
+def test_a_million_rows_take_less_than_2_gib(what: str, model_folder: Path, tmp_path: Path) -> None:
+    assert peaks(what, 1_000_000, tmp_path, model_folder)[what] < 2

@@ -145,7 +145,7 @@ def test_samples_are_mod_s_answers(finished: Finished) -> None:
             seed = seed_of(config.seed, "sample", each.prompt, weight, each.index)
             request = Request(task.prompt_tokens(rows[each.prompt]), at_mod(weight), seed)
             (alone,) = decode(task.bank, [request], config.decoding, 12, task.codec.stops)
-            assert (list(alone.tokens), alone.finished) == (each.tokens, each.finished)
+            assert (alone.tokens, alone.finished) == (each.tokens, each.finished)
             assert each.response == task.codec.decode(alone.tokens)
 
 

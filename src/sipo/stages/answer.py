@@ -64,18 +64,20 @@ def answer_prompts(
         for method in methods
         for weight in (weights if method.steerable or config.decoding.temperature > 0 else weights[:1])
     ]
+    rows = test_rows(task)
     plan = [
         _ask(task, method, weight, aligned, row, index)
         for method, weight, aligned in models
-        for row in test_rows(task)
+        for row in rows
         for index in range(config.evaluate.per_prompt)
     ]
     drawn: dict[int, list[Generated]] = {}
     with task.engine() as engine:
-        for number, shared in enumerate(dict.fromkeys(each.shared for each in plan)):
-            mine = [at for at, each in enumerate(plan) if each.shared == shared]
+        together: dict[tuple[tuple[Policy, ...], Decoding], list[int]] = {}
+        for at, each in enumerate(plan):
+            together.setdefault(each.shared, []).append(at)
+        for number, ((adapters, decoding), mine) in enumerate(together.items()):
             names = dict.fromkeys(plan[at].method.name for at in mine)
-            adapters, decoding = shared
             generated = answer(
                 engine,
                 task.span(adapters),

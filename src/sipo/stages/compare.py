@@ -185,9 +185,12 @@ def judges(
     """
     found = {name: {key: value for key, value in each.items() if key != "right"} for name, each in agreement.items()}
     groups: dict[tuple[str, str], list[tuple[Response, Response]]] = {}
-    for method in dict.fromkeys(each.method for each in responses if each.method != BASE):
-        mine = [each for each in responses if each.method == method]
-        for each, other in zip(mine, opponents(mine, [y for y in responses if y.method == BASE]), strict=True):
+    answers: dict[str, list[Response]] = {}
+    for each in responses:
+        answers.setdefault(each.method, []).append(each)
+    base = answers.pop(BASE, [])
+    for method, mine in answers.items():
+        for each, other in zip(mine, opponents(mine, base), strict=True):
             groups.setdefault((method, _shares(each.weights)), []).append((each, other))
     for name, known in agreement.items():
         if known["compares"] and groups:
@@ -202,8 +205,8 @@ def _wins(
     number = [number for number, each in enumerate(groups.values()) for _ in each]
     won = np.array([mine.rewards[name] for mine, _ in pairs], dtype=float)
     longer = np.array([mine.length - other.length for mine, other in pairs], dtype=float)
-    prompts = list(dict.fromkeys(mine.prompt for mine, _ in pairs))
-    equal, taste = at_equal_length(won, longer, number, [prompts.index(mine.prompt) for mine, _ in pairs])
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(mine.prompt for mine, _ in pairs))}
+    equal, taste = at_equal_length(won, longer, number, [places[mine.prompt] for mine, _ in pairs])
     wins = []
     for place, ((method, _), each) in enumerate(groups.items()):
         like = of_like_length(np.log([max(1, mine.length) / max(1, other.length) for mine, other in each]))
