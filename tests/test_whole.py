@@ -22,7 +22,7 @@ from sipo.logprobs.score import score_rows
 from sipo.models.load import Backbone
 from sipo.settings import Decoding, Training
 from sipo.training.learner import Recipe
-from sipo.training.loop import SINGLE, Example, Examples, Loss, Weighting, _backward, train
+from sipo.training.loop import SINGLE, Example, Examples, Loss, Part, Weighting, _backward, train
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 WEIGHT = (0.3, 0.7)
@@ -228,7 +228,8 @@ def test_gradients_are_those_of_the_loss_written_down(mounted: tuple[Bank, list[
     loss.backward()
     rows = examples_of(bank)
     with bank.mounted([policy]):
-        numbers = _backward(bank, rows, Loss(SETTINGS.beta, alpha=alpha, token_budget=budget))
+        loss = Loss(SETTINGS.beta, alpha=alpha, token_budget=budget)
+        (numbers,) = _backward(bank, [Part((1.0,), bank.policies[0].parameters, loss, rows)])
     assert numbers["loss"] == pytest.approx(loss.item(), rel=1e-4)
     largest = max(float(weight.grad.abs().max()) for weight in model.parameters())
     for name, weight in policy.weights.items():

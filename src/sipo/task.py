@@ -17,7 +17,9 @@ from sipo.bank.kinds import adapted_layers
 from sipo.config import Config
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
+from sipo.declare.memory import SPARE, Peaks, shape
 from sipo.declare.stage import Stage
+from sipo.declare.work import Lengths
 from sipo.disk.run import moment_of
 from sipo.engines import Engine, Span, opened
 from sipo.errors import SipoError
@@ -26,8 +28,9 @@ from sipo.logprobs.encoded import Encoded
 from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
 from sipo.models.load import Backbone, load_backbone
+from sipo.models.room import memory_of
 from sipo.progress import Progress
-from sipo.settings import Execution, Model
+from sipo.settings import Execution, Model, Training
 from sipo.words import quantity
 
 Engines = Callable[[Execution, Bank], AbstractContextManager[Engine]]
@@ -236,6 +239,24 @@ class Task:
         """The row's two responses as the run uses them, cut where it cuts: what is judged is what is trained on."""
         first, second = row.responses
         return self.codec.used(first), self.codec.used(second)
+
+    def together(self, policies: int, settings: Training) -> int:
+        """How many of so many policies learn in the same steps, by `execution.train_together`: by what the machine has,
+        and not by what is free, so that a run that goes on goes on as it was.
+        """
+        asked = self.config.execution.train_together
+        if self.config.policies == "full":
+            return 1
+        data, rows = self.config.data, self.splits.train
+        tokens = settings.batch_size * sum(self.group(row).tokens for row in rows) / len(rows)
+        limits = Lengths(data.max_prompt_tokens, data.max_response_tokens)
+        peaks = Peaks(self.config, limits, self.backbone.model, shape(self.backbone.model), self.backbone.context, ())
+        wanted = peaks.worth_together(tokens, self.backbone.model.device.type) if asked == "auto" else asked
+        together = max(1, min(policies, wanted))
+        room = (1 - SPARE) * memory_of(self.backbone.model.device)
+        while asked == "auto" and together > 1 and peaks.training(peaks.both + peaks.longest, together) > room:
+            together -= 1
+        return together
 
     def prompt_tokens(self, row: Row) -> tuple[int, ...]:
         return self.group(row).prompt

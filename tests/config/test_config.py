@@ -173,6 +173,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "execution.score_tokens": (30, NONE),
     "execution.train_tokens": (30, NONE),
     "execution.gradient_checkpointing": (True, NONE),
+    "execution.train_together": (1, NONE),
     "execution.checkpoint_seconds": (3.0, NONE),
     "execution.report_to": (("tensorboard",), NONE),
 }

@@ -24,7 +24,7 @@ from sipo.models.chat import Codec
 from sipo.models.load import Backbone
 from sipo.settings import Training
 from sipo.training.learner import Recipe
-from sipo.training.loop import Example, Examples, Loss, _backward, train
+from sipo.training.loop import Example, Examples, Loss, Part, _backward, train
 from sipo.training.losses import accuracy, implicit_rewards, normalised_nll, preference_loss
 
 BETA, ALPHA = 0.3, 0.25
@@ -134,7 +134,8 @@ def gradients_here(
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     adapter = policy.trainable_copy(bank.device)
     with bank.mounted([adapter]):
-        numbers = _backward(bank, examples, Loss(BETA, alpha=alpha, token_budget=60))
+        loss = Loss(BETA, alpha=alpha, token_budget=60)
+        (numbers,) = _backward(bank, [Part((1.0,), bank.policies[0].parameters, loss, examples)])
     gradients = {f"{name}.{'AB'[i]}": pair[i].grad for name, pair in adapter.factors.items() for i in (0, 1)}
     return numbers, gradients  # type: ignore[return-value]
 

@@ -76,7 +76,8 @@ def test_a_batch_s_gradient_is_the_rule_over_those_of_each_objective(
     def gradient(weighting: Weighting, budget: int) -> torch.Tensor:
         for parameter in adapter.parameters:
             parameter.grad = None
-        loop._backward(bank, examples, Loss(SETTINGS.beta, weighting, token_budget=budget))
+        loss = Loss(SETTINGS.beta, weighting, token_budget=budget)
+        loop._backward(bank, [loop.Part((1.0,), adapter.parameters, loss, examples)])
         return torch.cat([parameter.grad.flatten() for parameter in adapter.parameters if parameter.grad is not None])
 
     with bank.mounted([adapter]):

@@ -1,6 +1,7 @@
 """The loop: accumulation, interruption, the best epoch, and references from the table."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,9 @@ def test_the_best_epoch_is_kept(
     losses = iter([9.0, 3.0, 1.0, 2.0] * 2)
     after_epochs: list[list[torch.Tensor]] = []
 
-    def validate(bank: Bank, *_: object) -> float:
+    def validate(bank: Bank, parts: Sequence[loop.Part]) -> list[float]:
         after_epochs.append([parameter.detach().clone() for parameter in bank.policies[0].parameters])
-        return next(losses)
+        return [next(losses) for _ in parts]
 
     monkeypatch.setattr(loop, "validate", validate)
     best = train(bank, start, Examples(examples, examples[:2]), Recipe(SETTINGS, LR, 0, keep_best=True), LOSS)
@@ -207,7 +208,7 @@ def test_validation_is_the_mean_loss_and_changes_nothing(
             for s, e in zip(scores, examples, strict=True)
         ]
         for budget in (1, 100, 10_000):
-            actual = loop.validate(bank, examples, Loss(0.5, token_budget=budget))
+            (actual,) = loop.validate(bank, [loop.Part((1.0,), [], Loss(0.5, token_budget=budget), examples)])
             assert actual == pytest.approx(sum(expected) / len(expected), rel=1e-4)
     watched = train(bank, policies[0], Examples(examples, examples[:3]), Recipe(SETTINGS, 1e-3, 0), LOSS)
     alone = train(bank, policies[0], Examples(examples), Recipe(SETTINGS, 1e-3, 0), LOSS)
@@ -241,9 +242,9 @@ def test_every_epoch_takes_every_example_once_in_a_new_order(
     taken: list[int] = []
     backward = loop._backward
 
-    def recorded(bank: Bank, batch: list[Example], loss: Loss) -> dict[str, float]:
-        taken.extend(examples.index(example) for example in batch)
-        return backward(bank, batch, loss)
+    def recorded(bank: Bank, parts: Sequence[loop.Part]) -> list[dict[str, float]]:
+        taken.extend(examples.index(example) for example in parts[0].examples)
+        return backward(bank, parts)
 
     monkeypatch.setattr(loop, "_backward", recorded)
     train(bank, start, Examples(examples), RECIPE, LOSS)

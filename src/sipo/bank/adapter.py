@@ -181,11 +181,16 @@ def new_adapter(model: nn.Module, lora: Lora, seed: int) -> Adapter:
     return Adapter(factors, lora.alpha / lora.r)
 
 
-def factors_at(name: str, adapters: Sequence[Adapter]) -> list[tuple[Tensor, Tensor]]:
-    """A and B of each at a layer; zeros for one that leaves as it is what another of them changes."""
-    a, b = next(adapter.factors[name] for adapter in adapters if name in adapter.factors)
-    nothing = [(a.new_zeros(each.rank, a.shape[1]), b.new_zeros(len(b), each.rank)) for each in adapters]
-    return [each.factors.get(name, none) for each, none in zip(adapters, nothing, strict=True)]
+def factors_at(
+    name: str, adapters: Sequence[Adapter], among: Sequence[Adapter] | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """A and B of each at a layer; zeros for one that leaves as it is what another of them, or of `among`, changes."""
+    a, b = next(adapter.factors[name] for adapter in among or adapters if name in adapter.factors)
+
+    def nothing(rank: int) -> tuple[Tensor, Tensor]:
+        return a.new_zeros(rank, a.shape[1]), b.new_zeros(len(b), rank)
+
+    return [each.factors[name] if name in each.factors else nothing(each.rank) for each in adapters]
 
 
 def soup(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:

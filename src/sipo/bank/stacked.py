@@ -1,6 +1,7 @@
 """LoRA adapters side by side on a bank: all rows in one forward, each at its own point of their span.
 
-Layer by layer y = W x + sum_i c_i * scaling_i * B_i (A_i x), whatever N is.
+Layer by layer y = W x + sum_i c_i * scaling_i * B_i (A_i x), whatever N is. While adapters are trained each row passes
+those alone that it has a share of.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -18,7 +19,7 @@ from sipo.bank.cache import Cache, RoomyCache
 from sipo.bank.head import Head
 from sipo.bank.layout import PADDING, Layout
 from sipo.bank.trunk import Sharing, Trunk
-from sipo.bank.update import Place, StackedUpdate
+from sipo.bank.update import Place, Run, StackedUpdate, trains
 from sipo.errors import SipoError
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ class Stacked:
     def __init__(self, bank: "Bank", adapters: Sequence[Adapter] = ()) -> None:
         self.bank, self.adapters = bank, adapters
         self.trunk = trunk_below(bank, adapters)
+        self._training = trains(adapters)
         self._points: Tensor | None = None
-        self._rank_points: Tensor | None = None
+        self._runs: list[Run] = []
         self._place: Place | None = None
 
     @classmethod
@@ -62,9 +64,8 @@ class Stacked:
         again: Sequence[Hashable] | None = None,
     ) -> Any:
         if points is not self._points:
-            self._points, self._rank_points = points, self._per_rank(points)
-        columns = inputs["input_ids"].shape[1]
-        self._place = place = None if self._rank_points is None else Place(self._rank_points, columns)
+            self._points, self._runs = points, self._split(points)
+        self._place = place = Place(self._runs, inputs["input_ids"].shape[1]) if self._runs else None
         sharing = self._shared(inputs.get("past_key_values"), sharing)
         if sharing is not None:
             layout = layout and layout.of(sharing.first)
@@ -112,16 +113,25 @@ class Stacked:
         self.trunk.share(sharing, depth)
         return sharing
 
-    def _per_rank(self, points: Tensor) -> Tensor | None:
-        """[rows, 1, 1, R]: c_i * scaling_i for each of adapter i's ranks.
-
-        None where all are zero: the reference alone runs at the backbone's speed.
-        """
+    def _split(self, points: Tensor) -> list[Run]:
+        """The rows by what they pass; none where all are the reference, which alone runs at the backbone's speed."""
         scaled = points.float().cpu() * torch.tensor([adapter.scaling for adapter in self.adapters])
         if not self.adapters or not bool(scaled.any()):
-            return None
-        ranks = torch.tensor([adapter.rank for adapter in self.adapters])
-        return scaled.repeat_interleave(ranks, dim=1)[:, None, None].to(self.bank.device, self.bank.model.dtype)
+            return []
+        if not self._training:
+            return [self._run(slice(0, len(points)), tuple(range(len(self.adapters))), scaled)]
+        runs, at = [], 0
+        for passed, rows in groupby(map(tuple, (scaled != 0).tolist())):
+            here = slice(at, at + sum(1 for _ in rows))
+            runs.append(self._run(here, tuple(place for place, each in enumerate(passed) if each), scaled[here]))
+            at = here.stop
+        return runs
+
+    def _run(self, rows: slice, adapters: tuple[int, ...], scaled: Tensor) -> Run:
+        """`scaled` [rows, N]: c_i * scaling_i."""
+        ranks = torch.tensor([self.adapters[place].rank for place in adapters], dtype=torch.long)
+        per_rank = scaled[:, list(adapters)].repeat_interleave(ranks, dim=1)[:, None, None]
+        return Run(rows, adapters, per_rank.to(self.bank.device, self.bank.model.dtype))
 
 
 def trunk_below(bank: "Bank", adapters: Sequence[Adapter]) -> Trunk:

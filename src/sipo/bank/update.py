@@ -10,19 +10,35 @@ from sipo.bank.adapter import Adapter, factors_at
 
 
 @dataclass(frozen=True)
+class Run:
+    """Rows of a forward that lie side by side, and the adapters that they pass."""
+
+    rows: slice
+    adapters: tuple[int, ...]
+    per_rank: Tensor
+    """[rows, 1, 1, R]: each row's c_i * scaling_i for every rank of these adapters."""
+
+
+@dataclass(frozen=True)
 class Place:
     """Where the rows of a forward stand."""
 
-    per_rank: Tensor
-    """[rows, 1, 1, R]: each row's c_i * scaling_i for every rank."""
+    runs: Sequence[Run]
+    """Of all rows, in order."""
     columns: int
     """Tokens a row."""
+
+    @property
+    def rows(self) -> int:
+        return self.runs[-1].rows.stop
 
 
 class StackedUpdate:
     """Adds sum_i c_i * scaling_i * B_i (A_i x) to each layer's output.
 
-    The adapters are stacked along the rank, and so are the layers' A: one product serves them all, whatever N is.
+    The adapters of a run are stacked along the rank, and so are the layers' A: one product serves them all, whatever N
+    is. Runs have the product with the frozen weight in common and nothing else: no number of an adapter reaches rows
+    that do not pass it, not even as zero times infinity.
     """
 
     def __init__(
@@ -37,8 +53,8 @@ class StackedUpdate:
         """
         self.names, self.adapters, self.like, self.place = names, adapters, like, place
         self._x: Tensor | None = None
-        training = any(factor.requires_grad for adapter in adapters for factor in adapter.parameters)
-        self._frozen = None if training else self._stacked()  # what is trained changes from step to step
+        self._training = trains(adapters)
+        self._kept: dict[tuple[int, ...], tuple[Tensor, list[Tensor]]] = {}
 
     def add(self, layer: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """A forward hook of the layer `names[layer]`: its output, updated.
@@ -49,25 +65,51 @@ class StackedUpdate:
         if place is None:
             return output
         if inputs[0] is not self._x:
-            down, self._ups = self._frozen or self._stacked()
-            x, rows = inputs[0], len(place.per_rank)
-            if len(x) != (rows if x.dim() > 2 else rows * place.columns):
+            x = inputs[0]
+            if len(x) != (place.rows if x.dim() > 2 else place.rows * place.columns):
                 raise ValueError(f"layer `{self.names[layer]}` does not read all tokens row by row")
-            inner = (x.reshape(rows, -1, x.shape[-1]) @ down.T).unflatten(-1, (len(self.names), -1)) * place.per_rank
-            self._x, self._inner = x, inner.flatten(0, 1).unbind(1)  # of each layer [rows * T, R]
-        inner, up = self._inner[layer], self._ups[layer]
+            by_row = x.reshape(place.rows, -1, x.shape[-1])
+            self._x, self._narrowed = x, [self._narrow(by_row[run.rows], run) for run in place.runs]
+        updates = [None if each is None else (each[0][layer], each[1][layer]) for each in self._narrowed]
         if layer == len(self.names) - 1:
             self._x = None
-            del self._inner, self._ups
+            del self._narrowed
         flat = output.flatten(0, -2)
-        add = flat.addmm if torch.is_grad_enabled() else flat.addmm_  # in place spares a copy of the output
-        return add(inner, up).view_as(output)
+        tokens = len(flat) // place.rows
+        parts = flat.split([tokens * len(run.per_rank) for run in place.runs]) if len(updates) > 1 else [flat]
+        if not torch.is_grad_enabled():  # in place, which spares a copy of the output
+            for part, update in zip(parts, updates, strict=True):
+                if update:
+                    part.addmm_(*update)
+            return flat.view_as(output)
+        added = [part.addmm(*update) if update else part for part, update in zip(parts, updates, strict=True)]
+        return (torch.cat(added) if len(added) > 1 else added[0]).view_as(output)
 
-    def _stacked(self) -> tuple[Tensor, list[Tensor]]:
-        """A of all layers and adapters [layers * R, d_in], and each layer's B [R, d_out]."""
-        pairs = [factors_at(name, self.adapters) for name in self.names]
+    def _narrow(self, x: Tensor, run: Run) -> tuple[Sequence[Tensor], list[Tensor]] | None:
+        """Of each layer what A makes of the run's rows [rows * T, R], scaled, and its B [R, d_out]; None of the
+        reference.
+        """
+        if not run.adapters:
+            return None
+        down, ups = self._stacked(run.adapters)
+        inner = (x @ down.T).unflatten(-1, (len(self.names), -1)) * run.per_rank
+        return inner.flatten(0, 1).unbind(1), ups
+
+    def _stacked(self, adapters: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
+        """A of all layers and these adapters [layers * R, d_in], and each layer's B [R, d_out]."""
+        if adapters in self._kept:
+            return self._kept[adapters]
+        mine = [self.adapters[place] for place in adapters]
+        pairs = [factors_at(name, mine, self.adapters) for name in self.names]
         down = torch.cat([a.to(self.like) for layer in pairs for a, _ in layer])
-        return down, [torch.cat([b.to(self.like) for _, b in layer], dim=1).T for layer in pairs]
+        made = down, [torch.cat([b.to(self.like) for _, b in layer], dim=1).T for layer in pairs]
+        if not self._training:  # what is trained changes from step to step
+            self._kept[adapters] = made
+        return made
+
+
+def trains(adapters: Sequence[Adapter]) -> bool:
+    return any(factor.requires_grad for adapter in adapters for factor in adapter.parameters)
 
 
 def readers(layers: Mapping[str, nn.Module], forward: Callable[[], object]) -> dict[str, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sipo import __version__
 from sipo.cli.threads import about_threads
+from sipo.models.room import machine_memory
 from sipo.progress import say, say_json
 
 PACKAGES = (
@@ -26,7 +27,7 @@ def show_doctor(*, as_json: bool = False) -> None:
         **{f"engine {name}": _version(name) for name in ENGINES},
         **_compute(),
         "cores": f"{_cores()} of {os.cpu_count()}",
-        "memory": f"{_memory() / 2**30:.1f} GiB",
+        "memory": f"{machine_memory() / 2**30:.1f} GiB",
         "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}",
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "not set"),
     }
@@ -63,13 +64,3 @@ def _compute() -> dict[str, str]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory() -> int:
-    """Bytes that this process may use: the machine's, or less where a container says so."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total

@@ -4,6 +4,7 @@ For decoders of the Llama kind with gated feed-forward layers; docs/paper.md sta
 memory and the allocator's gaps are not in them, so a machine should have `SPARE` more.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from sipo.settings import Lora
 
 SPARE = 0.1
 """The share of a device's memory that a plan leaves free."""
+FAST = 1e9
+"""Multiplications of a layer in a forward, above which more rows make a processor no faster (docs/benchmarks.md)."""
 GIB = 2**30
 
 
@@ -129,15 +132,28 @@ class Peaks(Reckoning):
         """Of whole models also a soup, of which there is one at a time."""
         return self.of.weights + (self.n + self.whole) * self.policy * self.of.bytes
 
-    def training(self, row: float) -> int:
-        """On rows of so many tokens at most."""
+    def training(self, row: float, policies: int | None = None) -> int:
+        """On rows of so many tokens at most, so many policies in the same steps: as many as were asked for, one where
+        it is auto, which takes no more than fit.
+        """
+        asked = self.config.execution.train_together
+        policies = policies or (1 if asked == "auto" or self.whole else asked)
         tokens = max(self.config.execution.train_tokens, int(row))
         of, rank = self.of, self.config.lora.r
         each = of.whole_activations(int(row)) if self.whole else of.activations(rank, self.targets, int(row))
         kept = of.recomputed(each) if self.config.execution.gradient_checkpointing else (of.layers + 1) * each
         # float32 policy, gradient, both moments and the best so far; its copy in the backbone's dtype
-        trained = self.policy * (5 * 4 + (0 if self.whole and of.bytes == 4 else of.bytes))
+        trained = policies * self.policy * (5 * 4 + (0 if self.whole and of.bytes == 4 else of.bytes))
         return of.weights + trained + kept * tokens
+
+    def worth_together(self, tokens: float, device: str) -> int:
+        """How many policies of so many tokens a step make its products as fast as they get: on a processor until a
+        layer has `FAST` multiplications to do, elsewhere until a forward is full.
+        """
+        full = float(self.config.execution.train_tokens)
+        if device == "cpu":
+            full = min(full, FAST * self.of.layers / self.of.parameters)
+        return math.ceil(full / tokens)
 
     def scoring(self, row: float) -> int:
         tokens = max(self.config.execution.score_tokens, int(row))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sipo.declare.memory import Peaks
     from sipo.graph.build import Graph
     from sipo.task import Task
-    from sipo.training.loop import Trained
+    from sipo.training.loop import Trained, Trainee
 
 READS = ("seed", "data", "weights", "lora")
 """What training a model for each weight sees, beside what the policies were trained by."""
@@ -73,26 +73,31 @@ def by_weight_spec(name: str, says: str, trainer: Trainer, *, version: int = 1, 
     return MethodSpec(name, says, needs=inputs, build=build, version=version, **{**more, "reads": ("weights",)})
 
 
-def train_by_weight(task: "Task", fit: "Callable[[Weight, Path], Trained]", folder: Path) -> None:
+def train_by_weight(task: "Task", trainee: "Callable[[Weight, Path], Trainee]", folder: Path) -> None:
     """Train a model for every weight of the grid that is no corner. Writes `adapters/<weight>` and `training.jsonl`.
 
-    fit(weight, place) trains one; the path is for its checkpoints.
+    trainee(weight, place) is what is trained, with the settings of `align`; the path is for its checkpoints.
     """
-    from sipo.disk.journal import FOLDER, Journal, resumable
+    from sipo.disk.journal import FOLDER, Journal
     from sipo.disk.tables import write_records
-    from sipo.training.policies import training_table
+    from sipo.training.policies import say_if_it_stayed, train_units, training_table
 
     weights = between(task.weights)
 
     def place(weight: Weight) -> Path:
         return folder / "adapters" / folder_of(weight)
 
-    def one(weight: Weight) -> list[dict[str, Any]]:
-        result = fit(weight, folder / FOLDER / f"{folder_of(weight)}.pt")
+    def learner(weight: Weight) -> "Trainee":
+        return trainee(weight, folder / FOLDER / f"{folder_of(weight)}.pt")
+
+    def keep(weight: Weight, result: "Trained | None") -> list[dict[str, Any]]:
+        assert result is not None
+        say_if_it_stayed(task, result, weight=weight)
         result.policy.save(place(weight), task.backbone)
         return [{"objective": folder_of(weight), **record} for record in result.history]
 
-    histories = resumable(Journal(folder, "weights", task.progress), weights, one, writes=place)
+    journal = Journal(folder, "weights", task.progress)
+    histories = train_units(task, journal, weights, learner, keep, settings=task.config.align, writes=place)
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
     if histories:
         task.progress.table("one model a weight", *training_table(histories))

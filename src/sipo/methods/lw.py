@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sipo.graph.build import Graph
     from sipo.logprobs.table import LogprobTable
     from sipo.task import Task
-    from sipo.training.loop import Example, Trained, Weighting
+    from sipo.training.loop import Example, Trainee, Weighting
 
 
 def train_lw(
@@ -38,14 +38,14 @@ def train_lw(
     `aligned` the rates of alignment, where they were chosen.
     """
     from sipo.training.loop import Examples, Weighting
-    from sipo.training.policies import rates_of, train_fresh
+    from sipo.training.policies import fresh, rates_of
 
     splits = task.splits
     examples = Examples(*(_examples(task, rows, known, keep) for rows in (splits.train, splits.validation)))
     rates = rates_of(task, aligned).values()
 
-    def fit(weight: Weight, checkpoint: Path) -> "Trained":
-        return train_fresh(
+    def trainee(weight: Weight, checkpoint: Path) -> "Trainee":
+        return fresh(
             task,
             examples,
             lr=sum(share * rate for share, rate in zip(weight, rates, strict=True)),
@@ -54,7 +54,7 @@ def train_lw(
             weight=weight,
         )
 
-    train_by_weight(task, fit, folder)
+    train_by_weight(task, trainee, folder)
 
 
 def _examples(

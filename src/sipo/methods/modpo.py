@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sipo.logprobs.packing import Group
     from sipo.logprobs.table import LogprobTable
     from sipo.task import Task
-    from sipo.training.loop import Example, Trained
+    from sipo.training.loop import Example, Trainee
 
 
 class Modpo(Section):
@@ -49,7 +49,7 @@ def train_modpo(
     from sipo.disk.journal import Journal
     from sipo.logprobs.table import policy_points
     from sipo.training.loop import Examples, Weighting
-    from sipo.training.policies import rates_of, train_fresh
+    from sipo.training.policies import fresh, rates_of
 
     splits = task.splits
     rows = [*splits.train, *splits.validation]
@@ -64,9 +64,9 @@ def train_modpo(
     known.write(folder / "logprobs.parquet")
     rates = rates_of(task, aligned)
 
-    def fit(weight: Weight, checkpoint: Path) -> "Trained":
+    def trainee(weight: Weight, checkpoint: Path) -> "Trainee":
         k = trained_objective(task, weight)
-        return train_fresh(
+        return fresh(
             task,
             Examples(*(_examples(task, rows, known, weight, k) for rows in (splits.train, splits.validation))),
             lr=rates[task.objectives[k]],
@@ -75,7 +75,7 @@ def train_modpo(
             weight=weight,
         )
 
-    train_by_weight(task, fit, folder)
+    train_by_weight(task, trainee, folder)
 
 
 def trained_objective(task: "Task", weight: Weight) -> int:

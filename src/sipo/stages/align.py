@@ -11,12 +11,12 @@ from typing import Any
 
 from sipo.bank import Policy, load_policy
 from sipo.data import Row
-from sipo.disk.journal import FOLDER, Journal, resumable
+from sipo.disk.journal import FOLDER, Journal
 from sipo.disk.tables import write_records
 from sipo.logprobs.table import REFERENCE, LogprobTable
 from sipo.task import Task
-from sipo.training.loop import Example, Examples
-from sipo.training.policies import train_fresh, training_table
+from sipo.training.loop import Example, Examples, Trained, Trainee
+from sipo.training.policies import fresh, say_if_it_stayed, train_units, training_table
 
 
 def align(
@@ -27,8 +27,8 @@ def align(
     """
     table = score_references(task, folder) if known is None else known
 
-    def one_policy(objective: str) -> list[dict[str, Any]]:
-        result = train_fresh(
+    def trainee(objective: str) -> Trainee:
+        return fresh(
             task,
             Examples(
                 labelled(task, task.splits.train, objective, table),
@@ -38,13 +38,20 @@ def align(
             checkpoint=folder / FOLDER / f"{objective}.pt",
             objective=objective,
         )
+
+    def keep(objective: str, result: Trained | None) -> list[dict[str, Any]]:
+        assert result is not None
+        say_if_it_stayed(task, result, objective=objective)
         result.policy.save(folder / "adapters" / objective, task.backbone)
         return [{"objective": objective, **record} for record in result.history]
 
-    histories = resumable(
+    histories = train_units(
+        task,
         Journal(folder, "policies", task.progress),
         task.objectives,
-        one_policy,
+        trainee,
+        keep,
+        settings=task.config.align,
         writes=lambda name: folder / "adapters" / name,
     )
     write_records(folder / "training.jsonl", [record for history in histories for record in history])

@@ -12,7 +12,7 @@ from typing import Any
 from sipo.bank import Policy, new_policy
 from sipo.data import Row
 from sipo.decoding import seed_of
-from sipo.disk.journal import FOLDER, Journal, resumable
+from sipo.disk.journal import FOLDER, Journal
 from sipo.disk.tables import write_records
 from sipo.logprobs.packing import Group
 from sipo.logprobs.table import LogprobTable, policy
@@ -22,8 +22,8 @@ from sipo.stages.filter import chosen_responses
 from sipo.stages.sample import of_round
 from sipo.task import Task
 from sipo.training.learner import Recipe
-from sipo.training.loop import Example, Examples, Loss, train
-from sipo.training.policies import job_of, training_table
+from sipo.training.loop import Example, Examples, Loss, Trained, Trainee
+from sipo.training.policies import job_of, train_units, training_table
 
 Y_C = 0
 """Place of y_c in a realignment's group; response_0 and response_1 follow."""
@@ -52,34 +52,40 @@ def realign(
     seed = seed_of(task.config.seed, "realign", *of_round(round))
     key = "realign.strengths" if rates else "realign.lr"
 
-    def one_policy(i: int) -> list[dict[str, Any]]:
+    merged = settings.start == "merged"
+
+    def trainee(i: int) -> Trainee | None:
         objective = task.objectives[i]
         examples = realignment(task, rows, chosen, objective, known)
         if not examples:
-            policies[i].save(place(i), task.backbone)
-            return []
-        merged, lr = settings.start == "merged", rates[objective] if rates else settings.lr_of(objective)
+            return None
+        lr = rates[objective] if rates else settings.lr_of(objective)
         fresh = new_policy(task.backbone.model, task.config.policies, task.config.lora, seed)
         checkpoint = folder / FOLDER / f"{objective}.pt"
-        result = train(
-            task.bank,
+        return Trainee(
             fresh if merged else policies[i],
             Examples(examples),
             Recipe(settings, lr, seed),
             Loss(settings.beta, alpha=settings.alpha, token_budget=task.config.execution.train_tokens),
-            beneath=[policies[i]] if merged else [],
-            job=job_of(task, "realigning", key, lr, checkpoint, objective=objective),
+            (policies[i],) if merged else (),
+            job_of(task, "realigning", key, lr, checkpoint, objective=objective),
         )
+
+    def keep(i: int, result: Trained | None) -> list[dict[str, Any]]:
+        if result is None:
+            policies[i].save(place(i), task.backbone)
+            return []
         # What was trained above the frozen policy and the policy itself are one: with LoRA, an adapter of both ranks.
         both, model = [policies[i], result.policy], task.backbone.model
         realigned = policies[i].soup(both, [1.0, 1.0], model) if merged else result.policy
         realigned.save(place(i), task.backbone)
-        return [{"objective": objective, **record} for record in result.history]
+        return [{"objective": task.objectives[i], **record} for record in result.history]
 
     def place(i: int) -> Path:
         return folder / "adapters" / task.objectives[i]
 
-    histories = resumable(Journal(folder, "policies", task.progress), range(len(policies)), one_policy, writes=place)
+    journal = Journal(folder, "policies", task.progress)
+    histories = train_units(task, journal, range(len(policies)), trainee, keep, settings=settings, writes=place)
     write_records(folder / "training.jsonl", [record for history in histories for record in history])
     learned = [history for history in histories if history]
     if learned:

@@ -183,6 +183,11 @@ class Learner:
             if self.job.watch:
                 self.job.watch(record)
 
+    def check(self, loss: float, what: str) -> None:
+        """A loss that is not finite ends it."""
+        with self._failing():
+            finite(loss, what, self.job.way_out)
+
     def finish(self) -> None:
         """Be as after the best epoch, where that was asked for."""
         if self.failure is not None:

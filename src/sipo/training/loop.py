@@ -1,25 +1,29 @@
-"""Training one policy on preference pairs whose reference log-probabilities are already known.
+"""Training policies on preference pairs whose reference log-probabilities are already known: one, or several at once.
+
+Several share every forward and every way back over the backbone. A row goes through it under its own policy alone, so
+that what is summed for a policy is what it would have alone, in another order; all else is each policy's own.
 
 Departures from the paper's code: no reference model is loaded (its numbers come from a table), a prompt is
 computed once for all responses to it, and the loop can be killed at any moment and goes on as if it had not.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sipo.bank import Bank, Policy
+from sipo.bank.policy import Point
 from sipo.errors import SipoError
-from sipo.finite import finite
+from sipo.finite import NotFiniteError
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import response_logprobs
 from sipo.training.conflict import Rule, direction
-from sipo.training.learner import NAMELESS, Job, Recipe
+from sipo.training.learner import NAMELESS, Bar, Checkpoint, Job, Learner, Recipe, no_bar
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
-from sipo.training.optimise import optimise
+from sipo.training.optimise import optimise_together
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,20 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Trainee:
+    """One policy that is to be trained. `start` is copied, never changed; policies `beneath` it belong to the frozen
+    model that it is trained on.
+    """
+
+    start: Policy
+    examples: Examples
+    recipe: Recipe
+    loss: Loss
+    beneath: tuple[Policy, ...] = ()
+    job: Job = NAMELESS
+
+
+@dataclass(frozen=True)
 class Trained:
     policy: Policy
     history: list[dict[str, float]]
@@ -96,6 +114,17 @@ class Trained:
         return (start, min(losses)) if start is not None and losses and min(losses) >= start else None
 
 
+@dataclass(frozen=True)
+class Part:
+    """Examples of a forward that are one policy's."""
+
+    point: Point
+    """Where in the span of all mounted policies."""
+    parameters: Sequence[Tensor]
+    loss: Loss
+    examples: Sequence[Example]
+
+
 def train(
     bank: Bank,
     start: Policy,
@@ -108,69 +137,125 @@ def train(
 ) -> Trained:
     """Minimise the loss over the examples, and say what became of the policy.
 
-    `start` is copied, never changed. Policies `beneath` it belong to the frozen model that it is trained on. A job with
-    a checkpoint is found again after a crash: the result is the same, bit by bit.
-
-    Raises SipoError for the first number that is not finite.
+    A job with a checkpoint is found again after a crash: the result is the same, bit by bit. Raises SipoError for the
+    first number that is not finite.
     """
-    rows, validation = examples.train, examples.validation
-    if not rows:
-        raise SipoError("there is nothing to train on: no row carries a preference for this objective")
-    policy = start.trainable_copy(bank.device)
-    with bank.mounted([*beneath, policy]):
-        history = optimise(
-            policy.parameters,
-            len(rows),
-            lambda batch: _backward(bank, [rows[i] for i in batch], loss),
-            recipe,
-            validate=(lambda: validate(bank, validation, loss)) if validation else None,
-            job=job,
-        )
-        if not validation:  # else the last step was looked at
-            finite(validate(bank, rows[:1], loss), f"{job.name}: loss after the last step", job.way_out)
-    for parameter in policy.parameters:
-        parameter.requires_grad_(False)
-    return Trained(policy, history)
+    trainee = Trainee(start, examples, recipe, loss, tuple(beneath), job)
+    (result,) = train_together(bank, [trainee], checkpoint=job.checkpoint, bar=job.bar)
+    if isinstance(result, NotFiniteError):
+        raise result
+    return result
+
+
+def train_together(
+    bank: Bank, trainees: Sequence[Trainee], *, checkpoint: Checkpoint | None = None, bar: Bar = no_bar
+) -> list[Trained | NotFiniteError]:
+    """Train several policies of one kind in the same steps: of each what `train` makes of it alone, up to the order of
+    sums, or the error that it would raise; one that has ended so is no hindrance to the others.
+
+    All are kept in one `checkpoint`, after which they go on bit by bit.
+    """
+    for each in trainees:
+        if not each.examples.train:
+            raise SipoError("there is nothing to train on: no row carries a preference for this objective")
+    beneath = list(dict.fromkeys(policy for each in trainees for policy in each.beneath))
+    policies = [each.start.trainable_copy(bank.device) for each in trainees]
+    learners = [
+        Learner(p.parameters, len(each.examples.train), each.recipe, each.job, validated=bool(each.examples.validation))
+        for p, each in zip(policies, trainees, strict=True)
+    ]
+    points = [
+        tuple(float(policy is mine or policy in each.beneath) for policy in [*beneath, *policies])
+        for mine, each in zip(policies, trainees, strict=True)
+    ]
+
+    def part(place: int, examples: Sequence[Example]) -> Part:
+        return Part(points[place], policies[place].parameters, trainees[place].loss, examples)
+
+    def backward(batches: Mapping[int, list[int]]) -> list[dict[str, float]]:
+        rows = {place: trainees[place].examples.train for place in batches}
+        return _backward(bank, [part(place, [rows[place][i] for i in batch]) for place, batch in batches.items()])
+
+    def validation(places: Sequence[int]) -> list[float]:
+        return validate(bank, [part(place, trainees[place].examples.validation) for place in places])
+
+    with bank.mounted([*beneath, *policies]):
+        optimise_together(learners, backward, validation, checkpoint=checkpoint, bar=bar)
+        # Where there is no validation, nobody has looked at what the last step led to.
+        unseen = [place for place, each in enumerate(learners) if not (each.validated or each.failure)]
+        seen = [part(place, trainees[place].examples.train[:1]) for place in unseen]
+        for place, loss in zip(unseen, validate(bank, seen) if seen else [], strict=True):
+            learners[place].check(loss, f"{learners[place].job.name}: loss after the last step")
+    results: list[Trained | NotFiniteError] = []
+    for policy, learner in zip(policies, learners, strict=True):
+        for parameter in policy.parameters:
+            parameter.requires_grad_(False)
+        trained = Trained(policy, learner.history)
+        results.append(trained if learner.failure is None else NotFiniteError(learner.failure))
+    return results
 
 
 @torch.no_grad()
-def validate(bank: Bank, examples: Sequence[Example], loss: Loss) -> float:
-    """Mean preference loss a pair, without the NLL; the smaller the better."""
-    total = pairs = 0.0
-    weights = torch.tensor([loss.weighting.weights], device=bank.device)
-    for indices in batches([e.group.columns(bank.routes.packs) for e in examples], loss.token_budget):
-        losses, _, numbers = _losses(bank, [examples[i] for i in indices], loss, weights)
-        total += float(losses.sum())
-        pairs += numbers["pairs"]
-    return total / pairs
+def validate(bank: Bank, parts: Sequence[Part]) -> list[float]:
+    """Of each part the mean preference loss a pair, without the NLL; the smaller the better."""
+    totals, pairs = [0.0] * len(parts), [sum(len(e.pairs) for e in part.examples) for part in parts]
+    weights = [torch.tensor([part.loss.weighting.weights], device=bank.device) for part in parts]
+    for piece in _pieces(bank, parts):
+        for number, scored in piece.items():
+            losses, _, _ = _losses(scored, parts[number].loss, weights[number])
+            totals[number] += float(losses.sum())
+    return [total / count for total, count in zip(totals, pairs, strict=True)]
 
 
-def _backward(bank: Bank, batch: list[Example], loss: Loss) -> dict[str, float]:
-    """Accumulate the gradient of the batch's mean loss, piece by piece; returns the batch's numbers.
+@dataclass
+class _Tally:
+    """What a part's pieces add up to."""
 
+    part: Part
+    weights: Tensor
+    shares: Tensor
+    gradients: list[list[Tensor | None]] = field(init=False)
+    numbers: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "accuracy": 0.0, "nll": 0.0})
+
+    def __post_init__(self) -> None:
+        self.gradients = [[parameter.grad for parameter in self.part.parameters] for _ in self.shares]
+        self.pairs = sum(len(example.pairs) for example in self.part.examples)
+        signs = [sign for example in self.part.examples for _, _, *each in example.pairs for sign in each]
+        self.given = sum(sign != 0 for sign in signs)
+
+    def add(self, scored: "_Scored") -> Tensor:
+        """The piece's share of the mean losses [K] that have a gradient of their own."""
+        losses, nll, told = _losses(scored, self.part.loss, self.weights)
+        totals = losses.sum(-1) + self.part.loss.alpha * nll.sum()
+        self.numbers["loss"] += float(self.shares @ totals.detach()) / self.pairs
+        self.numbers["nll"] += float(nll.detach().sum()) / self.pairs
+        self.numbers["accuracy"] += told["accuracy"] * told["given"] / max(self.given, 1)
+        return totals / self.pairs
+
+
+def _backward(bank: Bank, parts: Sequence[Part]) -> list[dict[str, float]]:
+    """Accumulate the gradient of each part's mean loss, piece by piece; returns each part's numbers.
+
+    A policy's gradient is the sum, over the pieces, of what its own rows give: those of others do not depend on it.
     Where objectives' gradients are combined, there is one backward for each over the graph of one forward, and each
     accumulates over all pieces first: pieces change nothing.
     """
-    weighting = loss.weighting
-    pairs = sum(len(example.pairs) for example in batch)
-    given = sum(sign != 0 for example in batch for _, _, *signs in example.pairs for sign in signs)
-    sums = {"loss": 0.0, "accuracy": 0.0, "nll": 0.0}
-    weights, shares = weighting.terms(bank.device)
-    parameters = bank.policies[-1].parameters
-    gradients: list[list[Tensor | None]] = [[parameter.grad for parameter in parameters] for _ in shares]
-    for indices in batches([e.group.columns(bank.routes.packs) for e in batch], loss.token_budget):
-        losses, nll, numbers = _losses(bank, [batch[i] for i in indices], loss, weights)
-        totals = losses.sum(-1) + loss.alpha * nll.sum()
-        for k, total in enumerate(totals):
-            _give(parameters, gradients[k])
-            (total / pairs).backward(retain_graph=k + 1 < len(totals))
-            gradients[k] = [parameter.grad for parameter in parameters]
-        sums["loss"] += float(shares @ totals.detach()) / pairs
-        sums["nll"] += float(nll.detach().sum()) / pairs
-        sums["accuracy"] += numbers["accuracy"] * numbers["given"] / max(given, 1)
-    if weighting.rule != "sum":
-        _give(parameters, direction(gradients, weighting.weights, weighting.rule, weighting.c))
-    return sums
+    tallies = [_Tally(part, *part.loss.weighting.terms(bank.device)) for part in parts]
+    for piece in _pieces(bank, parts):
+        mine = {number: tallies[number].add(scored) for number, scored in piece.items()}
+        ways = max(len(totals) for totals in mine.values())
+        for k in range(ways):
+            taking = [number for number, totals in mine.items() if k < len(totals)]
+            for number in taking:
+                _give(parts[number].parameters, tallies[number].gradients[k])
+            torch.stack([mine[number][k] for number in taking]).sum().backward(retain_graph=k + 1 < ways)
+            for number in taking:
+                tallies[number].gradients[k] = [parameter.grad for parameter in parts[number].parameters]
+    for tally in tallies:
+        weighting = tally.part.loss.weighting
+        if weighting.rule != "sum":
+            _give(tally.part.parameters, direction(tally.gradients, weighting.weights, weighting.rule, weighting.c))
+    return [tally.numbers for tally in tallies]
 
 
 def _give(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -178,15 +263,41 @@ def _give(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> N
         parameter.grad = gradient
 
 
-def _losses(
-    bank: Bank, examples: list[Example], loss: Loss, weights: Tensor
-) -> tuple[Tensor, Tensor, dict[str, float]]:
+@dataclass(frozen=True)
+class _Scored:
+    """Examples, with the log-probability [R] and the length [R] of every response to them, in order."""
+
+    examples: list[Example]
+    logprobs: Tensor
+    lengths: Tensor
+
+
+def _pieces(bank: Bank, parts: Sequence[Part]) -> Iterator[dict[int, _Scored]]:
+    """The parts in forwards of near-equal rows, whosever they are: in each, by part, the examples that it has of it.
+
+    The rows of a part lie side by side.
+    """
+    rows = [(number, example) for number, part in enumerate(parts) for example in part.examples]
+    budget = min((part.loss.token_budget for part in parts), default=0)
+    for indices in batches([example.group.columns(bank.routes.packs) for _, example in rows], budget):
+        mine: dict[int, list[Example]] = {}
+        for number, example in (rows[index] for index in indices):
+            mine.setdefault(number, []).append(example)
+        examples = [example for each in mine.values() for example in each]
+        points = torch.tensor([parts[number].point for number, each in mine.items() for _ in each])
+        packed = pack([example.group for example in examples], bank.device, bank.routes.packs)
+        responses = [sum(len(example.group.responses) for example in each) for each in mine.values()]
+        logprobs = response_logprobs(bank, packed, points, again=True).split(responses)
+        scored = map(_Scored, mine.values(), logprobs, packed.lengths.split(responses))
+        yield dict(zip(mine, scored, strict=True))
+
+
+def _losses(scored: _Scored, loss: Loss, weights: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Preference losses [K, P] of each pair by weights [K, N], its NLL [P] (empty where none is asked for), and numbers
     for people.
     """
-    packed = pack([example.group for example in examples], bank.device, bank.routes.packs)
-    logprobs = response_logprobs(bank, packed, torch.ones(len(examples), len(bank.policies)), again=True)
-    reference = torch.tensor([value for example in examples for value in example.reference], device=bank.device)
+    examples, logprobs, device = scored.examples, scored.logprobs, scored.logprobs.device
+    reference = torch.tensor([value for example in examples for value in example.reference], device=device)
     logratios = logprobs - reference
     offsets = [0]
     for example in examples:
@@ -194,11 +305,11 @@ def _losses(
     pairs = [(at + i, at + j, signs) for at, e in zip(offsets, examples, strict=False) for i, j, *signs in e.pairs]
     first, second, signs = (list(column) for column in zip(*pairs, strict=True))
     difference = logratios[first] - logratios[second]
-    p = torch.tensor(signs, device=bank.device)
+    p = torch.tensor(signs, device=device)
     margins = [margin for e in examples for margin in e.margins or [0.0] * len(e.pairs)]
-    m = torch.tensor(margins, device=bank.device)
+    m = torch.tensor(margins, device=device)
     losses = preference_loss(difference, p, weights[:, None], loss.beta, m, loss.weighting.scale)
     chosen = [at + i for at, e in zip(offsets, examples, strict=False) if e.nll for i, *_ in e.pairs]
-    nll = normalised_nll(logprobs[chosen], packed.lengths[chosen])
-    told = {"pairs": len(pairs), "given": int((p != 0).sum())}
+    nll = normalised_nll(logprobs[chosen], scored.lengths[chosen])
+    told = {"given": int((p != 0).sum())}
     return losses, nll, {**told, "accuracy": float(accuracy(loss.beta * difference.detach() - m, p))}
