@@ -2,9 +2,8 @@
 where the stages begin them.
 """
 
-import importlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -13,13 +12,11 @@ from sipo.bank import Adapter, Bank
 from sipo.bank.policy import Point
 from sipo.decoding import Generated, Request
 from sipo.engines import Engine, Span, opened
+from sipo.finite import NotFiniteError
 from sipo.logprobs.score import ScoreRequest
 from sipo.settings import Decoding, Execution
 from sipo.training.learner import Recipe
-from sipo.training.loop import Example, Examples, Loss, Trained
-
-TRAINERS = ("sipo.training.policies", "sipo.stages.realign")
-"""The modules that begin trainings."""
+from sipo.training.loop import Example, Loss, Trained, Trainee, train_together
 
 
 @dataclass(frozen=True)
@@ -118,17 +115,14 @@ def recording() -> Iterator[Recorder]:
     """
     recorder = Recorder()
 
-    def training(original: Any) -> Any:
-        def train(bank: Bank, start: Adapter, examples: Examples, recipe: Recipe, loss: Loss, **rest: Any) -> Trained:
-            result: Trained = original(bank, start, examples, recipe, loss, **rest)
+    def noted(bank: Bank, trainees: Sequence[Trainee], **rest: Any) -> list[Trained | NotFiniteError]:
+        results = train_together(bank, trainees, **rest)
+        for each, result in zip(trainees, results, strict=True):
+            assert isinstance(result, Trained)
+            assert isinstance(each.start, Adapter)
             losses = [record["loss"] for record in result.history]
-            recorder.note(Learning(start, list(examples.train), recipe, loss, losses))
-            return result
+            recorder.note(Learning(each.start, list(each.examples.train), each.recipe, each.loss, losses))
+        return results
 
-        return train
-
-    with ExitStack() as patches:
-        for name in TRAINERS:
-            module = importlib.import_module(name)
-            patches.enter_context(patch.object(module, "train", training(module.train)))
+    with patch("sipo.training.policies.train_together", noted):
         yield recorder

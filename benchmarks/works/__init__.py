@@ -39,6 +39,8 @@ WORKS: dict[str, Callable[[Bench], list[Record]]] = {
     "score-rows": score_rows.run,
     "score-shared-prompt": score_shared_prompt.run,
     "dpo": dpo.run,
+    "dpo-together": dpo.together,
+    "dpo-together-few": dpo.together_few,
     "upper-decode": upper.decoding,
     "upper-dpo": upper.dpo,
     "by-weight": by_weight.run,
@@ -46,5 +48,5 @@ WORKS: dict[str, Callable[[Bench], list[Record]]] = {
     "memory": memory.run,
     "pipeline": pipeline.run,
 }
-NOT_QUICK = ("upper-decode", "upper-dpo", "pipeline")
+NOT_QUICK = ("dpo-together", "dpo-together-few", "upper-decode", "upper-dpo", "pipeline")
 """Left out of --quick unless named."""

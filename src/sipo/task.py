@@ -254,7 +254,8 @@ class Task:
         wanted = peaks.worth_together(tokens, self.backbone.model.device.type) if asked == "auto" else asked
         together = max(1, min(policies, wanted))
         room = (1 - SPARE) * memory_of(self.backbone.model.device)
-        while asked == "auto" and together > 1 and peaks.training(peaks.both + peaks.longest, together) > room:
+        row = peaks.both + peaks.longest
+        while asked == "auto" and together > 1 and peaks.training(row, together) + peaks.gradients(together) > room:
             together -= 1
         return together
 

@@ -122,6 +122,8 @@ def test_serving_over_http_on_a_tiny_model(tmp_path: Path) -> None:
         ("score-rows", ["one-row", "own-prompt"]),
         ("score-shared-prompt", ["own-prompt"]),
         ("dpo", ["trl", "trl-precomputed"]),
+        ("dpo-together", ["in-turn", "trl", "trl-precomputed"]),
+        ("dpo-together-few", ["in-turn", "trl", "trl-precomputed"]),
         ("by-weight", ["scored-in-every-run"]),
         ("upper-decode", ["own-rows"]),
         ("upper-dpo", ["own-rows"]),

@@ -132,12 +132,21 @@ class Peaks(Reckoning):
         """Of whole models also a soup, of which there is one at a time."""
         return self.of.weights + (self.n + self.whole) * self.policy * self.of.bytes
 
-    def training(self, row: float, policies: int | None = None) -> int:
-        """On rows of so many tokens at most, so many policies in the same steps: as many as were asked for, one where
-        it is auto, which takes no more than fit.
+    @property
+    def together(self) -> int:
+        """Policies that learn in the same steps, as many as were asked for; one where it is auto, which takes no more
+        than fit.
         """
         asked = self.config.execution.train_together
-        policies = policies or (1 if asked == "auto" or self.whole else asked)
+        return 1 if asked == "auto" or self.whole else asked
+
+    def gradients(self, policies: int | None = None) -> int:
+        """Of every objective, where they are combined."""
+        return (policies or self.together) * self.n * self.policy * 4
+
+    def training(self, row: float, policies: int | None = None) -> int:
+        """On rows of so many tokens at most, so many policies in the same steps; None is as many as were asked for."""
+        policies = policies or self.together
         tokens = max(self.config.execution.train_tokens, int(row))
         of, rank = self.of, self.config.lora.r
         each = of.whole_activations(int(row)) if self.whole else of.activations(rank, self.targets, int(row))

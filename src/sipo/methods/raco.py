@@ -44,7 +44,7 @@ def _work(plan: Plan) -> Work:
 
 
 def _peak(peaks: "Peaks") -> float:
-    return peaks.training(peaks.both) + peaks.n * peaks.policy * 4  # each objective's gradient
+    return peaks.training(peaks.both) + peaks.gradients()
 
 
 METHODS = (
