@@ -4,13 +4,12 @@ MODEL` tells the peak of memory after score, filter and realign, `python tests/g
 like that of work on data.
 """
 
-import importlib
 import json
 import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -39,7 +38,7 @@ from sipo.settings import Lora
 from sipo.stages.filter import filter
 from sipo.stages.score import score
 from sipo.task import Task
-from sipo.training.loop import Examples, Trained
+from sipo.training.loop import Trained, Trainee
 from sipo.weights import spread_lattice
 
 NAMES = ("x", "y", "z")
@@ -74,22 +73,23 @@ def _score(response: Sequence[int], point: Sequence[float]) -> float:
     return -float((response[0] * 7 + response[-1] * 3) % 97) * (1 + sum(at * c for at, c in enumerate(point, 2)) / 10)
 
 
-def learn(bank: Any, start: Any, examples: Examples, *given: Any, **about: Any) -> Trained:
+def learn(bank: Any, trainees: Sequence[Trainee], **about: Any) -> list[Trained]:
     """Goes once through the examples; some policy comes of it."""
-    assert all(len(each.reference) == len(each.group.responses) for each in examples.train)
-    policy = start.trainable_copy(bank.device)
-    for parameter in policy.parameters:
-        parameter.requires_grad_(False).add_(0.01)
-    numbers = {"loss": 0.6, "accuracy": 0.7, "start_validation_loss": 0.7, "validation_loss": 0.6}
-    return Trained(policy, [{"step": 1.0, "epoch": 1.0, **numbers}])
+    learned = []
+    for trainee in trainees:
+        assert all(len(each.reference) == len(each.group.responses) for each in trainee.examples.train)
+        policy: Any = trainee.start.trainable_copy(bank.device)
+        for parameter in policy.parameters:
+            parameter.requires_grad_(False).add_(0.01)
+        numbers = {"loss": 0.6, "accuracy": 0.7, "start_validation_loss": 0.7, "validation_loss": 0.6}
+        learned.append(Trained(policy, [{"step": 1.0, "epoch": 1.0, **numbers}]))
+    return learned
 
 
 @contextmanager
 def no_model() -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.enter_context(patch("sipo.task.opened", lambda execution, bank: nullcontext(Counting(execution))))
-        for module in ("sipo.training.policies", "sipo.stages.realign"):
-            stack.enter_context(patch.object(importlib.import_module(module), "train", learn))
+    counting = patch("sipo.task.opened", lambda execution, bank: nullcontext(Counting(execution)))
+    with counting, patch("sipo.training.policies.train_together", learn):
         yield
 
 
