@@ -228,8 +228,8 @@ def test_gradients_are_those_of_the_loss_written_down(mounted: tuple[Bank, list[
     loss.backward()
     rows = examples_of(bank)
     with bank.mounted([policy]):
-        loss = Loss(SETTINGS.beta, alpha=alpha, token_budget=budget)
-        (numbers,) = _backward(bank, [Part((1.0,), bank.policies[0].parameters, loss, rows)])
+        how = Loss(SETTINGS.beta, alpha=alpha, token_budget=budget)
+        (numbers,) = _backward(bank, [Part((1.0,), bank.policies[0].parameters, how, rows)])
     assert numbers["loss"] == pytest.approx(loss.item(), rel=1e-4)
     largest = max(float(weight.grad.abs().max()) for weight in model.parameters())
     for name, weight in policy.weights.items():
