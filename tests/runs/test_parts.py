@@ -30,6 +30,7 @@ def whole(make_settings: Callable[[Path], dict], tmp_path_factory: pytest.TempPa
     """The settings of a run that made all of it at once."""
     settings = make_settings(tmp_path_factory.mktemp("whole"))
     settings["methods"] = ["base", "sipo"]
+    settings.setdefault("execution", {})["train_together"] = 1  # neighbours in a step change the last bits
     sipo.run(parse_config(settings, "settings"), quiet=True)
     return settings
 
@@ -57,6 +58,24 @@ def test_policies_made_each_alone_are_those_of_one_run(
     assert not list((config.run_dir / ".partial").iterdir())
     sipo.run(config, only="align", objective="detail")
     assert "align: holds" in capsys.readouterr().out and executed.count("align") == 1
+
+
+def test_a_policy_that_is_asked_for_alone_learns_alone(
+    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies, together = sys.modules["sipo.training.policies"], []
+    train_together = policies.train_together
+
+    def counting(bank: Any, trainees: Any, **named: Any) -> Any:
+        together.append([trainee.job.name for trainee in trainees])
+        return train_together(bank, trainees, **named)
+
+    monkeypatch.setattr(policies, "train_together", counting)
+    config = config_of(whole, tmp_path, execution={**whole["execution"], "train_together": 4})
+    sipo.run(config, only="align", objective=config.names[1], quiet=True)
+    assert len(together) == 1 and len(together[0]) == 1 and config.names[1] in together[0][0]
+    sipo.run(config, until="align", quiet=True)
+    assert sorted(map(len, together)) == [1, len(config.names)], "those that learn in the same steps do so together"
 
 
 def test_a_part_that_was_stopped_goes_on_by_itself_or_in_the_whole(

@@ -45,6 +45,11 @@ def only_unit(number: int) -> Iterator[None]:
         _ALONE.reset(token)
 
 
+def the_only_unit() -> int | None:
+    """Which one `only_unit` asks for here, if any."""
+    return _ALONE.get()
+
+
 @dataclass(frozen=True)
 class Journal:
     """One list of units among those of a folder, and who is told how far it is."""
@@ -102,7 +107,7 @@ def in_any_order(
     path, progress = journal.path, journal.progress
     path.parent.mkdir(parents=True, exist_ok=True)
     finished, synced = _finished(path, count, writes), time.monotonic()
-    alone = _ALONE.get() if writes else None
+    alone = the_only_unit() if writes else None
     done: Collection[int] = finished
     if alone is not None:
         done = {number for number in range(count) if number != alone or number in finished}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sipo.bank import new_policy
 from sipo.decoding import seed_of
 from sipo.disk.content import short_digest
-from sipo.disk.journal import Journal, Results, in_any_order
+from sipo.disk.journal import Journal, Results, in_any_order, the_only_unit
 from sipo.finite import NotFiniteError
 from sipo.training.learner import Checkpoint, Job, Recipe
 from sipo.training.loop import SINGLE, Examples, Loss, Trained, Trainee, Weighting, train_together
@@ -41,9 +41,11 @@ def train_units(
     earlier try finished are skipped, as by `resumable`.
 
     Which of them learn in the same steps is planned from all units, whatever of them is done, since neighbours change
-    the last bits. Raises NotFiniteError for the first that diverged, when those beside it are kept.
+    the last bits; a unit that is asked for alone learns alone. Raises NotFiniteError for the first that diverged, when
+    those beside it are kept.
     """
-    groups = _even(len(units), task.together(len(units), settings))
+    alone = the_only_unit()
+    groups = _even(len(units), task.together(len(units), settings)) if alone is None else [range(alone, alone + 1)]
 
     def work(done: Collection[int]) -> Results:
         for group in groups:
