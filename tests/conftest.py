@@ -27,7 +27,10 @@ from sipo.rewards import Item
 from sipo.rewards.examples import Example
 from sipo.settings import Execution, Lora, Model
 
-pytest_plugins = ["served"]  # fixtures of its own file; a conftest.py beside its tests would take this one's name
+pytest_plugins = [
+    "served",
+    "stores",
+]  # fixtures of its own file; a conftest.py beside its tests would take this one's name
 
 # As where this environment is active: commands that are printed begin with `sipo`.
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])

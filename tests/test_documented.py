@@ -36,6 +36,7 @@ SHOWN = {
     "prompt     c0": "a prompt of the testbed's language and what is written to it",
     "Give the best response": "what prompting adds to a prompt",
     "runs/quickstart/": "the files of a run",
+    "runs in a store:": "the objects of a run",
 }
 """How blocks begin that hold nothing to run, and what they are."""
 

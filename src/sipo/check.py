@@ -11,6 +11,7 @@ from sipo.config import Config
 from sipo.data import Row
 from sipo.data.consistency import doubts, written_mark
 from sipo.declare.work import Sizes
+from sipo.disk.copies import refreshed
 from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
 from sipo.estimate.absent import Absent, find_absent
@@ -80,7 +81,7 @@ def check(
             raise SipoError(f"{option} {value:g}: give a number above 0")
     task, absent = Task(config, progress), find_absent(config)
     if not absent.rows:
-        RunFolder(config.run_dir).check(subject_of(task))
+        RunFolder(refreshed(config.run_dir)).check(subject_of(task))
     validate(task, absent=absent)
     _say_subject(task, absent)
     if not absent.rows:

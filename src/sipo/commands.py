@@ -11,6 +11,8 @@ from io import StringIO
 from pathlib import Path
 from shutil import which
 
+from sipo.places import told
+
 QUESTION = "Why is the sky blue?"
 """Asked where the run's own prompts are no good on a command line."""
 LONGEST = 120
@@ -23,7 +25,9 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 def command(*words: object) -> str:
     """A command line: words in quotes where a shell would read something else into them, and no path is an option."""
-    return shlex.join(f"./{word}" if isinstance(word, Path) and str(word)[:1] == "-" else str(word) for word in words)
+    return told(
+        shlex.join(f"./{word}" if isinstance(word, Path) and str(word)[:1] == "-" else str(word) for word in words)
+    )
 
 
 def sipo(*words: object) -> str:

@@ -3,14 +3,18 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from sipo.places import told
+
 # Not among them are tab and line feed, nor the marks that right-to-left text needs and that turn nothing around.
 COMMANDING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]")
 """Control characters, line separators, what turns the direction of text, lone surrogates."""
 
 
 def plain(text: str) -> str:
-    """The text with U+FFFD for what would command a terminal or a page, or cannot be encoded; lines stay lines."""
-    return COMMANDING.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+    """The text with U+FFFD for what would command a terminal or a page, or cannot be encoded; lines stay lines. Of a
+    working copy it names what that is a copy of.
+    """
+    return COMMANDING.sub("\N{REPLACEMENT CHARACTER}", told(text).replace("\r\n", "\n"))
 
 
 def opening(text: str, length: int = 80) -> str:

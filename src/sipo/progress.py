@@ -16,6 +16,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from sipo.places import shown
 from sipo.plain import plain
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -43,7 +44,7 @@ def _strict(value: Any) -> Any:
         case list() | tuple():
             return [_strict(each) for each in value]
         case Path():
-            return str(value)
+            return shown(value)
         case float() if not math.isfinite(value):
             return None
     return value
@@ -154,6 +155,8 @@ class Progress:
         self.whole: Whole | None = None
         self.tracked: Callable[[Mapping[str, Any], int], None] | None = None
         """Is given every record of metrics, and its place among them."""
+        self.goes_on: Callable[[], None] | None = None
+        """Raises SipoError where the work is to stop; asked whenever a piece of it is done."""
         self._bars: Bars | None = None
         self._looked, self._told = 0.0, 0
 
@@ -176,6 +179,8 @@ class Progress:
 
             def advance(units: int, *, again: bool = False, **numbers: float) -> None:
                 nonlocal told
+                if self.goes_on:
+                    self.goes_on()
                 meter.add(units, again)
                 meter.numbers = numbers
                 redraw()

@@ -1,5 +1,7 @@
 """Two processes at one place: one works, the other waits or says who does; and folders that cannot be replaced."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -66,6 +68,21 @@ def test_who_comes_second_is_told_who_is_first(
     with alone(to), alone(to):
         pass
     assert not any(each.is_file() for each in tmp_path.rglob("*")), "nothing is left in the way"
+
+
+def test_a_lock_that_is_not_to_be_had_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on NFS without its lock daemon."""
+
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert main(["data", "prepare", str(write_rows(tmp_path)), "--to", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "no locks available" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_who_waits_comes_next(elsewhere: Callable[..., Any], events: tuple[Any, Any], tmp_path: Path) -> None:

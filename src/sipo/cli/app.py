@@ -17,6 +17,7 @@ from sipo.cli.serve import serve
 from sipo.commands import sipo
 from sipo.errors import SipoError
 from sipo.hush import hush
+from sipo.places import path_of
 from sipo.progress import Progress, answering, say, say_json
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app.add_typer(reward, name="reward")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
 MAXIMISE, MINIMISE = ("--maximise", "--maximize"), ("--minimise", "--minimize")
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", parser=path_of, help="The folder of a run.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over it: align.lr=1e-4.")
 ]
@@ -279,7 +280,8 @@ def choose(
 @app.command()
 def compare(
     places: Annotated[
-        list[Path], typer.Argument(metavar="RUN...|FILE...", help="Runs; or JSON lines with prompt and rewards.")
+        list[Path],
+        typer.Argument(metavar="RUN...|FILE...", parser=path_of, help="Runs; or JSON lines with prompt and rewards."),
     ],
     minimise: Annotated[
         list[str] | None,
@@ -400,8 +402,11 @@ def _run(
 ) -> dict[str, Any]:
     """The status of the run once it is made (`sipo.run`)."""
     from sipo.config.file import load_config
+    from sipo.disk.copies import refreshed
     from sipo.runs.status import check_config
 
+    config = path_of(config, below=1)
+    refreshed(config.parent)
     check_config(config)
     extra = [] if run_dir is None else [f"run_dir={json.dumps(str(run_dir))}"]
     settings = load_config(config, [*(overrides or []), *extra])

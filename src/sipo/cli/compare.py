@@ -12,6 +12,7 @@ import numpy as np
 from sipo.cli.forms import FORMS
 from sipo.data._files import read_records
 from sipo.data.chats import kind_of
+from sipo.disk.copies import refreshed
 from sipo.disk.damage import is_run
 from sipo.errors import SipoError
 from sipo.finite import LARGEST
@@ -39,7 +40,7 @@ def compare(places: Sequence[Path], minimise: Sequence[str] = (), form: str = "t
     """Print the comparison of runs, or of files; `minimise` names objectives of files of which smaller is better."""
     if form not in FORMS:
         raise SipoError(f"--format {form}: is none; they are {', '.join(FORMS)}")
-    runs = [is_run(place) for place in places]
+    runs = [is_run(refreshed(place)) for place in places]
     if any(runs) and not all(runs):
         raise SipoError("give runs or files, not both; a run's answers are files, too: judged/METHOD/responses.jsonl")
     if all(runs) and minimise:

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sipo.errors import SipoError
+from sipo.places import in_a_store
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 WORDS = ("No space left on device", "Disk quota exceeded")  # what safetensors raises has no errno
@@ -16,7 +19,9 @@ ALLOCATION = re.compile("can't allocate memory|out of memory")
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within the block, errors of the disk that name no place are of `path`."""
+    """Within the block, errors of the disk that name no place are of `path`. Raises SipoError where it is on none."""
+    if in_a_store(path):
+        raise SipoError(f"{path}: the folder of a run may lie in an object store, and nothing else; name one on a disk")
     try:
         yield
     except OSError as error:

@@ -48,8 +48,8 @@ def _compute() -> dict[str, str]:
     try:
         import torch
 
-        from sipo.disk.appearing import cache_folder
         from sipo.models.load import pick_device, pick_dtype
+        from sipo.places import cache_folder
 
         device = torch.device(pick_device())
         name = f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else ""

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sipo.commands import resume, sipo
+from sipo.disk.copies import refreshed
 from sipo.disk.damage import is_run
+from sipo.places import shown
 from sipo.progress import Progress, say_json
 from sipo.report.fronts import in_short
 from sipo.runs.status import StageStatus, distillations, fronts_of, read_run, remarks_of, stage_statuses, under_way
@@ -27,7 +29,7 @@ def status_of(run: Path) -> dict[str, Any]:
     done = all(stage.state == "done" for stage in stages)
     beside = [asdict(stage) for each in distillations(run, config) for stage in each.stages]
     told = {
-        "run": str(run),
+        "run": shown(run),
         "done": done,
         "now": now,
         "stages": [asdict(stage) for stage in stages],
@@ -41,9 +43,9 @@ def watch(run: Path) -> None:
     terminal, what is new of it.
     """
     progress, told = Progress(), ""
-    if not run.exists():
+    if not refreshed(run).exists():
         progress.say(f"{run}: there is none yet; waits for one to begin, and Ctrl-C ends it")
-        while not is_run(run):
+        while not is_run(refreshed(run)):
             time.sleep(EVERY)
     if (now := under_way(run)) is None:
         _show(run, progress)

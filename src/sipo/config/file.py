@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from sipo.config import Config
 from sipo.data.sources.finding import is_path
+from sipo.disk.copies import refreshed
 from sipo.disk.damage import CONFIG, is_run
 from sipo.errors import SipoError
 from sipo.filters.registry import specs
+from sipo.places import path_of
 from sipo.rewards.kinds.registry import kinds
 from sipo.settings.explain import explain
 from sipo.settings.section import RULE
@@ -28,7 +30,8 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     >>> sipo.load_config("quickstart.yaml", ["align.lr=1e-4"]).align.lr
     0.0001
     """
-    path = Path(path)
+    path = path_of(path, below=1)
+    refreshed(path.parent)
     values = _read(path)
     _find_functions(values, path.parent)
     if path.name == CONFIG and is_run(path.parent):

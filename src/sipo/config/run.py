@@ -5,13 +5,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, create_model, model_validator
 
 from sipo.config.data import Data
 from sipo.errors import SipoError
 from sipo.filters.registry import specs as rules
 from sipo.filters.spec import Filter
 from sipo.methods.registry import check_name, specs
+from sipo.places import path_of, shown
 from sipo.registry import as_one_line
 from sipo.rewards.objective import Objective
 from sipo.settings import (
@@ -36,13 +37,17 @@ MOST_WEIGHTS = 10_000
 """The lattice that a run's weights are taken from; over N objectives it grows like divisions^(N - 1)."""
 
 
+def _place(value: Any) -> Any:
+    return path_of(value) if isinstance(value, str | Path) else value
+
+
 class Run(Section):
     """A whole run, but for the sections that methods and filter rules declare in their own files."""
 
     seed: Seed = 0
     """Of splits, adapters, batch order, sampling and bootstrap."""
-    run_dir: Path
-    """Where everything goes; `runs/<name of the file>` where it is left out."""
+    run_dir: Annotated[Path, BeforeValidator(_place), PlainSerializer(shown, return_type=str, when_used="json")]
+    """Where everything goes, a folder or `s3://BUCKET/FOLDER`; `runs/<name of the file>` where it is left out."""
     model: Model
     data: Data
     objectives: Annotated[tuple[Objective, ...], Field(min_length=2)]

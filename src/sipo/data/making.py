@@ -9,9 +9,9 @@ from sipo.data.datacard import digest_on
 from sipo.data.digest import digest_of
 from sipo.data.prepare import prepare
 from sipo.data.sources.finding import on_hub
-from sipo.disk.appearing import cache_folder
 from sipo.disk.locking import alone
 from sipo.errors import SipoError
+from sipo.places import cache_folder
 
 ROWS = "rows.jsonl"
 FLAGS = re.compile(r"(?<!\S)--(format|map|objectives|max-tokens|tokenizer)\b")

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from sipo.disk.locking import LOCK, alone, place_beside
 from sipo.disk.publishing import open_as_folder, remove, sync, sync_entries
 from sipo.errors import SipoError
@@ -18,11 +16,6 @@ SCRATCH, TRIED, STATE = ".tmp", ".tmp.try", ".checkpoint"
 """Ends of hidden names: of the folder in the making, of a try to rename it, and of what a killed work goes on from."""
 OF_THE_DISK = "lost+found"
 """What a new file system begins with."""
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: `$SIPO_CACHE`, or the user's cache folder."""
-    return Path(os.environ["SIPO_CACHE"]) if "SIPO_CACHE" in os.environ else user_cache_path("sipo")
 
 
 @contextmanager

@@ -8,8 +8,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 
 from sipo.errors import SipoError
+
+moving = RLock()
+"""Held while a folder takes another's place, and by whoever must see both as they were or as they are to be."""
 
 
 def sync(path: Path) -> None:
@@ -64,17 +68,18 @@ def move(path: Path, to: Path) -> None:
     goes when the copy is whole.
     """
     to.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():
-        to.symlink_to(path.resolve())
-        path.unlink()
-    else:
-        try:
-            path.rename(to)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            _copy(path, to)
-            remove(path)
+    with moving:
+        if path.is_symlink():
+            to.symlink_to(path.resolve())
+            path.unlink()
+        else:
+            try:
+                path.rename(to)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _copy(path, to)
+                remove(path)
     sync_entries(to.parent)
     sync_entries(path.parent)
 

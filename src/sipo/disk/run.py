@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sipo.disk.content import Seal, flaw_in, foreign_to, is_seal, seal_of
+from sipo.disk.copies import Copy, copy_of
 from sipo.disk.damage import CONFIG, STAGE, SUBJECT, DamageError, is_run, note, stages_in
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.locking import alone
@@ -48,7 +49,7 @@ class RunFolder:
     """The folder of one run."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.copy = path, copy_of(path)
 
     def check(self, subject: Mapping[str, Any]) -> None:
         """Raises SipoError where the folder holds another run, or something else."""
@@ -110,12 +111,13 @@ class RunFolder:
         record = self.record(name)
         if record.get("fingerprint") != fingerprint or "files" not in record:
             return False
-        _check_files(self.path / name, record, every_byte)
+        _check_files(self.path / name, record, every_byte, self.copy)
         return True
 
     def verify(self, name: str) -> Path:
         """The stage's folder, after every byte of it has been compared, once a process, with what was written."""
         folder = self.path / name
+        self._fetch(folder)
         if (folder / STAGE).exists():
             _check_files(folder, _record(folder), every_byte=True)
         return folder
@@ -124,6 +126,7 @@ class RunFolder:
         """A finished output in `.partial` (a crash came before its last step) or `.superseded`."""
         for folder in (self.path / PARTIAL / name, self._aside(name, fingerprint)):
             try:
+                self._fetch(folder)
                 if (folder / STAGE).exists() and (record := _record(folder))["fingerprint"] == fingerprint:
                     _check_files(folder, record, every_byte=True)
                     return folder
@@ -184,6 +187,7 @@ class RunFolder:
 
     def set_aside(self, name: str) -> None:
         """Move the stage to where it comes back from when its settings do."""
+        self._fetch(self.stage(name))  # what the store has of it is known there by its name
         try:
             if record := self.record(name):
                 self._replace(self._aside(name, record["fingerprint"]), self.stage(name))
@@ -196,6 +200,10 @@ class RunFolder:
         aside = next(free for n in count(1) if not (free := place / f"{name}-damaged-{n}").exists())
         move(self.stage(name), aside)
         return aside
+
+    def _fetch(self, folder: Path) -> None:
+        if self.copy:
+            self.copy.fetch(folder)
 
     def _aside(self, name: str, fingerprint: str) -> Path:
         return self.path / SUPERSEDED / f"{name}-{fingerprint}"
@@ -234,9 +242,11 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _check_files(folder: Path, record: dict[str, Any], every_byte: bool) -> None:
+def _check_files(folder: Path, record: dict[str, Any], every_byte: bool, copy: Copy | None = None) -> None:
+    """What the store of a working `copy` vouches for need not be here."""
     seal: Seal = record.get("files", {})
-    if flaw := flaw_in(folder, seal, every_byte=every_byte):
+    there = copy.vouches(folder, seal) if copy else ()
+    if flaw := flaw_in(folder, {name: seal[name] for name in seal if name not in there}, every_byte=every_byte):
         raise DamageError(*flaw, sealed=True)
     if foreign := foreign_to(folder, [*seal, STAGE]):
         raise SipoError(f"{foreign}: was not written by sipo; move it away")

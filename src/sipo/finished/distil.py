@@ -10,6 +10,7 @@ import numpy as np
 from sipo.declare.parts import DISTILLED as POLICY
 from sipo.declare.parts import RESPONSES, SAMPLES
 from sipo.decoding import at_soup
+from sipo.disk.writer import working
 from sipo.errors import SipoError
 from sipo.finished.built import MADE
 from sipo.finished.handle import AlignedModel, FinishedRun
@@ -69,11 +70,12 @@ def distil(
     graph = Graph(config.model_copy(update={"methods": (method,)}))
     weight = as_weight(weights, config.names, "weights")
     stages = distilled(graph, method, weight)
-    work, known = Work(task, graph, subject_of(task)), read_subject(run.path)
-    if other := [name for name in work.subject if work.subject[name] != known.get(name)]:
-        raise SipoError(f"{run.path}: was made with other {' and '.join(other)} than are there now; put those back")
-    with work.folder.locked():
-        make_all(work, [each for each in stages if each], quiet=quiet)
+    with working(run.path, config.execution.checkpoint_seconds) as writer:
+        work, known = Work(task, graph, subject_of(task), writer), read_subject(run.path)
+        if other := [name for name in work.subject if work.subject[name] != known.get(name)]:
+            raise SipoError(f"{run.path}: was made with other {' and '.join(other)} than are there now; put those back")
+        with work.folder.locked():
+            make_all(work, [each for each in stages if each], quiet=quiet)
     learned, samples = work.outputs.of(stages.policy[POLICY]), work.outputs.of(stages.answers[SAMPLES])
     found = AlignedModel(run, model.weights, f"{MADE}{method}", Aligned((learned,), at_soup((1.0,))))
     about = Distilled(method, sum(bool(each.weights) for each in samples))

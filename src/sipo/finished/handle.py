@@ -23,6 +23,7 @@ from sipo.logprobs.score import ScoreRequest
 from sipo.message import Message
 from sipo.methods.interface import Aligned, Method
 from sipo.methods.registry import usual
+from sipo.places import path_of
 from sipo.runs.status import fronts_of, read_run, remarks_of
 from sipo.settings.explain import adjusted
 from sipo.task import Task
@@ -79,7 +80,7 @@ class FinishedRun:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, str | os.PathLike):
             raise SipoError(f"the run is {kind_of(path)}; name its folder")
-        self.path = Path(path)
+        self.path = path_of(path)
         self.config: Config = read_run(self.path)
         """The configuration that the run was last given."""
         self._built = Built(self.path, self.config)

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sipo.disk.appearing import appearing, cache_folder
+from sipo.disk.appearing import appearing
 from sipo.disk.content import short_digest
 from sipo.disk.locking import alone
 from sipo.models.pretrained import Origin, read_tokenizer, read_weights
+from sipo.places import cache_folder
 
 
 def converted(file: Path, cache: Path | None = None) -> Path:

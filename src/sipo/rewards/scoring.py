@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from sipo.disk.appearing import cache_folder
 from sipo.errors import SipoError, first_line
 from sipo.finite import LARGEST
 from sipo.pareto.indicators import Array, signs
+from sipo.places import cache_folder
 from sipo.progress import Progress
 from sipo.rewards.cache import ScoreCache
 from sipo.rewards.function import FunctionScorer

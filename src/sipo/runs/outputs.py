@@ -14,6 +14,7 @@ from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import digest_of_part, key_of, outside_of
+from sipo.places import path_of
 from sipo.records import Ranking, Response
 from sipo.settings import Model
 
@@ -38,7 +39,7 @@ class Outputs:
     """
 
     def __init__(self, path: Path, config: Config) -> None:
-        self.path = Path(path)
+        self.path = path_of(path)
         self.folder = RunFolder(self.path)
         self.config = config
 

@@ -15,11 +15,13 @@ from sipo.config.file import dump_config
 from sipo.declare.parts import POLICIES, STRENGTH, TRIAL_POLICIES
 from sipo.declare.stage import Stage
 from sipo.disk.content import short_digest
+from sipo.disk.copies import copy_of
 from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.journal import only_unit
 from sipo.disk.parts import METRICS, gather, held, part_of
 from sipo.disk.run import NOW, PARTIAL
+from sipo.disk.writer import Writer, working
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.key import outside_of, subject_of
@@ -62,14 +64,24 @@ def run(
         raise SipoError(
             f"--from {start} and --only {only}: give one; --only makes a single stage, whose inputs must hold"
         )
-    task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet, steps=True))
     if objective is not None:
         return make_part(config, only, objective, quiet=quiet)
     graph = Graph(config)
     if start is None or not graph.within(start):
         _known(graph, start)
     _known(graph, only, until)
-    work = Work(task, graph, subject_of(task))
+    with working(config.run_dir, config.execution.checkpoint_seconds) as writer:
+        task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet, steps=True))
+        work = Work(task, graph, subject_of(task), writer)
+        _bring_about(work, start, only, until)
+    if only in (None, "report") and until in (None, "report"):
+        _conclude(task, work.folder.path)
+    return work.folder.path
+
+
+def _bring_about(work: "Work", start: str | None, only: str | None, until: str | None) -> None:
+    """What `run` is asked for, of a run that nobody else works on."""
+    task, graph, config = work.task, work.graph, work.task.config
     work.folder.check(work.subject)
     if only:
         work.check_inputs(graph[only])
@@ -87,10 +99,7 @@ def run(
             left = work.folder.left_of(f"{start} {dump_config(config)}", anew)
             for name in left:
                 work.folder.set_aside(name)
-            make_all(work, asked, left, quiet=quiet)
-    if only in (None, "report") and until in (None, "report"):
-        _conclude(task, work.folder.path)
-    return work.folder.path
+            make_all(work, asked, left, quiet=task.progress.console.quiet)
 
 
 def make_all(work: "Work", stages: Sequence[Stage], anew: Collection[str] = (), *, quiet: bool = False) -> None:
@@ -103,6 +112,8 @@ def make_all(work: "Work", stages: Sequence[Stage], anew: Collection[str] = (), 
         for stage in stages:
             work.bring_about(stage, stage.name in anew)
             work.folder.made_anew(stage.name)
+            if work.writer:
+                work.writer.publish()
     if foreseen and foreseen.seconds and foreseen.seconds > SHORT:
         took = duration(time.monotonic() - began)
         task.progress.say(f"took {took}; at most {duration(foreseen.seconds)} were foreseen")
@@ -112,6 +123,11 @@ def make_part(config: Config, only: str | None, objective: str, *, quiet: bool =
     """Make one policy of the stage `only`, beside other processes on the same run that make other ones."""
     if only is None:
         raise SipoError(f"--objective {objective}: makes one policy of a stage; name that with --only")
+    if copy_of(config.run_dir):
+        raise SipoError(
+            f"{config.run_dir}: --objective wants a folder that several processes write to, and an object store has one "
+            "writer at a time; leave --objective out, or name a folder on a disk"
+        )
     graph = Graph(config)
     _known(graph, only)
     stage = graph[only]
@@ -142,8 +158,9 @@ def _trains(stage: Stage) -> bool:
 class Work:
     """The stages of one run, made or found to hold."""
 
-    def __init__(self, task: Task, graph: Graph, subject: Mapping[str, Any]) -> None:
-        self.task, self.graph, self.subject = task, graph, subject
+    def __init__(self, task: Task, graph: Graph, subject: Mapping[str, Any], writer: Writer | None = None) -> None:
+        self.task, self.graph, self.subject, self.writer = task, graph, subject, writer
+        task.progress.goes_on = writer.go_on if writer else None
         self.outputs = Outputs(task.config.run_dir, task.config)
         self.folder = self.outputs.folder
         self.course: Course | None = None

@@ -10,7 +10,8 @@ from sipo.commands import resume, sipo
 from sipo.config import Config
 from sipo.config.file import load_config
 from sipo.declare.parts import CHOICE, CHOSE_NOTHING, FRONTS
-from sipo.disk.damage import CONFIG, SUBJECT, DamageError, is_run, reading
+from sipo.disk.copies import copy_of, refreshed
+from sipo.disk.damage import CONFIG, STAGE, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.locking import worked_on
 from sipo.disk.run import MOMENT, NOW, PARTIAL, RunFolder, digest_of
@@ -19,6 +20,7 @@ from sipo.errors import SipoError
 from sipo.graph.build import Graph
 from sipo.graph.distil import distilled, place_of
 from sipo.methods.registry import specs
+from sipo.places import path_of
 from sipo.runs.outputs import Outputs
 from sipo.weights import Weight
 
@@ -56,7 +58,7 @@ def check_config(file: Path) -> None:
 
 def read_run(run: Path) -> Config:
     """The configuration that a run was last given. Raises SipoError where there is no run, or a damaged one."""
-    run = Path(run)
+    run = refreshed(path_of(run))
     if not is_run(run):
         raise SipoError(f"{run}: holds no run; name the folder that `sipo run` printed")
     check_config(run / CONFIG)
@@ -65,7 +67,7 @@ def read_run(run: Path) -> Config:
 
 def read_subject(run: Path) -> dict[str, Any]:
     """The model, rows and objectives that make this run and not another, as digests and names."""
-    known = read_checked(Path(run) / SUBJECT, known_by=CONFIG)
+    known = read_checked(path_of(run) / SUBJECT, known_by=CONFIG)
     return {name: value for name, value in known.items() if name not in (CONFIG, MOMENT)}
 
 
@@ -99,7 +101,10 @@ class Distilled:
 def distillations(run: Path, config: Config) -> list[Distilled]:
     """What has come as far as its answers, which tell the weight, in the order of names."""
     outputs, about, found = Outputs(run, config), read_subject(run), list[Distilled]()
-    for answers in sorted(Path(run).glob("distilled/*/answers/samples.jsonl")):
+    for record in sorted(outputs.path.glob(f"distilled/*/answers/{STAGE}")):
+        if copy := outputs.folder.copy:
+            copy.fetch(record.parent)
+        answers = record.with_name("samples.jsonl")
         with suppress(OSError, ValueError, KeyError, TypeError):
             with answers.open(encoding="utf-8") as lines:
                 weights = json.loads(next(lines, ""))["weights"]
@@ -114,7 +119,8 @@ def distillations(run: Path, config: Config) -> list[Distilled]:
 
 def under_way(run: Path) -> list[str] | None:
     """What the process that works on the run is at, in lines for people; None where there is no such process."""
-    if not worked_on(run):
+    copy = copy_of(run)
+    if not worked_on(run) and not (copy and copy.held()):
         return None
     with suppress(OSError, ValueError, KeyError, TypeError):
         return [str(line) for line in json.loads((Path(run) / NOW).read_text(encoding="utf-8"))["said"]]

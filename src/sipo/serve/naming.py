@@ -17,6 +17,7 @@ from sipo.finished.built import spec_of
 from sipo.finished.handle import AlignedModel, FinishedRun
 from sipo.methods.registry import usual
 from sipo.pairs import parse_shares
+from sipo.places import path_of
 from sipo.serve.wire import ApiError
 from sipo.weights import ROUNDING
 
@@ -74,12 +75,12 @@ def named_runs(texts: Sequence[str]) -> dict[str, Path]:
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or Path(text).exists():
-            name, path = Path(text).resolve().name, text
+            name, path = path_of(text).resolve().name, text
         if not RUN_NAME.fullmatch(name):
             raise SipoError(f"{path}: `{name}` is no name for a model; call the run by NAME={path}")
         if name in found:
             raise SipoError(f"{path}: another run is called `{name}` as well; call one of them by NAME={path}")
-        found[name] = Path(path)
+        found[name] = path_of(path)
     return found
 
 

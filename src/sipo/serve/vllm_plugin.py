@@ -5,6 +5,7 @@ The entry point `vllm.general_plugins` has vLLM call `register` in all of its pr
 
 import asyncio
 import os
+import re
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from sipo.serve.soups import Soups
 
 RUNS, GIB = "SIPO_VLLM_RUNS", "SIPO_VLLM_GIB"
-"""Environment variables: folders of runs, or NAME=RUN, as PATH has them; and how much the soups may take on disk."""
+"""Environment variables: runs, or NAME=RUN, with colons between as in PATH; how much the soups may take on disk."""
 ROOM = 10.0
 """GiB."""
 
@@ -31,7 +32,7 @@ def register() -> None:
 
     if "sipo" in LoRAResolverRegistry.get_supported_resolvers():
         return
-    paths = named_runs([each for each in os.environ[RUNS].split(os.pathsep) if each])
+    paths = named_runs([each for each in re.split(f"{os.pathsep}(?!//)", os.environ[RUNS]) if each])
     for path in paths.values():
         read_run(path)
     LoRAResolverRegistry.register_resolver("sipo", _resolver(paths, room(os.environ)))
@@ -50,8 +51,8 @@ def room(environment: "os._Environ[str] | dict[str, str]") -> int:
 
 
 def opened(paths: "dict[str, Path]", base: str, most: int) -> "Soups":
-    from sipo.disk.appearing import cache_folder
     from sipo.finished.handle import open as open_run
+    from sipo.places import cache_folder
     from sipo.serve.kept import Kept
     from sipo.serve.soups import Soups
 
