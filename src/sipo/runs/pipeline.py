@@ -125,7 +125,7 @@ def make_part(config: Config, only: str | None, objective: str, *, quiet: bool =
         raise SipoError(f"--objective {objective}: makes one policy of a stage; name that with --only")
     if copy_of(config.run_dir):
         raise SipoError(
-            f"{config.run_dir}: --objective wants a folder that several processes write to, and an object store has one "
+            f"{config.run_dir}: --objective wants a folder that several processes write to; an object store has one "
             "writer at a time; leave --objective out, or name a folder on a disk"
         )
     graph = Graph(config)
