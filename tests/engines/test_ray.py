@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +184,14 @@ def test_what_no_request_is_at_fault_for_ends_the_call(
 
 
 @pytest.mark.slow
-def test_a_call_that_ends_every_actor_is_left_out(nodes: Any) -> None:
+def test_a_call_that_ends_every_actor_is_left_out_and_what_one_raises_comes_last(nodes: Any) -> None:
     with closing(Cluster(execution(nodes).ray)) as cluster:
         calls = ["1 + 1", "__import__('os')._exit(1)", "2 + 2"]
         assert sorted(cluster.mapped(partial, (eval,), calls)) == [2, 4]
+        replies = cluster.mapped(partial, (eval,), ["1 + 1", "1 / 0", "2 + 2"])
+        assert sorted(islice(replies, 2)) == [2, 4]
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            next(replies)
 
 
 @pytest.mark.slow

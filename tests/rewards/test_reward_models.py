@@ -1,8 +1,10 @@
 """Reward models: the numbers of transformers, of safe-rlhf's and DPA's formats, and of PEFT, whatever the batch."""
 
 import json
+import pickle
 import shutil
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from sipo.bank import save_adapter
 from sipo.config.file import parse_config
 from sipo.data import read_rows
 from sipo.disk.tables import read_records
+from sipo.engines.cluster import Cluster
 from sipo.errors import SipoError
 from sipo.message import Message
 from sipo.models.load import Backbone
@@ -147,6 +150,32 @@ def test_all_heads_come_from_one_forward_of_each_item_ever(three_heads: Path, mo
     assert again["o1"][:2] == first["o0"][:2]
     score_responses(two, ITEMS, CPU)
     assert len(seen) == 4 and len(models) == 2, "nothing left to score: the model is not even loaded"
+
+
+def test_actors_of_a_cluster_give_what_this_process_gives(
+    three_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches come in any order, and one that is lost is an error that names an item of it."""
+    lost: list[int] = []
+
+    def mapped(_: Any, actor: Any, given: Any, calls: Any) -> Iterator[Any]:
+        called = actor(*pickle.loads(pickle.dumps(given)))
+        kept = [call for number, call in enumerate(calls) if number not in lost]
+        yield from (called(pickle.loads(pickle.dumps(call))) for call in reversed(kept))
+
+    monkeypatch.setattr(Cluster, "mapped", mapped)
+    named = objectives({"model": str(three_heads), "dtype": "float32", "head": "brief"})
+    few = CPU.model_copy(update={"score_tokens": 20})
+    expected = score_responses(named, ITEMS, few, cache=tmp_path / "here.sqlite")["o0"]
+    ray = few.model_copy(update={"engine": "ray"})
+    found = score_responses(named, ITEMS, ray, cache=tmp_path / "there.sqlite")["o0"]
+    assert found == pytest.approx(expected, **NUMBERS)
+    lost.append(0)
+    with pytest.raises(SipoError, match="every actor of ray ended that scored the response"):
+        score_responses(named, ITEMS, ray, cache=tmp_path / "again.sqlite")
+    lost.clear()
+    again = score_responses(named, ITEMS, ray, cache=tmp_path / "again.sqlite")["o0"]
+    assert again == pytest.approx(expected, **NUMBERS)
 
 
 def test_the_head_is_computed_in_float32(three_heads: Path) -> None:

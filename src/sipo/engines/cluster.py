@@ -14,6 +14,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from traceback import format_exc
 from typing import Any
 
 from sipo.disk.damage import note
@@ -48,13 +49,15 @@ class Cluster:
     def mapped(self, actor: Callable[..., Any], given: Sequence[Any], calls: Sequence[Any]) -> Iterator[Any]:
         """The replies to all of the calls but those that ended every actor that was given them, in any order: objects
         actor(*given), one in each process, are called with one call after another. All of it must pickle.
+
+        Raises what a call raised when the others are done.
         """
         self._join()
         import ray
 
         tally = _tally()
         held = ray.put(pickle.dumps((actor, tuple(given))))  # by this process, which outlives the pool
-        told = False
+        told, failure = False, None
         try:
             for block in self._blocks(calls, [held, tally]):
                 for tries, reply in zip(*(block.column(name).to_pylist() for name in ("tries", "reply")), strict=True):
@@ -62,7 +65,10 @@ class Cluster:
                         note("execution.engine: an actor of ray ended and was replaced; what it was at is done again")
                         told = True
                     if reply:
-                        yield pickle.loads(reply)
+                        answer, error = pickle.loads(reply)
+                        failure = failure or error
+                        if error is None:
+                            yield answer
         except ray.exceptions.RayError as error:
             raise SipoError(
                 f"execution.engine: the ray cluster failed ({first_line(error)}); what is finished is kept: go on with "
@@ -70,6 +76,8 @@ class Cluster:
             ) from error
         finally:
             ray.kill(tally)
+        if failure:
+            raise failure
 
     def _blocks(self, calls: Sequence[Any], shared: Sequence[Any]) -> Iterator[Any]:
         """Arrow tables of replies."""
@@ -184,5 +192,18 @@ class _Actor:
         tries, replies = [], []
         for number, call in map(pickle.loads, calls.column("call").to_pylist()):
             tries.append(ray.get(self.tally.begin.remote(number)))
-            replies.append(pickle.dumps(self.called(call)) if tries[-1] <= TRIES else b"")
+            replies.append(pickle.dumps(self._answer(call)) if tries[-1] <= TRIES else b"")
         return pa.table({"tries": tries, "reply": replies})
+
+    def _answer(self, call: Any) -> tuple[Any, Exception | None]:
+        try:
+            return self.called(call), None
+        except Exception as error:
+            return None, as_told(error)
+
+
+def as_told(error: Exception) -> Exception:
+    """As it can travel; what is no line for people keeps where it was raised."""
+    if isinstance(error, SipoError):
+        return SipoError(str(error))
+    return RuntimeError(f"in an actor:\n{format_exc()}")

@@ -8,14 +8,13 @@ halved until the request that fails is alone; it is told of when all others are 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from traceback import format_exc
 from typing import Any
 
 import torch
 
 from sipo.bank import Bank
 from sipo.engines.batched import Batch, Batched, Knee, Texts, Units
-from sipo.engines.cluster import Cluster
+from sipo.engines.cluster import Cluster, as_told
 from sipo.engines.interface import Span
 from sipo.engines.local import Local
 from sipo.engines.vllm import BATCHES, Vllm
@@ -108,7 +107,7 @@ class Actor:
             try:
                 self._compute = self._opened()
             except Exception as error:
-                self._unfit = _as_told(error)
+                self._unfit = as_told(error)
         if self._compute is None:
             return index, [], 0, self._unfit
         bank = self.local.bank(self.span)
@@ -139,14 +138,7 @@ def results(compute: Callable[[Batch], Sequence[Any]], batch: Batch) -> list[Any
         return list(compute(batch))
     except Exception as error:
         halves = batch.halves()
-        return [each for half in halves for each in results(compute, half)] or [Failed(_as_told(error))]
-
-
-def _as_told(error: Exception) -> Exception:
-    """As it can travel; what is no line for people keeps where it was raised."""
-    if isinstance(error, SipoError):
-        return SipoError(str(error))
-    return RuntimeError(f"in an actor:\n{format_exc()}")
+        return [each for half in halves for each in results(compute, half)] or [Failed(as_told(error))]
 
 
 def _told(failed: dict[int, Exception], asked: int) -> Exception:

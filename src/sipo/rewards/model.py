@@ -5,6 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import batches
 from sipo.models.load import find_device, identify, pick_dtype
-from sipo.rewards.classifier import check_head, labels_of, load_classifier, read_config, read_tokenizer
+from sipo.rewards.classifier import Classifier, check_head, labels_of, load_classifier, read_config, read_tokenizer
 from sipo.rewards.encoding import READS, Encoded, ItemEncoder
 from sipo.rewards.interface import Item, named
 from sipo.rewards.kinds.model import RewardModel
@@ -30,7 +31,7 @@ class ModelScorer:
 
     def __init__(self, name: str, settings: RewardModel, execution: Execution, moment: datetime | None = None) -> None:
         """`moment` is what a chat template with a date is told; None is now."""
-        self.name, self.settings, self.token_budget = name, settings, execution.score_tokens
+        self.name, self.settings, self.execution = name, settings, execution
         self.device = find_device(execution.device)
         self.dtype = pick_dtype(self.device) if settings.dtype == "auto" else getattr(torch, settings.dtype)
         self.config = read_config(settings)
@@ -60,7 +61,6 @@ class ModelScorer:
         _ = self._encoder
         check_head(self.settings)
 
-    @torch.no_grad()
     def score(self, items: Sequence[Item]) -> Iterator[tuple[int, list[float]]]:
         encoded = [self._encoder.encode(item) for item in items]
         longest = context_of(self.config, self._encoder.tokenizer)
@@ -68,22 +68,54 @@ class ModelScorer:
             if longest and len(each["input_ids"]) > longest:
                 size = f"{len(each['input_ids'])} tokens with its prompt, and the model takes {longest}"
                 raise SipoError(f"{named(items[index])} has {size}; lower data.max_response_tokens")
-        classifier = load_classifier(self.settings, self.device, self.dtype)
+        plan = batches([len(each["input_ids"]) for each in encoded], self.execution.score_tokens)
+        calls = [(indices, [encoded[index] for index in indices]) for indices in plan]
+        waiting = set(range(len(items)))
+        for indices, numbers in self._computed(calls):
+            for index, row in zip(indices, numbers, strict=True):
+                finite(row, f"the score of {named(items[index])}", "set its dtype to float32, or take another model")
+            waiting.difference_update(indices)
+            yield from zip(indices, numbers, strict=True)
+        if waiting:
+            raise SipoError(
+                f"every actor of ray ended that scored {named(items[min(waiting)])}; give actors more memory, or lower "
+                "execution.score_tokens"
+            )
+
+    def _computed(self, calls: Sequence[Any]) -> Iterator[tuple[Sequence[int], list[list[float]]]]:
+        """The numbers of each batch, in any order."""
+        given = (self.settings, self.execution.device, self.dtype)
+        if self.execution.engine == "ray":
+            from sipo.engines.cluster import Cluster
+
+            with closing(Cluster(self.execution.ray)) as cluster:
+                yield from cluster.mapped(Loaded, given, calls)
+            return
+        loaded = Loaded(*given)
         try:
-            for indices in batches([len(each["input_ids"]) for each in encoded], self.token_budget):
-                logits = forward(classifier.model, [encoded[index] for index in indices])
-                scores = (logits - classifier.mean) / classifier.std
-                numbers = scores.tolist()
-                for index, row in zip(indices, numbers, strict=True):
-                    finite(
-                        row, f"the score of {named(items[index])}", "set its dtype to float32, or take another model"
-                    )
-                yield from zip(indices, numbers, strict=True)
+            yield from map(loaded, calls)
         finally:
-            del classifier
+            del loaded
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+class Loaded:
+    """A reward model in memory, from the first batch on."""
+
+    def __init__(self, settings: RewardModel, device: str, dtype: torch.dtype) -> None:
+        self.settings, self.device, self.dtype = settings, device, dtype
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        return load_classifier(self.settings, find_device(self.device), self.dtype)
+
+    @torch.no_grad()
+    def __call__(self, call: tuple[Sequence[int], Sequence[Encoded]]) -> tuple[Sequence[int], list[list[float]]]:
+        indices, rows = call
+        logits = forward(self.classifier.model, rows)
+        return indices, ((logits - self.classifier.mean) / self.classifier.std).tolist()
 
 
 def rows_of(config: PretrainedConfig) -> int:
