@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from logging import ERROR, getLogger
 
 
 def settle() -> None:
@@ -16,8 +17,14 @@ def settle() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+TALKATIVE = ("torchao", "bitsandbytes", "torch.utils._pytree")
+"""They tell on being imported, which transformers does wherever they are installed, which kernels they lack."""
+
+
 def hush() -> None:
     """Keep transformers from telling what our own lines tell; downloads still show how far they are."""
+    for name in TALKATIVE:
+        getLogger(name).setLevel(ERROR)
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging
 

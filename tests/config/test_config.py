@@ -44,6 +44,7 @@ TURNED: dict[str, tuple[Any, list[str]]] = {
     "model.path": ("owner/other", ALL),
     "model.revision": ("v2", ALL),
     "model.dtype": ("float16", ALL),
+    "model.quantise": ("4bit", ALL),
     "model.prompt_template": ("Q: {prompt} A:", ALL),
     "model.trust_remote_code": (True, ALL),
     "model.end_tokens": (["<|im_end|>"], ALL),

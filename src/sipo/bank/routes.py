@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sipo.models.quantisation import parts
+
 
 @dataclass(frozen=True)
 class Routes:
@@ -53,7 +55,8 @@ def _digest(model: PreTrainedModel, layers: Sequence[str]) -> str:
     digest = hashlib.sha256(repr((about, list(layers))).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(repr((name, tuple(tensor.shape), tensor.dtype, tensor.device)).encode())
-        digest.update(_row_sums(tensor.detach()).cpu().numpy().tobytes())
+        for part in parts(tensor.detach()):
+            digest.update(_row_sums(part).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -134,11 +134,20 @@ class Run(Section):
                     "vllm" in self.execution.engines,
                     "vllm decodes adapters; take transformers",
                 ),
+                "model.quantise": (self.model.quantise is not None, "all parameters learn; leave it out"),
                 "model.trust_remote_code": (self.model.trust_remote_code, "a model's own code is not run for them"),
             }
             for key, (given, why) in dead.items():
                 if given:
                     raise ValueError(f"{key}: with policies: full, which trains whole models, {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_reads_the_checkpoint(self) -> Self:
+        if self.model.quantise is not None and "vllm" in self.execution.engines:
+            raise ValueError(
+                "model.quantise: vllm would write with the model as it is stored; take transformers or pool"
+            )
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sipo.bank.adapter import target_layers, widths
 from sipo.declare.work import Reckoning
+from sipo.models.quantisation import bytes_of
 from sipo.settings import Lora
+from sipo.settings.model import Quantise
 
 SPARE = 0.1
 """The share of a device's memory that a plan leaves free."""
@@ -37,10 +39,10 @@ class Shape:
     keys: int
     """Width of all heads' keys together, and as much for their values."""
     vocabulary: int
-
-    @property
-    def weights(self) -> int:
-        return self.parameters * self.bytes
+    weights: int
+    """Bytes of all weights, as they are kept."""
+    opened: int = 0
+    """Bytes of the largest quantised weight, which is made whole again where it computes."""
 
     @property
     def token_cache(self) -> int:
@@ -67,15 +69,16 @@ class Shape:
         return self.layers * self.hidden * self.bytes + 2 * activations
 
 
-def shape(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Shape:
-    """Of a loaded model, or of an outline of it."""
+def shape(model: PreTrainedModel, dtype: torch.dtype | None = None, quantise: Quantise | None = None) -> Shape:
+    """Of a loaded model, or of an outline of it, that is not quantised."""
     config = model.config.get_text_config()
     hidden = config.hidden_size
     heads = _number(config, "num_attention_heads") or 1
     width = _number(config, "head_dim") or hidden // heads
+    each = (dtype or model.dtype).itemsize
     return Shape(
         sum(parameter.numel() for parameter in model.parameters()),
-        (dtype or model.dtype).itemsize,
+        each,
         config.num_hidden_layers,
         hidden,
         _number(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden,
@@ -83,6 +86,7 @@ def shape(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Shape:
         heads * width,
         (_number(config, "num_key_value_heads") or heads) * width,
         config.vocab_size,
+        *bytes_of(model, model.get_output_embeddings(), quantise, each),
     )
 
 
@@ -130,7 +134,7 @@ class Peaks(Reckoning):
 
     def mounted(self) -> int:
         """Of whole models also a soup, of which there is one at a time."""
-        return self.of.weights + (self.n + self.whole) * self.policy * self.of.bytes
+        return self.of.weights + self.of.opened + (self.n + self.whole) * self.policy * self.of.bytes
 
     @property
     def together(self) -> int:
@@ -153,7 +157,7 @@ class Peaks(Reckoning):
         kept = of.recomputed(each) if self.config.execution.gradient_checkpointing else (of.layers + 1) * each
         # float32 policy, gradient, both moments and the best so far; its copy in the backbone's dtype
         trained = policies * self.policy * (5 * 4 + (0 if self.whole and of.bytes == 4 else of.bytes))
-        return of.weights + trained + kept * tokens
+        return of.weights + of.opened + trained + kept * tokens
 
     def worth_together(self, tokens: float, device: str) -> int:
         """How many policies of so many tokens a step make its products as fast as they get: on a processor until a
@@ -196,7 +200,7 @@ def judging(peaks: Peaks) -> int:
 
 
 def fine_tuning(peaks: Peaks) -> int:
-    """With gradient checkpointing, always; all parameters have float32 copies where all learn."""
+    """With gradient checkpointing and nothing quantised, always; all parameters have float32 copies where all learn."""
     sft, model, of = peaks.config.sft, peaks.model, peaks.of
     if sft is None:
         return 0
@@ -204,6 +208,6 @@ def fine_tuning(peaks: Peaks) -> int:
     rank, targets = (sft.lora.r, _targets(model, sft.lora)) if sft.lora else (0, 0)
     kept = tokens * of.recomputed(of.activations(rank, targets, sft.max_tokens))
     if sft.lora:
-        return of.weights + adapter_parameters(model, sft.lora) * 4 * 4 + kept
+        return of.parameters * of.bytes + adapter_parameters(model, sft.lora) * 4 * 4 + kept
     copies = of.bytes if of.bytes < 4 else 0  # autocast's
     return of.parameters * (4 * 4 + copies) + kept

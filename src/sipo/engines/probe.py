@@ -23,6 +23,7 @@ from sipo.decoding.mixture import Mixture
 from sipo.decoding.reading import prefill
 from sipo.errors import SipoError, first_line
 from sipo.logprobs.packing import Group, pack
+from sipo.models.quantisation import dense, is_quantised
 
 WINDOW = 5
 """Tokens that a layer with a window sees meanwhile; fewer than any of the sequences has."""
@@ -95,7 +96,7 @@ class _Probe:
         """Random, with a tenth of the layers' own strength: a trained model is not to be thrown off its course."""
         found, factors = dict(self.bank.model.named_modules()), {}
         for name in layers:
-            weight: Any = found[name].weight
+            weight = dense(found[name])
             (d_in, d_out), rank = widths(found[name]), 2
             strength = 0.1 * float(weight.float().std()) * (d_in / rank) ** 0.5
             a = torch.randn(rank, d_in, generator=self.random) / d_in**0.5
@@ -230,11 +231,11 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 @contextmanager
 def _widened(bank: Bank) -> Iterator[None]:
-    """A model that is not too large in float32."""
+    """A model that is not too large in float32; one that is quantised computes in its own dtype."""
     model = bank.model
     narrow = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in (torch.bfloat16, torch.float16)]
     before = [t.data for t in narrow]
-    widen = sum(t.numel() for t in narrow) <= WIDENED
+    widen = sum(t.numel() for t in narrow) <= WIDENED and not any(is_quantised(each) for each in model.parameters())
     try:
         for tensor in narrow if widen else ():
             tensor.data = tensor.data.float()

@@ -25,14 +25,15 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
     """`gpu` in GiB; with a `pace` the hours of every stage. Returns the numbers by stage."""
     config, say = task.config, task.progress.say
     dtype = _dtype(config, gpu)
-    model: Any = outline(_known(config), dtype) if absent.model else task.backbone.model
+    outlined = absent.model or config.model.quantise is not None
+    model: Any = outline(_known(config), dtype) if outlined else task.backbone.model
     plan, longest = plan_of(task, absent)
     sizes = plan.sizes
     judges = [size for objective in config.objectives if (size := _judge_bytes(objective.reward))]
-    of = shape(model, dtype)
+    of = shape(model, dtype, config.model.quantise)
     peaks = Peaks(config, longest, model, of, context_of(model.config), judges)
     say(
-        f"plan       {of.parameters / 1e6:,.6g} M parameters in {str(dtype).removeprefix('torch.')}, "
+        f"plan       {of.parameters / 1e6:,.6g} M parameters in {_kept(config, dtype)}, "
         f"{peaks.policy / 1e6:.3g} M {'a policy' if peaks.whole else 'an adapter'}, "
         f"{of.token_cache / 1024:.4g} KiB of keys and values a token"
     )
@@ -120,6 +121,11 @@ def _dtype(config: Config, gpu: float | None) -> torch.dtype:
     if config.model.dtype != "auto":
         return getattr(torch, config.model.dtype)
     return torch.bfloat16 if gpu is not None else pick_dtype(find_device(config.execution.device))
+
+
+def _kept(config: Config, dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return f"{config.model.quantise}, the rest in {name}" if config.model.quantise else name
 
 
 def _known(config: Config) -> Any:

@@ -60,6 +60,11 @@ def export(
         mixture = model.method.removeprefix(MADE)
         raise SipoError(f"`{model.method}` is exported with what it is worth, by --method {mixture} and --distil")
     check_single(model, "no adapter can hold", "export the soup of its policies")
+    if merged and config.model.quantise is not None:
+        raise SipoError(
+            f"the policies stand on {config.model.path} in {config.model.quantise} (model.quantise), into which no "
+            "adapter can be merged; export the adapter, without --merged"
+        )
     if whole and rank is not None:
         raise SipoError("a rank is an adapter's, and what is written is a whole model; leave the rank out")
     policies, point, lowered = model.aligned.adapters, points[0], None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sipo.finite import infinite_tensor
+from sipo.models.quantisation import parts
 
 QUANTISED = re.compile(
     r"\.(qweight|qzeros|scales|g_idx|SCB|absmax|quant_map|nested_\w+|quant_state\b.*"
@@ -173,7 +174,8 @@ def _damaged(model: PreTrainedModel) -> str | None:
 def _stored(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
     """All that a checkpoint holds, tied weights once."""
     seen: set[int] = set()
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            yield name, tensor
+    for name, stored in model.state_dict().items():
+        for tensor in parts(stored):
+            if tensor.data_ptr() not in seen:
+                seen.add(tensor.data_ptr())
+                yield name, tensor

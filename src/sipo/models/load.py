@@ -13,6 +13,7 @@ from sipo.errors import SipoError, first_line
 from sipo.models.locate import locate, origin_of
 from sipo.models.packed import pack
 from sipo.models.pretrained import read_config, read_tokenizer, read_weights
+from sipo.models.quantisation import options_of, settle
 from sipo.settings import Model
 
 
@@ -65,11 +66,15 @@ def load_backbone(settings: Model, device: str = "auto") -> Backbone:
     where = find_device(device)
     dtype = pick_dtype(where) if settings.dtype == "auto" else getattr(torch, settings.dtype)
     config = read_config(origin)
-    model, _ = read_weights(origin, dtype, config=config, attn_implementation=attention_of(config))
+    how = options_of(settings.quantise, dtype, where) if settings.quantise else {}
+    model, _ = read_weights(origin, dtype, config=config, attn_implementation=attention_of(config), **how)
     tokenizer = read_tokenizer(origin)
     if tokenizer.eos_token_id is None:
         raise SipoError(f"model {settings.path}: its tokenizer has no end-of-sequence token; set eos_token in it")
-    model.to(where).eval().requires_grad_(False)  # type: ignore[arg-type]
+    if not settings.quantise:  # else it is there already, and not all kinds may be moved
+        model.to(where)  # type: ignore[arg-type]
+    model.eval().requires_grad_(False)
+    settle(model)
     pack(model)
     return Backbone(model, tokenizer, origin.source, settings)
 
@@ -112,6 +117,7 @@ def identify(settings: Model) -> str:
     code = "with its own code " if settings.trust_remote_code else ""
     ends = f"{settings.end_tokens} " if settings.end_tokens else ""
     thinks = "thinking " if settings.thinking else ""
-    read = f"{settings.dtype} {settings.prompt_template} {code}{ends}{thinks}".encode()
+    rounded = f"{settings.quantise} " if settings.quantise else ""
+    read = f"{settings.dtype} {settings.prompt_template} {code}{ends}{thinks}{rounded}".encode()
     content = rough_content(Path(source)) if local else [f"{source}@{settings.revision}".encode()]
     return short_digest(chain([read], content))

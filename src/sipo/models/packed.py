@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from sipo.models.quantisation import is_quantised
+
 SMALLEST = 2**16
 """Numbers in a weight; a smaller one lies in the processor's cache as it is."""
 LARGEST = 2 * 2**30
@@ -58,6 +60,8 @@ def pack(model: PreTrainedModel) -> None:
         if type(layer) not in (nn.Linear, PackedLinear):
             continue
         weight: Tensor = layer.weight  # type: ignore[assignment]
+        if is_quantised(weight):
+            continue
         if weight.numel() >= SMALLEST and _kernels(weight.device.type, weight.dtype):
             layer.__class__ = PackedLinear
             vars(layer)["_own"] = weight  # not by setattr, which would register it a second time

@@ -12,6 +12,7 @@ from sipo.message import Message
 from sipo.methods.registry import find, improves
 from sipo.models.chat import TooLongError
 from sipo.models.load import context_of
+from sipo.models.quantisation import check_quantise
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.rewards import Item, check_rewards, try_functions
@@ -35,6 +36,7 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
     if task.config.fine_tunes:
         check_trl()
     check_engine(task.config.execution)
+    check_quantise(task.config.model.quantise)
     improving = improves(task.config.methods)
     filters = improving and MEASURED in find_rule(task.config.filter.rule).reads
     _rewards(task, filters, absent)

@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from sipo.settings.section import Dtype, Section
+
+Quantise = Literal["4bit", "8bit"]
 
 
 class Model(Section):
@@ -18,6 +20,9 @@ class Model(Section):
     """Of a hub id."""
     dtype: Dtype = "auto"
     """Auto is bf16 where the hardware multiplies it."""
+    quantise: Quantise | None = None
+    """4bit or 8bit keeps the frozen backbone's linear layers in so many bits a weight, in a half or a quarter of the
+    memory, and computes in `dtype`; needs `sipo[quantised]`. It is another model: what it costs is in docs/gpu.md."""
     trust_remote_code: bool = False
     """True lets code that the model's own folder or repository brings run on this machine; else such a model is
     refused, and nobody is asked."""
