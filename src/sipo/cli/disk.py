@@ -1,20 +1,17 @@
 """What the machine refuses, as lines for people: a full disk above all, and full memory."""
 
 import errno
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sipo.errors import SipoError
+from sipo.memory import is_full
 from sipo.places import in_a_store
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 WORDS = ("No space left on device", "Disk quota exceeded")  # what safetensors raises has no errno
-
-ALLOCATION = re.compile("can't allocate memory|out of memory")
-"""In what torch raises on a processor, and in some libraries on a GPU."""
 
 
 @contextmanager
@@ -49,10 +46,7 @@ def describe(error: OSError) -> str:
 
 def full_memory(error: BaseException) -> str:
     """What to do where the memory of the machine or of its device did not suffice; empty for other errors."""
-    full = (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    )  # torch's, which may not be here
-    if not full and not (isinstance(error, RuntimeError) and ALLOCATION.search(str(error))):
+    if not is_full(error):
         return ""
     reason = (str(error).strip() or "no more to be had").splitlines()[0].removesuffix(".")
     return (

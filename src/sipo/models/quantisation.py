@@ -60,8 +60,8 @@ def settle(model: nn.Module) -> None:
         state = getattr(getattr(layer, "weight", None), "quant_state", None)
         if state is None:
             continue
-        layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-        if layer.weight.device.type == "cpu" and state.shape[-1] % BLOCK:  # type: ignore[union-attr]
+        layer.support_avx512bf16_for_cpu = False
+        if layer.weight.device.type == "cpu" and state.shape[-1] % BLOCK:
             raise SipoError(
                 f"model.quantise: 4bit on a CPU wants layers whose inputs are a multiple of {BLOCK} wide; {name} reads "
                 f"{state.shape[-1]}; take 8bit"
@@ -100,5 +100,6 @@ def bytes_of(model: nn.Module, head: nn.Module | None, quantise: Quantise | None
     if quantise is None:
         return total * each, 0
     kinds: tuple[type, ...] = (nn.Linear, Conv1D) if quantise == "4bit" else (nn.Linear,)
-    sizes = [layer.weight.numel() for layer in model.modules() if isinstance(layer, kinds) and layer is not head]
+    weights: list[Any] = [layer.weight for layer in model.modules() if isinstance(layer, kinds) and layer is not head]
+    sizes = [weight.numel() for weight in weights]
     return round((total - sum(sizes)) * each + sum(sizes) * BITS[quantise] / 8), max(sizes, default=0) * each
