@@ -298,6 +298,29 @@ def test_a_device_has_a_size_and_a_speed(
     assert capsys.readouterr().err == f"error: {option} {value}: give a number above 0\n"
 
 
+def test_each_kind_of_work_has_a_rate(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    hours = []
+    for rates in (
+        "100",
+        "reading=100,decoding=100,scoring=100,training=100",
+        "reading=1,decoding=2,scoring=3,training=4",
+    ):
+        assert main(["check", str(tmp_path / "run.yaml"), "--tokens-per-second", rates, "--json"]) == 0
+        hours.append([stage["hours"] for stage in json.loads(capsys.readouterr().out)["plan"]])
+    assert hours[0] == hours[1] and sum(hours[2]) > 20 * sum(hours[0])
+    for wrong in ("reading=1,decoding=2", "reading=1,decoding=2,scoring=3,training=4,other=5"):
+        assert main(["check", str(tmp_path / "run.yaml"), "--tokens-per-second", wrong]) == 2
+        assert "give one number, or reading=N,decoding=N,scoring=N,training=N" in capsys.readouterr().err
+    assert (
+        main(["check", str(tmp_path / "run.yaml"), "--tokens-per-second", "reading=1,decoding=0,scoring=3,training=4"])
+        == 2
+    )
+    assert "--tokens-per-second 0: give a number above 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["a b", "c/d", "9th", "ä", "<b>", "x.y", ""])
 def test_init_refuses_what_a_configuration_cannot_name(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -12,13 +12,9 @@ from sipo.decoding import Request, at_mod, at_soup, base
 from sipo.engines import Local, Span
 from sipo.engines import batched as batching
 from sipo.engines.batched import Texts
-from sipo.logprobs.packing import Group
-from sipo.logprobs.score import ScoreRequest, score_rows
+from sipo.logprobs.score import ScoreRequest
 from sipo.memory import Pieces
-from sipo.settings import Decoding, Execution, Training
-from sipo.training import loop
-from sipo.training.learner import Recipe
-from sipo.training.loop import Example, Examples, Loss, Trained, train
+from sipo.settings import Decoding, Execution
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
 

@@ -1,7 +1,7 @@
 """Looking before leaping: validate a run, show what it would read and learn from, and estimate its work."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -66,19 +66,20 @@ def check(
     progress: Progress | None = None,
     *,
     gpu: float | None = None,
-    tokens_per_second: float | None = None,
+    tokens_per_second: float | Mapping[str, float] | None = None,
     measure: bool = False,
 ) -> Checked:
     """Print what a run of this configuration would do; trains nothing, writes nothing but rows of a `data.source` on
     this machine, downloads no rows and no known model.
 
-    `gpu` (GiB) says which stages fit a device, `tokens_per_second` (through the backbone) how long they take, `measure`
-    how long on this machine. Raises SipoError, one line, for whatever would stop the run; returns what could not be
-    looked at, and what is worth a look.
+    `gpu` (GiB) says which stages fit a device, `tokens_per_second` how long they take: of what goes through the
+    backbone, one number, or one for each of reading, decoding, scoring and training. `measure` says how long on this
+    machine. Raises SipoError, one line, for whatever would stop the run; returns what could not be looked at, and what
+    is worth a look.
     """
-    for option, value in (("--gpu", gpu), ("--tokens-per-second", tokens_per_second)):
-        if value is not None and not 0 < value < math.inf:
-            raise SipoError(f"{option} {value:g}: give a number above 0")
+    if gpu is not None and not 0 < gpu < math.inf:
+        raise SipoError(f"--gpu {gpu:g}: give a number above 0")
+    pace = None if tokens_per_second is None else Pace.of(tokens_per_second)
     task, absent = Task(config, progress), find_absent(config)
     if not absent.rows:
         RunFolder(refreshed(config.run_dir)).check(subject_of(task))
@@ -91,7 +92,6 @@ def check(
         _show_example(task)
     plan, kept = [], None
     if not absent.rows or stated(config):
-        pace = Pace.even(tokens_per_second) if tokens_per_second else None
         if measure:
             if absent.model or absent.rows or config.policies == "full":
                 raise SipoError(

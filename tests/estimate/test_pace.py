@@ -46,10 +46,10 @@ def test_a_rate_is_of_the_calls_that_fill_the_time() -> None:
 def test_each_kind_of_work_has_its_own_rate() -> None:
     work = Work(3, 4, 5, reading=100, decoding=200, scoring=300, training=400)
     assert Pace(10, 20, 30, 40).seconds(work) == 40
-    assert Pace.even(10).seconds(work) == work.tokens / 10 == 100
+    assert Pace.of(10).seconds(work) == work.tokens / 10 == 100
     assert Pace(10, 20, 30, 40).seconds(work + work.times(2)) == 120
     assert (work + work.times(2)) == work.times(3) and work.times(3).steps == 9
-    assert "10 tokens a second" in str(Pace.even(10)) and "decoding 2,000" in str(Pace(10, 2000, 3, 4))
+    assert "10 tokens a second" in str(Pace.of(10)) and "decoding 2,000" in str(Pace(10, 2000, 3, 4))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_where_the_pace_is_not_known_tokens_are_what_counts() -> None:
 def test_a_run_says_so_and_how_right_it_was(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sipo.runs.foresight, "measured", lambda *_: Pace.even(100.0))
+    monkeypatch.setattr(sipo.runs.foresight, "measured", lambda *_: Pace.of(100.0))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**settings, "methods": ["base"]}))
     assert main(["run", str(tmp_path / "run.yaml"), "--run-dir", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out

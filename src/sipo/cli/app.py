@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sipo.cli.arguments import Json, parse_pairs, parse_weights
+from sipo.cli.arguments import Json, parse_pairs, parse_rates, parse_weights
 from sipo.cli.data import data
 from sipo.cli.disk import writing
 from sipo.cli.play import play
@@ -85,7 +85,8 @@ def check(
     overrides: Overrides = None,
     gpu: Annotated[float | None, typer.Option(metavar="GIB", help="Say which stages fit a device's memory.")] = None,
     tokens_per_second: Annotated[
-        float | None, typer.Option(metavar="N", help="Through the backbone: say how long stages take.")
+        str | None,
+        typer.Option(metavar="N", help="Say how long stages take: N, or reading=N,decoding=N,scoring=N,training=N."),
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Say how long stages take on this machine.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Draw the stages alone, as Mermaid text.")] = False,
@@ -104,7 +105,7 @@ def check(
     hush()
     from sipo.check import check
 
-    found = check(settings, progress, gpu=gpu, tokens_per_second=tokens_per_second, measure=measure)
+    found = check(settings, progress, gpu=gpu, tokens_per_second=parse_rates(tokens_per_second), measure=measure)
     laid_over = [word for override in overrides or () for word in ("--set", override)]
     if as_json:
         following = "check" if found.absent.rows else "run"

@@ -1,7 +1,8 @@
 """How fast this machine is at each kind of a run's work, measured for some seconds on the run's own model and rows."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from sipo.decoding.batch import Batch
 from sipo.decoding.mixture import at_mod
 from sipo.decoding.reading import prefill
 from sipo.decoding.sampling import next_tokens
+from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.training.learner import Recipe
@@ -41,8 +43,17 @@ class Pace:
     training: float
 
     @classmethod
-    def even(cls, tokens_per_second: float) -> "Pace":
-        return cls(*[tokens_per_second] * len(KINDS))
+    def of(cls, tokens_per_second: float | Mapping[str, float]) -> "Pace":
+        """One number for all kinds, or one for each. Raises SipoError for what is neither."""
+        if not isinstance(tokens_per_second, Mapping):
+            tokens_per_second = dict.fromkeys(KINDS, tokens_per_second)
+        if sorted(tokens_per_second) != sorted(KINDS):
+            named = ",".join(f"{kind}=N" for kind in KINDS)
+            raise SipoError(f"--tokens-per-second: give one number, or {named}")
+        for value in tokens_per_second.values():
+            if not 0 < value < math.inf:
+                raise SipoError(f"--tokens-per-second {value:g}: give a number above 0")
+        return cls(**tokens_per_second)
 
     def seconds(self, work: Work) -> float:
         """What the work takes, without judges' models and what asks no model."""
