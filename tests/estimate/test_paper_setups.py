@@ -22,7 +22,6 @@ from transformers import (
 )
 
 import sipo.models.shapes
-from sipo.check import check
 from sipo.cli.main import main
 from sipo.config.file import load_config, parse_config
 from sipo.data import read_rows
@@ -31,14 +30,12 @@ from sipo.disk.tables import read_records
 from sipo.errors import SipoError
 from sipo.message import Message
 from sipo.models.chat import Codec
-from sipo.progress import Progress
 from sipo.prompts.template import load_template
 from sipo.records import Refinement, Response
 from sipo.runs.pipeline import run
 
 PAPER = Path(__file__).parents[2] / "configs" / "paper"
 SETUPS = ("beavertails-llama2-7b", "beavertails-alpaca-7b", "helpsteer-llama2-7b", "helpsteer-alpaca-7b")
-NARROW = ("data.max_response_tokens=256", "execution.train_tokens=1024", "execution.decode_rows=4")
 LIGHT = ("model.quantise=4bit", "execution.gradient_checkpointing=true", "execution.decode_rows=8")
 FITS_24 = [word for key in LIGHT for word in ("--set", key)]
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -176,31 +173,6 @@ def test_check_needs_nothing_and_says_so(setup: str, capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     table = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     assert all(table[stage][6] == "yes" for stage in stages)
-
-
-def plan(*keys: str) -> dict[str, float]:
-    """The peak of every stage, GiB; of answers and of judged ones the largest."""
-    config = load_config(PAPER / "beavertails-llama2-7b.yaml", keys)
-    peaks = dict[str, float]()
-    for each in check(config, Progress(quiet=True), gpu=80).plan:
-        name = each["stage"].partition("/")[0]
-        peaks[name] = max(peaks.get(name, 0.0), each["peak_gib"])
-    return peaks
-
-
-def test_the_page_has_what_the_estimate_gives() -> None:
-    whole, narrow, light = plan(), plan(*NARROW), plan(*FITS_24[1::2])
-    rows = [
-        f"| `{stage}` | {whole[stage]:.3g} | "
-        + " | ".join("yes" if whole[stage] <= 0.9 * gpu else "no" for gpu in (24, 40, 80))
-        + "".join(f" | {each[stage]:.3g} | {'yes' if each[stage] <= 0.9 * 24 else 'no'}" for each in (narrow, light))
-        + " |"
-        for stage in whole
-    ]
-    page = (PAPER.parents[1] / "docs" / "gpu.md").read_text(encoding="utf-8")
-    assert "\n".join(rows) in page, "\n".join(rows)
-    for key in (*NARROW, *FITS_24[1::2]):
-        assert f"--set {key}" in page
 
 
 @pytest.mark.parametrize(
