@@ -92,7 +92,7 @@ def test_whatever_is_written_is_taken_or_named_in_plain_words(reward: Any) -> No
                 found = numbers(config.model_dump())
                 assert all(abs(number) < float("inf") for number in found), (place, value)
                 if value is True and place[-1] not in ("enabled", "reference", "per_token", "json_schema"):
-                    assert place[-1] in ("trust_remote_code", "thinking", "labels"), place
+                    assert place[-1] in ("trust_remote_code", "thinking", "labels", "gradient_checkpointing"), place
 
 
 @pytest.mark.parametrize(
