@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from tempfile import TemporaryFile
@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from sipo.cli.signals import Stops
 from sipo.errors import SipoError
 
 START, ANSWER = 180.0, 600.0
@@ -68,6 +69,16 @@ class Server:
         """A signal; the status that it has ended with."""
         self.process.send_signal(number)
         return self.process.wait(ANSWER)
+
+
+def leaving_nothing(work: Callable[[], int]) -> int:
+    """The work's status. A signal that ends it ends the servers that it started, processes of their own, too."""
+    with Stops(lambda: None) as stops:
+        stops.at_once = False
+        try:
+            return work()
+        except KeyboardInterrupt:
+            return stops.status
 
 
 def _free() -> int:

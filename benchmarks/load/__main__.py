@@ -22,7 +22,7 @@ import torch
 
 import sipo
 from benchmarks.bench import Bench
-from benchmarks.endpoints import Server
+from benchmarks.endpoints import Server, leaving_nothing
 from benchmarks.hardware import inspect
 from benchmarks.model import load
 from benchmarks.settings import Settings
@@ -111,13 +111,16 @@ def run(phase: Phase, made: Path, asked: Path, options: argparse.Namespace) -> l
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        if phase.signal is not None:
-            time.sleep(options.seconds / 2)
-            status = server.send(phase.signal)
-            print(f"{phase.name}: the server ended with {status}")
-            if phase.signal == signal.SIGKILL:
-                server.start()
-        told, _ = crowd.communicate(timeout=options.seconds + 120)
+        try:
+            if phase.signal is not None:
+                time.sleep(options.seconds / 2)
+                status = server.send(phase.signal)
+                print(f"{phase.name}: the server ended with {status}")
+                if phase.signal == signal.SIGKILL:
+                    server.start()
+            told, _ = crowd.communicate(timeout=options.seconds + 120)
+        finally:
+            crowd.kill()
     ends = {each["name"]: each for each in json.loads(told)}
     wrong = [
         f"{phase.name}: {name}: {each['num_failures']} wrong" for name, each in ends.items() if each["num_failures"]
@@ -129,4 +132,4 @@ def run(phase: Phase, made: Path, asked: Path, options: argparse.Namespace) -> l
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(leaving_nothing(main))

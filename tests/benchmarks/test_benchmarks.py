@@ -1,6 +1,9 @@
 """The benchmarks on a tiny random model: what they compare is equal, and what is not equal is said so. Nothing is timed."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -96,6 +99,33 @@ def test_a_server_that_does_not_come_up_is_told() -> None:
     fails = Server([sys.executable, "-c", "raise SystemExit('no room')"])
     with pytest.raises(SipoError, match="does not serve: no room"):
         fails.__enter__()
+
+
+def test_a_signal_leaves_no_server_behind() -> None:
+    """The server never comes up, so the benchmark waits for it when the signal comes."""
+    server = "import os, time; os.write({}, str(os.getpid()).encode()); time.sleep(60)"
+    read, write = os.pipe()
+    code = f"""
+from benchmarks.endpoints import Server, leaving_nothing
+class Telling(Server):
+    def start(self):
+        import subprocess
+        before = subprocess.Popen
+        subprocess.Popen = lambda *given, **how: before(*given, **how, pass_fds=[{write}])
+        super().start()
+def work():
+    with Telling([{sys.executable!r}, "-c", {server.format(write)!r}]):
+        return 0
+raise SystemExit(leaving_nothing(work))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], pass_fds=[write]) as benchmark:
+        os.close(write)
+        pid = int(os.read(read, 20))
+        benchmark.send_signal(signal.SIGTERM)
+        assert benchmark.wait(60) == 128 + signal.SIGTERM
+    os.close(read)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @pytest.mark.slow

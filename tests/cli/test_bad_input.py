@@ -271,7 +271,9 @@ def test_bad_options_of_run(
     ("argv", "part"),
     [
         (["frob"], "No such command 'frob'; `sipo --help` shows how"),
-        (["export", "runs/x"], "Missing option '--weights'; `sipo export --help` shows how"),
+        (["push", "runs/x"], "Missing option '--to'; `sipo push --help` shows how"),
+        (["export", "runs/x", "--to", "a"], "runs/x: holds no run"),
+        (["export", "runs/x", "--to-grpo", "a"], "runs/x: holds no run"),
         (["generate", "runs/x", "--prompt", "a"], "runs/x: holds no run"),
         (["generate", "runs/x", "--prompt", "a", "--weights", "a"], "`a` is not of the form name=value"),
         (["generate", "runs/x", "--prompt", "a", "--weights", "a=1", "--top-k", "few"], "--top-k"),

@@ -124,7 +124,7 @@ BAD_RECORDS: dict[str, tuple[Any, str, str]] = {
     "empty last turn": (
         record(prompt=[*CHAT[:3], {"role": "user", "content": ""}]),
         "prompt is empty",
-        "fill it in",
+        "mend it",
     ),
     "bad role": (record(prompt=[{"role": "tool", "content": "a"}]), "a role other than system", "leave the row out"),
     "no content": (record(prompt=[{"role": "user"}]), "prompt has a message without `content`", "{role, content}"),

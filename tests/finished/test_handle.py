@@ -241,7 +241,12 @@ USER = {"role": "user", "content": "hi"}
         ({"max_new_tokens": "8"}, "max_new_tokens is '8'; ask for at least 1, as a whole number"),
         ({"max_new_tokens": True}, "max_new_tokens is True; ask for at least 1, as a whole number"),
         ({"weights": {"detail": 10**400}}, "is off the simplex"),
-        ({"prompts": [" "]}, "prompt is empty"),
+        ({"prompts": [" "]}, "prompt is empty; give a text, or a chat"),
+        ({"prompts": ["a", "b", ""]}, "prompt 3 of 3: prompt is empty; give"),
+        (
+            {"prompts": ["a", [{"role": "tool", "content": "b"}]]},
+            "prompt 2 of 2: a role other than system, user and assistant; give",
+        ),
         ({"prompts": ["word " * 3000]}, "over the model's context of 2048"),
         ({"prompts": 5}, "prompts is a number; give a text, or a chat"),
         ({"prompts": b"hi"}, "prompts is bytes; give"),

@@ -30,6 +30,7 @@ from sipo.methods.raco import train_raco
 from sipo.methods.registry import specs
 from sipo.methods.soups import factor_soups
 from sipo.models.load import Backbone
+from sipo.pairs import parse_shares
 from sipo.progress import Progress
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
@@ -204,22 +205,26 @@ def test_factor_soups_are_the_policies_at_the_corners_and_refuse_unequal_ranks(
 
 
 def test_a_model_for_each_weight_and_no_other(policies: list[Adapter]) -> None:
-    method = by_weight("lw", {(1.0, 0.0): policies[0], (0.5, 0.5): policies[1]})
+    method = by_weight("lw", ["a", "b"], {(1.0, 0.0): policies[0], (0.5, 0.5): policies[1]})
     assert method.trained == ((1.0, 0.0), (0.5, 0.5))
     assert method.at((0.5, 0.5)).adapters == (policies[1],)
     assert method.at((0.5, 0.5)).mixture == at_soup((1.0,))
-    with pytest.raises(SipoError, match=r"lw: is trained for each weight, and .* they are 1,0; 0\.5,0\.5"):
+    with pytest.raises(SipoError, match=r"lw: .* weights, a=0.4,b=0.6 not among them; they are a=0.5,b=0.5; a=1,b=0$"):
         method.at((0.4, 0.6))
+    many = by_weight("lw", ["a", "b"], dict.fromkeys(simplex_lattice(2, 20), policies[0]))
+    with pytest.raises(SipoError, match="of 21 the nearest are a=0.4,b=0.6; "):
+        many.at((0.41, 0.59))
 
 
 def test_a_weight_is_found_as_it_is_printed(policies: list[Adapter]) -> None:
     thirds = simplex_lattice(2, 3)[1]
-    method = by_weight("lw", {(1.0, 0.0): policies[0], thirds: policies[1]})
+    method = by_weight("lw", ["a", "b"], {thirds: policies[1], (1.0, 0.0): policies[0]})
     with pytest.raises(SipoError) as caught:
         method.at((0.5, 0.5))
-    *_, printed = str(caught.value).split("; ")
-    read = tuple(map(float, printed.split(",")))
-    assert read != thirds and method.at(read).adapters == (policies[1],)
+    told = str(caught.value).partition(" are ")[2].split("; ")[0]
+    assert method.at(tuple(parse_shares("", told).values())).adapters == (policies[1],)
+    rounded = tuple(round(share, 6) for share in thirds)
+    assert rounded != thirds and method.at(rounded).adapters == (policies[1],)
 
 
 def test_modpo_trains_on_an_objective_that_has_weight(settings: dict[str, Any]) -> None:

@@ -42,7 +42,6 @@ Temperature = Annotated[float | None, typer.Option(help="0 is greedy.  [default:
 TopK = Annotated[int | None, typer.Option(help="0 is off.  [default: the run's]")]
 TopP = Annotated[float | None, typer.Option(help="1 is off.  [default: the run's]")]
 MaxTokens = Annotated[int | None, typer.Option(help="[default: the run's]")]
-Shares = Annotated[str, typer.Option(metavar="A=0.3,B=0.7", help="A share for each objective, 1 in all.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -300,11 +299,13 @@ def compare(
 @app.command()
 def export(
     run: RunFolder,
-    weights: Shares,
+    weights: Annotated[
+        str | None, typer.Option(metavar="A=0.3,B=0.7", help="A share for each objective; none for policy:NAME, base.")
+    ] = None,
     to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A new folder.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write the whole model, with the update added.")] = False,
     method: Annotated[
-        str | None, typer.Option(help="soups, sipo-soups, lw, ...  [default: the soup of the newest policies]")
+        str | None, typer.Option(help="soups, lw, policy:NAME, ...  [default: the soup of the newest policies]")
     ] = None,
     base: Annotated[
         str | None, typer.Option(metavar="ID", help="The base model as others load it.  [default: as the run did]")
@@ -327,7 +328,7 @@ def export(
 
     With --distil, killed, the same command goes on where it was.
     """
-    shares = parse_weights(weights)
+    shares = None if weights is None else parse_weights(weights)
     place = to or to_grpo
     if place is None or (to and to_grpo):
         raise SipoError("--to FOLDER writes the model, --to-grpo FOLDER its rewards; give one of them")
@@ -340,20 +341,24 @@ def export(
             "--gguf-lora writes the policies as they are: leave other kinds of export, --base and --rank out"
         )
     hush()
-    from sipo.cli.export import write, write_distilled, write_for_llama_cpp, write_rewards
+    from sipo.cli.export import asked, write, write_distilled, write_for_llama_cpp, write_rewards
+    from sipo.cli.generate import missing_weights
     from sipo.finished.handle import open
     from sipo.methods.registry import usual, usual_soup
+    from sipo.runs.status import read_run
 
     with answering(as_json) as told, writing(place):
-        if to_grpo:
+        if shares is None and (to_grpo or distil):
+            raise missing_weights(read_run(run).names)
+        if to_grpo and shares is not None:
             told |= write_rewards(run, shares, to_grpo)
             return
         finished = open(run)
         methods = finished.config.methods
-        if distil:
+        if distil and shares is not None:
             told |= write_distilled(finished, shares, method or usual(methods), place, merged=merged, base=base)
             return
-        model = finished.at(shares, method or usual_soup(methods))
+        model = asked(finished, method or usual_soup(methods), shares)
         if gguf_lora:
             told |= write_for_llama_cpp(model, place)
             return

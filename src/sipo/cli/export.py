@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sipo.bank import Adapter
+from sipo.cli.generate import missing_weights
 from sipo.commands import serve, vllm_soups
 from sipo.disk.appearing import check_free
 from sipo.disk.publishing import check_name
+from sipo.errors import SipoError
+from sipo.finished.built import spec_of
 from sipo.finished.distil import distil
 from sipo.finished.export import export, named_base
 from sipo.finished.gguf_lora import export_gguf
@@ -20,6 +23,17 @@ from sipo.progress import Progress, say
 if TYPE_CHECKING:
     from sipo.finished.distil import Distilled
     from sipo.finished.handle import AlignedModel, FinishedRun
+
+
+def asked(run: "FinishedRun", method: str, shares: Mapping[str, float] | None) -> "AlignedModel":
+    """The method's model. Raises SipoError where it lacks weights, or is the same at any."""
+    if not spec_of(method).steered:
+        if shares is not None:
+            raise SipoError(f"--weights: `{method}` is the same at any weight; leave the weights out")
+        return run.at(None, method)
+    if shares is None:
+        raise missing_weights(run.objectives)
+    return run.at(shares, method)
 
 
 def write(

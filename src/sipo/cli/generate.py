@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sipo.commands import evenly, ratios
+from sipo.data.chats import UnusableError
 from sipo.data.prompts import parse_prompt, read_prompts, text_of
 from sipo.errors import SipoError
 from sipo.finished.built import spec_of
@@ -71,6 +72,8 @@ def _line(line: str, place: str) -> Chat:
 def _parsed(value: object, place: str, beside: Mapping[str, Any] | None = None) -> Chat:
     try:
         return parse_prompt(value, beside)
+    except UnusableError as why:
+        raise SipoError(f"{place}: {why}; mend it or leave it out") from None
     except SipoError as problem:
         raise SipoError(f"{place}: {problem}") from None
 
@@ -85,10 +88,14 @@ def models_of(
             found.append(run.at(None, method))
             continue
         if not shares:
-            example = ratios(evenly(run.objectives))
-            raise SipoError(f"--weights is missing; give a share for each objective, such as --weights {example}")
+            raise missing_weights(run.objectives)
         found += [run.at(each, method) for each in shares]
     return found
+
+
+def missing_weights(objectives: Sequence[str]) -> SipoError:
+    example = ratios(evenly(objectives))
+    return SipoError(f"--weights is missing; give a share for each objective, such as --weights {example}")
 
 
 def answer(

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from sipo.data._files import read_records
-from sipo.data.chats import asked, kind_of
+from sipo.data.chats import UnusableError, asked, kind_of
 from sipo.data.context import in_context
 from sipo.data.labels import Split, as_split
 from sipo.errors import SipoError
 from sipo.message import Message
+
+EMPTY = "prompt is empty"
 
 
 def read_prompts(path: Path) -> list[tuple[Message, ...]]:
@@ -41,6 +43,8 @@ def _read(path: Path) -> Iterator[tuple[str, tuple[Message, ...], dict[str, Any]
             raise SipoError(f'{path} {place}: has no column `prompt`; write one {{"prompt": ...}} a line')
         try:
             prompt = parse_prompt(record["prompt"], record)
+        except UnusableError as why:
+            raise SipoError(f"{path} {place}: {why}; mend it or leave the row out") from None
         except SipoError as problem:
             raise SipoError(f"{path} {place}: {problem}") from None
         empty = False
@@ -52,16 +56,19 @@ def _read(path: Path) -> Iterator[tuple[str, tuple[Message, ...], dict[str, Any]
 def parse_prompt(value: object, beside: Mapping[str, Any] | None = None) -> tuple[Message, ...]:
     """A prompt as a file has it: a text, or a chat in any form (`sipo.data.chats`) that ends with the user's turn.
 
-    `beside` is the record that it stands in, whose other columns may belong to it (`sipo.data.context`).
+    `beside` is the record that it stands in, whose other columns may belong to it (`sipo.data.context`). Raises
+    UnusableError for what the way out depends on where it stands: mended, or left out; SipoError for the rest.
     """
     prompt = asked(value, "prompt")
     if not prompt:
-        raise SipoError("prompt is empty; fill it in or leave the row out")
+        raise UnusableError(EMPTY)
     prompt = in_context(beside or {}, prompt, own=("prompt",))
     if prompt[-1].role != "user":
         raise SipoError(f"prompt ends with the role {prompt[-1].role}; its last message must be the user's")
+    if not prompt[-1].content.strip():
+        raise UnusableError(EMPTY)
     for turn in prompt:
-        parse_text(turn.content, "prompt", may_be_empty=turn is not prompt[-1])
+        parse_text(turn.content, "prompt", may_be_empty=True)
     return prompt
 
 

@@ -55,6 +55,7 @@ def model_card(model: "AlignedModel", about: About) -> str:
     shares = ", ".join(f"{name} {share:g}" for name, share in (model.weights or {}).items()) or "any weight"
     even = 1 / len(config.names)
     weight = tuple((model.weights or dict.fromkeys(config.names, even)).values())
+    at = " at this weight" if model.weights else ", the same at any weight,"
     whole = "whole model" if config.policies == "full" else "merged model"
     kind = whole if rank is None else "LoRA adapter"
     revision = config.model.revision if base == config.model.path else None
@@ -69,8 +70,8 @@ def model_card(model: "AlignedModel", about: About) -> str:
         **licence,
     )
     parts = [
-        f"# {escape(name)} at {shares}",
-        f"A {kind}, the method {code(method)} at this weight over {len(config.names)} objectives, made with "
+        f"# {escape(name)} at {shares}" if model.weights else f"# {escape(name)}: {code(method)}",
+        f"A {kind}, the method {code(method)}{at} over {len(config.names)} objectives, made with "
         f"sipo {__version__} (Self-Improvement Towards Pareto Optimality, arXiv 2502.14354).",
         "## Recipe",
         _recipe(model, shares, base, _rank(rank, about.lowered, distilled), of),

@@ -18,7 +18,7 @@ from sipo.engines.batched import score_plan
 from sipo.errors import SipoError
 from sipo.finished.answering import Asked, Placed, answers_to
 from sipo.finished.built import Built, task_of
-from sipo.finished.prompts import Chat, Prompt, chat_of, listed
+from sipo.finished.prompts import Chat, Prompt, chats_of, listed
 from sipo.logprobs.score import ScoreRequest
 from sipo.message import Message
 from sipo.methods.interface import Aligned, Method
@@ -192,7 +192,7 @@ class FinishedRun:
         limit = self.config.data.max_response_tokens if limit is None else limit
         if not isinstance(limit, Integral) or isinstance(limit, bool) or limit < 1:
             raise SipoError(f"max_new_tokens is {limit!r}; ask for at least 1, as a whole number")
-        chats = [chat_of(ask.prompt) for ask in asked]
+        chats = chats_of([ask.prompt for ask in asked])
         if not asked:
             return []
         with self.turn:
@@ -209,7 +209,7 @@ class FinishedRun:
     def _logprobs(self, prompts: Sequence[Prompt], responses: Sequence[str], model: "AlignedModel") -> list[float]:
         if model.aligned.best_of:
             raise SipoError(f"`{model.method}` gives the best of several draws, whose log-probability is not known")
-        chats = [chat_of(prompt) for prompt in prompts]
+        chats = chats_of(prompts)
         texts = [parse_text(response, "response", may_be_empty=True) for response in responses]
         if not chats:
             return []

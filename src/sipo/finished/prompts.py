@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sipo.data.chats import kind_of
+from sipo.data.chats import UnusableError, kind_of
 from sipo.data.prompts import parse_prompt
 from sipo.errors import SipoError
 from sipo.message import Message
@@ -26,13 +26,31 @@ def listed(prompts: "Prompt | Sequence[Prompt]") -> tuple[list[Prompt], bool]:
     return ([given], True) if alone else (given, False)
 
 
+def chats_of(prompts: Sequence[Prompt]) -> list[tuple[Message, ...]]:
+    """The chats that the prompts are. Raises SipoError as `chat_of`; of several it says which."""
+    found = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            found.append(chat_of(prompt))
+        except SipoError as problem:
+            place = f"prompt {number} of {len(prompts)}: " if len(prompts) > 1 else ""
+            raise SipoError(f"{place}{problem}") from None
+    return found
+
+
 def chat_of(prompt: Prompt) -> tuple[Message, ...]:
     """The chat that the prompt is. Raises SipoError for what is no prompt."""
-    if isinstance(prompt, str):
-        return parse_prompt(prompt)
-    if not _is_list(prompt):
+    if not isinstance(prompt, str) and not _is_list(prompt):
         raise SipoError(f"prompt is {_kind(prompt)}; give {FORMS}")
-    return parse_prompt([turn._asdict() if isinstance(turn, Message) else turn for turn in prompt])
+    turns = prompt if isinstance(prompt, str) else [_mapping(turn) for turn in prompt]
+    try:
+        return parse_prompt(turns)
+    except UnusableError as why:
+        raise SipoError(f"{why}; give {FORMS}") from None
+
+
+def _mapping(turn: Message | Mapping[str, str]) -> Mapping[str, str]:
+    return turn._asdict() if isinstance(turn, Message) else turn
 
 
 def _is_list(value: object) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sipo.commands import ratios
 from sipo.declare.parts import ADAPTERS, TRAINING
 from sipo.declare.stage import Inputs
 from sipo.declare.work import Plan, Work
@@ -24,15 +25,21 @@ READS = ("seed", "data", "weights", "lora")
 """What training a model for each weight sees, beside what the policies were trained by."""
 
 
-def by_weight(name: str, models: "Mapping[Weight, Policy]") -> Method:
+NEAREST = 5
+"""Weights that are told where another one is asked for."""
+
+
+def by_weight(name: str, objectives: Sequence[str], models: "Mapping[Weight, Policy]") -> Method:
     """The method that answers with the model of each weight."""
     from sipo.decoding import at_soup
 
     def at(weight: Weight) -> Aligned:
         found = next((models[each] for each in models if is_near(weight, each)), None)
         if found is None:
-            known = "; ".join(map(folder_of, models))
-            raise SipoError(f"{name}: is trained for each weight, and {weight} is none of them; they are {known}")
+            near = sorted(models, key=lambda each: sum(abs(a - b) for a, b in zip(each, weight, strict=True)))[:NEAREST]
+            known = "they are" if len(near) == len(models) else f"of {len(models)} the nearest are"
+            said, *told = (ratios(dict(zip(objectives, each, strict=True))) for each in (weight, *near))
+            raise SipoError(f"{name}: has a model for some weights, {said} not among them; {known} {'; '.join(told)}")
         return Aligned((found,), at_soup((1.0,)))
 
     return Method(name, at, trained=tuple(models))
@@ -68,7 +75,7 @@ def by_weight_spec(name: str, says: str, trainer: Trainer, *, version: int = 1, 
         return {"adapters": trained[ADAPTERS], "policies": graph.policies}
 
     def build(config: Any, adapters: Path, policies: "Sequence[Policy]") -> list[Method]:
-        return [by_weight(name, read_by_weight(adapters, grid(config.weights, config.names), policies))]
+        return [by_weight(name, config.names, read_by_weight(adapters, grid(config.weights, config.names), policies))]
 
     return MethodSpec(name, says, needs=inputs, build=build, version=version, **{**more, "reads": ("weights",)})
 
