@@ -29,7 +29,7 @@ from sipo.data.sources.registry import known_sets
 from sipo.studies.registry import find_study
 from sipo.testbed import ENVIRONMENTS
 
-PROGRAMS = ("sipo", "make", "python", "python3", "pip", "source", "cp", "docker", "bash")
+PROGRAMS = ("sipo", "make", "python", "python3", "pip", "source", "cp", "docker", "bash", "accelerate", "torchrun")
 SHOWN = {
     "# yaml-language-server": "a comment for an editor",
     '{"work": "mod-decode"': "the form of a line of build/bench.json, with dots for numbers",
@@ -169,6 +169,26 @@ def dry_bash(words: list[str]) -> None:
     assert (ROOT / words[0]).is_file()
 
 
+def dry_accelerate(words: list[str]) -> None:
+    """A launch of sipo by a configuration that accelerate reads."""
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    assert words[0] == "launch"
+    given = launch_command_parser().parse_args(words[1:])
+    assert load_config_from_file(str(ROOT / given.config_file)).num_processes > 1
+    assert given.module and given.training_script == "sipo"
+    dry_sipo(given.training_script_args)
+
+
+def dry_torchrun(words: list[str]) -> None:
+    from torch.distributed.run import get_args_parser
+
+    given = get_args_parser().parse_args(words)
+    assert given.module and given.training_script == "sipo"
+    dry_sipo(given.training_script_args)
+
+
 def dry_vllm(words: list[str]) -> None:
     """As `sipo.commands` has it (tests/serve/test_vllm_plugin.py starts one)."""
     rank = int(words[-1])
@@ -181,7 +201,7 @@ def dry_export(words: list[str]) -> None:
     assert name.startswith("VLLM_") or any(f'"{name}"' in each.read_text() for each in (ROOT / "src").rglob("*.py"))
 
 
-DRY = {"vllm": dry_vllm, "export": dry_export, "bash": dry_bash}
+DRY = {"vllm": dry_vllm, "export": dry_export, "bash": dry_bash, "accelerate": dry_accelerate, "torchrun": dry_torchrun}
 DRY |= {"sipo": dry_sipo, "make": dry_make, "python": dry_python, "python3": dry_python}
 DRY |= {"docker": dry_docker, "pip": dry_pip, "source": dry_source, "cp": dry_cp}
 

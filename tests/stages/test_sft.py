@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sipo.errors import SipoError
 from sipo.models.load import load_backbone
 from sipo.runs.outputs import backbone_of
 from sipo.runs.pipeline import run
-from sipo.stages.sft import _newest, _trainer, demonstrations, sft
+from sipo.stages.sft import _newest, _plan, _trainer, demonstrations, sft
 from sipo.task import Task
 
 TEMPLATE = "BEGINNING OF CONVERSATION: {turns}USER: {prompt} ASSISTANT:"
@@ -46,7 +47,7 @@ def test_what_is_learned_is_what_the_codec_writes(settings: dict[str, Any], tmp_
         assert all(len(response) < task.codec.max_response_tokens for response in responses)
         expected += [(prompt, response) for response in responses]
     assert sorted(examples) == sorted({(tuple(p), tuple(r)) for p, r in expected})
-    trainer = _trainer(task, task.config.sft, examples, torch.float32, torch.device("cpu"), tmp_path / "out")  # type: ignore[arg-type]
+    trainer = _trainer(_plan(task, task.config.sft, examples, tmp_path / "out"))  # type: ignore[arg-type]
     seen = set()
     for batch in trainer.get_train_dataloader():
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
@@ -263,7 +264,8 @@ def test_bf16_weights_are_trained_in_float32(settings: dict[str, Any], tmp_path:
     settings["model"]["dtype"] = "bfloat16"
     task = task_of(settings, lr=1e-4)
     source = load_backbone(task.config.model, "cpu").model.state_dict()
-    trainer = _trainer(task, task.config.sft, demonstrations(task), torch.bfloat16, torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
+    plan = _plan(task, task.config.sft, demonstrations(task), tmp_path)  # type: ignore[arg-type]
+    trainer = _trainer(replace(plan, dtype=torch.bfloat16))
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     folder = sft(task, tmp_path / "work")
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"

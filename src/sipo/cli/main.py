@@ -8,7 +8,7 @@ import os
 import re
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sipo.cli.signals import Stops
@@ -32,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             settle()
             settle_threads()
-            from sipo.cli.app import app
-
+            run = _loaded(arguments)
             stops.at_once = False
-            status = app(arguments, prog_name="sipo", standalone_mode=False)
+            status = run()
             sys.stdout.flush()
         except BaseException as error:
+            stops.deaf = _launched()  # whoever started the processes stops those that are left, which are ending
             if isinstance(error, BrokenPipeError | SystemExit) and _nobody_reads():  # typer makes an exit of it
                 return UNREAD
             status = INTERRUPTED if stops.received else _explained(error, arguments)
@@ -45,6 +45,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             _stopped(arguments)
             return stops.status
     return status or 0
+
+
+def _loaded(arguments: list[str]) -> Callable[[], int | None]:
+    """The command, ready to be run: by this process, or where a launcher started several, by all of them."""
+    if _launched():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # where one process ends, others get to hear it of us
+        from sipo.ranks import compute_together
+
+        return lambda: compute_together(lambda: _loaded_alone(arguments)(), lambda: _stopped(arguments))
+    return _loaded_alone(arguments)
+
+
+def _launched() -> bool:
+    """Did a launcher such as torchrun start this process beside others?"""
+    told = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "WORLD_SIZE")
+    return all(name in os.environ for name in told) and os.environ["WORLD_SIZE"] != "1"
+
+
+def _loaded_alone(arguments: list[str]) -> Callable[[], int | None]:
+    from sipo.cli.app import app
+
+    return lambda: app(arguments, prog_name="sipo", standalone_mode=False)
 
 
 def _nobody_reads() -> bool:
@@ -59,7 +81,7 @@ def _nobody_reads() -> bool:
 
 def _stopped(arguments: Sequence[str]) -> None:
     resumable = any(arguments[: len(verb)] == verb for verb in RESUMABLE) or "--distil" in arguments
-    print("stopped" + ("; the same command goes on from here" if resumable else ""), file=sys.stderr, flush=True)
+    _tell("stopped" + ("; the same command goes on from here" if resumable else ""))
 
 
 def _explained(error: BaseException, arguments: Sequence[str]) -> int:
@@ -112,5 +134,15 @@ def _verb(arguments: Sequence[str]) -> str:
 def _fail(message: str) -> int:
     from sipo.plain import plain
 
-    print(f"error: {plain(' '.join(message.split()))}", file=sys.stderr)
+    _tell(f"error: {plain(' '.join(message.split()))}")
     return 2
+
+
+def _tell(line: str) -> None:
+    """On stderr. Of several processes one speaks."""
+    if _launched():
+        from sipo.ranks import speaks
+
+        if not speaks():
+            return
+    print(line, file=sys.stderr, flush=True)

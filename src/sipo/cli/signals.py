@@ -15,11 +15,14 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Stops:
-    """Within the block a signal raises KeyboardInterrupt; while `at_once`, it calls `say` and ends the process."""
+    """Within the block a signal raises KeyboardInterrupt; while `at_once`, it calls `say` and ends the process; while
+    `deaf`, it does nothing.
+    """
 
     def __init__(self, say: Callable[[], None]) -> None:
         self.say = say
         self.at_once = True
+        self.deaf = False
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -40,6 +43,8 @@ class Stops:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.deaf:
+            return
         self.received = number
         if self.at_once:
             self.say()

@@ -18,6 +18,7 @@ from sipo.decoding.sampling import next_tokens
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
+from sipo.ranks import apart
 from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, train
 from sipo.weights import corners
@@ -116,7 +117,8 @@ def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_co
     loss = Loss(settings.beta, token_budget=config.execution.train_tokens)
 
     def learn() -> None:
-        train(bank, policies[0], Examples(examples), Recipe(settings, 1e-9, 0), loss)
+        with apart():
+            train(bank, policies[0], Examples(examples), Recipe(settings, 1e-9, 0), loss)
 
     training = rate(learn, worth * sum(group.tokens for group in batch), share, clock)
     return Pace(reading, decoding, scoring, training)

@@ -16,12 +16,14 @@ from sipo.finite import finite
 from sipo.logprobs.packing import batches
 from sipo.models.load import find_device, identify, pick_dtype
 from sipo.progress import Progress
+from sipo.ranks import current, together
 from sipo.rewards.heads import Heads, rescale, start_at, with_heads, with_lora
 from sipo.rewards.interface import named
 from sipo.rewards.model import forward
 from sipo.rewards.reading import Reader, ReadExamples
 from sipo.rewards.targets import TARGETS, Target, values_of
-from sipo.training.learner import Checkpoint, Job, Recipe
+from sipo.settings import Model
+from sipo.training.learner import NAMELESS, Checkpoint, Job, Recipe
 from sipo.training.optimise import optimise
 
 LOWER = "lower the learning rate (--lr)"
@@ -75,10 +77,41 @@ def train_reward_model(
     values = values_of(prepared.examples)
     scale = target.scale(values)
     _check(values, heads.objectives, scale)
+    bar = partial(progress.track, "reward model", unit="steps")
+    trained = together(
+        _learned,
+        heads,
+        prepared,
+        (reader.model, reader.tokenizer.pad_token_id),
+        settings,
+        str(where),
+        job=Job("reward model", LOWER, checkpoint, bar=bar),
+    )
+    if settings.r:
+        trained = trained.merge_and_unload()
+    if scale:
+        rescale(trained, scale[1])
+    rewards_of(trained, ReadExamples(prepared.examples[:1], prepared.encoded[:1]), settings.token_budget)
+    return trained.eval().requires_grad_(False)
+
+
+def _learned(
+    heads: Heads,
+    prepared: ReadExamples,
+    start: tuple[Model, int | None],
+    settings: RewardTraining,
+    device: str,
+    job: Job = NAMELESS,
+) -> Any:
+    """The network, whose logits are in units of the scores' spread; with LoRA, PEFT's around it. `start` is what it
+    begins as, and its padding token.
+    """
+    target, values = TARGETS[heads.kind], values_of(prepared.examples)
+    scale = target.scale(values)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        network, new = with_heads(reader.model, heads.objectives, reader.tokenizer.pad_token_id)
-        network.to(where).eval()  # type: ignore[arg-type]  # no dropout: a step depends on nothing but its batch
+        network, new = with_heads(start[0], heads.objectives, start[1])
+        network.to(device).eval()  # type: ignore[arg-type]  # no dropout: a step depends on nothing but its batch
         if scale:
             start_at(network, scale[0] / scale[1], prepared, settings.token_budget)
             values = values / scale[1]
@@ -88,14 +121,9 @@ def train_reward_model(
             len(values),
             lambda batch: _backward(trained, target, prepared, values, batch, settings.token_budget),
             Recipe(settings, settings.lr, settings.seed),
-            job=Job("reward model", LOWER, checkpoint, bar=partial(progress.track, "reward model", unit="steps")),
+            job=job,
         )
-        if settings.r:
-            trained = trained.merge_and_unload()
-        if scale:
-            rescale(trained, scale[1])
-        rewards_of(trained, ReadExamples(prepared.examples[:1], prepared.encoded[:1]), settings.token_budget)
-    return trained.eval().requires_grad_(False)
+    return trained
 
 
 @torch.no_grad()
@@ -131,12 +159,16 @@ def _backward(
     """Add the gradient of the batch's mean loss a value, in bf16 where the hardware multiplies it; returns the loss."""
     device, known, loss = model.device, int((~values[batch].isnan()).sum()), 0.0
     sizes = prepared.sizes
-    for places in batches([sizes[index] for index in batch], budget):
-        indices = [batch[place] for place in places]
+    for indices, _ in current().pieces(batch, lambda some: batches([sizes[index] for index in some], budget)):
         with torch.autocast(device.type, torch.bfloat16, enabled=pick_dtype(device) == torch.bfloat16):
             logits = forward(model, [one for index in indices for one in prepared.encoded[index]])
         rewards = logits.reshape(len(indices), -1, values.shape[1])
         part = target.loss(rewards, values[indices].to(device)) / known
         part.backward()
         loss += float(part.detach())
-    return {"loss": loss}
+    told, parameters = {"loss": loss}, [each for each in model.parameters() if each.requires_grad]
+    gradients = [each.grad for each in parameters]
+    current().add_up(parameters, [gradients], told)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return told

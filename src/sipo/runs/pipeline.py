@@ -28,6 +28,7 @@ from sipo.graph.key import outside_of, subject_of
 from sipo.methods.registry import find, usual
 from sipo.models.load import find_device
 from sipo.progress import Progress, duration
+from sipo.ranks import joined
 from sipo.runs.foresight import SHORT, Course, foresee
 from sipo.runs.outputs import Outputs, backbone_of
 from sipo.runs.peak import peak_bytes, reset_peak
@@ -296,6 +297,8 @@ def _introduce(task: Task) -> None:
     say(f"run        {config.run_dir}")
     dtype = str(task.backbone.model.dtype).removeprefix("torch.")
     say(f"model      {config.model.path} on {task.backbone.device} in {dtype}")
+    if ranks := joined():
+        say(f"processes  {ranks}")
     for slower in task.bank.routes.said:
         say(f"           {slower}")
     say("objectives " + ", ".join(f"{o.name} ({o.direction})" for o in config.objectives))

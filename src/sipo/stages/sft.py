@@ -8,15 +8,18 @@ import gc
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sipo.bank.adapter import attention_modules, target_layers
+from sipo.bank.everywhere import forget
 from sipo.commands import install_extra
 from sipo.decoding import seed_of
 from sipo.disk.content import flaw_in, seal_of
@@ -30,9 +33,13 @@ from sipo.models.load import attention_of
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin, read_config, read_tokenizer, read_weights
 from sipo.progress import Advance
-from sipo.settings import Sft
+from sipo.ranks import current, together
+from sipo.settings import Model, Sft
 from sipo.task import Task
+from sipo.training.learner import Checkpoint
 
+Demonstration = tuple[tuple[int, ...], tuple[int, ...]]
+"""A prompt and its response, as token ids."""
 WHOLE = "whole.json"
 """Written into a checkpoint at its end: the digests of its files."""
 
@@ -40,22 +47,14 @@ WHOLE = "whole.json"
 def sft(task: Task, folder: Path) -> Path:
     """The model's folder. Begins again from the newest whole checkpoint where an earlier try left one."""
     settings = task.config.sft or Sft()
-    examples = demonstrations(task)
-    dtype, device, tokenizer = task.backbone.model.dtype, task.backbone.device, task.codec.tokenizer
+    plan, tokenizer = _plan(task, settings, demonstrations(task), folder / FOLDER / "sft"), task.codec.tokenizer
     task.site.stand_on(task.model)  # frees the frozen copy: this stage trains one of its own
-    checkpoints = folder / FOLDER / "sft"
-    steps = math.ceil(math.ceil(len(examples) / settings.batch_size) / settings.accumulate) * settings.epochs
-    with warnings.catch_warnings(), task.progress.track("supervised fine-tuning", steps, unit="steps") as advance:
-        warnings.simplefilter("ignore", FutureWarning)  # TRL and PEFT use names that transformers has new ones for
-        trainer = _trainer(task, settings, examples, dtype, device, checkpoints)
-        watch = _Watch(advance, task.progress.metric)
-        trainer.add_callback(watch)
-        trainer.add_callback(_Checkpoints(checkpoints, task.config.execution.checkpoint_seconds))
-        trainer.train(resume_from_checkpoint=_newest(checkpoints))
-    task.site.count(int(trainer.state.num_input_tokens_seen - watch.seen_before))  # padding included
+    with task.progress.track("supervised fine-tuning", plan.steps, unit="steps") as advance:
+        trainer, tokens = together(_fine_tune, plan, watch=_Watch(advance, task.progress.metric))
+    task.site.count(tokens)  # padding included
     history = [record for record in trainer.state.log_history if "loss" in record]
     model = trainer.model.merge_and_unload() if settings.lora else trainer.model
-    name = infinite_tensor(model.to(dtype).named_parameters())
+    name = infinite_tensor(model.to(plan.dtype).named_parameters())
     if name:
         raise SipoError(f"sft: {name} is not finite after the last step; lower sft.lr, or set model.dtype to float32")
     remove(folder / "model")
@@ -64,7 +63,7 @@ def sft(task: Task, folder: Path) -> Path:
     write_records(folder / "training.jsonl", [_step(record) for record in history])
     columns = ["responses", "steps", "first loss", "last loss"]
     ends = [history[0]["loss"], history[-1]["loss"]]
-    task.progress.table("fine-tuning, loss in nats a token", columns, [[len(examples), steps, *ends]])
+    task.progress.table("fine-tuning, loss in nats a token", columns, [[len(plan.examples), plan.steps, *ends]])
     del trainer, model
     gc.collect()
     if torch.cuda.is_available():
@@ -72,10 +71,10 @@ def sft(task: Task, folder: Path) -> Path:
     return folder / "model"
 
 
-def demonstrations(task: Task) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def demonstrations(task: Task) -> list[Demonstration]:
     """(prompt, response) as token ids, each distinct one once, in the order of the training rows."""
     limit = min((task.config.sft or Sft()).max_tokens, task.backbone.context)
-    found: dict[tuple[tuple[int, ...], tuple[int, ...]], None] = {}
+    found: dict[Demonstration, None] = {}
     for row in task.splits.train:
         prompt = task.prompt_tokens(row)
         for response in row.responses:
@@ -91,32 +90,73 @@ def check_trl() -> None:
         raise SipoError(f"sft: needs TRL ({error}); `{install_extra('sft')}`") from None
 
 
-def _trainer(
-    task: Task,
-    settings: Sft,
-    examples: list[tuple[tuple[int, ...], tuple[int, ...]]],
-    dtype: torch.dtype,
-    device: torch.device,
-    folder: Path,
-) -> Any:
+@dataclass(frozen=True)
+class _Plan:
+    """All that a process must know to take part."""
+
+    model: Model
+    settings: Sft
+    examples: Sequence[Demonstration]
+    dtype: torch.dtype
+    device: str
+    seeds: tuple[int, int]
+    """Of the order of the examples, and of a fresh adapter."""
+    checkpoints: Checkpoint
+
+    @property
+    def steps(self) -> int:
+        batches = math.ceil(len(self.examples) / self.settings.batch_size)
+        return math.ceil(batches / self.settings.accumulate) * self.settings.epochs
+
+
+def _plan(task: Task, settings: Sft, examples: Sequence[Demonstration], folder: Path) -> _Plan:
+    seeds = seed_of(task.config.seed, "sft") % 2**32, seed_of(task.config.seed, "sft", "adapter") % 2**32
+    checkpoints = Checkpoint(folder, task.config.execution.checkpoint_seconds)
+    backbone = task.backbone
+    return _Plan(task.model, settings, examples, backbone.model.dtype, backbone.device.type, seeds, checkpoints)
+
+
+def _fine_tune(plan: _Plan, watch: "_Watch | None" = None) -> tuple[Any, int]:
+    """The trainer when it is through, and the tokens that went through the model. `watch` tells people."""
+    forget()
+    watch = watch or _Watch(lambda units, **_: None, lambda **_: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TRL and PEFT use names that transformers has new ones for
+        trainer = _trainer(plan)
+        trainer.add_callback(watch)
+        trainer.add_callback(_Checkpoints(plan.checkpoints))
+        trainer.train(resume_from_checkpoint=current().agreed(lambda: _newest(plan.checkpoints.path)))
+    return trainer, int(trainer.state.num_input_tokens_seen - watch.seen_before)
+
+
+def _trainer(plan: _Plan) -> Any:
     check_trl()
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-    origin = origin_of(task.model)
+    ranks, settings, dtype = current(), plan.settings, plan.dtype
+    each = math.ceil(settings.batch_size / ranks.count)
+    filled = Shares(len(plan.examples), settings.batch_size, each * ranks.count, plan.seeds[0])
+    examples = [*plan.examples, FILLER] if ranks.count > 1 else plan.examples
+
+    class Trainer(SFTTrainer):
+        def _get_train_sampler(self, *given: Any) -> Any:
+            return filled if ranks.count > 1 else super()._get_train_sampler(*given)
+
+    origin = origin_of(plan.model)
     arguments = SFTConfig(
-        output_dir=str(folder),
+        output_dir=str(plan.checkpoints.path),
         learning_rate=settings.lr,
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=each,
         gradient_accumulation_steps=settings.accumulate,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,  # below 1: a share of the steps
         weight_decay=settings.weight_decay,
-        seed=seed_of(task.config.seed, "sft") % 2**32,
+        seed=plan.seeds[0],
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
-        use_cpu=device.type == "cpu",
+        use_cpu=plan.device == "cpu",
         activation_checkpointing=True,
         save_strategy="no",
         logging_steps=1,
@@ -127,9 +167,9 @@ def _trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # one process, one GPU, as in every other stage
-    trainer = SFTTrainer(
-        model=_trainable(origin, settings, dtype, seed_of(task.config.seed, "sft", "adapter") % 2**32),
+        arguments._n_gpu = 1  # a process has one GPU, as in every other stage
+    trainer = Trainer(
+        model=_trainable(origin, settings, dtype, plan.seeds[1]),
         args=arguments,
         train_dataset=Dataset.from_dict(
             {
@@ -160,6 +200,34 @@ def _trainable(origin: Origin, settings: Sft, dtype: torch.dtype, seed: int) -> 
     targets = list(every if lora.layers == "all" else target_layers(model, lora))
     config = LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=targets)  # type: ignore[arg-type]
     return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+FILLER = ((0,), ())
+"""An example without a response, which no loss counts."""
+
+
+class Shares(Sampler[int]):
+    """The order that one process takes, in rounds of a batch, each filled up with the number behind the last example so
+    that all ranks have parts of one size.
+    """
+
+    def __init__(self, examples: int, batch: int, filled: int, seed: int) -> None:
+        """`filled` is the batch's size then."""
+        self.examples, self.batch, self.filled, self.seed = examples, batch, filled, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.examples / self.batch) * self.filled
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)  # as accelerate's own sampler
+        order = torch.randperm(self.examples, generator=generator).tolist()
+        for start in range(0, self.examples, self.batch):
+            batch = order[start : start + self.batch]
+            yield from batch + [self.examples] * (self.filled - len(batch))
 
 
 def _newest(folder: Path) -> str | None:
@@ -217,18 +285,21 @@ class _Watch(TrainerCallback):
 class _Checkpoints(TrainerCallback):
     """Saves every so many seconds; the older checkpoint goes when the new one is whole, never before."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.folder, self.seconds, self.saved = folder, seconds, time.monotonic()
+    def __init__(self, where: Checkpoint) -> None:
+        self.folder, self.seconds, self.saved = where.path, where.seconds, time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if time.monotonic() - self.saved >= self.seconds and state.global_step < state.max_steps:
+        due = current().agreed(lambda: time.monotonic() - self.saved >= self.seconds)
+        if due and state.global_step < state.max_steps:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        newest = self.folder / f"checkpoint-{state.global_step}"
-        sync(newest)
-        write_checked(newest / WHOLE, {"files": seal_of(newest)})
-        for other in self.folder.glob("checkpoint-*"):
-            if other != newest:
-                remove(other)
+        current().meet()  # every rank writes the state of its random numbers
+        if current().rank == 0:
+            newest = self.folder / f"checkpoint-{state.global_step}"
+            sync(newest)
+            write_checked(newest / WHOLE, {"files": seal_of(newest)})
+            for other in self.folder.glob("checkpoint-*"):
+                if other != newest:
+                    remove(other)
         self.saved = time.monotonic()

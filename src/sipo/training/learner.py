@@ -57,6 +57,10 @@ Bar = Callable[[int, int], AbstractContextManager[Advance]]
 """bar(steps, done) shows, for the time of a training, how far it is."""
 
 
+def no_warning(line: str) -> None:
+    pass
+
+
 def no_bar(steps: int, done: int) -> AbstractContextManager[Advance]:
     return nullcontext(lambda units, **numbers: None)
 
@@ -80,7 +84,7 @@ class Job:
     checkpoint: Checkpoint | None = None
     watch: Callable[[dict[str, float]], None] | None = None
     """Is given each step's record, those before a crash again."""
-    warn: Callable[[str], None] = lambda _: None
+    warn: Callable[[str], None] = no_warning
     """Is given the line of what ends it, while others that learn in the same steps go on."""
     bar: Bar = no_bar
 

@@ -8,18 +8,20 @@ computed once for all responses to it, and the loop can be killed at any moment 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sipo.bank import Bank, Policy
+from sipo.bank.everywhere import everywhere
 from sipo.bank.policy import Point
 from sipo.errors import SipoError
 from sipo.finite import NotFiniteError
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import response_logprobs
+from sipo.ranks import current, joined
 from sipo.training.conflict import Rule, direction
 from sipo.training.learner import NAMELESS, Bar, Checkpoint, Job, Learner, Recipe, no_bar
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
@@ -158,6 +160,24 @@ def train_together(
     for each in trainees:
         if not each.examples.train:
             raise SipoError("there is nothing to train on: no row carries a preference for this objective")
+    ranks = joined()
+    if ranks is not None and ranks.sharded and any(each.start.apart for each in trainees):
+        raise SipoError("FSDP: whole models (policies: full) are not shared out; take configs/accelerate/gpus.yaml")
+    layers = list(dict.fromkeys(layer for each in trainees for layer in each.start.layers))
+    told, jobs = [replace(each, job=NAMELESS) for each in trainees], [each.job for each in trainees]
+    return everywhere(_train_together, bank, layers, told, jobs=jobs, checkpoint=checkpoint, bar=bar)
+
+
+def _train_together(
+    bank: Bank,
+    trainees: Sequence[Trainee],
+    *,
+    jobs: Sequence[Job] = (),
+    checkpoint: Checkpoint | None = None,
+    bar: Bar = no_bar,
+) -> list[Trained | NotFiniteError]:
+    """`jobs`, one for each where people and the disk are told, are those of rank 0."""
+    trainees = [replace(each, job=job) for each, job in zip(trainees, jobs, strict=True)] if jobs else trainees
     beneath = list(dict.fromkeys(policy for each in trainees for policy in each.beneath))
     policies = [each.start.trainable_copy(bank.device) for each in trainees]
     learners = [
@@ -198,13 +218,18 @@ def train_together(
 @torch.no_grad()
 def validate(bank: Bank, parts: Sequence[Part]) -> list[float]:
     """Of each part the mean preference loss a pair, without the NLL; the smaller the better."""
-    totals, pairs = [0.0] * len(parts), [sum(len(e.pairs) for e in part.examples) for part in parts]
+    totals, pairs = dict.fromkeys(map(str, range(len(parts))), 0.0), [_pairs(part) for part in parts]
     weights = [torch.tensor([part.loss.weighting.weights], device=bank.device) for part in parts]
-    for piece in _pieces(bank, parts):
+    for piece, counts in _pieces(bank, parts):
         for number, scored in piece.items():
             losses, _, _ = _losses(scored, parts[number].loss, weights[number])
-            totals[number] += float(losses.sum())
-    return [total / count for total, count in zip(totals, pairs, strict=True)]
+            totals[str(number)] += float(losses.sum()) if counts else 0.0
+    current().add_up((), (), totals)
+    return [total / count for total, count in zip(totals.values(), pairs, strict=True)]
+
+
+def _pairs(part: Part) -> int:
+    return sum(len(example.pairs) for example in part.examples)
 
 
 @dataclass
@@ -219,14 +244,16 @@ class _Tally:
 
     def __post_init__(self) -> None:
         self.gradients = [[parameter.grad for parameter in self.part.parameters] for _ in self.shares]
-        self.pairs = sum(len(example.pairs) for example in self.part.examples)
+        self.pairs = _pairs(self.part)
         signs = [sign for example in self.part.examples for _, _, *each in example.pairs for sign in each]
         self.given = sum(sign != 0 for sign in signs)
 
-    def add(self, scored: "_Scored") -> Tensor:
-        """The piece's share of the mean losses [K] that have a gradient of their own."""
+    def add(self, scored: "_Scored", counts: bool) -> Tensor:
+        """The piece's share of the mean losses [K] that have a gradient of their own; none where it does not count."""
         losses, nll, told = _losses(scored, self.part.loss, self.weights)
         totals = losses.sum(-1) + self.part.loss.alpha * nll.sum()
+        if not counts:
+            return 0 * totals
         self.numbers["loss"] += float(self.shares @ totals.detach()) / self.pairs
         self.numbers["nll"] += float(nll.detach().sum()) / self.pairs
         self.numbers["accuracy"] += told["accuracy"] * told["given"] / max(self.given, 1)
@@ -238,11 +265,11 @@ def _backward(bank: Bank, parts: Sequence[Part]) -> list[dict[str, float]]:
 
     A policy's gradient is the sum, over the pieces, of what its own rows give: those of others do not depend on it.
     Where objectives' gradients are combined, there is one backward for each over the graph of one forward, and each
-    accumulates over all pieces first: pieces change nothing.
+    accumulates over all pieces, those of other ranks too, first: pieces change nothing.
     """
     tallies = [_Tally(part, *part.loss.weighting.terms(bank.device)) for part in parts]
-    for piece in _pieces(bank, parts):
-        mine = {number: tallies[number].add(scored) for number, scored in piece.items()}
+    for piece, counts in _pieces(bank, parts):
+        mine = {number: tallies[number].add(scored, counts) for number, scored in piece.items()}
         ways = max(len(totals) for totals in mine.values())
         for k in range(ways):
             taking = [number for number, totals in mine.items() if k < len(totals)]
@@ -252,9 +279,11 @@ def _backward(bank: Bank, parts: Sequence[Part]) -> list[dict[str, float]]:
             for number in taking:
                 tallies[number].gradients[k] = [parameter.grad for parameter in parts[number].parameters]
     for tally in tallies:
-        weighting = tally.part.loss.weighting
-        if weighting.rule != "sum":
-            _give(tally.part.parameters, direction(tally.gradients, weighting.weights, weighting.rule, weighting.c))
+        weighting, gradients, parameters = tally.part.loss.weighting, tally.gradients, tally.part.parameters
+        current().add_up(parameters, gradients, tally.numbers)
+        summed = weighting.rule == "sum"
+        one = gradients[0] if summed else direction(gradients, weighting.weights, weighting.rule, weighting.c)
+        _give(parameters, one)
     return [tally.numbers for tally in tallies]
 
 
@@ -272,16 +301,21 @@ class _Scored:
     lengths: Tensor
 
 
-def _pieces(bank: Bank, parts: Sequence[Part]) -> Iterator[dict[int, _Scored]]:
-    """The parts in forwards of near-equal rows, whosever they are: in each, by part, the examples that it has of it.
+def _pieces(bank: Bank, parts: Sequence[Part]) -> Iterator[tuple[dict[int, _Scored], bool]]:
+    """This rank's share of the parts in forwards of near-equal rows, whosever they are: in each, by part, the examples
+    that it has of it; and whether it counts (`Alone.pieces`).
 
     The rows of a part lie side by side.
     """
     rows = [(number, example) for number, part in enumerate(parts) for example in part.examples]
     budget = min((part.loss.token_budget for part in parts), default=0)
-    for indices in batches([example.group.columns(bank.routes.packs) for _, example in rows], budget):
+
+    def cut(some: Sequence[tuple[int, Example]]) -> Iterator[list[int]]:
+        return batches([example.group.columns(bank.routes.packs) for _, example in some], budget)
+
+    for piece, counts in current().pieces(rows, cut):
         mine: dict[int, list[Example]] = {}
-        for number, example in (rows[index] for index in indices):
+        for number, example in piece:
             mine.setdefault(number, []).append(example)
         examples = [example for each in mine.values() for example in each]
         points = torch.tensor([parts[number].point for number, each in mine.items() for _ in each])
@@ -289,7 +323,7 @@ def _pieces(bank: Bank, parts: Sequence[Part]) -> Iterator[dict[int, _Scored]]:
         responses = [sum(len(example.group.responses) for example in each) for each in mine.values()]
         logprobs = response_logprobs(bank, packed, points, again=True).split(responses)
         scored = map(_Scored, mine.values(), logprobs, packed.lengths.split(responses))
-        yield dict(zip(mine, scored, strict=True))
+        yield dict(zip(mine, scored, strict=True)), counts
 
 
 def _losses(scored: _Scored, loss: Loss, weights: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:

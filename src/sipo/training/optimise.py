@@ -16,6 +16,7 @@ from torch import Tensor
 from sipo.disk.damage import note
 from sipo.disk.publishing import replacing
 from sipo.finite import NotFiniteError
+from sipo.ranks import current
 from sipo.training.learner import NAMELESS, Bar, Checkpoint, Job, Learner, Recipe, no_bar
 
 DIGEST = hashlib.sha256().digest_size
@@ -74,8 +75,9 @@ def optimise_together(
     checkpoint, of all of them at one step, killed trainings that are called again end as if nothing had happened, bit
     by bit: what they compute together depends on who is there.
     """
-    if checkpoint:
-        _restore(checkpoint.path, learners)
+    states = current().agreed(lambda: _kept(checkpoint.path, learners) if checkpoint else None)
+    for each, state in zip(learners, states or (), strict=states is not None):
+        each.restore(state)
     fresh = [place for place, each in enumerate(learners) if each.validated and each.start is None and each.step == 0]
     for place, loss in zip(fresh, validate(fresh) if fresh else [], strict=True):
         learners[place].begin(loss)
@@ -114,21 +116,20 @@ def _save(path: Path, learners: Sequence[Learner]) -> None:
         stream.write(buffer.getbuffer())
 
 
-def _restore(path: Path, learners: Sequence[Learner]) -> None:
-    """To what was saved, if there is any that is whole and of these."""
+def _kept(path: Path, learners: Sequence[Learner]) -> list[dict[str, Any]] | None:
+    """The states that were saved, if there are any that are whole and of these."""
     if not path.exists():
-        return
+        return None
     content = path.read_bytes()
     digest, saved_state = content[:DIGEST], content[DIGEST:]
     if hashlib.sha256(saved_state).digest() != digest:
         note(f"{path}: the saved state of a training is damaged; that training begins again")
-        return
+        return None
     saved: dict[str, Any] = torch.load(io.BytesIO(saved_state), weights_only=True)
     if saved.get("names") != _names(learners):
         note(f"{path}: the saved state is of other trainings; these begin again")
-        return
-    for each, state in zip(learners, saved["states"], strict=True):
-        each.restore(state)
+        return None
+    return saved["states"]
 
 
 def _names(learners: Sequence[Learner]) -> list[str]:

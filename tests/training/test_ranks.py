@@ -1,0 +1,171 @@
+"""Two processes that train as one: by gloo on this machine's processor, with the whole model in each or in pieces."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranked
+import torch
+import yaml
+
+from sipo import ranks
+from sipo.bank.everywhere import check_shardable
+from sipo.cli.main import main
+from sipo.errors import SipoError
+from sipo.models.load import Backbone
+from sipo.stages.sft import Shares
+from sipo.testing.tiny import tiny_settings
+
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launch(command: list[str], folder: Path, count: int = 2) -> list[subprocess.Popen[str]]:
+    """As torchrun does, without what it takes to start; what a rank says is in `folder`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(count):
+        about = (rank, rank, count, "127.0.0.1", port)
+        environment = {**os.environ, **dict(zip(LAUNCHED, map(str, about), strict=True)), "OMP_NUM_THREADS": "1"}
+        with (folder / f"out{rank}").open("w") as out, (folder / f"err{rank}").open("w") as err:
+            processes.append(
+                subprocess.Popen([sys.executable, *command], env=environment, stdout=out, stderr=err, text=True)
+            )
+    return processes
+
+
+def ended(processes: list[subprocess.Popen[str]], seconds: float = 240) -> list[int]:
+    try:
+        return [process.wait(seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ranked.Result]:
+    return ranked.everything(tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ranked.Result]:
+    folder = tmp_path_factory.mktemp("two")
+    statuses = ended(launch([ranked.__file__, str(folder / "results.pt"), str(folder / "tiny")], folder))
+    assert statuses == [0, 0], (folder / "err0").read_text() + (folder / "err1").read_text()
+    return torch.load(folder / "results.pt")  # type: ignore[no-any-return]
+
+
+def same(result: ranked.Result, other: ranked.Result) -> None:
+    """Up to the order of sums."""
+    (curve, learned), (expected, wanted) = result, other
+    assert len(curve) == len(expected) > 2
+    for record, told in zip(curve, expected, strict=True):
+        assert record == pytest.approx(told, abs=2e-4)
+    for tensor, as_wanted in zip(learned, wanted, strict=True):
+        torch.testing.assert_close(tensor, as_wanted, rtol=0, atol=2e-4)
+
+
+KINDS = ("dpo", "lw", "modpo", "raco", "realign", "merged", "three at once")
+
+
+@pytest.mark.parametrize("name", [*KINDS, "whole", "reward model", "sft"])
+def test_two_learn_what_one_learns(name: str, one: Any, two: Any) -> None:
+    """Losses, accuracies, validation, and what comes of it; batches of five, and pieces of few examples."""
+    same(two[name], one[name])
+    before, after = one[name][0][0]["loss"], one[name][0][-1]["loss"]
+    assert abs(before - after) > 0.01  # something is learned, so that equality says something
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_two_with_pieces_of_the_layers_learn_what_one_learns(name: str, one: Any, two: Any) -> None:
+    same(two[f"{name} in pieces"], one[name])
+
+
+def test_the_end_of_one_ends_the_job_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """SIGKILL in the middle of a training; then one process goes on from the checkpoint to what it learns undisturbed."""
+    settings = tiny_settings(tmp_path)
+    settings |= {"methods": ["base"], "align": {**settings["align"], "epochs": 30}}
+    settings["execution"] |= {"checkpoint_seconds": 0}
+    file, asked = tmp_path / "run.yaml", ["--only", "align"]
+    file.write_text(yaml.safe_dump(settings))
+    processes = launch(["-m", "sipo", "run", str(file), *asked], tmp_path)
+    metrics = Path(settings["run_dir"]) / "metrics.jsonl"
+    until = time.monotonic() + 200
+    while not (metrics.exists() and '"step": 20,' in metrics.read_text()):
+        assert time.monotonic() < until
+        assert processes[0].poll() is None, (tmp_path / "err0").read_text()
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    assert ended(processes, 60) == [2, -signal.SIGKILL]
+    said = [(tmp_path / f"err{rank}").read_text() for rank in (0, 1)]  # libraries may have said something, too
+    assert re.findall("^(?:error|stopped|Traceback|.*Error).*", "".join(said), re.M) == [f"error: {ranks.GONE}"]
+    assert main(["run", str(file), *asked]) == 0
+    assert json.loads((Path(settings["run_dir"]) / "align/stage.json").read_text())["resumed"]
+    aside = [*asked, "--run-dir", str(tmp_path / "undisturbed")]
+    assert main(["run", str(file), *aside]) == 0
+
+    def losses(run: Path) -> list[float]:
+        return [json.loads(line)["loss"] for line in (run / "align/training.jsonl").read_text().splitlines()]
+
+    assert losses(Path(settings["run_dir"])) == pytest.approx(losses(tmp_path / "undisturbed"), abs=1e-3)
+
+
+def test_pieces_are_of_all_items_once_and_none_waits_for_ever() -> None:
+    """What every rank works out by itself fits what the others do: each item is one rank's, and where layers are
+    fetched from each other all ranks compute as many pieces.
+    """
+
+    def cut(items: Any) -> list[list[int]]:
+        return [list(range(len(items)))[start : start + 2] for start in range(0, len(items), 2)]
+
+    for count in (2, 3, 5):
+        for items in (range(1), range(4), range(11)):
+            plans = []
+            for rank in range(count):
+                one = object.__new__(ranks.Ranks)
+                one.rank, one.count, one.in_step = rank, count, True  # type: ignore[misc]
+                plans.append(one.pieces(items, cut))
+            assert sorted(item for plan in plans for piece, counts in plan if counts for item in piece) == list(items)
+            assert len({len(plan) for plan in plans}) == 1
+            assert all(piece for plan in plans for piece, _ in plan)
+
+
+def test_demonstrations_are_shared_out_without_losing_one() -> None:
+    """Rounds of a batch, filled up with what counts for nothing; in the order of one process."""
+    alone, shared = Shares(17, 5, 5, seed=3), Shares(17, 5, 6, seed=3)
+    for epoch in (0, 1):
+        alone.set_epoch(epoch)
+        shared.set_epoch(epoch)
+        taken = list(shared)
+        assert len(taken) == len(shared) == 24
+        assert [each for each in taken if each < 17] == [each for each in alone if each < 17]
+        rounds = [taken[start : start + 6] for start in range(0, 24, 6)]
+        assert [sum(each < 17 for each in some) for some in rounds] == [5, 5, 5, 2]
+    assert sorted(each for each in alone if each < 17) == list(range(17))
+
+
+def test_what_cannot_be_shared_out_is_refused(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_shardable(backbone.model)
+    monkeypatch.setattr("sipo.bank.everywhere.decoder_of", lambda model: None)
+    with pytest.raises(SipoError, match="no list of decoder layers.*gpus.yaml"):
+        check_shardable(backbone.model)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(SipoError, match="set it to 2"):
+        ranks._sharded()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert ranks._sharded()
+    assert "ACCELERATE_USE_FSDP" not in os.environ
