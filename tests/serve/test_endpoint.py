@@ -6,16 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from starlette.requests import ClientDisconnect
 
+from sipo.errors import SipoError
 from sipo.finished.handle import FinishedRun
 from sipo.message import Message
-from sipo.serve.app import application
+from sipo.serve.app import _Stream, application
 from sipo.serve.keys import Keys
 
 PROMPTS = ("how do I", "the sun is warm and the water is cold, so keep", "tell me")
@@ -369,6 +372,45 @@ def test_who_goes_away_frees_the_place(serving: Start, monkeypatch: pytest.Monke
     held.go.set()
     server.until(lambda: server.scheduler.idle)
     assert len(ask.answers[0].tokens) <= 2
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+def test_who_goes_away_before_the_first_piece_frees_the_place(version: str) -> None:
+    started, left = [], []
+
+    async def pieces() -> Any:
+        started.append(True)
+        yield b""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if version == "2.4":
+            raise OSError("nobody is there")
+        await asyncio.sleep(60)
+
+    async def go() -> None:
+        scope: Any = {"type": "http", "asgi": {"spec_version": version}}
+        await _Stream(pieces(), lambda: left.append(True))(scope, receive, send)
+
+    if version == "2.4":
+        with pytest.raises(ClientDisconnect):
+            asyncio.run(go())
+    else:
+        asyncio.run(go())
+    assert left and not started
+
+
+def test_keys_that_are_none_open_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SipoError, match="SIPO_API_KEYS: holds no key"):
+        Keys.found({"SIPO_API_KEYS": " , "}, None)
+    file = tmp_path / "keys"
+    file.write_bytes("\ufefffirst\nsecond\n".encode())
+    keys = Keys.found({"SIPO_API_KEYS": "third"}, file)
+    for key in ("first", "second", "third"):
+        keys.check(f"Bearer {key}")
+    assert len(keys) == 3 and not Keys.found({"SIPO_API_KEYS": ""}, None)
 
 
 def test_what_takes_too_long_is_cut(serving: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from sipo.serve.keys import Keys
 from sipo.serve.naming import Named, resolve
@@ -131,13 +132,27 @@ async def _answer(
     service.scheduler(named).submit(asks)
     if asked.stream:
         service.metrics.requests.labels("200").inc()
-        return EventSourceResponse(answer.stream())
+        return _Stream(answer.stream(), lambda: service.scheduler(named).leave(asks))
     try:
         whole = await _unless_gone(request, answer.whole())
     finally:
         service.scheduler(named).leave(asks)
     service.metrics.requests.labels("200" if whole else "499").inc()
     return JSONResponse(whole)
+
+
+class _Stream(EventSourceResponse):
+    """Leaves when it ends, however it does: whoever goes away before the first piece never starts the iterator."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], leave: Callable[[], object]) -> None:
+        super().__init__(pieces)
+        self.leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.leave()
 
 
 class _Answer:
@@ -160,7 +175,6 @@ class _Answer:
         return self.form.whole(choices, self._usage())
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Whoever goes away frees its place: the iterator is closed then."""
         try:
             opened = [self.form.opening(index) for index in range(len(self.asks))]
             yield _event(self.form.piece(opened, sipo=self.form.about))
@@ -177,8 +191,6 @@ class _Answer:
             yield format_sse_event(data_str="[DONE]")
         except ApiError as error:
             yield _event(error.body)
-        finally:
-            self.service.scheduler(self.named).leave(self.asks)
 
     async def _pieces(self, ask: Ask) -> AsyncIterator[Piece]:
         codec, scheduler = self.service.codec(self.named), self.service.scheduler(self.named)

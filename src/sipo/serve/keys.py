@@ -20,11 +20,14 @@ class Keys:
 
     @classmethod
     def found(cls, environment: Mapping[str, str], file: Path | None) -> "Keys":
-        """Those of the environment and of a file, one a line. Raises SipoError for a file without any."""
-        keys = [key.strip() for key in environment.get(VARIABLE, "").split(",") if key.strip()]
+        """Those of the environment and of a file, one a line. Raises SipoError where either is there without any."""
+        given = environment.get(VARIABLE, "")
+        keys = [key.strip() for key in given.split(",") if key.strip()]
+        if given and not keys:
+            raise SipoError(f"{VARIABLE}: holds no key; write keys with commas between them, or unset it")
         if file is not None:
             try:
-                lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+                lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
             except UnicodeDecodeError:
                 raise SipoError(f"{file}: is no text in UTF-8") from None
             of_file = [line for line in lines if line and not line.startswith("#")]
