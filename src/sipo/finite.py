@@ -12,10 +12,6 @@ SMALLER = "set model.dtype to float32, or, where the model was trained, lower it
 """The way out where a model's own numbers overflow."""
 
 
-LARGEST = 1e100
-"""No reward is larger: its square, and a sum of such, are finite."""
-
-
 class NotFiniteError(SipoError):
     """Of a number that is NaN or infinite."""
 

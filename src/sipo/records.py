@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+LARGEST = 1e100
+"""No reward is larger: its square, and a sum of such, are finite."""
 
 
 @dataclass(frozen=True)

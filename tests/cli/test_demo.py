@@ -125,7 +125,7 @@ def test_they_are_a_run_in_use(tiny: Path, backbone: Backbone) -> None:
         "base": 1, "soups": 5, "mod": 5,
     }  # fmt: skip
     (tiny / "front.json").write_text(json.dumps(measured))
-    told = about(Served.of("demo", run), Limits(8), "Why?")
+    told = about(Served.of("demo", run), ["demo"], Limits(8), "Why?")
     assert told["prompt"] == "Why?" and [each["scored"] for each in told["objectives"]] == ["function"] * 2
     given = [each.rewards for each in knob.answers(["Why?", "How do I swim?"], WEIGHTS[:1])]
     expected = dict(zip(shipped.REWARDS, (sum(each) / 2 for each in zip(*given, strict=True)), strict=True))

@@ -15,9 +15,8 @@ from sipo.data.chats import kind_of
 from sipo.disk.copies import refreshed
 from sipo.disk.damage import is_run
 from sipo.errors import SipoError
-from sipo.finite import LARGEST
 from sipo.pareto.across import across
-from sipo.records import Measured, Response, points_of, rewards_of
+from sipo.records import LARGEST, Measured, Response, points_of, rewards_of
 from sipo.report.measure import LABELS, REWARDS, Measure
 from sipo.report.parts import shares
 from sipo.weights import Weight, as_weight, is_near

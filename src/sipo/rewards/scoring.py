@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from sipo.errors import SipoError, first_line
-from sipo.finite import LARGEST
 from sipo.pareto.indicators import Array, signs
 from sipo.places import cache_folder
 from sipo.progress import Progress
+from sipo.records import LARGEST
 from sipo.rewards.cache import ScoreCache
 from sipo.rewards.function import FunctionScorer
 from sipo.rewards.interface import Item, Refused, Scored, Scorer, named
