@@ -8,6 +8,10 @@ from io import TextIOWrapper
 from logging import ERROR, getLogger
 
 
+TALKATIVE = ("torchao", "bitsandbytes", "torch.utils._pytree")
+"""They tell on being imported, which transformers does wherever they are installed, which kernels they lack."""
+
+
 def settle() -> None:
     """Before anything is imported or said: no bars but ours and those of downloads, no text that cannot be written."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # those that set `disable` themselves, as downloads do, are not meant
@@ -15,22 +19,23 @@ def settle() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-TALKATIVE = ("torchao", "bitsandbytes", "torch.utils._pytree")
-"""They tell on being imported, which transformers does wherever they are installed, which kernels they lack."""
+    _quieten()
 
 
 def hush() -> None:
     """Keep transformers from telling what our own lines tell; downloads still show how far they are."""
-    for name in TALKATIVE:
-        getLogger(name).setLevel(ERROR)
+    _quieten()
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     enable_progress_bars()
+
+
+def _quieten() -> None:
+    for name in TALKATIVE:
+        getLogger(name).setLevel(ERROR)
 
 
 @contextmanager

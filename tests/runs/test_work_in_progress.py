@@ -152,6 +152,7 @@ def pristine(make_settings: Callable[[Path], dict], tmp_path_factory: pytest.Tem
     folder = tmp_path_factory.mktemp("pristine")
     settings = make_settings(folder)
     del settings["run_dir"]
+    settings.setdefault("execution", {})["train_together"] = 1  # so that one policy is there while another learns
     (folder / "run.yaml").write_text(yaml.safe_dump({**settings, "methods": ["base", "soups"]}))
     run(load_config(folder / "run.yaml", [f"run_dir={folder / 'run'}"]), quiet=True)
     with pytest.MonkeyPatch.context() as patch:
