@@ -52,6 +52,8 @@ class Alone:
 
     rank, count = 0, 1
     sharded = False
+    in_step = False
+    """Does each forward and backward of one rank wait for those of the others?"""
 
     def pieces(self, items: Sequence[Item], cut: Cut[Item]) -> list[tuple[list[Item], bool]]:
         """The pieces of `items` that this rank computes; one that does not count is there for other ranks, who compute
@@ -80,8 +82,6 @@ class Ranks(Alone):
         self.control = dist.new_group(backend="gloo", timeout=EVER)
         self.inside = False
         """Is a call under way that all ranks are in?"""
-        self.in_step = False
-        """Does each forward and backward of one rank wait for those of the others?"""
         self.parted = False
         """Did one end in a way in which the ranks no longer know of each other?"""
 

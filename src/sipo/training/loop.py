@@ -271,8 +271,13 @@ def _backward(bank: Bank, parts: Sequence[Part]) -> list[dict[str, float]]:
     for piece, counts in _pieces(bank, parts):
         mine = {number: tallies[number].add(scored, counts) for number, scored in piece.items()}
         ways = max(len(totals) for totals in mine.values())
+        if current().in_step:  # whatever parts the others' pieces are of
+            ways = max(len(tally.shares) for tally in tallies)
         for k in range(ways):
             taking = [number for number, totals in mine.items() if k < len(totals)]
+            if not taking:
+                (0 * next(iter(mine.values()))[0]).backward(retain_graph=k + 1 < ways)
+                continue
             for number in taking:
                 _give(parts[number].parameters, tallies[number].gradients[k])
             torch.stack([mine[number][k] for number in taking]).sum().backward(retain_graph=k + 1 < ways)
