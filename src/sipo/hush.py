@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from logging import ERROR, getLogger
 
-
 TALKATIVE = ("torchao", "bitsandbytes", "torch.utils._pytree")
 """They tell on being imported, which transformers does wherever they are installed, which kernels they lack."""
 

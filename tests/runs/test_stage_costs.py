@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,11 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
     monkeypatch.setattr(pipeline.Work, "_make", entered)
     for trial in ("__init__", "proven"):
+        found = getattr(Bank, trial)
         monkeypatch.setattr(
-            Bank, trial, partialmethod(lambda bank, what, *given: within("", what, bank, *given), getattr(Bank, trial))
+            Bank,
+            trial,
+            partialmethod(lambda bank, what, *given, **named: within("", partial(what, **named), bank, *given), found),
         )
     hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
     yield counts
