@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -37,7 +36,7 @@ from sipo.stages.realign import realign
 from sipo.stages.sample import worked_rows
 from sipo.stages.score import score
 from sipo.task import Task
-from sipo.training.loop import Example, Examples, Trained, train
+from sipo.training.loop import Example, Trainee, train_together
 
 Tokens = tuple[int, ...]
 
@@ -329,11 +328,11 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Example]]:
     """The examples of every training that realignment starts."""
     seen: list[Sequence[Example]] = []
 
-    def recorded(bank: Any, start: Any, examples: Examples, *rest: Any, **options: Any) -> Trained:
-        seen.append(examples.train)
-        return train(bank, start, examples, *rest, **options)
+    def recorded(bank: Any, trainees: Sequence[Trainee], **options: Any) -> Any:
+        seen.extend(each.examples.train for each in trainees)
+        return train_together(bank, trainees, **options)
 
-    monkeypatch.setattr(sys.modules[realign.__module__], "train", recorded)
+    monkeypatch.setattr("sipo.training.policies.train_together", recorded)
     return seen
 
 
