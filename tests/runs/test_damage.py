@@ -171,10 +171,10 @@ def test_status_beside_a_run_that_moves_a_stage(
     """Gone between two looks, a stage is not damaged."""
     check = folder_module._check_files
 
-    def moving(folder: Path, *values: object) -> None:
+    def moving(folder: Path, *values: object, **named: object) -> None:
         if folder == finished / "compare":
             RunFolder(finished).set_aside("compare")
-        check(folder, *values)
+        check(folder, *values, **named)
 
     monkeypatch.setattr(folder_module, "_check_files", moving)
     assert main(["status", str(finished)]) == 0

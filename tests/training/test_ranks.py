@@ -91,6 +91,7 @@ def test_two_with_pieces_of_the_layers_learn_what_one_learns(name: str, one: Any
     same(two[f"{name} in pieces"], one[name])
 
 
+@pytest.mark.slow  # twenty seconds, most of them imports
 def test_the_end_of_one_ends_the_job_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """SIGKILL in the middle of a training; then one process goes on from the checkpoint to what it learns undisturbed."""
     settings = tiny_settings(tmp_path)
