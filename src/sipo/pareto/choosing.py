@@ -93,11 +93,14 @@ def bends(at: int, rewards_M_P_N: Array, maximise: Sequence[bool]) -> bool:
 
 
 def equal_gain(means_M_N: Array, base_N: Array, maximise: Sequence[bool]) -> int:
-    """The point whose smallest gain over the base model is largest, in units of the best gain of each objective."""
+    """The point whose smallest gain over the base model is largest, in units of the best gain of each objective; of one
+    in which no point gains, in units of the greatest loss.
+    """
     sign = signs(maximise)
     gained = (means_M_N - base_N) * sign
-    best = gained.max(axis=0)
-    return int(np.argmax((gained / np.where(best > 0, best, 1.0)).min(axis=1)))
+    best, worst = gained.max(axis=0), -gained.min(axis=0)
+    unit = np.where(best > 0, best, np.where(worst > 0, worst, 1.0))
+    return int(np.argmax((gained / unit).min(axis=1)))
 
 
 def steadiness(rewards_M_P_N: Array, base_P_N: Array | None, maximise: Sequence[bool], times: int, seed: int) -> Array:
