@@ -150,8 +150,6 @@ class Ranks(Alone):
         return box[0]
 
     def _sum(self, tensors: Sequence[Tensor]) -> None:
-        import torch
-
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
             dist.all_reduce(flat, group=self.control if flat.device.type == "cpu" else None)

@@ -4,10 +4,11 @@ A row's states are computed from that row alone, so they are the same to the las
 they were kept, and after a crash.
 """
 
-import os
 from collections.abc import Callable, Hashable
 
 from torch import Tensor
+
+from sipo.models.room import machine_memory
 
 SHARE = 8
 """States take at most one part in so many of the machine's memory; rows beyond it are computed each time."""
@@ -18,7 +19,7 @@ class Kept:
 
     def __init__(self, limit: int | None = None) -> None:
         """`limit` is in bytes; without one it is a share of the machine's memory."""
-        self.limit = limit if limit is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // SHARE
+        self.limit = limit if limit is not None else machine_memory() // SHARE
         self.bytes = 0
         self._states: dict[Hashable, Tensor] = {}
 

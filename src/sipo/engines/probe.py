@@ -22,7 +22,7 @@ from sipo.decoding.batch import Request
 from sipo.decoding.mixture import Mixture
 from sipo.decoding.reading import prefill
 from sipo.errors import SipoError, first_line
-from sipo.logprobs.packing import Group, pack
+from sipo.logprobs.packing import Group, pack, predicting_states
 from sipo.models.quantisation import dense, is_quantised
 
 WINDOW = 5
@@ -151,15 +151,7 @@ class _Probe:
         rows = [(group, self.points[i]) for group, i in zip(groups, (0, -1, 0, -1), strict=True)]
         packed = pack([group for group, _ in rows], self.bank.device, self.bank.routes.packs)
         points = torch.tensor([point for _, point in rows])[packed.group.cpu()]
-        output = self.bank.hidden_states(
-            points,
-            layout=packed.layout,
-            sharing=packed.sharing,
-            again=packed.rows if again else None,
-            input_ids=packed.ids,
-            use_cache=False,
-        )
-        logits = self.bank.head(output.last_hidden_state.flatten(0, 1)[packed.predictors]).float()
+        logits = self.bank.head(predicting_states(self.bank, packed, points, again)).float()
         plain = [self.plain[group.prompt, y, point] for group, point in rows for y in group.responses]
         return max(_apart(*pair) for pair in zip(logits.split([len(each) for each in plain]), plain, strict=True))
 

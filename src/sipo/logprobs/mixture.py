@@ -10,7 +10,7 @@ from sipo.decoding.mixing import mix
 from sipo.decoding.mixture import Mixture
 from sipo.finite import finite
 from sipo.logprobs.head import CHUNK
-from sipo.logprobs.packing import Group, pack
+from sipo.logprobs.packing import Group, pack, predicting_states
 from sipo.logprobs.score import under
 
 
@@ -25,8 +25,7 @@ def mixture_logprobs(bank: Bank, group: Group, mixtures: Sequence[Mixture]) -> l
     k, points_K_N = len(points), torch.tensor(points)
     packed = pack([group] * k, bank.device, bank.routes.packs)
     at = points_K_N[packed.group.cpu()]
-    output = bank.hidden_states(at, layout=packed.layout, sharing=packed.sharing, input_ids=packed.ids, use_cache=False)
-    hidden_K_L_d = output.last_hidden_state.flatten(0, 1)[packed.predictors].unflatten(0, (k, -1))
+    hidden_K_L_d = predicting_states(bank, packed, at).unflatten(0, (k, -1))
     targets_L = packed.targets.unflatten(0, (k, -1))[0]
     used = [[points.index(point) for point in mixture.points] for mixture in mixtures]
     found: list[list[float]] = [[] for _ in mixtures]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sipo.bank import Bank
 from sipo.bank.layout import PADDING, Layout
 from sipo.bank.trunk import Sharing
 
@@ -88,6 +89,22 @@ def pack(groups: Sequence[Group], device: torch.device | str = "cpu", packs: boo
     lists = (of_row, predictors, targets, owner, lengths)
     of, predicts, target, owns, length = (torch.tensor(each, device=device) for each in lists)
     return Packed(ids.to(device), layout, of, predicts, target, owns, length, Sharing.by(groups, device), groups)
+
+
+def predicting_states(bank: Bank, packed: Packed, points: Tensor, again: bool = False) -> Tensor:
+    """The last hidden states that predict the responses' tokens [L, d], under each row's point [rows, N]. `again`: the
+    same rows come many times.
+    """
+    output = bank.hidden_states(
+        points,
+        layout=packed.layout,
+        sharing=packed.sharing,
+        again=packed.rows if again else None,
+        input_ids=packed.ids,
+        use_cache=False,
+    )
+    states: Tensor = output.last_hidden_state.flatten(0, 1)[packed.predictors]
+    return states
 
 
 def worth_sharing(group: Group, knee: int | None) -> Iterator[Group]:

@@ -11,7 +11,7 @@ from sipo.bank.policy import Point
 from sipo.decoding import Mixture
 from sipo.finite import finite
 from sipo.logprobs.head import token_logprobs
-from sipo.logprobs.packing import Group, Packed, pack
+from sipo.logprobs.packing import Group, Packed, pack, predicting_states
 
 
 class ScoreRequest(NamedTuple):
@@ -29,15 +29,7 @@ def response_logprobs(bank: Bank, packed: Packed, points: Tensor, again: bool = 
     many times.
     """
     at = points[packed.group.cpu()]
-    output = bank.hidden_states(
-        at,
-        layout=packed.layout,
-        sharing=packed.sharing,
-        again=packed.rows if again else None,
-        input_ids=packed.ids,
-        use_cache=False,
-    )
-    hidden = output.last_hidden_state.flatten(0, 1)[packed.predictors]
+    hidden = predicting_states(bank, packed, at, again)
     each, row = hidden.new_zeros(len(hidden), dtype=torch.float32), packed.predictors // packed.ids.shape[1]
     for rows, head in bank.heads(at):
         if rows is None:

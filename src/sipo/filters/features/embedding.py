@@ -22,14 +22,11 @@ def mean_states(bank: "Bank", groups: "Sequence[Group]") -> list[Array]:
     """[R, d] of each group, computed in one batch."""
     import torch
 
-    from sipo.logprobs.packing import pack
+    from sipo.logprobs.packing import pack, predicting_states
 
     packed = pack(groups, bank.device, bank.routes.packs)
     with torch.no_grad():
-        output = bank.hidden_states(
-            torch.zeros(len(packed.ids), 0), layout=packed.layout, input_ids=packed.ids, use_cache=False
-        )
-        states = output.last_hidden_state.flatten(0, 1)[packed.predictors].float()
+        states = predicting_states(bank, packed, torch.zeros(len(packed.ids), 0)).float()
         sums = states.new_zeros(len(packed.lengths), states.shape[1]).index_add(0, packed.owner, states)
         means = (sums / packed.lengths[:, None]).double().cpu().numpy()
     return np.split(means, np.cumsum([len(group.responses) for group in groups])[:-1])
