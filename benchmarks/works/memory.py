@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.agreement import close
 from benchmarks.bench import Bench
@@ -56,11 +57,13 @@ def run(bench: Bench) -> list[Record]:
     logits: dict[str, Any] = {"full_vocabulary_float32_bytes": 4 * vocabulary * padded, "scored_tokens": padded}
     _, decode_peak = _peak(bench, lambda: write(bench, bench.adapters, requests, settings.new_tokens))
     _, train_peak = _peak(bench, lambda: _train(bench, start, groups))
+    kept = kept_for_backward(bench.model, lambda: _train(bench, start, groups))
+    parts = {"weights_bytes": weights, "state_bytes": state, "kept_for_backward_bytes": kept}
     return [
         _record(bench, "decode-floor", decode_peak, weights + adapters + cache, rows=rows, cache_bytes=cache),
         _record(bench, "score-floor", score_peak, weights + adapters, **logits),
         _record(bench, "score-all-logits", score_peak, logits_peak, equal=judged.equal, **logits, **judged.detail),
-        _record(bench, "train-floor", train_peak, weights + state, **logits),
+        _record(bench, "train-floor", train_peak, weights + state, **logits, **parts),
     ]
 
 
@@ -69,6 +72,22 @@ def _peak(bench: Bench, call: Callable[[], Any]) -> tuple[Any, int | None]:
     call()
     result, growth = peak_growth(bench.model.device, call)
     return result, None if growth is None else parameter_bytes([bench.model]) + growth
+
+
+def kept_for_backward(model: nn.Module, call: Callable[[], Any]) -> int:
+    """Bytes that the way back finds kept, in a call of one forward: each storage once, without the model's weights."""
+    held = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        call()
+    return sum(found.values())
 
 
 def _record(

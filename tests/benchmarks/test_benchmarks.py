@@ -27,6 +27,7 @@ from benchmarks.records import Agreement, Record, time_record
 from benchmarks.settings import Settings
 from benchmarks.works import WORKS, mod_decode
 from benchmarks.works.dpo import same_curves
+from benchmarks.works.memory import kept_for_backward
 from benchmarks.works.ours import write
 from sipo.decoding import Request, at_mod
 from sipo.errors import SipoError
@@ -282,6 +283,25 @@ def test_peak_memory_is_what_a_call_adds() -> None:
     if growth is None:
         pytest.skip("the kernel does not tell")
     assert size * 0.9 < growth < size * 2
+
+
+def test_what_the_way_back_keeps_counts_each_storage_once_and_no_weights(
+    bench: Bench, records: list[dict[str, Any]]
+) -> None:
+    x = torch.ones(100, requires_grad=True)
+    weight = bench.model.get_output_embeddings().weight
+
+    def call() -> None:
+        y = x * 2
+        (y.exp() * y + weight.sum() * y).sum().backward()  # keeps y, twice, and what exp gives; the sum keeps nothing
+
+    scalar = 4
+    assert kept_for_backward(bench.model, call) == 4 * 100 * 2 + scalar
+    told = of(records, "memory")["train-floor"]["settings"]
+    assert told["kept_for_backward_bytes"] > 0
+    assert of(records, "memory")["train-floor"]["ratio"] is None or told["weights_bytes"] == parameter_bytes(
+        [bench.model]
+    )
 
 
 def test_shared_parameters_count_once(bench: Bench) -> None:
