@@ -1,6 +1,7 @@
 """Full memory, injected: what does not fit is done in halves, with the same results, and said once."""
 
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,14 @@ from sipo.decoding import Request, at_mod, at_soup, base
 from sipo.engines import Local, Span
 from sipo.engines import batched as batching
 from sipo.engines.batched import Texts
-from sipo.logprobs.score import ScoreRequest
-from sipo.memory import Pieces
-from sipo.settings import Decoding, Execution
+from sipo.logprobs.packing import Group
+from sipo.logprobs.score import ScoreRequest, score_rows
+from sipo.memory import UNBOUND, Pieces
+from sipo.settings import Decoding, Execution, Training
+from sipo.training import loop
+from sipo.training.conflict import Rule
+from sipo.training.learner import Recipe
+from sipo.training.loop import Example, Examples, Loss, Trained, Trainee, Weighting, train_together
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
 
@@ -37,6 +43,12 @@ def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: [record.getMessage() for record in caplog.records if record.name == "sipo.memory"]
 
 
+@pytest.fixture(autouse=True)
+def unhurt(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bank is other tests' too, and remembers."""
+    monkeypatch.setattr(bank, "training_pieces", Pieces("tokens", "execution.train_tokens"))
+
+
 @pytest.fixture
 def engine(bank: Bank) -> Local:
     return Local(Execution(device="cpu", decode_rows=24, score_tokens=600), bank)
@@ -50,16 +62,26 @@ def span(bank: Bank, policies: list[Adapter]) -> Span:
 PROMPTS = [tuple(range(20, 25 + length)) for length in range(7)]
 
 
-def test_texts_that_do_not_fit_are_written_in_halves(
+def test_texts_that_do_not_fit_are_written_by_fewer_rows(
     engine: Local, span: Span, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mixtures = (base(3), at_soup((0.2, 0.3, 0.5)), at_mod((0.5, 0.3, 0.2)))
     requests = [Request(prompt, m, seed) for seed, prompt in enumerate(PROMPTS) for m in mixtures]
     asked: Any = (span, requests, Decoding(temperature=1.0), 6, (7,))
     whole, tried = dict(engine.generate(*asked)), list[int]()
-    monkeypatch.setattr(batching, "decode", narrow(batching.decode, 1, 3, tried))
+    decode = batching.decode
+
+    def narrowed(*args: Any, rows: int) -> Any:
+        tried.append(rows)
+        if rows > 5:
+            raise FULL
+        return decode(*args, rows=rows)
+
+    monkeypatch.setattr(batching, "decode", narrowed)
     assert dict(engine.generate(*asked)) == whole
-    assert max(tried) > 6 and sum(size > 3 for size in tried) == 2, "what has not fitted once is not tried again"
+    assert tried == [24, 12, 6, 3]
+    assert dict(engine.generate(*asked)) == whole
+    assert tried[4:] == [3], "what has not fitted once is not tried again"
     (line,) = said()
     assert line.startswith("the memory does not hold") and "execution.decode_rows" in line
 
@@ -80,17 +102,121 @@ def test_scores_that_do_not_fit_are_found_in_halves(
 
 
 def test_one_that_does_not_fit_alone_is_the_error(engine: Local, span: Span, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "decode", narrow(batching.decode, 1, 0, []))
+    def full(*_: Any, rows: int) -> None:
+        raise FULL
+
+    monkeypatch.setattr(batching, "decode", full)
     with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
         list(engine.generate(span, [Request(p, base(3)) for p in PROMPTS], Decoding(), 3, ()))
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
-    pieces = Pieces(8, "rows", "execution.decode_rows")
+    pieces = Pieces("rows", "execution.decode_rows")
 
     def broken(batch: Texts) -> list[int]:
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        pieces.of(Texts([Request(p, base(3)) for p in PROMPTS], Decoding(), 3, ()), broken)
-    assert pieces.size == 8
+        pieces.of(Texts([Request(p, base(3)) for p in PROMPTS], Decoding(), 3, (), 8), broken)
+    assert pieces.size == UNBOUND
+
+
+def _raise(_: torch.Tensor) -> None:
+    raise FULL
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("rule", ["sum", "raco"])
+def test_a_step_that_does_not_fit_is_made_of_smaller_pieces(
+    bank: Bank,
+    policies: list[Adapter],
+    late: bool,
+    rule: Rule,
+    said: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wherever memory ends: in a forward, or on the way back, when half of the gradient is there already. Two policies
+    learn in the same steps; combined gradients are those of whole batches.
+    """
+    groups = [Group(prompt, ((40, 41, 42), (50, 51))) for prompt in PROMPTS]
+    with bank.mounted([]):
+        rows = [Example(g, tuple(score_rows(bank, [(g, ())])[0]), ((0, 1, 1.0, -1.0),)) for g in groups]
+
+    def trained() -> list[Trained]:
+        recipe = Recipe(Training(epochs=2, batch_size=5), 1e-3, 0)
+        loss = Loss(0.5, Weighting((0.7, 0.3), rule=rule, c=0.4), token_budget=100)
+        asked = [Trainee(each, Examples(rows, rows[:4]), recipe, loss) for each in policies[:2]]
+        results = train_together(bank, asked)
+        assert all(isinstance(each, Trained) for each in results)
+        return results  # type: ignore[return-value]
+
+    whole, tried, losses = trained(), list[int](), loop._losses
+
+    def failing(scored: Any, *args: Any) -> Any:
+        tried.append(len(scored.examples))
+        found = losses(scored, *args)
+        if len(scored.examples) > 2:
+            if not late or not torch.is_grad_enabled():
+                raise FULL
+            bank.policies[-1].parameters[0].grad = torch.full_like(bank.policies[-1].parameters[0], 9.0)
+            found[0].register_hook(_raise)
+        return found
+
+    monkeypatch.setattr(loop, "_losses", failing)
+    halved = trained()
+    assert max(tried) > 2 and sum(size > 2 for size in tried) <= 4, "what has not fitted once is not tried again"
+    assert len(said()) == 1 and "execution.train_tokens" in said()[0]
+    for one, other, start in zip(halved, whole, policies, strict=False):
+        for record, same in zip(one.history, other.history, strict=True):
+            assert record == pytest.approx(same, rel=1e-3, abs=1e-4)
+        begun, once, twice = (
+            torch.cat([parameter.detach().flatten() for parameter in each.parameters])
+            for each in (start, other.policy, one.policy)
+        )
+        assert float((once - twice).norm()) < 0.02 * float((once - begun).norm())
+
+
+def test_a_row_that_does_not_fit_alone_ends_the_training(
+    bank: Bank, policies: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Example(Group(prompt, ((40, 41), (50,))), (0.0, 0.0), ((0, 1, 1.0),)) for prompt in PROMPTS]
+    tried: list[int] = []
+
+    def full(scored: Any, *_: Any) -> Any:
+        tried.append(len(scored.examples))
+        raise FULL
+
+    monkeypatch.setattr(loop, "_losses", full)
+    recipe = Recipe(Training(epochs=1, batch_size=7), 1e-3, 0)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        train_together(bank, [Trainee(policies[0], Examples(rows), recipe, Loss(0.5, token_budget=100))])
+    assert tried == sorted(tried, reverse=True) and tried[:2] == [7, 3] and tried.count(1) <= 2
+
+
+def test_what_was_broken_off_is_let_go(bank: Bank, policies: list[Adapter]) -> None:
+    """Else the smaller pieces would have to fit beside it."""
+    layers = bank.model.base_model.layers  # type: ignore[union-attr]
+    held: list[Any] = []
+
+    def full(_: Any, inputs: Any, __: Any) -> None:
+        held.append(weakref.ref(inputs[0]))
+        if len(held) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")  # one of its own: an error keeps what led to it
+
+    def fewer(size: int) -> int | None:
+        return size // 2
+
+    learning = policies[0].trainable_copy(bank.device)
+    with bank.mounted([learning]):
+        hook = layers[-1].self_attn.q_proj.register_forward_hook(full)
+        ids = torch.arange(24).view(2, 12)
+
+        def compute(rows: int) -> bool:
+            alive = [ref() is not None for ref in held]
+            bank.hidden_states(torch.ones(rows, 1), input_ids=ids[:rows], use_cache=False)
+            return any(alive)
+
+        try:
+            assert not Pieces("rows", None).within(2, compute, fewer)
+        finally:
+            hook.remove()

@@ -1,11 +1,14 @@
-"""MOD where responses end at very different lengths: the batch shrinks, against one that goes on to the longest.
+"""MOD where responses end at very different lengths: the next prompts take the places of those that have ended, against
+batches that shrink, and batches that go on to their longest.
 
 So that both routes see the same endings whatever the rounding, every response is made to end at one position of
 the sequence, and prompts are the longer the shorter their response: lengths are then those of a constant chance to
-end, drawn evenly, a few of them several times the mean.
+end, drawn evenly, a few of them several times the mean, in any order.
 """
 
 import math
+import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +24,8 @@ from benchmarks.records import OURS, Agreement, Record
 from benchmarks.works.ours import write
 from sipo.decoding import Request, at_mod, running
 
+MANY = 8
+"""Times the prompts in flight."""
 LONGEST = 4
 """Times the mean length."""
 
@@ -28,23 +33,29 @@ LONGEST = 4
 def run(bench: Bench) -> list[Record]:
     settings = bench.settings
     mean, limit = settings.new_tokens, LONGEST * settings.new_tokens
-    shares = [(i + 0.5) / settings.batch for i in range(settings.batch)]
+    count = MANY * settings.batch
+    shares = [(i + 0.5) / count for i in range(count)]
     lengths = [min(limit, math.ceil(-mean * math.log(1 - share))) for share in shares]
+    random.Random(settings.seed).shuffle(lengths)
     last = settings.prompt_tokens + limit
-    drawn = bench.prompts(settings.batch, last)
+    drawn = bench.prompts(count, last)
     requests = [
         Request(prompt[: last - length], at_mod(weight))
-        for prompt, length, weight in zip(drawn, lengths, bench.weights(settings.batch), strict=True)
+        for prompt, length, weight in zip(drawn, lengths, bench.weights(count), strict=True)
     ]
     end = bench.model.config.get_text_config().vocab_size - 1
 
     def ours(_: Any) -> list[Tokens]:
         with ending(bench, last - 2, end):
-            return write(bench, bench.adapters, requests, limit, (end,))
+            return write(bench, bench.adapters, requests, limit, (end,), settings.batch * settings.n)
+
+    def leaving(_: Any) -> list[Tokens]:
+        with patch.object(sys.modules["sipo.decoding.decode"], "REFILL_BELOW", 0.0):
+            return ours(_)
 
     def fixed(_: Any) -> list[Tokens]:
         with patch.object(running, "COMPACT_BELOW", 0.0):
-            return ours(_)
+            return leaving(_)
 
     def agreement(_: str, mine: list[Tokens], theirs: list[Tokens]) -> Agreement:
         free = [[text[:-1] for text in texts] for texts in (mine, theirs)]
@@ -55,9 +66,11 @@ def run(bench: Bench) -> list[Record]:
         as_planned = [len(text) for text in mine] == [len(text) for text in theirs] == lengths
         return Agreement(judged.equal and as_planned, judged.detail)
 
-    routes = [Route(OURS, ours, holds=(bench.model,)), Route("fixed-batch", fixed, holds=(bench.model,))]
-    need = floors.decoding(bench.shape, [(last - length, length) for length in lengths] * settings.n)
-    told = {"mean_length": sum(lengths) / len(lengths), "longest": max(lengths)}
+    by_name = {OURS: ours, "leaving": leaving, "fixed-batch": fixed}
+    routes = [Route(name, each, holds=(bench.model,)) for name, each in by_name.items()]
+    batches = max(1, sum(lengths) // (settings.batch * max(lengths)))
+    need = floors.decoding(bench.shape, [(last - length, length) for length in lengths] * settings.n, batches=batches)
+    told = {"prompts": count, "mean_length": sum(lengths) / len(lengths), "longest": max(lengths)}
     return bench.compare("mod-ragged", routes, sum(lengths), agreement, need, **told)
 
 

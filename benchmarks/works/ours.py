@@ -20,11 +20,16 @@ SCORE_TOKENS = 4096
 
 
 def write(
-    bench: Bench, adapters: Sequence[Adapter], requests: Sequence[Request], new_tokens: int, stops: Collection[int] = ()
+    bench: Bench,
+    adapters: Sequence[Adapter],
+    requests: Sequence[Request],
+    new_tokens: int,
+    stops: Collection[int] = (),
+    rows: int | None = None,
 ) -> list[Tokens]:
-    """Greedily, to the limit where there are no `stops`."""
+    """Greedily, to the limit where there are no `stops`; so many rows at once, or all."""
     with bench.bank.mounted(adapters):
-        return [each.tokens for each in decode(bench.bank, requests, Decoding(), new_tokens, stops)]
+        return [each.tokens for each in decode(bench.bank, requests, Decoding(), new_tokens, stops, rows=rows)]
 
 
 def table(

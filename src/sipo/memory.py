@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import Any, Protocol, TypeVar
 
+UNBOUND = 2**62
+"""More than anything counts to."""
 ALLOCATION = re.compile("can't allocate memory|out of memory")
 """In what torch raises on a processor, and in some libraries on a GPU."""
 T = TypeVar("T")
@@ -27,12 +29,22 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ALLOCATION.search(str(error)) is not None
 
 
+def fewer(plan: Callable[[int], Sequence[tuple[Sequence[Any], bool]]], size: int) -> int | None:
+    """Half of the size, or a quarter, .., by which the plan has smaller pieces; None where each is of one."""
+    pieces = plan(size)
+    if all(len(piece) == 1 for piece, _ in pieces):
+        return None
+    while plan(size) == pieces:
+        size //= 2
+    return size
+
+
 class Pieces:
     """How much is computed at once: half of what did not fit, from then on. The first time, it is said."""
 
-    def __init__(self, size: int, what: str, key: str) -> None:
-        """`size` counts `what`; `key` of the configuration is what people would lower."""
-        self.size, self.what, self.key = size, what, key
+    def __init__(self, what: str, key: str | None) -> None:
+        """`size` counts `what`; `key` of the configuration is what people would lower, if there is one."""
+        self.size, self.what, self.key = UNBOUND, what, key
         self._said = False
 
     def of(self, batch: B, compute: Callable[[B], Sequence[T]]) -> list[T]:
@@ -40,31 +52,43 @@ class Pieces:
         halves = batch.halves() if len(batch) > self.size else ()
         if halves:
             return [each for half in halves for each in self.of(half, compute)]
-        found = self._tried(lambda: list(compute(batch)), len(batch.halves()) > 0)
+        found = self._tried(lambda: list(compute(batch)), lambda: len(batch.halves()) > 0)
         if found is None:
-            self._halve(len(batch))
+            self._lower(len(batch), len(batch) // 2)
             return self.of(batch, compute)
         return found
 
-    def _tried(self, compute: Callable[[], T], divisible: bool) -> T | None:
+    def within(self, size: int, compute: Callable[[int], T], fewer: Callable[[int], int | None]) -> T:
+        """What compute(size) gives, a whole piece of work with at most so many at once. Where they do not fit it begins
+        anew with fewer(size), the next lower number that makes a difference, None where there is none.
+        """
+        size = min(size, self.size)
+        while True:
+            found = self._tried(lambda: (compute(size),), lambda: fewer(size) is not None)  # noqa: B023
+            if found is not None:
+                return found[0]
+            self._lower(size, fewer(size) or 1)
+            size = self.size
+
+    def _tried(self, compute: Callable[[], T], divisible: Callable[[], bool]) -> T | None:
         """None where memory is full and a smaller piece may fit. The error has let go of its tensors by then."""
         try:
             return compute()
         except Exception as error:
-            if not (divisible and is_full(error)):
+            if not (is_full(error) and divisible()):
                 raise
             return None
 
-    def _halve(self, size: int) -> None:
+    def _lower(self, size: int, to: int) -> None:
         import torch
 
-        self.size = max(1, size // 2)
+        self.size = to
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if not self._said:
             self._said = True
             getLogger(__name__).warning(
-                "the memory does not hold %d %s at once: half as many from now on, or fewer; %s lower spares the try",
-                size, self.what, self.key,
+                "the memory does not hold %d %s at once: half as many from now on, or fewer%s",
+                size, self.what, f"; {self.key} lower spares the try" if self.key else "",
             )  # fmt: skip

@@ -146,7 +146,7 @@ def test_serving_over_http_on_a_tiny_model(tmp_path: Path) -> None:
     ("work", "alternatives"),
     [
         ("mod-decode", ["sequential", "switched-batch", "peft-mixed", "merged"]),
-        ("mod-ragged", ["fixed-batch"]),
+        ("mod-ragged", ["leaving", "fixed-batch"]),
         ("mod-weights", ["one-weight-at-a-time"]),
         ("mod-n", ["n-1", "n-1-five-times"]),
         ("score", ["plain", "sequential"]),

@@ -446,7 +446,7 @@ def test_full_memory_is_a_line_and_the_run_goes_on(
     with monkeypatch.context() as broken:
         broken.setattr("torch.optim.AdamW", full)
         message = refused(argv, capsys)
-    assert message.startswith("error: the memory is full (") and "lower execution.train_tokens" in message
+    assert message.startswith("error: the memory is full (") and "execution.gradient_checkpointing" in message
     assert main(argv) == 0
 
 

@@ -1,7 +1,9 @@
 """The running batch: whoever comes and goes, every text is the one that `decode` writes of its request alone."""
 
 import random
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -210,3 +212,96 @@ def test_chances_are_the_mixture_s(bank: Bank, policies: list[Adapter]) -> None:
             found = dict(chance.likeliest)
             assert len(found) == 3 and list(found.values()) == sorted(found.values(), reverse=True)
             assert chance.logprob == found.get(token, chance.logprob) <= max(found.values())
+
+
+# As many rows as are decoded at once
+
+
+ENDS = frozenset(range(0, 4000, 6))
+"""So that answers end at very different lengths."""
+
+
+class Forwards:
+    """What a bank computes in this block: rows and tokens of each forward."""
+
+    def __init__(self, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: list[int] = []
+        self.tokens = 0
+        computed = bank.hidden_states
+
+        def noting(points: torch.Tensor, **inputs: Any) -> Any:
+            self.rows.append(len(points))
+            self.tokens += inputs["input_ids"].numel()
+            return computed(points, **inputs)
+
+        monkeypatch.setattr(bank, "hidden_states", noting)
+
+
+def ending(count: int, prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[Request]:
+    return [Request(prompts[n % len(prompts)], MIXTURES[n % len(MIXTURES)], seed_of(n)) for n in range(count)]
+
+
+@pytest.mark.parametrize("rows", [1, 5, 8, 1000])
+def test_a_text_does_not_depend_on_how_many_rows_are_decoded_at_once(
+    bank: Bank, policies: list[Adapter], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, how = ending(40), HOW[1]
+    with bank.mounted(policies):
+        expected = [decode(bank, [request], how, 12, ENDS)[0] for request in requests]
+        assert len({len(each.tokens) for each in expected}) > 4
+        seen, told = Forwards(bank, monkeypatch), dict[int, list[int]]()
+        found = decode(bank, requests, how, 12, ENDS, lambda at, token: told.setdefault(at, []).append(token), rows)
+    assert found == expected
+    assert [tuple(told[at]) for at in range(40)] == [each.tokens for each in expected]
+    assert max(seen.rows) <= max(rows, 4), "a request of four points is computed whole"
+
+
+def test_the_next_come_where_others_have_ended(
+    bank: Bank, policies: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fewer steps than batches take that wait for their longest."""
+    requests = [Request(PROMPTS[n % 3], base(3), seed_of(n)) for n in range(48)]
+
+    def steps() -> int:
+        with monkeypatch.context() as here, bank.mounted(policies):
+            seen = Forwards(bank, here)
+            decode(bank, requests, HOW[2], 24, ENDS, rows=8)
+            return len(seen.rows)
+
+    refilled = steps()
+    monkeypatch.setattr(sys.modules["sipo.decoding.decode"], "REFILL_BELOW", 0.0)
+    assert refilled < 0.75 * steps()
+
+
+def test_what_all_prompts_begin_with_is_read_once_a_point(
+    bank: Bank, policies: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever they come; of policies of any kind."""
+    stem = tuple(range(100, 140))
+    requests = ending(24, [(*stem, *prompt) for prompt in PROMPTS])
+    points = len({point for each in requests for point in each.mixture.points})
+    rests = sum(len(set(each.mixture.points)) * (len(each.prompt) - len(stem)) for each in requests)
+    for mounted in (policies, [whole(bank, seed) for seed in range(3)]):
+        with monkeypatch.context() as here, bank.mounted(mounted):
+            expected = [decode(bank, [request], HOW[1], 6, ENDS)[0] for request in requests]
+            seen = Forwards(bank, here)
+            assert decode(bank, requests, HOW[1], 6, ENDS, rows=6) == expected
+        sizes = [len(each.mixture.points) for each in requests]
+        written = sum(len(each.tokens) * rows for each, rows in zip(expected, sizes, strict=True))
+        assert seen.tokens <= points * len(stem) + 3 * rests + 2 * written, "padding counts as well"
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama4", "mpt", "lfm2"])
+def test_windows_and_models_that_cannot_pad_are_refilled_as_they_can(backbone: Backbone, family: str) -> None:
+    made = Bank(Backbone(tiny(family), backbone.tokenizer, "tiny"))
+    layers: tuple[Any, ...] = ("all", "upper", "upper")
+    policies = [new_adapter(made.model, Lora(r=2, alpha=4.0, layers=each), 1) for each in layers]
+    for policy in policies:
+        for _, up in policy.factors.values():
+            up.copy_(0.2 * torch.randn(up.shape, generator=torch.Generator().manual_seed(1)))
+    for mounted in (policies, policies[1:]):
+        mixture = at_mod((1 / len(mounted),) * len(mounted))
+        requests = [Request((*STEM, *PROMPTS[n % 5]), mixture, seed_of(n)) for n in range(14)]
+        with made.mounted(mounted):
+            expected = [decode(made, [request], HOW[1], 8, ENDS)[0] for request in requests]
+            assert decode(made, requests, HOW[1], 8, ENDS, rows=6) == expected

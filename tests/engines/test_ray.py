@@ -149,7 +149,7 @@ def test_a_batch_that_fails_is_halved_until_the_request_that_fails_is_alone(bank
             raise SipoError("a three")
         return [request.seed for request in batch.requests]  # type: ignore[attr-defined]
 
-    whole = Texts([Request((5,), base(0), seed) for seed in range(8)], SAMPLED, NEW, ())
+    whole = Texts([Request((5,), base(0), seed) for seed in range(8)], SAMPLED, NEW, (), 3)
     found = results(compute, whole)
     assert [each for each in found if not isinstance(each, Failed)] == [0, 1, 2, 4, 5, 6, 7]
     assert isinstance(found[3], Failed) and str(found[3].error) == "a three"
@@ -171,7 +171,7 @@ def test_what_no_request_is_at_fault_for_ends_the_call(
     absent, chosen = Span(span.model, (tmp_path / "absent",)), Execution(device="cpu", engine="ray")
     actor = Actor(chosen, bank.layers, absent)
     for _ in range(2):
-        index, found, _, error = actor((4, Texts(requests(at_soup((1.0,))), SAMPLED, NEW, ())))
+        index, found, _, error = actor((4, Texts(requests(at_soup((1.0,))), SAMPLED, NEW, (), 3)))
         assert index == 4 and not found and "absent: no readable PEFT adapter" in str(error)
     call = Cluster.mapped
     monkeypatch.setattr(Cluster, "mapped", lambda *_: iter([(0, [], 0, error)]))

@@ -19,6 +19,7 @@ from sipo.config.file import parse_config
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import JENSEN_SHANNON, BestOf, Request, at_mod, at_soup, decode, embedded, seed_of
 from sipo.errors import SipoError
+from sipo.finished import answering
 from sipo.finished.handle import AlignedModel, FinishedRun
 from sipo.graph.build import Graph
 from sipo.logprobs.mixture import mixture_logprobs
@@ -284,3 +285,36 @@ def test_ways_of_asking_are_heeded(
     for model in (told, best):
         with pytest.raises(SipoError, match="no adapter can hold"):
             model.save_pretrained(tmp_path / "adapter")
+
+
+def test_answers_that_memory_does_not_hold_are_given_by_fewer_rows_and_told_once(
+    folder: Path, expected: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, rows_tried = with_rows(8, folder), list[int]()
+
+    def narrow(bank: Bank, requests: Any, decoding: Any, limit: int, stops: Any, stream: Any, rows: int) -> Any:
+        rows_tried.append(rows)
+        chosen = 0
+
+        def some(request: int, token: int) -> None:
+            nonlocal chosen
+            stream(request, token)
+            chosen += 1
+            if rows > 3 and chosen == 17:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return decode(bank, requests, decoding, limit, stops, some, rows)
+
+    monkeypatch.setattr(answering, "decode", narrow)
+    names = [f"{name} {at}" for name in ("base", "soups", "mod") for at in AT[name]]
+    asks = [(prompt, run.at(shares(name.split()[1]), name.split()[0])) for name in names for prompt in PROMPTS]
+    pieces, whole = dict[int, str](), list[tuple[int, str]]()
+    told: dict[str, Any] = {
+        "watch": lambda at, piece: pieces.update({at: pieces.get(at, "") + piece}),
+        "done": lambda at, text: whole.append((at, text)),
+    }
+    answers = run.generate(asks, **GREEDY, **told)
+    assert answers == [expected[name, prompt] for name in names for prompt in PROMPTS]
+    assert [pieces.get(at, "") for at in range(len(asks))] == answers
+    assert sorted(whole) == list(enumerate(answers))
+    assert rows_tried == [8, 4, 2]

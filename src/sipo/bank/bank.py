@@ -25,6 +25,7 @@ from sipo.bank.stacked import Stacked
 from sipo.bank.trunk import Sharing
 from sipo.bank.update import readers
 from sipo.errors import SipoError
+from sipo.memory import Pieces
 from sipo.models.load import Backbone
 
 
@@ -59,6 +60,8 @@ class Bank:
         self.routes = Routes()
         """How this model is computed: what `proven` has found; until then, the fastest way."""
         self.kept = Kept()
+        self.training_pieces = Pieces("tokens", "execution.train_tokens")
+        """As many as the memory has held."""
         self._proven: frozenset[str] | None = None
         self._body = body_of(self.model)
         self._takes = inspect.signature(self._body.forward).parameters.keys()

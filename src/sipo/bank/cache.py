@@ -1,6 +1,7 @@
 """The key-value cache of a batch that grows by a token a step."""
 
 from collections.abc import Hashable, Sequence
+from copy import copy
 from typing import Any, Protocol, Self
 
 from torch import Tensor
@@ -78,6 +79,10 @@ class Cache(Protocol):
         """Can its columns be shifted, and the rows of another be taken in?"""
         ...
 
+    def selected(self, rows: Tensor, alike: Sequence[Hashable]) -> Self:
+        """A cache of these rows, by `select`; this one stays as it is."""
+        ...
+
     def select(self, rows: Tensor, alike: Sequence[Hashable] | None = None) -> None:
         """Keep these rows, in this order; a row may come more than once. From here on those share a trunk that have
         shared so far and are `alike` by these keys; without keys, all that have.
@@ -108,6 +113,12 @@ class RoomyCache(DynamicCache):
         plain = (DynamicLayer, DynamicSlidingWindowLayer)
         self.layers = [RoomyLayer() if type(layer) in plain else layer for layer in self.layers]
         self.sharing, self.depth = sharing, depth
+
+    def selected(self, rows: Tensor, alike: Sequence[Hashable] | None) -> "RoomyCache":
+        made = copy(self)
+        made.layers = [copy(layer) for layer in self.layers]
+        made.select(rows, alike)
+        return made
 
     def select(self, rows: Tensor, alike: Sequence[Hashable] | None = None) -> None:
         trunk = rows

@@ -33,6 +33,7 @@ class Stacked:
         self.bank, self.adapters = bank, adapters
         self.trunk = trunk_below(bank, adapters)
         self._training = trains(adapters)
+        self._updates: list[StackedUpdate] = []
         self._points: Tensor | None = None
         self._runs: list[Run] = []
         self._place: Place | None = None
@@ -48,6 +49,7 @@ class Stacked:
         try:
             for _, together in groupby(sorted(names, key=bank.input_of), bank.input_of):
                 update = StackedUpdate(list(together), adapters, like, lambda: made._place)
+                made._updates.append(update)
                 hooks += [layers[n].register_forward_hook(partial(update.add, i)) for i, n in enumerate(update.names)]
             with made.trunk.hooked():
                 yield made
@@ -65,16 +67,17 @@ class Stacked:
     ) -> Any:
         if points is not self._points:
             self._points, self._runs = points, self._split(points)
-        self._place = place = Place(self._runs, inputs["input_ids"].shape[1]) if self._runs else None
+        place = Place(self._runs, inputs["input_ids"].shape[1]) if self._runs else None
         sharing = self._shared(inputs.get("past_key_values"), sharing)
         if sharing is not None:
             layout = layout and layout.of(sharing.first)
             inputs = {**inputs, "input_ids": inputs["input_ids"][sharing.first]}
         if again is not None and layout is not None and self.trunk.depth and self.bank.routes.keeps:
             rows = range(len(again)) if sharing is None else sharing.first.tolist()
-            with self.trunk.given(self._kept([again[row] for row in rows], layout, inputs)):
+            with self.trunk.given(self._kept([again[row] for row in rows], layout, inputs)), self._standing(place):
                 return self.bank.run(layout, inputs, lambda: self._standing(place))
-        return self.bank.run(layout, inputs, lambda: self._standing(place))
+        with self._standing(place):
+            return self.bank.run(layout, inputs, lambda: self._standing(place))
 
     def _kept(self, keys: Sequence[Hashable], layout: Layout, inputs: dict[str, Any]) -> Tensor:
         """What the trunk makes of the rows [rows, T, d], each by itself; zeros where there is padding."""
@@ -93,6 +96,10 @@ class Stacked:
         before, self._place = self._place, place
         try:
             yield
+        except BaseException:
+            for update in self._updates:
+                update.forget()
+            raise
         finally:
             self._place = before
 

@@ -133,19 +133,34 @@ class Caches:
             self.parts[point] = RoomyCache(self.config)
         return self.parts[point]
 
+    def selected(self, rows: Tensor, alike: Sequence[Hashable]) -> "Caches":
+        made = Caches(self.config)
+        made.points = self._points()[rows.cpu()]
+        made.parts = {point: self.parts[point].selected(mine, None) for point, mine in self._places(rows).items()}
+        return made
+
     def select(self, rows: Tensor, alike: Sequence[Hashable] | None = None) -> None:
+        places, self.points = self._places(rows), self._points()[rows.cpu()]
+        self.parts = {point: self.parts[point] for point in places}
+        for point, mine in places.items():
+            self.parts[point].select(mine)
+
+    def _places(self, rows: Tensor) -> dict[Point, Tensor]:
+        """By each point the places of these rows among its own."""
+        points, chosen = self._points(), rows.cpu()
+        before = rows_by_point(points)
+        return {
+            point: torch.searchsorted(before[point], chosen[places]).to(rows.device)
+            for point, places in rows_by_point(points[chosen]).items()
+        }
+
+    def _points(self) -> Tensor:
         assert self.points is not None, "nothing was computed yet"
-        before = rows_by_point(self.points)
-        self.points = self.points[rows.cpu()]
-        kept = {}
-        for point, places in rows_by_point(self.points).items():
-            kept[point] = self.parts[point]
-            kept[point].select(torch.searchsorted(before[point], rows.cpu()[places]).to(rows.device))
-        self.parts = kept
+        return self.points
 
     @property
     def joins(self) -> bool:
-        return all(part.joins for part in self.parts.values())
+        return all(part.joins for part in self.parts.values() or [RoomyCache(self.config)])
 
     def shift(self, columns: int) -> None:
         for part in self.parts.values():
@@ -161,8 +176,7 @@ class Caches:
                 self.parts[point] = part
 
     def respan(self, kept: Sequence[int], n: int) -> None:
-        assert self.points is not None, "nothing was computed yet"
-        self.points = torch.tensor([respanned(tuple(point), kept, n) for point in self.points.tolist()])
+        self.points = torch.tensor([respanned(tuple(point), kept, n) for point in self._points().tolist()])
         self.parts = {respanned(point, kept, n): part for point, part in self.parts.items()}
 
 

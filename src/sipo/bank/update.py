@@ -53,6 +53,7 @@ class StackedUpdate:
         """
         self.names, self.adapters, self.like, self.place = names, adapters, like, place
         self._x: Tensor | None = None
+        self._narrowed: list[tuple[Sequence[Tensor], list[Tensor]] | None] = []
         self._training = trains(adapters)
         self._kept: dict[tuple[int, ...], tuple[Tensor, list[Tensor]]] = {}
 
@@ -72,8 +73,7 @@ class StackedUpdate:
             self._x, self._narrowed = x, [self._narrow(by_row[run.rows], run) for run in place.runs]
         updates = [None if each is None else (each[0][layer], each[1][layer]) for each in self._narrowed]
         if layer == len(self.names) - 1:
-            self._x = None
-            del self._narrowed
+            self.forget()
         flat = output.flatten(0, -2)
         tokens = len(flat) // place.rows
         parts = flat.split([tokens * len(run.per_rank) for run in place.runs]) if len(updates) > 1 else [flat]
@@ -84,6 +84,10 @@ class StackedUpdate:
             return flat.view_as(output)
         added = [part.addmm(*update) if update else part for part, update in zip(parts, updates, strict=True)]
         return (torch.cat(added) if len(added) > 1 else added[0]).view_as(output)
+
+    def forget(self) -> None:
+        """Let go of a forward that was broken off: its input leads to all that was kept for a way back."""
+        self._x, self._narrowed = None, []
 
     def _narrow(self, x: Tensor, run: Run) -> tuple[Sequence[Tensor], list[Tensor]] | None:
         """Of each layer what A makes of the run's rows [rows * T, R], scaled, and its B [R, d_out]; None of the

@@ -50,6 +50,7 @@ def full_memory(error: BaseException) -> str:
         return ""
     reason = (str(error).strip() or "no more to be had").splitlines()[0].removesuffix(".")
     return (
-        f"the memory is full ({reason}); lower execution.train_tokens, decode_rows or score_tokens, and run the same "
-        "command again; `sipo check CONFIG --gpu GIB` tells what each stage takes"
+        f"the memory is full ({reason}), and what did not fit cannot be divided; execution.gradient_checkpointing, "
+        "model.quantise, shorter rows and in sft a lower sft.batch_size need less; `sipo check CONFIG --gpu GIB` tells "
+        "what each stage takes"
     )

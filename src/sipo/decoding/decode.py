@@ -3,14 +3,19 @@
 A request is one prompt and one mixture; each point of its mixture is a row of the batch.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from sipo.bank import Bank
 from sipo.decoding.batch import Request
+from sipo.decoding.reading import stem_of
 from sipo.decoding.running import Answer, Running
 from sipo.finite import SMALLER, NotFiniteError
 from sipo.settings import Decoding
+
+REFILL_BELOW = 0.75
+"""Others join once no more than this share of the rows is live."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +33,25 @@ def decode(
     max_new_tokens: int,
     stops: Collection[int],
     watch: Callable[[int, int], None] | None = None,
+    rows: int | None = None,
 ) -> list[Generated]:
     """Answer every request, in order. The bank's mounted policies span the requests' points; a response ends with
     any token of `stops`.
+
+    At most so many `rows` are decoded at once, or those of one request; None takes all. Where enough of them have
+    ended, the next requests take their places.
 
     `watch(request, token)` is told of every token as it is chosen. Equal, up to rounding, to decoding the
     requests one at a time. Raises NotFiniteError for the first logits that are not finite.
     """
     answers = [Answer(request, decoding, max_new_tokens) for request in requests]
     places = {answer: place for place, answer in enumerate(answers)}
-    running = Running(bank, stops)
-    running.join(answers)
-    while running:
+    waiting = deque(answers)
+    rows = rows or sum(answer.rows for answer in answers)
+    refilled = rows < sum(answer.rows for answer in answers)
+    running = Running(bank, stops, stem_of(bank, requests) if refilled else None)
+    while running or waiting:
+        running.join(_next(waiting, running, rows))
         for go_on in (running.read, running.step):
             for answer in go_on():
                 if answer.broken:
@@ -47,6 +59,18 @@ def decode(
                 if watch:
                     watch(places[answer], answer.tokens[-1])
     return [Generated(tuple(answer.tokens), answer.ended) for answer in answers]
+
+
+def _next(waiting: deque[Answer], running: Running, rows: int) -> list[Answer]:
+    """Take away those that join now: prompts are read while the others wait, so that is done for several at a time."""
+    here = running.rows
+    if here and (here > REFILL_BELOW * rows or not running.joins):
+        return []
+    joining: list[Answer] = []
+    while waiting and (not here or here + waiting[0].rows <= rows):
+        joining.append(waiting.popleft())
+        here += joining[-1].rows
+    return joining
 
 
 def broken(bank: Bank, answer: Answer) -> str:

@@ -6,6 +6,7 @@ prompts of one length together, and spares nothing.
 """
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sipo.bank import Bank
+from sipo.bank.cache import Cache
 from sipo.bank.layout import PADDING, Layout
 from sipo.bank.policy import Point
 from sipo.bank.trunk import Sharing
@@ -22,17 +24,48 @@ Row = tuple[tuple[int, ...], Point]
 """A prompt under a point."""
 
 
+@dataclass(frozen=True)
+class Stem:
+    """What the prompts of many requests begin with, read once for all of them, whenever they come."""
+
+    columns: int
+    points: Sequence[Point]
+    cache: Cache
+    """Of a row for each point."""
+
+
+def stem_of(bank: Bank, requests: Sequence[Request]) -> Stem | None:
+    """None where they have nothing in common that would be spared, or the model does not let it be shared."""
+    if not bank.routes.mixes:
+        return None
+    rows = list(dict.fromkeys(_rows(requests)))
+    shared, points = _shared(rows), _points(rows)
+    cache = bank.cache(Sharing.by([None for _ in points], bank.device))
+    if not (shared and cache.joins):
+        return None
+    ids = torch.tensor([rows[0][0][:shared]] * len(points), device=bank.device)
+    with torch.inference_mode():
+        bank.hidden_states(torch.tensor(points), input_ids=ids, past_key_values=cache, use_cache=True)
+    return Stem(shared, points, cache)
+
+
 class Reading:
     """Requests whose prompts are read together, column by column."""
 
-    def __init__(self, bank: Bank, requests: Sequence[Request]) -> None:
+    def __init__(self, bank: Bank, requests: Sequence[Request], stem: Stem | None = None) -> None:
+        """All of the prompts begin with the `stem`, if there is one."""
         self.bank, self.requests = bank, list(requests)
         self.columns = 0
         """That have been read."""
         rows = self._rows()
-        self.shared = _shared(rows) if bank.routes.mixes else 0
-        alike: list[Hashable] = [None for _ in _points(rows)] if self.shared else self._read_alike(rows)
-        self.cache = bank.cache(Sharing.by(alike, bank.device))
+        if stem is None:
+            self.shared = _shared(rows) if bank.routes.mixes else 0
+            alike: list[Hashable] = [None for _ in _points(rows)] if self.shared else self._read_alike(rows)
+            self.cache = bank.cache(Sharing.by(alike, bank.device))
+        else:
+            self.shared = self.columns = stem.columns
+            places = torch.tensor([stem.points.index(point) for _, point in rows], device=bank.device)
+            self.cache = stem.cache.selected(places, self._read_alike(rows))
         self.ids, self.layout = _padded([prompt[self.shared :] for prompt, _ in rows], self.shared)
         self.layout = self.layout and self.layout.to(bank.device)
 
@@ -100,9 +133,9 @@ class Reading:
         return chosen
 
 
-def prefill(bank: Bank, requests: Sequence[Request]) -> Batch:
+def prefill(bank: Bank, requests: Sequence[Request], stem: Stem | None = None) -> Batch:
     """Read all prompts at once."""
-    batch: Any = Reading(bank, requests).advance()
+    batch: Any = Reading(bank, requests, stem).advance()
     return batch
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sipo.bank import Bank
 from sipo.decoding.batch import Batch, Request
-from sipo.decoding.reading import Reading, prefill, tokens_of
+from sipo.decoding.reading import Reading, Stem, prefill, tokens_of
 from sipo.decoding.sampling import BROKEN, next_tokens, uniforms
 from sipo.settings import Decoding
 
@@ -55,6 +55,10 @@ class Answer:
     def over(self) -> bool:
         return self.ended or self.broken or self.left or len(self.tokens) >= self.limit
 
+    @property
+    def rows(self) -> int:
+        return len(self.request.mixture.points)
+
     @cached_property
     def noise(self) -> list[float]:
         """A number for each token, of the request's own stream."""
@@ -82,11 +86,11 @@ class Part:
 
 class Running:
     """`bank` keeps policies mounted that span all requests' points, until `respan`; an answer ends with any token of
-    `stops`.
+    `stops`. With a `stem` all prompts that ever join begin with it, and the points are its points.
     """
 
-    def __init__(self, bank: Bank, stops: Collection[int]) -> None:
-        self.bank, self.stops = bank, stops
+    def __init__(self, bank: Bank, stops: Collection[int], stem: Stem | None = None) -> None:
+        self.bank, self.stops, self.stem = bank, stops, stem
         self._unread: list[Answer] = []
         self._long: tuple[Reading, list[Answer]] | None = None
         """What is read a portion at a time."""
@@ -110,7 +114,7 @@ class Running:
         told: list[Answer] = []
         self._unread = [answer for answer in self._unread if not answer.over]
         for group in self._groups(most):
-            told += self._begun(prefill(self.bank, [answer.request for answer in group]), group)
+            told += self._begun(prefill(self.bank, [answer.request for answer in group], self.stem), group)
         long, self._long = self._long or self._next_long(most), None
         if long is not None and not all(answer.over for answer in long[1]):
             batch = long[0].advance(most)
@@ -141,6 +145,16 @@ class Running:
     def writing(self) -> bool:
         """Is there somebody whose prompt is read?"""
         return any(part.live for part in self._parts)
+
+    @property
+    def rows(self) -> int:
+        """Of those in the making: one for each point of a request's mixture."""
+        return sum(answer.rows for answer in self.held if not answer.over)
+
+    @property
+    def joins(self) -> bool:
+        """Do those that come go on in the same forwards as those that are here?"""
+        return self.bank.routes.mixes and all(part.batch.cache.joins for part in self._parts)
 
     @property
     def held(self) -> list[Answer]:
@@ -192,7 +206,7 @@ class Running:
         part = Part(batch, answers, torch.empty(0))
         told = self._choose(part)
         if part.live:
-            joins = self._parts and self.bank.routes.mixes and batch.cache.joins
+            joins = self._parts and self.joins and batch.cache.joins
             self._parts.append(_joined(self._parts.pop(), part) if joins else part)
         return told
 

@@ -4,9 +4,10 @@ The plan of a call depends on all that is asked and not on what is done already,
 a batch change the last bits. A batch is a function of a bank, whole in itself: it can be pickled and called elsewhere.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from sipo.bank import Bank
@@ -16,6 +17,7 @@ from sipo.engines.interface import NONE, Span
 from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group, batches, worth_sharing
 from sipo.logprobs.score import ScoreRequest, score_rows
+from sipo.memory import Pieces
 from sipo.settings import Decoding, Execution
 
 Value = TypeVar("Value")
@@ -23,11 +25,35 @@ Units = tuple[int, ...]
 """Indices of the requests that a batch is of."""
 
 
+REFILLS = 4
+"""A batch has texts for so many times the rows that are decoded at once: the next begin where others have ended. What a
+crash costs is a batch."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much a process's memory has held at once, of what it computes in batches."""
+
+    rows: Pieces = field(default_factory=lambda: Pieces("rows", "execution.decode_rows"))
+    scores: Pieces = field(default_factory=lambda: Pieces("scores", "execution.score_tokens"))
+
+    def decode(
+        self, rows: int, requests: Sequence[Request], write: Callable[[int], list[Generated]]
+    ) -> list[Generated]:
+        """What write(most) gives for the requests, with at most so many rows at once; it may begin anew."""
+        sizes = [len(each.mixture.points) for each in requests]
+
+        def fewer(most: int) -> int | None:
+            return most // 2 if most >= 2 * min(sizes) else None  # else each is alone
+
+        return self.rows.within(min(rows, sum(sizes)), write, fewer)
+
+
 class Batch(Protocol):
     """Its `str` says what it does, for errors."""
 
-    def __call__(self, bank: Bank) -> Sequence[Any]:
-        """A result for each unit, the span being mounted."""
+    def __call__(self, bank: Bank, room: Room) -> Sequence[Any]:
+        """A result for each unit, the span being mounted; in smaller pieces where the memory does not hold it."""
         ...
 
     def __len__(self) -> int:
@@ -45,9 +71,12 @@ class Texts:
     decoding: Decoding
     limit: int
     stops: Collection[int]
+    rows: int
+    """In flight at once."""
 
-    def __call__(self, bank: Bank) -> list[Generated]:
-        return decode(bank, self.requests, self.decoding, self.limit, self.stops)
+    def __call__(self, bank: Bank, room: Room) -> list[Generated]:
+        how = self.decoding, self.limit, self.stops
+        return room.decode(self.rows, self.requests, lambda most: decode(bank, self.requests, *how, rows=most))
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -66,13 +95,13 @@ class Single:
 
     rows: Sequence[tuple[Group, Point]]
 
-    def __call__(self, bank: Bank) -> list[float]:
-        return [value for row in score_rows(bank, self.rows) for value in row]
+    def __call__(self, bank: Bank, room: Room) -> list[float]:
+        return room.scores.of(self, lambda part: [value for row in score_rows(bank, part.rows) for value in row])
 
     def __len__(self) -> int:
         return sum(len(group.responses) for group, _ in self.rows)
 
-    def halves(self) -> Sequence[Batch]:
+    def halves(self) -> Sequence["Single"]:
         if len(self.rows) > 1:
             return [Single(half) for half in _halved(self.rows)]
         ((group, point),) = self.rows
@@ -88,7 +117,10 @@ class Mixed:
 
     requests: Sequence[ScoreRequest]
 
-    def __call__(self, bank: Bank) -> list[float]:
+    def __call__(self, bank: Bank, room: Room) -> list[float]:
+        return room.scores.of(self, lambda part: part._found(bank))
+
+    def _found(self, bank: Bank) -> list[float]:
         responses = _numbered(each.response for each in self.requests)
         mixtures = _numbered(each.mixture for each in self.requests)
         found = mixture_logprobs(bank, Group(self.requests[0].prompt, tuple(responses)), list(mixtures))
@@ -97,7 +129,7 @@ class Mixed:
     def __len__(self) -> int:
         return len(self.requests)
 
-    def halves(self) -> Sequence[Batch]:
+    def halves(self) -> Sequence["Mixed"]:
         return [Mixed(half) for half in _halved(self.requests)]
 
     def __str__(self) -> str:
@@ -115,7 +147,7 @@ def _numbered(values: Iterable[Value]) -> dict[Value, int]:
 class Knee:
     """`Bank.knee`, as a batch of one unit."""
 
-    def __call__(self, bank: Bank) -> list[int | None]:
+    def __call__(self, bank: Bank, room: Room) -> list[int | None]:
         return [bank.knee]
 
     def __len__(self) -> int:
@@ -134,7 +166,10 @@ def _halved(units: Sequence[Value]) -> list[Sequence[Value]]:
 
 
 class Batched(ABC):
-    """`rows` bounds the rows of a batch of texts, `tokens` the padded tokens of a batch of scores."""
+    """`rows` bounds the rows that are decoded at once, `tokens` the padded tokens of a batch of scores."""
+
+    at_once = 1
+    """Batches that are computed at the same time."""
 
     def __init__(self, execution: Execution) -> None:
         self.rows, self.tokens = execution.decode_rows, execution.score_tokens
@@ -150,8 +185,8 @@ class Batched(ABC):
     ) -> Iterator[tuple[int, Generated]]:
         span.check(request.mixture for request in requests)
         plan: list[tuple[Units, Batch]] = [
-            (units, Texts([requests[unit] for unit in units], decoding, limit, stops))
-            for units in text_plan(requests, self.rows, span.apart)
+            (units, Texts([requests[unit] for unit in units], decoding, limit, stops, self.rows))
+            for units in text_plan(requests, self._wide(requests), span.apart)
         ]
         yield from self._remaining(span, plan, done)
 
@@ -163,6 +198,12 @@ class Batched(ABC):
         if len(done) < len(requests):
             plan = score_plan(requests, self._knee(span), self.tokens, span.apart)
         yield from self._remaining(span, plan, done)
+
+    def _wide(self, requests: Sequence[Request]) -> int:
+        """Rows of a batch of texts: several times as many as are decoded at once, where there are batches for all."""
+        rows = sum(len(each.mixture.points) for each in requests)
+        share = rows if self.at_once == 1 else rows // (2 * self.at_once)
+        return self.rows * max(1, min(REFILLS, math.ceil(share / self.rows)))
 
     def _remaining(
         self, span: Span, plan: Sequence[tuple[Units, Batch]], done: Collection[int]

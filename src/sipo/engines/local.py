@@ -1,16 +1,14 @@
 """The engine of this process: `sipo.decoding` and `sipo.logprobs` over a bank."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from sipo.bank import Bank
-from sipo.engines.batched import Batch, Batched, Texts
+from sipo.engines.batched import Batch, Batched, Room
 from sipo.engines.interface import Span
-from sipo.memory import Pieces
 from sipo.models.load import load_backbone
 from sipo.settings import Execution
-from sipo.settings.section import MOST
 
 
 class Local(Batched):
@@ -28,8 +26,7 @@ class Local(Batched):
         self._loaded: Bank | None = None
         self._mounted: Span | None = None
         self._mount = ExitStack()
-        self._pieces: dict[str, Pieces] = {}
-        """By the key that bounds a batch."""
+        self._room = Room()
 
     def bank(self, span: Span) -> Bank:
         """That of the span's model, whatever is mounted there."""
@@ -43,7 +40,7 @@ class Local(Batched):
                 self._loaded.proven(self.layers)
         return self._loaded
 
-    def compute(self, span: Span, batch: Batch) -> Sequence[Any]:
+    def compute(self, span: Span, batch: Callable[[Bank, Room], Sequence[Any]]) -> Sequence[Any]:
         """The batch's results. The span stays mounted, for others of it, until another is asked for or `close`."""
         bank = self.bank(span)
         if self._mounted is not span:
@@ -51,17 +48,9 @@ class Local(Batched):
             self._mount.enter_context(bank.mounted(span.loaded))
             self._mounted = span
         before = bank.computed
-        results = self._fitted(batch, bank)
+        results = batch(bank, self._room)
         self.computed += bank.computed - before
         return results
-
-    def _fitted(self, batch: Batch, bank: Bank) -> Sequence[Any]:
-        """The batch's results; of one that the memory does not hold, those of its halves."""
-        if not hasattr(batch, "halves"):  # of a finished run in use
-            return batch(bank)
-        key = "execution.decode_rows" if isinstance(batch, Texts) else "execution.score_tokens"
-        pieces = self._pieces.setdefault(key, Pieces(MOST, "texts" if isinstance(batch, Texts) else "scores", key))
-        return pieces.of(batch, lambda part: part(bank))
 
     def _computed(self, span: Span, batches: Sequence[Batch]) -> Iterator[tuple[int, Sequence[Any]]]:
         try:

@@ -1,8 +1,8 @@
 """Several local engines at once: worker processes on one machine, each with the backbone, that take batches in turn.
 
-The batches are those of the local engine, and a worker computes one as it would: so a pool gives what one process
-gives, up to rounding where a worker has fewer threads. A worker is an interpreter of its own at the end of a pipe, and
-ends with it; it imports nothing of the program that asks.
+The batches are planned as the local engine's are, no larger than leaves some for each worker, and a worker computes one
+as it would: so a pool gives what one process gives, up to rounding. A worker is an interpreter of its own at the end of
+a pipe, and ends with it; it imports nothing of the program that asks.
 """
 
 import os
@@ -66,6 +66,7 @@ class Pool(Batched):
         """Tokens are counted at `bank`; the workers prove their models as it is proven."""
         super().__init__(execution)
         self.execution, self._bank = execution, bank
+        self.at_once = execution.workers
         self._workers: list[_Worker] = []
 
     def _computed(self, span: Span, batches: Sequence[Batch]) -> Iterator[tuple[int, Sequence[Any]]]:

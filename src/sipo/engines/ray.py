@@ -1,8 +1,8 @@
 """Local engines, or vLLM, in the actors of a Ray cluster.
 
-The batches are those of the local engine and are planned here, so whichever actor computes one, however often it is
-asked for again, and in what order they come: a unit is what one process gives, up to rounding. A batch that fails is
-halved until the request that fails is alone; it is told of when all others are done.
+The batches are planned here, as the local engine's are, no larger than leaves some for each actor. So whichever actor
+computes one, however often it is asked for again, and in what order they come: a unit is what one process gives, up to
+rounding. A batch that fails is halved until the request that fails is alone; it is told of when all others are done.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sipo.bank import Bank
-from sipo.engines.batched import Batch, Batched, Knee, Texts, Units
+from sipo.engines.batched import REFILLS, Batch, Batched, Knee, Texts, Units
 from sipo.engines.cluster import Cluster, as_told
 from sipo.engines.interface import Span
 from sipo.engines.local import Local
@@ -42,8 +42,9 @@ class Ray(Batched):
         super().__init__(execution)
         self.execution, self._bank = execution, bank
         self._cluster = Cluster(execution.ray)
+        self.at_once = execution.ray.actors
         if execution.ray.engine == "vllm":
-            self.rows *= BATCHES
+            self.rows *= BATCHES // REFILLS
 
     def _remaining(
         self, span: Span, plan: Sequence[tuple[Units, Batch]], done: Collection[int]

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from sipo.bank import Bank
 from sipo.decoding import Generated, Mixture, Request, decode, embedded
+from sipo.engines.batched import REFILLS, Room
 from sipo.finished.streaming import Stream, Watch
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
@@ -51,19 +53,27 @@ class Asked:
 
 
 def answers_to(
-    asked: Sequence[Asked], bank: Bank, codec: Codec, limit: int, rows: int, told: tuple[Watch | None, Watch | None]
+    asked: Sequence[Asked],
+    bank: Bank,
+    codec: Codec,
+    limit: int,
+    most: tuple[int, Room],
+    told: tuple[Watch | None, Watch | None],
 ) -> list[str]:
-    """One text for each, in order, in batches of at most `rows` rows. `told` are who is told of pieces, and of whole
-    answers. Of an answer that is drawn several times they are told the one that is given, whole.
+    """One text for each, in order, with at most so many rows at once as there is room for. `told` are who is told of
+    pieces, and of whole answers. Of an answer that is drawn several times they are told the one that is given, whole.
     """
     drawn: list[list[Generated]] = [[] for _ in asked]
     texts: dict[int, str] = {}
+    rows, room = most
     for decoding in dict.fromkeys(each.decoding for each in asked):
         mine = [(at, draw) for at, each in enumerate(asked) if each.decoding == decoding for draw in each.draws]
-        for batch in _batches(mine, rows):
+        for batch in _batches(mine, REFILLS * rows):
             alone = {place: at for place, (at, _) in enumerate(batch) if len(asked[at].draws) == 1}
             stream = Stream(codec, alone, *told) if any(told) else None
-            generated = decode(bank, [draw for _, draw in batch], decoding, limit, codec.stops, stream)
+            generated = room.decode(
+                rows, [draw for _, draw in batch], partial(_written, bank, batch, decoding, limit, codec, stream)
+            )
             if stream:
                 stream.finish()
             for (at, _), draw in zip(batch, generated, strict=True):
@@ -73,6 +83,20 @@ def answers_to(
                     if len(drawn[at]) > 1:
                         _tell(at, texts[at], *told)
     return [texts[at] for at in range(len(asked))]
+
+
+def _written(
+    bank: Bank,
+    batch: Sequence[tuple[int, Request]],
+    decoding: Decoding,
+    limit: int,
+    codec: Codec,
+    stream: Stream | None,
+    rows: int,
+) -> list[Generated]:
+    if stream:
+        stream.again()
+    return decode(bank, [draw for _, draw in batch], decoding, limit, codec.stops, stream, rows)
 
 
 def _tell(place: int, text: str, watch: Watch | None, done: Watch | None) -> None:

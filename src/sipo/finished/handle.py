@@ -204,7 +204,9 @@ class FinishedRun:
             ]
             rows, codec = self.config.execution.decode_rows, self.task.codec
             told = how.get("watch"), how.get("done")
-            return list(self._local.compute(span, lambda bank: answers_to(wanted, bank, codec, limit, rows, told)))
+            return list(
+                self._local.compute(span, lambda bank, room: answers_to(wanted, bank, codec, limit, (rows, room), told))
+            )
 
     def _logprobs(self, prompts: Sequence[Prompt], responses: Sequence[str], model: "AlignedModel") -> list[float]:
         if model.aligned.best_of:

@@ -33,9 +33,17 @@ class Stream:
         self.codec, self.places = codec, told
         self.watch, self.done = watch or _nobody, done or _nobody
         self.told = {request: _Told() for request in told}
+        self._before = dict.fromkeys(told, 0)
+
+    def again(self) -> None:
+        """All of it is written anew, the same up to rounding: what has been told is not told again."""
+        self._before = {request: len(told.tokens) for request, told in self.told.items()}
 
     def __call__(self, request: int, token: int) -> None:
         if request not in self.told:
+            return
+        if self._before[request]:
+            self._before[request] -= 1
             return
         told = self.told[request]
         told.tokens.append(token)

@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import batches
+from sipo.memory import Pieces
 from sipo.models.load import find_device, identify, pick_dtype
 from sipo.rewards.classifier import Classifier, check_head, labels_of, load_classifier, read_config, read_tokenizer
 from sipo.rewards.encoding import READS, Encoded, ItemEncoder
@@ -106,6 +107,7 @@ class Loaded:
 
     def __init__(self, settings: RewardModel, device: str, dtype: torch.dtype) -> None:
         self.settings, self.device, self.dtype = settings, device, dtype
+        self._pieces = Pieces("responses", "execution.score_tokens")
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -114,8 +116,14 @@ class Loaded:
     @torch.no_grad()
     def __call__(self, call: tuple[Sequence[int], Sequence[Encoded]]) -> tuple[Sequence[int], list[list[float]]]:
         indices, rows = call
-        logits = forward(self.classifier.model, rows)
-        return indices, ((logits - self.classifier.mean) / self.classifier.std).tolist()
+
+        def scored(most: int) -> list[list[float]]:
+            logits = torch.cat(
+                [forward(self.classifier.model, rows[at : at + most]) for at in range(0, len(rows), most)]
+            )
+            return ((logits - self.classifier.mean) / self.classifier.std).tolist()
+
+        return indices, self._pieces.within(len(rows), scored, lambda most: most // 2 or None)
 
 
 def rows_of(config: PretrainedConfig) -> int:

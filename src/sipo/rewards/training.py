@@ -14,6 +14,7 @@ from sipo.disk.content import short_digest
 from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import batches
+from sipo.memory import Pieces, fewer
 from sipo.models.load import find_device, identify, pick_dtype
 from sipo.progress import Progress
 from sipo.ranks import current, together
@@ -115,11 +116,12 @@ def _learned(
         if scale:
             start_at(network, scale[0] / scale[1], prepared, settings.token_budget)
             values = values / scale[1]
+        pieces = Pieces("tokens", None)
         trained: Any = with_lora(network, new, settings.r) if settings.r else network
         optimise(
             [parameter for parameter in trained.parameters() if parameter.requires_grad],
             len(values),
-            lambda batch: _backward(trained, target, prepared, values, batch, settings.token_budget),
+            lambda batch: _backward(trained, target, prepared, values, batch, settings.token_budget, pieces),
             Recipe(settings, settings.lr, settings.seed),
             job=job,
         )
@@ -154,19 +156,28 @@ def _check(values: Tensor, objectives: Sequence[str], scale: tuple[Tensor, Tenso
 
 
 def _backward(
-    model: Any, target: Target, prepared: ReadExamples, values: Tensor, batch: list[int], budget: int
+    model: Any, target: Target, prepared: ReadExamples, values: Tensor, batch: list[int], budget: int, pieces: Pieces
 ) -> dict[str, float]:
-    """Add the gradient of the batch's mean loss a value, in bf16 where the hardware multiplies it; returns the loss."""
-    device, known, loss = model.device, int((~values[batch].isnan()).sum()), 0.0
-    sizes = prepared.sizes
-    for indices, _ in current().pieces(batch, lambda some: batches([sizes[index] for index in some], budget)):
-        with torch.autocast(device.type, torch.bfloat16, enabled=pick_dtype(device) == torch.bfloat16):
-            logits = forward(model, [one for index in indices for one in prepared.encoded[index]])
-        rewards = logits.reshape(len(indices), -1, values.shape[1])
-        part = target.loss(rewards, values[indices].to(device)) / known
-        part.backward()
-        loss += float(part.detach())
-    told, parameters = {"loss": loss}, [each for each in model.parameters() if each.requires_grad]
+    """The gradient of the batch's mean loss a value, in bf16 where the hardware multiplies it; returns the loss."""
+    device, known = model.device, int((~values[batch].isnan()).sum())
+
+    def plan(tokens: int) -> list[tuple[list[int], bool]]:
+        return current().pieces(batch, lambda some: batches([prepared.sizes[index] for index in some], tokens))
+
+    def summed(tokens: int) -> float:
+        model.zero_grad(set_to_none=True)
+        loss = 0.0
+        for indices, _ in plan(tokens):
+            with torch.autocast(device.type, torch.bfloat16, enabled=pick_dtype(device) == torch.bfloat16):
+                logits = forward(model, [one for index in indices for one in prepared.encoded[index]])
+            rewards = logits.reshape(len(indices), -1, values.shape[1])
+            part = target.loss(rewards, values[indices].to(device)) / known
+            part.backward()
+            loss += float(part.detach())
+        return loss
+
+    told = {"loss": pieces.within(budget, summed, lambda tokens: fewer(plan, tokens))}
+    parameters = [each for each in model.parameters() if each.requires_grad]
     gradients = [each.grad for each in parameters]
     current().add_up(parameters, [gradients], told)
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -7,9 +7,10 @@ Departures from the paper's code: no reference model is loaded (its numbers come
 computed once for all responses to it, and the loop can be killed at any moment and goes on as if it had not.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,11 +22,14 @@ from sipo.errors import SipoError
 from sipo.finite import NotFiniteError
 from sipo.logprobs.packing import Group, batches, pack
 from sipo.logprobs.score import response_logprobs
+from sipo.memory import fewer
 from sipo.ranks import current, joined
 from sipo.training.conflict import Rule, direction
 from sipo.training.learner import NAMELESS, Bar, Checkpoint, Job, Learner, Recipe, no_bar
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
 from sipo.training.optimise import optimise_together
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ class Loss:
     weighting: Weighting = SINGLE
     alpha: float = 0.0
     token_budget: int = 4096
-    """Padded tokens in a forward: a batch's loss is added up over several, which changes rounding alone."""
+    """Padded tokens in a forward: a batch's loss is added up over several, which changes rounding alone. Where the
+    memory does not hold so many, they are halved from then on."""
 
 
 @dataclass(frozen=True)
@@ -218,14 +223,19 @@ def _train_together(
 @torch.no_grad()
 def validate(bank: Bank, parts: Sequence[Part]) -> list[float]:
     """Of each part the mean preference loss a pair, without the NLL; the smaller the better."""
-    totals, pairs = dict.fromkeys(map(str, range(len(parts))), 0.0), [_pairs(part) for part in parts]
     weights = [torch.tensor([part.loss.weighting.weights], device=bank.device) for part in parts]
-    for piece, counts in _pieces(bank, parts):
-        for number, scored in piece.items():
-            losses, _, _ = _losses(scored, parts[number].loss, weights[number])
-            totals[str(number)] += float(losses.sum()) if counts else 0.0
+
+    def summed(budget: int) -> dict[str, float]:
+        totals = dict.fromkeys(map(str, range(len(parts))), 0.0)
+        for piece, counts in _pieces(bank, parts, budget):
+            for number, scored in piece.items():
+                losses, _, _ = _losses(scored, parts[number].loss, weights[number])
+                totals[str(number)] += float(losses.sum()) if counts else 0.0
+        return totals
+
+    totals = _fitted(bank, parts, summed)
     current().add_up((), (), totals)
-    return [total / count for total, count in zip(totals.values(), pairs, strict=True)]
+    return [total / _pairs(part) for total, part in zip(totals.values(), parts, strict=True)]
 
 
 def _pairs(part: Part) -> int:
@@ -243,7 +253,7 @@ class _Tally:
     numbers: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "accuracy": 0.0, "nll": 0.0})
 
     def __post_init__(self) -> None:
-        self.gradients = [[parameter.grad for parameter in self.part.parameters] for _ in self.shares]
+        self.gradients = [[None for _ in self.part.parameters] for _ in self.shares]
         self.pairs = _pairs(self.part)
         signs = [sign for example in self.part.examples for _, _, *each in example.pairs for sign in each]
         self.given = sum(sign != 0 for sign in signs)
@@ -261,14 +271,28 @@ class _Tally:
 
 
 def _backward(bank: Bank, parts: Sequence[Part]) -> list[dict[str, float]]:
-    """Accumulate the gradient of each part's mean loss, piece by piece; returns each part's numbers.
+    """The gradient of each part's mean loss, summed piece by piece; returns each part's numbers.
 
     A policy's gradient is the sum, over the pieces, of what its own rows give: those of others do not depend on it.
     Where objectives' gradients are combined, there is one backward for each over the graph of one forward, and each
     accumulates over all pieces, those of other ranks too, first: pieces change nothing.
     """
+    tallies = _fitted(bank, parts, partial(_tallied, bank, parts))
+    for tally in tallies:
+        weighting, gradients, parameters = tally.part.loss.weighting, tally.gradients, tally.part.parameters
+        current().add_up(parameters, gradients, tally.numbers)
+        summed = weighting.rule == "sum"
+        one = gradients[0] if summed else direction(gradients, weighting.weights, weighting.rule, weighting.c)
+        _give(parameters, one)
+    return [tally.numbers for tally in tallies]
+
+
+def _tallied(bank: Bank, parts: Sequence[Part], budget: int) -> list[_Tally]:
+    """Of each part, by pieces of at most so many tokens; whatever gradients there were are forgotten."""
+    for part in parts:
+        _give(part.parameters, [None] * len(part.parameters))
     tallies = [_Tally(part, *part.loss.weighting.terms(bank.device)) for part in parts]
-    for piece, counts in _pieces(bank, parts):
+    for piece, counts in _pieces(bank, parts, budget):
         mine = {number: tallies[number].add(scored, counts) for number, scored in piece.items()}
         ways = max(len(totals) for totals in mine.values())
         if current().in_step:  # whatever parts the others' pieces are of
@@ -283,13 +307,7 @@ def _backward(bank: Bank, parts: Sequence[Part]) -> list[dict[str, float]]:
             torch.stack([mine[number][k] for number in taking]).sum().backward(retain_graph=k + 1 < ways)
             for number in taking:
                 tallies[number].gradients[k] = [parameter.grad for parameter in parts[number].parameters]
-    for tally in tallies:
-        weighting, gradients, parameters = tally.part.loss.weighting, tally.gradients, tally.part.parameters
-        current().add_up(parameters, gradients, tally.numbers)
-        summed = weighting.rule == "sum"
-        one = gradients[0] if summed else direction(gradients, weighting.weights, weighting.rule, weighting.c)
-        _give(parameters, one)
-    return [tally.numbers for tally in tallies]
+    return tallies
 
 
 def _give(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -306,19 +324,32 @@ class _Scored:
     lengths: Tensor
 
 
-def _pieces(bank: Bank, parts: Sequence[Part]) -> Iterator[tuple[dict[int, _Scored], bool]]:
-    """This rank's share of the parts in forwards of near-equal rows, whosever they are: in each, by part, the examples
-    that it has of it; and whether it counts (`Alone.pieces`).
+def _fitted(bank: Bank, parts: Sequence[Part], compute: Callable[[int], Result]) -> Result:
+    """compute(budget), with as many tokens in a forward as the losses name, or as the memory holds of them."""
+    budget = min((part.loss.token_budget for part in parts), default=0)
+    if current().in_step:  # the forwards of other ranks wait for this one's
+        return compute(budget)
+    plan = partial(_planned, bank, parts)
+    return bank.training_pieces.within(budget, compute, partial(fewer, plan))
 
-    The rows of a part lie side by side.
+
+def _planned(bank: Bank, parts: Sequence[Part], budget: int) -> list[tuple[list[tuple[int, Example]], bool]]:
+    """This rank's rows, with the numbers of their parts, in forwards of near-equal lengths; and whether each counts
+    (`Alone.pieces`).
     """
     rows = [(number, example) for number, part in enumerate(parts) for example in part.examples]
-    budget = min((part.loss.token_budget for part in parts), default=0)
 
     def cut(some: Sequence[tuple[int, Example]]) -> Iterator[list[int]]:
         return batches([example.group.columns(bank.routes.packs) for _, example in some], budget)
 
-    for piece, counts in current().pieces(rows, cut):
+    return current().pieces(rows, cut)
+
+
+def _pieces(bank: Bank, parts: Sequence[Part], budget: int) -> Iterator[tuple[dict[int, _Scored], bool]]:
+    """The forwards of at most so many tokens, whosever rows they have: in each, by part, the examples that it has of
+    it; and whether it counts. The rows of a part lie side by side.
+    """
+    for piece, counts in _planned(bank, parts, budget):
         mine: dict[int, list[Example]] = {}
         for number, example in piece:
             mine.setdefault(number, []).append(example)
