@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sipo.cli.threads import SPIN, THREADS, TURNS, WAIT, about_threads, settle_threads
+from sipo.cli.threads import SERVING, SPIN, THREADS, TURNS, WAIT, about_threads, settle_threads
 
 BARS = """
 from sipo.hush import hush, settle
@@ -55,9 +55,11 @@ def test_no_library_shows_bars_but_for_downloads() -> None:
     ],
 )
 def test_what_a_person_set_of_threads_stays(given: dict[str, str], spins: str | None) -> None:
-    environment = dict(given)
-    settle_threads(environment)
+    environment, of_server = dict(given), dict(given)
+    settle_threads(["run", "serve"], environment)
     assert environment == {**given, **({SPIN: spins} if spins else {})}
+    settle_threads(["serve", "run"], of_server)
+    assert of_server == {**environment, **({SPIN: SERVING} if spins == TURNS else {})}
     said = about_threads(2, environment)
     assert said.startswith("2 of torch's") and all(f"{name}={value}" in said for name, value in environment.items())
 

@@ -147,6 +147,15 @@ def test_policies_may_come_and_go_while_others_are_asked(bank: Bank, policies: l
         assert [tuple(answer.tokens) for answer in answers] == expected
 
 
+def test_a_few_tokens_over_a_portion_are_read_with_it(bank: Bank, policies: list[Adapter]) -> None:
+    answers = [Answer(Request((place, *STEM[:9]), base(3)), HOW[0], NEW) for place in range(3)]  # 30 tokens
+    with bank.mounted(policies):
+        for most, read in ((30, 3), (20, 3), (19, 1), (10, 1)):
+            running = Running(bank, (-1,))
+            running.join([Answer(each.request, each.decoding, NEW) for each in answers])
+            assert len(running.read(most)) == read
+
+
 def test_who_leaves_frees_the_batch_and_changes_nobody(bank: Bank, policies: list[Adapter]) -> None:
     stays, goes = (Answer(Request(p, MIXTURES[0]), HOW[0], NEW) for p in (PROMPTS[0], PROMPTS[1]))
     with bank.mounted(policies):

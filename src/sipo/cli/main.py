@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from sipo.hush import settle
 
             settle()
-            settle_threads()
+            settle_threads(arguments)
             run = _loaded(arguments)
             stops.at_once = False
             status = run()

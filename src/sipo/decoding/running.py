@@ -21,6 +21,11 @@ from sipo.settings import Decoding
 COMPACT_BELOW = 0.75
 """A batch is rebuilt without its finished requests once fewer than this share of them is live."""
 
+RATHER_ALL = 1.5
+"""Prompts are read together up to so many times the tokens that were allowed, if none is left then: few tokens take
+nearly as long to read as some more, and whoever is read later is written for alone at the end.
+"""
+
 
 @dataclass(frozen=True)
 class Chance:
@@ -107,7 +112,8 @@ class Running:
     @torch.inference_mode()
     def read(self, most: int | None = None) -> list[Answer]:
         """Read the prompts of those that have joined, and give each that is read its first token: all of them, or
-        about so many tokens, of prompts that have no more alone, and again as many of the first one that has.
+        about so many tokens (`RATHER_ALL`), of prompts that have no more alone, and again as many of the first one
+        that has.
 
         Whatever is raised, those that were being read are let go.
         """
@@ -174,12 +180,14 @@ class Running:
     def _groups(self, most: int | None) -> list[list[Answer]]:
         """Take away those whose prompts are read at once, each list together."""
         if self.bank.routes.mixes and most is not None:
+            short = [answer for answer in self._unread if tokens_of([answer.request]) <= most]
             group: list[Answer] = []
-            for answer in self._unread:
-                if tokens_of([each.request for each in (*group, answer)]) <= most:
-                    group.append(answer)
-                elif group:
+            if short and tokens_of([each.request for each in short]) <= RATHER_ALL * most:
+                group, short = short, []
+            for answer in short:
+                if tokens_of([each.request for each in (*group, answer)]) > most:
                     break
+                group.append(answer)
             groups = [group]
         elif self.bank.routes.mixes:
             groups = [self._unread]

@@ -102,8 +102,8 @@ def _for_clients(service: Service, keys: Keys) -> APIRouter:
         return {"object": "list", "data": data}
 
     @router.api_route("/models/{name:path}", methods=READS)
-    def model(name: str) -> dict[str, Any]:
-        named = resolve(service.runs, name, None)
+    async def model(name: str) -> dict[str, Any]:
+        named = await asyncio.to_thread(resolve, service.runs, name, None)
         return shown(name, named.about)
 
     @router.post("/chat/completions")

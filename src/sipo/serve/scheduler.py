@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
+import torch
+
 from sipo.bank import Bank, Policy
 from sipo.decoding.decode import Generated, broken
 from sipo.decoding.running import Answer, Chance, Running
@@ -22,6 +24,7 @@ from sipo.errors import SipoError
 from sipo.finished.answering import Asked, Placed, given
 from sipo.finite import SMALLER, infinite_tensor
 from sipo.methods.interface import Aligned
+from sipo.serve.threads import compute_with
 from sipo.serve.wire import ApiError
 from sipo.settings import Decoding
 
@@ -153,6 +156,7 @@ class Scheduler:
         """Tokens of prompts that are read in a second, about."""
         self._step = 0.0
         """Seconds of the last step."""
+        self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._work, name="sipo-serve", daemon=True)
 
     def start(self, policies: Sequence[Policy] = ()) -> None:
@@ -251,6 +255,7 @@ class Scheduler:
         return min(60, max(1, math.ceil(turns * self._pace)))
 
     def _work(self) -> None:
+        compute_with(self._threads)
         try:
             while self._turn():
                 pass

@@ -1,5 +1,6 @@
 """The process: uvicorn over the endpoint, which ends by finishing what it has begun."""
 
+import asyncio
 import socket
 from collections.abc import Sequence
 from types import FrameType
@@ -11,6 +12,7 @@ from sipo.errors import SipoError
 from sipo.serve.app import application
 from sipo.serve.keys import Keys
 from sipo.serve.service import Service
+from sipo.serve.threads import compute_alone
 
 
 class Server(uvicorn.Server):
@@ -48,6 +50,10 @@ class Server(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         assert self._socket is not None
         super().run([self._socket])
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        compute_alone(asyncio.get_running_loop())
+        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._asked is None:

@@ -15,6 +15,7 @@ from sipo.models.chat import Codec
 from sipo.serve.metrics import Metrics
 from sipo.serve.naming import Named, Served, resolve
 from sipo.serve.scheduler import Ask, Room, Scheduler
+from sipo.serve.threads import in_passing
 from sipo.serve.wire import ApiError, Asked, ChatRequest, CompletionRequest
 from sipo.weights import corners
 
@@ -45,6 +46,9 @@ class Service:
 
     def start(self) -> None:
         """Load the models. Raises SipoError."""
+        in_passing(self._load)
+
+    def _load(self) -> None:
         room = Room(self.limits.rows, self.limits.cached, self.limits.waiting)
         for name, served in self.runs.items():
             task = served.run.task
