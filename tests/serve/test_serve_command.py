@@ -2,16 +2,21 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from served import Running
 
 from sipo.cli.main import main
+from sipo.serve.keys import Keys
+from sipo.serve.service import Limits
 
 
 @pytest.fixture
@@ -81,6 +86,61 @@ def test_killed_it_serves_again_and_asked_to_stop_it_finishes_what_runs_and_refu
     assert answer.headers["Retry-After"] and answer.json()["error"]["code"] == "stopping" and ready.status_code == 503
     assert process.wait(20) == 143
     assert process.stderr.read().splitlines()[-1] == "stopped"
+
+
+BODY = b'{"model": "tiny", "messages": [{"role": "user", "content": "x"}]}'
+WHOLE = b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+HALF = WHOLE[:-9]
+"""A request whose end is never sent."""
+
+
+def connected(server: Running, sent: bytes = b"") -> socket.socket:
+    ours = socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), timeout=20)
+    ours.sendall(sent)
+    return ours
+
+
+def test_who_is_connected_hears_that_it_stops_and_who_does_not_end_asking_holds_nothing_up(
+    served_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sipo.serve.server.LEAVING", 0.1)
+    server = Running(served_run, Limits(rows=4), Keys())
+    with connected(server, HALF), connected(server) as late:
+        server.until(lambda: len(server.server.server_state.connections) == 2)
+        server.server.handle_exit(signal.SIGTERM, None)
+        server.until(lambda: not server.service.ready)
+        late.sendall(WHOLE)
+        told = late.makefile("rb").read().lower()  # until it is closed
+        assert b" 503 " in told and b"retry-after: 5" in told and b"connection: close" in told
+        server._thread.join(20)
+        assert not server._thread.is_alive()
+    server.close()
+
+
+def test_at_the_second_signal_it_ends_at_once_and_in_quiet(
+    served_run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Running(served_run, Limits(rows=4), Keys())
+    with connected(server, HALF):
+        server.until(lambda: bool(server.server.server_state.tasks))
+        monkeypatch.setattr(server.service, "drain", lambda: None)  # so that it is busy for ever
+        for _ in range(2):
+            server.server.handle_exit(signal.SIGINT, None)
+        server._thread.join(20)
+        assert not server._thread.is_alive()
+    server.close()
+    assert not capfd.readouterr().err
+
+
+def test_who_goes_away_in_the_middle_of_a_request_is_counted_and_no_more(
+    serving: Callable[..., Running], capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = serving()
+    gone = server.service.metrics.requests.labels("499")._value
+    before = gone.get()
+    connected(server, HALF).close()
+    server.until(lambda: gone.get() == before + 1)
+    assert not capfd.readouterr().err
 
 
 def test_what_cannot_be_served_is_told_in_a_line(

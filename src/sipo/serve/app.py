@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from sipo.serve.keys import Keys
@@ -24,6 +25,8 @@ from sipo.serve.wire import ApiError, ChatForm, ChatRequest, CompletionForm, Com
 
 QUIET = 15.0
 """Seconds after which a stream without news says that it is there."""
+GONE = 499
+"""The status, for metrics, of a request whose client went away."""
 READS = ["GET", "HEAD"]
 T = TypeVar("T")
 
@@ -137,7 +140,7 @@ async def _answer(
         whole = await _unless_gone(request, answer.whole())
     finally:
         service.scheduler(named).leave(asks)
-    service.metrics.requests.labels("200" if whole else "499").inc()
+    service.metrics.requests.labels("200" if whole else str(GONE)).inc()
     return JSONResponse(whole)
 
 
@@ -230,12 +233,14 @@ async def _next(source: AsyncIterator[T]) -> T | None:
 
 
 async def received(service: Service, request: Request) -> bytes:
-    """The request's body. Raises ApiError for one that is too long, or too slow."""
+    """The request's body. Raises ApiError for one that is too long, too slow, or never whole."""
     try:
         async with asyncio.timeout(service.limits.seconds):
             return await _body(request, service.limits.body)
     except TimeoutError:
         raise ApiError(408, "the request has not come whole in time") from None
+    except ClientDisconnect:  # nobody hears it; the metrics count it
+        raise ApiError(GONE, "the client went away before the request had come whole") from None
 
 
 async def _body(request: Request, most: int) -> bytes:

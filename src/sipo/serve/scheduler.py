@@ -459,7 +459,9 @@ def _failed(error: Exception) -> ApiError:
 
 
 def _refused() -> ApiError:
-    return ApiError(503, "the server is stopping; ask another one, or again later", code="stopping", retry=5)
+    error = ApiError(503, "the server is stopping; ask another one, or again later", code="stopping", retry=5)
+    error.headers["Connection"] = "close"
+    return error
 
 
 def _refuse() -> None:

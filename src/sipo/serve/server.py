@@ -14,6 +14,11 @@ from sipo.serve.keys import Keys
 from sipo.serve.service import Service
 from sipo.serve.threads import compute_alone
 
+LINGERS = 10
+"""Ticks, of a tenth of a second, for which those who are connected and have yet to ask are refused in words."""
+LEAVING = 5.0
+"""Seconds at the end for what is on its way to clients, who may neither read nor end asking."""
+
 
 class Server(uvicorn.Server):
     """The first signal drains: what runs is finished, the rest is refused. The second ends at once."""
@@ -28,10 +33,14 @@ class Server(uvicorn.Server):
         pages: Sequence[APIRouter] = (),
     ) -> None:
         app = application(service, keys, origins, pages)
-        super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False))
+        super().__init__(
+            uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off")
+        )
         self.service = service
         self._socket: socket.socket | None = None
         self._asked: int | None = None
+        self._idle = 0
+        """Ticks since it was asked to stop for which nothing has run."""
 
     def listen(self) -> None:
         """Take the address. Raises SipoError where that cannot be."""
@@ -62,11 +71,26 @@ class Server(uvicorn.Server):
         self.force_exit = True
         super().handle_exit(sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        hang_up = asyncio.get_running_loop().call_later(LEAVING, self._hang_up)
+        await super().shutdown(sockets)
+        hang_up.cancel()
+        self._hang_up()  # where it ends at once
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=1)
+
+    def _hang_up(self) -> None:
+        """What is still under way for clients ends as if they had gone."""
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         if self._asked is not None and not self.should_exit:
             self.service.drain()
-            if self.service.idle:
+            self._idle = self._idle + 1 if self.service.idle else 0
+            if self._idle and (self._idle > LINGERS or not self.server_state.connections):
                 super().handle_exit(self._asked, None)
         return await super().on_tick(counter)
 
