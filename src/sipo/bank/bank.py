@@ -18,7 +18,7 @@ from sipo.bank.cache import Cache
 from sipo.bank.head import Head, find_head
 from sipo.bank.kept import Kept
 from sipo.bank.layout import Layout
-from sipo.bank.policy import Mounted, Policy
+from sipo.bank.policy import Mounted, Policy, Reading
 from sipo.bank.recomputing import Again, check_recomputable, recomputing
 from sipo.bank.routes import Routes, once
 from sipo.bank.stacked import Stacked
@@ -136,15 +136,9 @@ class Bank:
         again: Sequence[Hashable] | None = None,
         **inputs: Any,
     ) -> Any:
-        """Run the backbone without its head. `points` [rows, N]: each row's place in the policies' span.
-
-        `layout`: None where all rows begin at column 0 and are of one length, without padding. `sharing`: which rows
-        read the same, so that layers which no policy changes need do so once; a cache knows it of its own. `again`: a
-        key of each row's content, where rows come many times; what such layers make of them is kept. Returns an output
-        with `last_hidden_state` [rows, T, d].
-        """
+        """Run the backbone without its head, for a `Reading`. Returns an output with `last_hidden_state` [rows, T, d]."""
         self.computed += inputs["input_ids"].numel()
-        return self._mounted.forward(points, layout, inputs, sharing, again)
+        return self._mounted.forward(Reading(points, inputs, layout, sharing, again))
 
     def logits(self, hidden: Tensor, points: Tensor) -> Tensor:
         """[rows, .., d] -> [rows, .., V], each row by the output head at its point [rows, N]."""
@@ -166,8 +160,9 @@ class Bank:
         """For the keys and values of rows that are decoded, empty; `sharing`: which of them begin with the same."""
         return self._mounted.cache(sharing)
 
-    def run(self, layout: Layout | None, inputs: dict[str, Any], again: Again) -> Any:
+    def run(self, reading: Reading, again: Again) -> Any:
         """The model's own forward, without its head; what is computed again for a backward is so in `again`."""
+        layout, inputs = reading.layout, reading.inputs
         if layout is not None:
             columns = inputs["input_ids"].shape[1]
             inputs = {**inputs, **{n: each for n, each in layout.inputs(columns).items() if n in self._takes}}

@@ -6,6 +6,7 @@ span the models with weights W + sum_i c_i (W_i - W), W_i being those of policy 
 
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from sipo.bank.cache import Cache
 from sipo.bank.head import Head
-from sipo.bank.layout import Layout
+from sipo.bank.layout import PADDING, Layout
 from sipo.bank.trunk import Sharing
 
 if TYPE_CHECKING:
@@ -35,20 +36,44 @@ def respanned(point: Point, kept: Sequence[int], n: int) -> Point:
     return (*(point[place] for place in kept), *(0.0,) * (n - len(kept)))
 
 
-class Mounted(Protocol):
-    """Policies over the backbone of a bank, computed for rows at any points [rows, N] of their span."""
+@dataclass(frozen=True)
+class Reading:
+    """What a forward reads, and how."""
 
-    def forward(
-        self,
-        points: Tensor,
-        layout: Layout | None,
-        inputs: dict[str, Any],
-        sharing: Sharing | None = None,
-        again: Sequence[Hashable] | None = None,
-    ) -> Any:
-        """The output of the model without its head, with `last_hidden_state` [rows, T, d]. `sharing`: which rows read
-        the same; a cache knows it of its own. `again`: a key of each row's content, where rows are read many times.
-        """
+    points: Tensor
+    """[rows, N]: each row's place in the policies' span."""
+    inputs: Mapping[str, Any]
+    """The model's own, `input_ids` [rows, T] among them."""
+    layout: Layout | None = None
+    """None where all rows begin at column 0 and are of one length, without padding."""
+    sharing: Sharing | None = None
+    """Which rows read the same, so that layers which no policy changes need do so once; a cache knows it of its own."""
+    again: Sequence[Hashable] | None = None
+    """A key of each row's content, where rows come many times: what such layers make of them is kept."""
+
+    def of(self, rows: Tensor) -> "Reading":
+        """These rows, each by itself; a cache is that of all."""
+        return Reading(
+            self.points[rows.cpu()],
+            {**self.inputs, "input_ids": self.inputs["input_ids"][rows]},
+            self.layout and self.layout.of(rows),
+            again=self.again and [self.again[row] for row in rows.tolist()],
+        )
+
+    def alone(self, row: int) -> "Reading":
+        """One row of a layout, without the padding behind it."""
+        assert self.layout is not None
+        length = int((self.layout.segments[row] != PADDING).sum())
+        mine = self.of(torch.tensor([row]))
+        ids = mine.inputs["input_ids"][:, :length]
+        return replace(mine, inputs={**mine.inputs, "input_ids": ids}, layout=mine.layout and mine.layout.until(length))
+
+
+class Mounted(Protocol):
+    """Policies over the backbone of a bank, computed for rows at any points of their span."""
+
+    def forward(self, reading: Reading) -> Any:
+        """The output of the model without its head, with `last_hidden_state` [rows, T, d]."""
         ...
 
     def heads(self, points: Tensor) -> list[tuple[Tensor | None, Head]]:

@@ -4,7 +4,7 @@ Layer by layer y = W x + sum_i c_i * scaling_i * B_i (A_i x), whatever N is. Whi
 those alone that it has a share of.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import groupby
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sipo.bank.adapter import ADAPTABLE, Adapter, decoder_of, level, widths
 from sipo.bank.cache import Cache, RoomyCache
 from sipo.bank.head import Head
-from sipo.bank.layout import PADDING, Layout
+from sipo.bank.policy import Reading
 from sipo.bank.trunk import Sharing, Trunk
 from sipo.bank.update import Place, Run, StackedUpdate, trains
 from sipo.errors import SipoError
@@ -57,37 +57,23 @@ class Stacked:
             for hook in hooks:
                 hook.remove()
 
-    def forward(
-        self,
-        points: Tensor,
-        layout: Layout | None,
-        inputs: dict[str, Any],
-        sharing: Sharing | None = None,
-        again: Sequence[Hashable] | None = None,
-    ) -> Any:
-        if points is not self._points:
-            self._points, self._runs = points, self._split(points)
-        place = Place(self._runs, inputs["input_ids"].shape[1]) if self._runs else None
-        sharing = self._shared(inputs.get("past_key_values"), sharing)
-        if sharing is not None:
-            layout = layout and layout.of(sharing.first)
-            inputs = {**inputs, "input_ids": inputs["input_ids"][sharing.first]}
-        if again is not None and layout is not None and self.trunk.depth and self.bank.routes.keeps:
-            rows = range(len(again)) if sharing is None else sharing.first.tolist()
-            with self.trunk.given(self._kept([again[row] for row in rows], layout, inputs)), self._standing(place):
-                return self.bank.run(layout, inputs, lambda: self._standing(place))
-        with self._standing(place):
-            return self.bank.run(layout, inputs, lambda: self._standing(place))
+    def forward(self, reading: Reading) -> Any:
+        if reading.points is not self._points:
+            self._points, self._runs = reading.points, self._split(reading.points)
+        place = Place(self._runs, reading.inputs["input_ids"].shape[1]) if self._runs else None
+        sharing = self._shared(reading.inputs.get("past_key_values"), reading.sharing)
+        below = reading if sharing is None else reading.of(sharing.first)
+        keeps = bool(self.trunk.depth and self.bank.routes.keeps and below.again and below.layout)
+        with self.trunk.given(self._kept(below)) if keeps else nullcontext(), self._standing(place):
+            return self.bank.run(below, lambda: self._standing(place))
 
-    def _kept(self, keys: Sequence[Hashable], layout: Layout, inputs: dict[str, Any]) -> Tensor:
+    def _kept(self, reading: Reading) -> Tensor:
         """What the trunk makes of the rows [rows, T, d], each by itself; zeros where there is padding."""
+        assert reading.again is not None
         states = []
-        for row, key in enumerate(keys):
-            length = int((layout.segments[row] != PADDING).sum())
-            alone = layout.of(torch.tensor([row])).until(length)
-            mine = {**inputs, "input_ids": inputs["input_ids"][row : row + 1, :length]}
-            made = partial(self.trunk.states, partial(self.bank.run, alone, mine, nullcontext))
-            states.append(self.bank.kept.states((key, self.trunk.depth), made)[0])
+        for row, key in enumerate(reading.again):
+            run = partial(self.bank.run, reading.alone(row), nullcontext)
+            states.append(self.bank.kept.states((key, self.trunk.depth), partial(self.trunk.states, run))[0])
         return pad_sequence([each.to(self.bank.device) for each in states], batch_first=True)
 
     @contextmanager

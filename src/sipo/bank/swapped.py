@@ -14,8 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from sipo.bank.cache import RoomyCache
 from sipo.bank.head import Head
-from sipo.bank.layout import Layout
-from sipo.bank.policy import Point, respanned
+from sipo.bank.policy import Point, Reading, respanned
 from sipo.bank.trunk import Sharing
 from sipo.bank.whole import Whole, average, parameters_of, wearing
 from sipo.errors import SipoError
@@ -53,28 +52,20 @@ class Swapped:
         finally:
             made._held.clear()
 
-    def forward(
-        self,
-        points: Tensor,
-        layout: Layout | None,
-        inputs: dict[str, Any],
-        sharing: Sharing | None = None,
-        again: Sequence[Hashable] | None = None,
-    ) -> Any:
-        by_point = self._rows(points)
+    def forward(self, reading: Reading) -> Any:
+        points, by_point = reading.points, self._rows(reading.points)
         self._hold(by_point)
-        caches: Caches | None = inputs.get("past_key_values")
+        caches: Caches | None = reading.inputs.get("past_key_values")
         if caches is not None:
             caches.points = points
         outputs = []
         for point, rows in by_point.items():
-            mine = {**inputs, "input_ids": inputs["input_ids"][rows]} if len(by_point) > 1 else dict(inputs)
+            mine = reading.of(rows) if len(by_point) > 1 else reading
             if caches is not None:
-                mine["past_key_values"] = caches.at(point)
-            own_layout = layout.of(rows) if layout and len(by_point) > 1 else layout
+                mine = replace(mine, inputs={**mine.inputs, "past_key_values": caches.at(point)})
             worn = partial(wearing, self.bank.model, self._held[point])
             with worn():
-                outputs.append(self.bank.run(own_layout, mine, worn))
+                outputs.append(self.bank.run(mine, worn))
         if len(outputs) == 1:
             return outputs[0]
         states = outputs[0].last_hidden_state.new_empty(len(points), *outputs[0].last_hidden_state.shape[1:])
