@@ -10,16 +10,21 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from sipo import ranks
 from sipo.bank import Adapter, Bank, Policy, new_policy
 from sipo.config import Config
+from sipo.decoding import Request, at_mod, at_soup, base
+from sipo.engines import Span, opened
+from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
-from sipo.logprobs.score import score_rows
+from sipo.logprobs.score import ScoreRequest, score_rows
 from sipo.message import Message
 from sipo.models.load import load_backbone
 from sipo.progress import Progress
@@ -28,7 +33,7 @@ from sipo.rewards.examples import Example as RewardExample
 from sipo.rewards.heads import Heads
 from sipo.rewards.reading import Reader
 from sipo.rewards.training import RewardTraining, train_reward_model
-from sipo.settings import Lora, Model, Training
+from sipo.settings import Decoding, Execution, Lora, Model, Training
 from sipo.stages.sft import sft
 from sipo.task import Task
 from sipo.testing.tiny import tiny_settings
@@ -89,8 +94,10 @@ def trainings(bank: Bank) -> dict[str, Callable[[], Trained]]:
         return Trained(Adapter(factors, 1.0), [record for one in each for record in one.history])
 
     whole = new_policy(bank.model, "full", LORA, 0)
+    upper = new_policy(bank.model, "lora", LORA.model_copy(update={"layers": "upper"}), 4)
     return {
         "three at once": at_once,
+        "upper layers": learn(pairs(2), loss(0.3, 0.7), upper),
         "dpo": learn(pairs(1), loss(1.0), best=True),
         "lw": learn(pairs(2), loss(0.3, 0.7)),
         "modpo": learn(pairs(1, margins=True), loss(1.0, scale=0.4)),
@@ -104,6 +111,46 @@ def trainings(bank: Bank) -> dict[str, Callable[[], Trained]]:
 def learned(trained: Trained) -> Result:
     history = [{name: value for name, value in record.items() if name in CURVE} for record in trained.history]
     return history, [each.detach().clone() for each in trained.policy.parameters]
+
+
+def recomputed(bank: Bank) -> Result:
+    """By a bank of the same model that computes its layers again."""
+    return learned(trainings(Bank(bank.backbone, recomputes=True))["lw"]())
+
+
+def answers(bank: Bank) -> dict[str, Any]:
+    """Texts and scores under two spans, asked for in turn, by the configured engine; and what it says of numbers that
+    are none, after which it goes on.
+    """
+    one, other, broken = (_span(bank, seed) for seed in (3, 4, 5))
+    for _, b in broken.loaded[1].factors.values():  # type: ignore[attr-defined]
+        b.fill_(torch.nan)
+    mixtures = [at_mod((0.3, 0.7)), at_soup((0.6, 0.4)), base(2)]
+    asked = [Request(each.prompt, mixture, i) for i, (each, mixture) in enumerate(product(groups(4, 1, 8), mixtures))]
+    scored = [ScoreRequest(each.prompt, each.responses[0], mix) for each, mix in product(groups(7, 1, 9), mixtures)]
+    how = Decoding(temperature=1.0), 6, (5,)
+    with opened(Execution(device="cpu", decode_rows=4, score_tokens=30), bank) as engine:
+        with pytest.raises(SipoError) as said:
+            list(engine.generate(broken, asked, *how))
+        before, aside = bank.computed, engine.computed  # type: ignore[attr-defined]
+        calls: list[Any] = [engine.generate(span, asked, *how) for span in (one, other)]
+        calls += [engine.score(span, scored) for span in (one, other)]
+        found = [dict(each for each in column if each) for column in zip(*zip_longest(*calls), strict=True)]
+        return {
+            "texts": [[text.tokens for _, text in sorted(column.items())] for column in found[:2]],
+            "scores": [[value for _, value in sorted(column.items())] for column in found[2:]],
+            "error": str(said.value),
+            "tokens": bank.computed - before,
+            "share": (engine.computed - aside) / (bank.computed - before),  # type: ignore[attr-defined]
+        }
+
+
+def _span(bank: Bank, seed: int) -> Span:
+    policies = [new_policy(bank.model, "lora", LORA, seed + each) for each in (0, 10)]
+    for policy in policies:
+        for _, b in policy.factors.values():  # type: ignore[attr-defined]
+            b.normal_(0, 0.3, generator=torch.Generator().manual_seed(seed))
+    return Span(bank.backbone.settings, tuple(policies))
 
 
 def reward_model(model: Model) -> Result:
@@ -140,7 +187,7 @@ def share_out(wanted: bool) -> None:
     ranks._joined.sharded = wanted  # type: ignore[union-attr]
 
 
-def everything(folder: Path) -> dict[str, Result]:
+def everything(folder: Path) -> dict[str, Any]:
     """In several ranks the policies learn twice: with the whole model on each, then with its layers in pieces."""
     settings = tiny_settings(folder)
     bank = Bank(load_backbone(Model(**settings["model"]), "cpu"))
@@ -148,15 +195,18 @@ def everything(folder: Path) -> dict[str, Result]:
     rows = [(group, ()) for group in groups(3, 2, 9)]
     with bank.mounted([]):
         before = score_rows(bank, rows)
-    results = {name: learned(make()) for name, make in kinds.items()}
+    results: dict[str, Any] = {"answers": answers(bank)}
+    results |= {"recomputed": recomputed(bank), **{name: learned(make()) for name, make in kinds.items()}}
     if ranks.joined() is not None:
         ranks.together(share_out, True)
         for name, make in kinds.items():
             if name != "whole":
                 results[f"{name} in pieces"] = learned(make())
+        results["recomputed in pieces"] = recomputed(bank)
         with bank.mounted([]):
             assert score_rows(bank, rows) == before  # by rank 0 alone, so the model is whole again, and the same
         ranks.together(share_out, False)
+        results["answers in between"] = answers(bank)
     results["reward model"] = reward_model(Model(**settings["model"]))
     results["sft"] = fine_tuned(settings, folder / "sft")
     return results

@@ -70,6 +70,10 @@ class Alone:
         """What rank 0 decides, by its disk or its clock."""
         return decide()
 
+    def gathered(self, value: Result) -> list[Result]:
+        """Everyone's, by rank, for rank 0; the others get none. It is pickled."""
+        return [value]
+
     def meet(self) -> None:
         """Wait until all ranks are here."""
 
@@ -113,6 +117,11 @@ class Ranks(Alone):
 
     def agreed(self, decide: Callable[[], Result]) -> Result:
         return self._broadcast(decide() if self.rank == 0 else None)
+
+    def gathered(self, value: Result) -> list[Result]:
+        box: list[Any] | None = None if self.rank else [None] * self.count
+        dist.gather_object(value, box, dst=0, group=self.control)
+        return box or []
 
     def meet(self) -> None:
         dist.barrier(self.control)
@@ -269,6 +278,12 @@ def join(stopped: Callable[[], None]) -> Ranks:
         hush()
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     return _joined
+
+
+def leave_job() -> None:
+    """In a process that a rank has started: it is none, and libraries do not take it for one."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
 
 
 def _sharded() -> bool:

@@ -19,6 +19,7 @@ import yaml
 from sipo import ranks
 from sipo.bank.everywhere import check_shardable
 from sipo.cli.main import main
+from sipo.engines.vllm import check_alone
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 from sipo.stages.sft import Shares
@@ -75,7 +76,7 @@ def same(result: ranked.Result, other: ranked.Result) -> None:
         torch.testing.assert_close(tensor, as_wanted, rtol=0, atol=2e-4)
 
 
-KINDS = ("dpo", "lw", "modpo", "raco", "realign", "merged", "three at once")
+KINDS = ("dpo", "lw", "modpo", "raco", "realign", "merged", "three at once", "upper layers", "recomputed")
 
 
 @pytest.mark.parametrize("name", [*KINDS, "whole", "reward model", "sft"])
@@ -89,6 +90,18 @@ def test_two_learn_what_one_learns(name: str, one: Any, two: Any) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_two_with_pieces_of_the_layers_learn_what_one_learns(name: str, one: Any, two: Any) -> None:
     same(two[f"{name} in pieces"], one[name])
+
+
+@pytest.mark.parametrize("when", ["answers", "answers in between"])
+def test_two_write_and_score_what_one_does(when: str, one: Any, two: Any) -> None:
+    """Also after trainings in pieces; an error is the one of one process, and nobody is left behind by it."""
+    mine, theirs = one["answers"], two[when]
+    assert theirs["texts"] == mine["texts"] and theirs["tokens"] == mine["tokens"]
+    assert len(set(mine["texts"][0])) > 4
+    for scores, expected in zip(theirs["scores"], mine["scores"], strict=True):
+        assert scores == pytest.approx(expected, abs=1e-4)
+    assert theirs["error"] == mine["error"]
+    assert mine["share"] == 1 and 0.3 < theirs["share"] < 0.7  # rank 0's part of the tokens
 
 
 @pytest.mark.slow  # twenty seconds, most of them imports
@@ -162,6 +175,9 @@ def test_what_cannot_be_shared_out_is_refused(
     monkeypatch.setattr("sipo.bank.everywhere.decoder_of", lambda model: None)
     with pytest.raises(SipoError, match="no list of decoder layers.*gpus.yaml"):
         check_shardable(backbone.model)
+    monkeypatch.setattr(ranks, "_joined", object())
+    with pytest.raises(SipoError, match="without accelerate or torchrun"):
+        check_alone()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(SipoError, match="set it to 2"):

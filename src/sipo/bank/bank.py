@@ -136,7 +136,10 @@ class Bank:
         again: Sequence[Hashable] | None = None,
         **inputs: Any,
     ) -> Any:
-        """Run the backbone without its head, for a `Reading`. Returns an output with `last_hidden_state` [rows, T, d]."""
+        """Run the backbone without its head; for the arguments see `Reading`.
+
+        Returns an output with `last_hidden_state` [rows, T, d].
+        """
         self.computed += inputs["input_ids"].numel()
         return self._mounted.forward(Reading(points, inputs, layout, sharing, again))
 

@@ -21,6 +21,7 @@ from sipo.bank.policy import Reading
 from sipo.bank.trunk import Sharing, Trunk
 from sipo.bank.update import Place, Run, StackedUpdate, trains
 from sipo.errors import SipoError
+from sipo.ranks import current
 
 if TYPE_CHECKING:
     from sipo.bank.bank import Bank
@@ -63,8 +64,9 @@ class Stacked:
         place = Place(self._runs, reading.inputs["input_ids"].shape[1]) if self._runs else None
         sharing = self._shared(reading.inputs.get("past_key_values"), reading.sharing)
         below = reading if sharing is None else reading.of(sharing.first)
-        keeps = bool(self.trunk.depth and self.bank.routes.keeps and below.again and below.layout)
-        with self.trunk.given(self._kept(below)) if keeps else nullcontext(), self._standing(place):
+        keeps = self.trunk.depth and self.bank.routes.keeps and not current().in_step  # others may have kept others
+        kept = self._kept(below) if keeps and below.again and below.layout else None
+        with self.trunk.given(kept) if kept is not None else nullcontext(), self._standing(place):
             return self.bank.run(below, lambda: self._standing(place))
 
     def _kept(self, reading: Reading) -> Tensor:

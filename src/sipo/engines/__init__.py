@@ -13,7 +13,9 @@ from sipo.disk.once import ids
 from sipo.engines.interface import Engine, Span
 from sipo.engines.local import Local
 from sipo.engines.pool import Pool
+from sipo.engines.shared import Shared
 from sipo.errors import SipoError
+from sipo.ranks import joined
 from sipo.settings import Decoding, Execution
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def opened(execution: Execution, bank: Bank) -> Iterator[Engine]:
 def _engine(execution: Execution, bank: Bank) -> "Local | Pool | Vllm | Ray":
     match execution.engine:
         case "transformers":
-            return Local(execution, bank)
+            return Local(execution, bank) if joined() is None else Shared(execution, bank)
         case "pool":
             return Pool(execution, bank)
         case "vllm":

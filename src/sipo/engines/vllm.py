@@ -28,6 +28,7 @@ from sipo.engines.local import Local
 from sipo.engines.schedule import Room, drive
 from sipo.errors import SipoError, first_line
 from sipo.logprobs.score import ScoreRequest
+from sipo.ranks import joined
 from sipo.settings import Decoding, Execution
 
 ENVIRONMENT = {
@@ -164,6 +165,7 @@ class Vllm:
         if self._running and (self._running.sizes != self.sizes or self._running.source != bank.backbone.source):
             self._stop()
         if not self._running:
+            check_alone()
             self._running = _Running(bank, self.sizes)
         return self._running
 
@@ -181,6 +183,15 @@ class Vllm:
         if not folder.exists():
             save_adapter(soup(_adapters(span), point), folder, source)
         return number, folder
+
+
+def check_alone() -> None:
+    """Raise SipoError among other ranks: vLLM would take all of them for its own, and wait for them."""
+    if joined() is not None:
+        raise SipoError(
+            "execution.engine: vllm does not start among the processes of a launch; what is finished is kept, and the "
+            "same command without accelerate or torchrun goes on from there"
+        )
 
 
 class _Running:

@@ -18,6 +18,7 @@ from sipo.disk.tables import read_checked, write_bytes, write_checked, write_tex
 from sipo.errors import SipoError
 from sipo.plain import code, escape, markdown_table
 from sipo.progress import Progress
+from sipo.ranks import leave_job
 from sipo.studies.ground import Ground
 from sipo.words import listed, quantity
 
@@ -147,6 +148,7 @@ def _concluded(study: Study, ground: Ground, folder: Path, progress: Progress) -
 
 
 def _begin_worker(threads: int) -> None:
+    leave_job()
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a terminal's Ctrl-C is for all; it is told of once
 
