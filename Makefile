@@ -1,6 +1,9 @@
-# Everything a person types is here. Set PYTHON to use another interpreter than python3, JOBS for more processes.
+# Everything a person types is here. Set PYTHON to use another interpreter than python3, JOBS for more processes; SEED and
+# ROUNDS say which faults of chance are tried.
 PYTHON ?= python3
 JOBS ?= 2
+SEED ?= 0
+ROUNDS ?= 1
 VENV := .venv
 VLLM := .venv-vllm
 LOAD := .venv-load
@@ -30,8 +33,8 @@ test-processors: env ## the tests as older processors add, then with two threads
 test-long: env ## the long forms of tests that make test runs in short
 	$(BIN)/python -m pytest -m slow
 
-test-faults: env ## kills at random moments, and damage to any file of a run, for as long as it takes
-	$(BIN)/python -m pytest -n $(JOBS) -m faults
+test-faults: env ## faults at moments of chance, in five minutes: make test-faults SEED=7 ROUNDS=10 tries others, and more
+	FAULTS_SEED=$(SEED) FAULTS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -n $(JOBS) -m faults
 
 test-docs: env ## the documentation site, strictly, and the notebooks from top to bottom
 	$(BIN)/python -m pytest -m docs

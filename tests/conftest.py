@@ -28,8 +28,10 @@ from sipo.rewards.examples import Example
 from sipo.settings import Execution, Lora, Model
 
 pytest_plugins = [
+    "chance",
     "served",
     "stores",
+    "whole",
 ]  # fixtures of its own file; a conftest.py beside its tests would take this one's name
 
 # As where this environment is active: commands that are printed begin with `sipo`.

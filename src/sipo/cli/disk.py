@@ -1,6 +1,8 @@
 """What the machine refuses, as lines for people: a full disk above all, and full memory."""
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,9 @@ from sipo.places import in_a_store
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
-WORDS = ("No space left on device", "Disk quota exceeded")  # what safetensors raises has no errno
+WRITES = (*FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+TOLD = re.compile(r"\(os error (\d+)\)")
+"""How safetensors tells of the disk: what it raises is no OSError."""
 
 
 @contextmanager
@@ -24,23 +28,28 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+    except SipoError:
+        raise
     except Exception as error:
-        if any(words in str(error) for words in WORDS):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+        told = TOLD.search(str(error))
+        if told and (number := int(told[1])) in WRITES:
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 
 def describe(error: OSError) -> str:
     """The place, what is wrong with it, and the way out."""
-    if error.errno in FULL or any(words in str(error) for words in WORDS):
+    if error.errno in FULL:
         place = f": {error.filename}" if error.filename else ""
         return f"the disk is full{place}; free some space and run the same command again"
     reason = (error.strerror or str(error)).lower()
     named = error.filename2 or error.filename  # of a renaming, what the user knows of: the other is our scratch file
     place = f"{named}: " if named else ""
-    way_out = (
-        "move it away, or name another place" if error.errno in IN_THE_WAY else "check the path and its permissions"
-    )
+    way_out = "check the path and its permissions"
+    if error.errno in IN_THE_WAY:
+        way_out = "move it away, or name another place"
+    if error.errno == errno.EFBIG:
+        way_out = "raise the limit on the size of files (`ulimit -f`), and run the same command again"
     return f"{place}{reason}; {way_out}"
 
 
