@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any
+
+import numpy as np
 
 from sipo.bank.kinds import adapted_layers
 from sipo.config import Config
@@ -34,7 +35,7 @@ from sipo.report.measure import CAVEAT
 from sipo.runs.validate import validate
 from sipo.settings import Weights
 from sipo.stages.refine import encode
-from sipo.task import Task
+from sipo.task import Site, Task
 from sipo.weights import between, grid, lattice_size
 from sipo.words import listed, quantity
 
@@ -80,7 +81,8 @@ def check(
     if gpu is not None and not 0 < gpu < math.inf:
         raise SipoError(f"--gpu {gpu:g}: give a number above 0")
     pace = None if tokens_per_second is None else Pace.of(tokens_per_second)
-    task, absent = Task(config, progress), find_absent(config)
+    progress = progress or Progress()
+    task, absent = Task(config, progress, Site(config, progress, tokens=False)), find_absent(config)
     if not absent.rows:
         RunFolder(refreshed(config.run_dir)).check(subject_of(task))
     validate(task, absent=absent)
@@ -266,28 +268,20 @@ def _labels(rows: Sequence[Row], name: str) -> str:
 
 def _say_lengths(task: Task) -> None:
     data = task.config.data
-    rows = [row for part in vars(task.splits).values() for row in part]
-    prompts = [len(task.prompt_tokens(row)) for row in rows]
-    end = len(task.codec.closing)
-    whole = [len(task.codec.encode_text(response)) + end for row in rows for response in row.responses]
-    cut = sum(length > data.max_response_tokens for length in whole)
+    lengths = task.lengths(row for part in vars(task.splits).values() for row in part)
+    prompts, whole = lengths[:, 0], lengths[:, 3:].ravel()
+    cut = int((whole > data.max_response_tokens).sum())
+    limits = [(data.max_prompt_tokens, "-"), (data.max_response_tokens, f"{cut} of {len(whole)}")]
     task.progress.table(
         "tokens, with those of the chat format and the end",
         ["text", "min", "median", "max", "limit", "cut"],
         [
-            ["prompts", min(prompts), f"{median(prompts):g}", max(prompts), data.max_prompt_tokens, "-"],
-            [
-                "responses",
-                min(whole),
-                f"{median(whole):g}",
-                max(whole),
-                data.max_response_tokens,
-                f"{cut} of {len(whole)}",
-            ],
+            [text, int(each.min()), f"{np.median(each):g}", int(each.max()), *about]
+            for text, each, about in zip(("prompts", "responses"), (prompts, whole), limits, strict=True)
         ],
     )
     if cut:
-        _say_cut(task, max(whole))
+        _say_cut(task, int(whole.max()))
     task.progress.say()
 
 
@@ -295,9 +289,9 @@ def _say_cut(task: Task, longest: int) -> None:
     """How many responses of each split are cut, and what follows."""
     parts, alike = [], 0
     for name, rows in vars(task.splits).items():
-        cut = sum(not task.codec.ends(response) for row in rows for response in row.responses)
-        alike += sum(len(set(task.texts(row))) == 1 for row in rows)
-        parts += [f"{cut} of {2 * len(rows)} in {name}"] if cut else []
+        beyond = task.lengths(rows)[:, 3:] > task.config.data.max_response_tokens
+        alike += sum(len(set(task.texts(rows[at]))) == 1 for at in np.flatnonzero(beyond.any(axis=1)))
+        parts += [f"{beyond.sum()} of {beyond.size} in {name}"] if beyond.any() else []
     left = quantity(alike, "row is", "rows are")
     same = f" {left} left with the same text twice, of which nothing is learned." if alike else ""
     task.progress.say(

@@ -168,9 +168,8 @@ def about_rows(task: Task) -> list[str]:
 
 
 def about_lengths(task: Task) -> list[str]:
-    rows = [row for part in vars(task.splits).values() for row in part]
-    cut = sum(not task.codec.ends(response) for row in rows for response in row.responses)
-    share = cut / (2 * len(rows))
+    lengths = task.lengths(row for part in vars(task.splits).values() for row in part)
+    share = (lengths[:, 3:] > task.config.data.max_response_tokens).mean()
     return [f"{share:.0%} of the responses are cut at data.max_response_tokens"] if share > MANY_CUT else []
 
 

@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sipo import weights
 from sipo.bank import Bank, Policy
@@ -58,8 +60,9 @@ def rows_file(config: Config, progress: Progress) -> Path:
 class Site:
     """A run's data and its model, loaded once for all stages."""
 
-    def __init__(self, config: Config, progress: Progress) -> None:
-        self.config = config
+    def __init__(self, config: Config, progress: Progress, *, tokens: bool = True) -> None:
+        """Without `tokens`, of the encoded rows only their lengths are held."""
+        self.config, self.tokens = config, tokens
         self.engines: Engines = opened
         self.model = config.model
         self.progress = progress
@@ -144,19 +147,29 @@ class Site:
     @cached_property
     def groups(self) -> Encoded:
         """Each row's prompt and its two responses, by row id and the prompt's key."""
-        groups, used = Encoded(), {row.id for part in vars(self.splits).values() for row in part}
-        _ = self.codec  # that the settings do not fit the model is no row's fault
+        groups, parts = Encoded(holds=self.tokens), vars(self.splits).values()
+        some = sum(map(len, parts)) < len(self.rows)
+        used = {row.id for part in parts for row in part} if some else None
+        codec = self.codec  # that the settings do not fit the model is no row's fault
         self.progress.begin(f"encoding {quantity(len(self.rows), 'row')}")
         for number, row in enumerate(self.rows, start=1):
-            if row.id not in used:
+            if used is not None and row.id not in used:
                 continue
             try:
                 if not groups.knows(row.key):
-                    groups.add_prompt(row.key, self.codec.encode_prompt(row.prompt))
-                groups.add(row.id, row.key, map(self.codec.encode_response, row.responses))
+                    groups.add_prompt(row.key, codec.encode_prompt(row.prompt))
+                texts = [codec.encode_text(response) for response in row.responses]
+                whole = [len(text) + len(codec.closing) for text in texts]
+                groups.add(row.id, row.key, [codec.closed(text) for text in texts], whole)
             except SipoError as error:
                 raise SipoError(f"{self.config.data.path} row {number}: {error}") from None
         return groups
+
+    def group(self, row: Row) -> Group:
+        if self.groups.holds:
+            return self.groups[row.id]
+        first, second = map(self.codec.encode_response, row.responses)
+        return Group(tuple(self.codec.encode_prompt(row.prompt)), (tuple(first), tuple(second)))
 
     @property
     def computed(self) -> int:
@@ -233,7 +246,11 @@ class Task:
 
     def group(self, row: Row) -> Group:
         """The row's prompt and its two responses as token ids."""
-        return self.site.groups[row.id]
+        return self.site.group(row)
+
+    def lengths(self, rows: Iterable[Row]) -> NDArray[np.int64]:
+        """[row, 5] in tokens: of the prompt, of both responses, and of both before they were cut."""
+        return self.site.groups.lengths(row.id for row in rows)
 
     def texts(self, row: Row) -> tuple[str, str]:
         """The row's two responses as the run uses them, cut where it cuts: what is judged is what is trained on."""
@@ -248,7 +265,7 @@ class Task:
         if self.config.policies == "full":
             return 1
         data, rows = self.config.data, self.splits.train
-        tokens = settings.batch_size * sum(self.group(row).tokens for row in rows) / len(rows)
+        tokens = settings.batch_size * int(self.lengths(rows)[:, :3].sum()) / len(rows)
         limits = Lengths(data.max_prompt_tokens, data.max_response_tokens)
         peaks = Peaks(self.config, limits, self.backbone.model, shape(self.backbone.model), self.backbone.context, ())
         wanted = peaks.worth_together(tokens, self.backbone.model.device.type) if asked == "auto" else asked

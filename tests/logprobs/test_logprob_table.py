@@ -134,21 +134,29 @@ def test_memory_grows_with_the_tokens_and_not_with_the_models(tmp_path: Path) ->
 
 
 def test_encoded_rows_are_the_groups_that_were_put_in() -> None:
-    """Prompts shared and alone, responses of any length, none among them, ids up to 2^31."""
+    """Prompts shared and alone, responses of any length, none among them, ids up to 2^31; or their lengths alone."""
     draw = random.Random(0)
-    encoded, groups = Encoded(), {}
+    encoded, lengths, groups = Encoded(), Encoded(holds=False), {}
     prompts = {f"p{at}": tuple(draw.choices(range(2**31), k=1 + at)) for at in range(5)}
     for at in range(40):
         prompt = f"p{draw.randrange(5)}"
         responses = tuple(tuple(draw.choices(range(300), k=draw.randrange(4))) for _ in range(2))
-        if not encoded.knows(prompt):
-            encoded.add_prompt(prompt, prompts[prompt])
-        encoded.add(f"r{at}", prompt, responses)
+        for each in (encoded, lengths):
+            if not each.knows(prompt):
+                each.add_prompt(prompt, prompts[prompt])
+            each.add(f"r{at}", prompt, responses, [len(response) + at for response in responses])
         groups[f"r{at}"] = Group(prompts[prompt], responses)
     assert {name: encoded[name] for name in groups} == groups
     assert "r0" in encoded and "r40" not in encoded
     with pytest.raises(KeyError):
         encoded["r40"]
+    asked = [*groups][::-3]
+    expected = [
+        [len(groups[name].prompt), *(len(y) + more for more in (0, int(name[1:])) for y in groups[name].responses)]
+        for name in asked
+    ]
+    assert encoded.lengths(asked).tolist() == lengths.lengths(asked).tolist() == expected
+    assert encoded.lengths([]).shape == (0, 5) and lengths._tokens == type(lengths._tokens)("i")
 
 
 class Counting:

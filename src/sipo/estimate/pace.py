@@ -30,6 +30,8 @@ Clock = Callable[[], float]
 """Seconds, from anywhere."""
 KINDS = ("reading", "decoding", "scoring", "training")
 """As `Work` has them."""
+MOST = 4096
+"""Rows that are measured on."""
 SECONDS = 10.0
 """For all kinds together, about."""
 
@@ -82,7 +84,7 @@ def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_co
     does, scoring under every policy, steps of DPO. Changes nothing that the run computes.
     """
     share = seconds / (len(KINDS) + 1)
-    groups = [task.group(row) for row in task.splits.train]
+    groups = [task.group(row) for row in task.splits.train[:MOST]]
     config, bank, n = task.config, task.bank, len(task.objectives)
     policies = [new_policy(bank.model, config.policies, config.lora, seed) for seed in range(n)]
     requests = [Request(group.prompt, at_mod((1 / n,) * n)) for group in groups]

@@ -1,6 +1,5 @@
 """The plan of a run as `sipo check` prints it."""
 
-from statistics import mean
 from typing import Any
 
 import torch
@@ -102,10 +101,10 @@ def _lengths(task: Task, absent: Absent) -> tuple[Lengths, Lengths]:
     limit = Lengths(config.data.max_prompt_tokens, config.data.max_response_tokens, *frames)
     if absent.rows or absent.model:
         return limit, limit
-    rows = [*task.splits.train, *task.splits.validation, *task.splits.test]
-    prompts = [len(task.prompt_tokens(row)) for row in rows]
-    responses = [len(response) for row in rows for response in task.group(row).responses]
-    return Lengths(mean(prompts), mean(responses), *frames), Lengths(max(prompts), max(responses), *frames)
+    lengths = task.lengths(row for part in vars(task.splits).values() for row in part)
+    prompts, responses = lengths[:, 0], lengths[:, 1:3]
+    means = Lengths(float(prompts.mean()), float(responses.mean()), *frames)
+    return means, Lengths(int(prompts.max()), int(responses.max()), *frames)
 
 
 def _frame(task: Task, template: PromptTemplate, absent: Absent) -> float:

@@ -87,7 +87,7 @@ def understood(tokenizer: "PreTrainedTokenizerBase", objectives: "Sequence[Objec
 
 def check_prompting(task: "Task", rows: "Sequence[Row]") -> None:
     """Raise SipoError where the model cannot read an instruction, or its context hold one with prompt and answer."""
-    longest = max(rows, key=lambda row: len(task.prompt_tokens(row)), default=task.splits.train[0])
+    longest = rows[int(task.lengths(rows)[:, 0].argmax())] if rows else task.splits.train[0]
     method = prompting(task.config.objectives, ())
     if not understood(task.codec.tokenizer, task.config.objectives):
         raise SipoError(

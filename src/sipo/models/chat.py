@@ -174,7 +174,11 @@ class Codec:
 
     def encode_response(self, response: str, limit: int | None = None) -> list[int]:
         """Token ids with what closes a response, cut at `limit` (default max_response_tokens)."""
-        ids = [*self.encode_text(response), *self.closing][: limit or self.max_response_tokens]
+        return self.closed(self.encode_text(response), limit)
+
+    def closed(self, text: Sequence[int], limit: int | None = None) -> list[int]:
+        """The same of what `encode_text` gives."""
+        ids = [*text, *self.closing][: limit or self.max_response_tokens]
         within(ids, self.rows, self.tokenizer)
         return ids
 

@@ -70,7 +70,7 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
     if absent.rows:
         _ = task.codec
         return
-    task.group(task.splits.train[0])  # encodes all
+    _ = task.site.groups  # encodes all
     if evaluated:
         rows = [*task.splits.test, *task.splits.train][:2]
         try_functions(task.config.objectives, [Item(row.prompt, text) for row in rows for text in task.texts(row)])
@@ -188,7 +188,8 @@ def _worked_on(task: Task) -> None:
 
 def _fits(task: Task, template: PromptTemplate, room: int) -> None:
     """Does the longest prompt in the template leave room for an answer, a review, and what is to be written?"""
-    longest = max(worked_rows(task), key=lambda row: len(task.prompt_tokens(row)))
+    rows = worked_rows(task)
+    longest = rows[int(task.lengths(rows)[:, 0].argmax())]
     try:
         encode(task, template, room, chat=longest.prompt, response="", review="")
     except TooLongError:
