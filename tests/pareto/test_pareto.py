@@ -220,7 +220,10 @@ def test_resamples_are_seeded_indices() -> None:
     assert (draws == resamples(7, 50, seed=3)).all() and (draws != resamples(7, 50, seed=4)).any()
 
 
-def test_resampled_means_are_means_of_the_drawn_prompts() -> None:
+@pytest.mark.parametrize("numbers", [1, 20, 10**6])
+def test_resampled_means_are_means_of_the_drawn_prompts(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are held at one time."""
+    monkeypatch.setattr("sipo.pareto.bootstrap.NUMBERS", numbers)
     values = np.random.default_rng(0).normal(size=(3, 7, 2))
     draws = resamples(7, 5, seed=1)
     assert np.allclose(resampled_means(values, draws), values[:, draws].mean(axis=2).swapaxes(0, 1))

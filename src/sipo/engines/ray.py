@@ -61,7 +61,8 @@ class Ray(Batched):
     def _computed(self, span: Span, batches: Sequence[Batch]) -> Iterator[tuple[int, Sequence[Any]]]:
         if not batches:
             return
-        lost = list(range(len(batches)))[::-1]  # the longest prompts come last in a plan, and are begun first
+        # The longest prompts come last in a plan, and are begun first.
+        lost = dict.fromkeys(reversed(range(len(batches))))
         replies = self._cluster.mapped(
             Actor, (self.execution, self._bank.layers, span), [(index, batches[index]) for index in lost]
         )
@@ -69,7 +70,7 @@ class Ray(Batched):
             self._bank.computed += tokens
             if error is not None:
                 raise error
-            lost.remove(index)
+            del lost[index]
             yield index, found
         for index in lost:
             ended = SipoError(

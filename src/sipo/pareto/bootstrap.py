@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 Array = NDArray[np.float64]
+NUMBERS = 1 << 24
+"""How often each prompt is drawn is held for so many prompts of resamples at one time, 128 MiB."""
 
 
 def known_prompts(values_M_P_N: Array) -> list[int]:
@@ -36,9 +38,15 @@ def resamples(prompts: int, times: int, seed: int) -> NDArray[np.intp]:
 
 def resampled_means(values_M_P_N: Array, draws_T_P: NDArray[np.intp]) -> Array:
     """[T, M, N]: the mean over the prompts P of each resample."""
-    prompts = values_M_P_N.shape[1]
-    shares_T_P = np.stack([np.bincount(draw, minlength=prompts) for draw in draws_T_P]) / prompts
-    return np.einsum("tp,mpn->tmn", shares_T_P, values_M_P_N, optimize=True)
+    models, prompts, objectives = values_M_P_N.shape
+    at_once, means_T_M_N = max(1, NUMBERS // prompts), np.empty((len(draws_T_P), models, objectives))
+    for start in range(0, len(draws_T_P), at_once):
+        draws = draws_T_P[start : start + at_once]
+        shares = np.empty((len(draws), prompts))
+        for share, draw in zip(shares, draws, strict=True):
+            np.divide(np.bincount(draw, minlength=prompts), prompts, out=share)
+        means_T_M_N[start : start + at_once] = np.einsum("tp,mpn->tmn", shares, values_M_P_N, optimize=True)
+    return means_T_M_N
 
 
 def percentile_interval(values: Array, level: float = 0.95) -> tuple[float, float]:
