@@ -69,9 +69,9 @@ class Ray(Section):
     """What writes in an actor."""
     actors: Positive = 2
     """Each with a copy of the model; one that finds no room waits."""
-    num_cpus: Annotated[Number, Field(gt=0)] = 1
+    num_cpus: Annotated[Number, Field(gt=0)] = 1.0
     """Of an actor; as many threads."""
-    num_gpus: Annotated[Number, Field(ge=0)] = 0
+    num_gpus: Annotated[Number, Field(ge=0)] = 0.0
     """Of an actor. Without any it computes on processors."""
 
 
