@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,8 +23,9 @@ from sipo.disk import writer as writer_module
 from sipo.disk.copies import Copy, _copy, copy_of, refreshed
 from sipo.disk.manifest import Manifest, read_manifest, write_manifest
 from sipo.disk.objects import Objects
+from sipo.disk.parts import Part, gather, parts_in
 from sipo.disk.run import RunFolder
-from sipo.disk.writer import working
+from sipo.disk.writer import Writer, working
 from sipo.errors import SipoError
 from sipo.places import path_of, shown, told
 
@@ -258,7 +260,7 @@ def test_who_lost_the_run_publishes_nothing_more_and_stops(name: str, on: Callab
     assert content(path_of(name))["align/small.txt"] == b"two"
 
 
-def killed_at(run: Path, touch: int, work: Callable[[], None]) -> bool:
+def killed_at(run: Path, touch: int, work: Callable[[Writer], None]) -> bool:
     """Does SIGKILL come, at that request to the store?"""
 
     def child() -> None:
@@ -276,8 +278,9 @@ def killed_at(run: Path, touch: int, work: Callable[[], None]) -> bool:
 
         for each in ("_put", "upload", "delete"):
             setattr(Objects, each, watched(getattr(Objects, each)))
-        with working(run, 60):
-            work()
+        with working(run, 60) as writer:
+            assert writer
+            work(writer)
 
     return in_a_process(child) != 0
 
@@ -290,7 +293,7 @@ def test_killed_at_any_request_of_a_publication_a_stage_is_whole_or_absent(
         begin(one)
         make(one, "align", "old")
 
-    def again() -> None:
+    def again(_: Writer) -> None:
         RunFolder(one).set_aside("align")
         make(one, "align", "new")
 
@@ -308,6 +311,102 @@ def test_killed_at_any_request_of_a_publication_a_stage_is_whole_or_absent(
             RunFolder(one).set_aside("align")
             make(one, "align", "old")
     assert not killed and seen == {"old", "new"}
+
+
+LINE = b'check 1 {"result": 1, "wrote": {}}\n'
+
+
+def make_part(run: Path) -> Part:
+    """One whose unit is finished, with a folder, and numbers of its training."""
+    part = Part(RunFolder(run), "round-2/align", "b")
+    with part.held() as writer:
+        assert writer and part.state() == "working"
+        folder = part.folder.begin(part.name, "plan")
+        (folder / ".journal").mkdir()
+        (folder / ".journal" / "policies.jsonl").write_bytes(LINE)
+        (folder / "metrics.jsonl").write_text('{"loss": 1}\n')
+        (folder / "adapters" / "b").mkdir(parents=True)
+        (folder / "adapters" / "b" / "weights").write_bytes(b"w" * LARGE)
+    return part
+
+
+def take_over(run: Path, publish: Callable[[], None]) -> None:
+    into = RunFolder(run).begin("round-2/align", "plan")
+    gather(RunFolder(run), "round-2/align", into, "plan", publish)
+
+
+def test_parts_are_held_each_by_itself_beside_the_run(name: str, on: Callable[[str], None]) -> None:
+    one = path_of(name)
+    with working(one, 60) as writer:
+        assert writer
+        begin(one)
+        part = make_part(one)
+    on("two")
+    two = path_of(name)
+    refreshed(two)
+    (found,) = parts_in(RunFolder(two))
+    assert (found.stage, found.unit, found.state()) == ("round-2/align", "b", "begun")
+    assert found.state("plan") == "begun" and found.state("another") == "stale", "its line is not as journals write it"
+    on("one")
+    with part.held():
+        on("two")
+        said = rf"{name}/parts/round-2/align@b: another process .* is working on `b` of round-2/align; wait"
+        with pytest.raises(SipoError, match=said), found.held():
+            pass
+        with Part(RunFolder(two), "round-2/align", "a").held(), working(two, 60):
+            pass  # neither waits for it
+
+
+def test_who_waits_for_the_run_gets_it(name: str, on: Callable[[str], None], capfd: pytest.CaptureFixture[str]) -> None:
+    with working(path_of(name), 60) as writer:
+        assert writer
+        threading.Timer(0.5, writer.release).start()
+        writer.renew = lambda: None  # type: ignore[method-assign]
+        on("two")
+        with working(path_of(name), 60, wait=True) as mine:
+            assert mine and mine.manifest.last == mine.token
+        writer.removed = True
+    assert capfd.readouterr().err.count(f"{name}: another process is working on this run; waiting for it") == 1
+
+
+def freed(objects: Objects) -> None:
+    """The lease of a process that was killed is over."""
+    known = read_manifest(objects)
+    if known and known.holder:
+        assert write_manifest(objects, replace(known, lease=-1.0))
+
+
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_request_while_a_part_is_taken_over_it_is_whole_in_one_place(
+    step: int, name: str, on: Callable[[str], None], s3: Any
+) -> None:
+    """The machine is lost each time, with all that it had."""
+    one = path_of(name)
+    with working(one, 60):
+        begin(one)
+    part, killed, touch = make_part(one), True, 0
+    places = [Objects(one), Objects(part.folder.path)]
+    while killed:
+        touch += step
+        on(f"machine-{touch}")
+        run = path_of(name)
+        killed = killed_at(run, touch, lambda writer: take_over(run, writer.publish))  # noqa: B023
+        for place in places:
+            freed(place)
+        on(f"reader-{touch}")
+        run = path_of(name)
+        with working(run, 60):
+            work = run / ".partial" / "round-2" / "align"
+            taken = (work / "adapters" / "b" / "weights").exists()
+            left = [each.state() for each in parts_in(RunFolder(run))]
+            assert taken or left == ["begun"], f"lost at request {touch}"
+            if taken:
+                assert (work / ".journal" / "policies.jsonl").read_bytes() == LINE
+                assert (work / "adapters" / "b" / "weights").read_bytes() == b"w" * LARGE
+                assert (run / "metrics.jsonl").read_text() == '{"loss": 1}\n'
+    assert taken and not left and touch > 8
+    keys = s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{shown(one).split('/', 3)[3]}/parts")
+    assert not keys.get("Contents"), "nothing is left of it"
 
 
 def test_a_lost_answer_is_no_lost_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import BUCKET
 
 import sipo
+from sipo.cli.main import main
 from sipo.config.file import parse_config
-from sipo.disk.parts import gather, held, part_of
+from sipo.disk.copies import refreshed
+from sipo.disk.parts import Part, gather
+from sipo.disk.publishing import remove
 from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
 
@@ -94,7 +98,7 @@ def test_a_part_that_was_stopped_goes_on_by_itself_or_in_the_whole(
     monkeypatch.setattr(align, "labelled", once)
     with pytest.raises(KeyboardInterrupt):
         sipo.run(config, only="align", objective="brevity", quiet=True)
-    part = config.run_dir / ".partial" / part_of("align", "brevity")
+    part = config.run_dir / ".partial" / "align@brevity"
     assert (part / ".journal" / "reference.jsonl").exists()
     sipo.run(config, until="align", quiet=True)
     assert not part.exists()
@@ -113,8 +117,75 @@ def test_a_part_of_other_settings_is_not_used(
     assert mine == {name: theirs[name] for name in mine}
 
 
+def test_status_tells_which_parts_there_are(
+    whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three trainings as an array: two are done, one is begun, at work, or not there."""
+    tone = {"name": "tone", "better": "It is kind.", "reward": "sipo.rewards.text:words"}
+    config = config_of(whole, tmp_path, objectives=[*whole["objectives"], tone])
+    run = config.run_dir
+
+    def status() -> tuple[Any, str]:
+        assert main(["status", str(run)]) == 0
+        text = capsys.readouterr().out
+        assert main(["status", str(run), "--json"]) == 0
+        return json.loads(capsys.readouterr().out), text
+
+    for name in ("detail", "tone"):
+        sipo.run(config, only="align", objective=name, quiet=True)
+    told, text = status()
+    (align,) = (each for each in told["stages"] if each["name"] == "align")
+    assert (align["state"], align["parts"]) == ("partial", {"detail": "done", "brevity": "absent", "tone": "done"})
+    assert "detail done, brevity absent, tone done" in text and "goes on" in text and told["now"] is None
+    part = Part(RunFolder(run), "align", "brevity")
+    with part.held():
+        part.folder.begin(part.name, "a plan")
+        told, text = status()
+        assert told["now"] == ["align: brevity alone"] and told["next"] is None
+        assert "brevity working" in text and "goes on" not in text
+    assert "brevity stale" in status()[1]
+    remove(part.place)
+    sipo.run(config, until="align", quiet=True)
+    told, text = status()
+    assert not any(each["parts"] for each in told["stages"])
+
+
+def test_in_a_store_each_part_is_made_by_a_machine_of_its_own(
+    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], s3: Any
+) -> None:
+    place = f"s3://{BUCKET}/of-parts/run"
+
+    def on(machine: str) -> Any:
+        monkeypatch.setenv("SIPO_CACHE", str(tmp_path / machine))
+        return parse_config({**whole, "run_dir": place}, "settings")
+
+    def parts() -> dict[str, str]:
+        on("reader")
+        assert main(["status", place, "--json"]) == 0
+        return next(each["parts"] for each in json.loads(capsys.readouterr().out)["stages"] if each["name"] == "align")
+
+    sipo.run(on("one"), only="align", objective="brevity", quiet=True)
+    assert parts() == {"detail": "absent", "brevity": "done"}
+    sipo.run(on("two"), only="align", objective="detail", quiet=True)
+    assert parts() == {"detail": "done", "brevity": "done"}
+    config = on("three")
+    sipo.run(config, until="align", quiet=True)
+    trained = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").open()]
+    assert {each["objective"] for each in trained if "objective" in each} == {"detail", "brevity"}
+    assert parts() == {}
+    config = on("four")
+    refreshed(config.run_dir)
+    sipo.Outputs(config.run_dir, config).folder.verify("align")
+    mine, theirs = contents(config.run_dir), contents(Path(whole["run_dir"]))
+    assert mine == {name: theirs[name] for name in mine} and "align/adapters/brevity/adapter_config.json" in mine
+    there = s3.list_objects_v2(Bucket=BUCKET, Prefix="of-parts/run/parts")
+    assert not there.get("Contents")
+    sipo.run(config, only="align", objective="detail")
+    assert "align: holds" in capsys.readouterr().out
+
+
 def hold(run: Path, entered: Any, leave: Any) -> None:
-    with held(RunFolder(run), "align", "detail"):
+    with Part(RunFolder(run), "align", "detail").held():
         entered.set()
         leave.wait(60)
 
@@ -160,7 +231,7 @@ def test_what_cannot_be_made_alone(whole: dict[str, Any], tmp_path: Path, asked:
 def test_gathering_can_be_killed_at_any_place(tmp_path: Path) -> None:
     """A line stands before its folder, and lines that are there already are not doubled."""
     folder, into = RunFolder(tmp_path), tmp_path / ".partial" / "align"
-    part = folder.begin(part_of("align", "b"), "plan")
+    part = folder.begin("align@b", "plan")
     for place, unit in ((folder.begin("align", "plan"), b"0"), (part, b"1")):
         (place / ".journal").mkdir()
         (place / ".journal" / "policies.jsonl").write_bytes(b"check " + unit + b' {"result": 1}\n')

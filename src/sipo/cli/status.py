@@ -92,7 +92,8 @@ def _show(run: Path, progress: Progress) -> None:
 def _row(stage: StageStatus) -> list[str]:
     seconds = f"{stage.took['seconds']:.0f}" if stage.took else "-"
     units = ", ".join(f"{name} {count}" for name, count in stage.units.items())
-    return [stage.name, stage.state, seconds, units or _work(stage.took) or "-"]
+    parts = ", ".join(f"{name} {state}" for name, state in stage.parts.items())
+    return [stage.name, stage.state, seconds, parts or units or _work(stage.took) or "-"]
 
 
 def _work(took: dict[str, Any]) -> str:

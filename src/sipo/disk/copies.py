@@ -14,6 +14,7 @@ from typing import Any
 from sipo.disk.content import sha256_of
 from sipo.disk.damage import STAGE
 from sipo.disk.journal import FOLDER as JOURNAL
+from sipo.disk.journal import PLAN
 from sipo.disk.locking import LOCK, alone, worked_on
 from sipo.disk.manifest import File, Manifest, read_manifest
 from sipo.disk.objects import GoneError, Objects
@@ -89,7 +90,8 @@ class Copy:
         def wanted(name: str) -> bool:
             if any(name.startswith(stage) for stage in stages):
                 return files[name]["size"] <= SMALL
-            return not reading or not name.startswith(".partial/") or f"/{JOURNAL}/" in name
+            told = f"/{JOURNAL}/" in name or name.endswith(f"/{PLAN}")  # how far work in progress is
+            return not reading or not name.startswith(".partial/") or told
 
         self._fetch({name: file for name, file in files.items() if wanted(name)})
 

@@ -22,6 +22,8 @@ Results = Generator[tuple[int, Any], None, None]
 
 FOLDER = ".journal"
 """Where a stage's folder keeps its journals; they go when the stage is complete."""
+PLAN = ".plan"
+"""What tells whether the work may be gone on with: its file, beside them."""
 SYNCED = 1.0
 """Seconds between two times that results are forced onto the disk: each alone would cost more than a quick unit."""
 _ALONE: ContextVar[int | None] = ContextVar("alone", default=None)
@@ -132,6 +134,12 @@ def in_any_order(
     return _finished(path, count, None).results
 
 
+def has_written(folder: Path) -> bool:
+    """Is a unit finished there that writes a folder?"""
+    journals = (folder / FOLDER).glob("*.jsonl")
+    return any("wrote" in entry for path in journals for _, _, entry in _entries(path))
+
+
 def _line(number: int, entry: dict[str, Any]) -> bytes:
     """A check, the unit's number and its entry: damage anywhere in the line shows, and so does a line that is gone."""
     body = f"{number} {json.dumps(entry, ensure_ascii=False)}".encode()
@@ -182,15 +190,21 @@ def _finished(path: Path, count: int, writes: Callable[[int], Path] | None) -> _
 
 def _lines(path: Path, count: int, writes: Callable[[int], Path] | None) -> Iterator[tuple[bytes, int | None, Any]]:
     """Each line, with its unit's number and result where it is whole."""
-    if not path.exists():
-        return
+    for line, unit, entry in _entries(path) if path.exists() else ():
+        if unit is None or unit >= count:
+            yield line, None, None
+            continue
+        whole = not (writes and flaw_in(writes(unit), entry.get("wrote", {}), every_byte=True))
+        yield (line, unit, entry["result"]) if whole else (line, None, None)
+
+
+def _entries(path: Path) -> Iterator[tuple[bytes, int | None, dict[str, Any]]]:
+    """Each line, with its unit's number and entry where it is as it was written."""
     with path.open("rb") as stream:
         for line in stream:
             check, _, body = line.removesuffix(b"\n").partition(b" ")
             if not line.endswith(b"\n") or short_digest(body).encode() != check:
-                yield line, None, None
+                yield line, None, {}
                 continue
             number, _, text = body.partition(b" ")
-            unit, entry = int(number), parse(text.decode())
-            whole = unit < count and not (writes and flaw_in(writes(unit), entry.get("wrote", {}), every_byte=True))
-            yield (line, unit, entry["result"]) if whole else (line, None, None)
+            yield line, int(number), parse(text.decode())

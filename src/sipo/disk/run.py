@@ -17,6 +17,7 @@ from sipo.disk.content import Seal, flaw_in, foreign_to, is_seal, seal_of
 from sipo.disk.copies import Copy, copy_of
 from sipo.disk.damage import CONFIG, STAGE, SUBJECT, DamageError, is_run, note, stages_in
 from sipo.disk.journal import FOLDER as JOURNAL
+from sipo.disk.journal import PLAN
 from sipo.disk.locking import alone
 from sipo.disk.publishing import check_name, check_no_links, move, open_as_folder, remove, sync
 from sipo.disk.tables import read_checked, write_checked, write_text
@@ -24,7 +25,6 @@ from sipo.errors import SipoError
 
 MOMENT = "moment"
 """Of the run's beginning, in its subject: chat templates with a date are told it for ever."""
-PLAN = ".plan"
 PARTIAL, SUPERSEDED = ".partial", ".superseded"
 NOW = ".now.json"
 """What is under way, for `sipo status`."""

@@ -8,6 +8,7 @@ lost the run cannot write the manifest any more, and stops.
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from sipo.disk.content import sha256_of
-from sipo.disk.copies import Copy, copy_of
+from sipo.disk.copies import KNOWN, OURS, Copy, copy_of
 from sipo.disk.damage import STAGE, note
 from sipo.disk.locking import alone
 from sipo.disk.manifest import LEASE, NAME, File, Manifest, as_bytes, read_manifest, write_manifest
@@ -27,23 +28,44 @@ from sipo.errors import SipoError
 OPENED = {"report/report.html": "text/html; charset=utf-8", "compare/fronts.json": "application/json"}
 """What people open by its own name in the store, and its media type; sipo reads neither there."""
 OBJECTS = "files"
+LOOKS = 1.0
+"""Seconds between two looks whether a run is free."""
 LAST = 10.0
 """Seconds for which a store out of reach is tried again where the work has ended by itself."""
 
 
+class HeldError(SipoError):
+    """Another process holds the run."""
+
+
 @contextmanager
-def working(run: Path, every: float) -> "Iterator[Writer | None]":
-    """Hold the run that lies in a store, and publish in it every so many seconds; nothing for an ordinary folder."""
+def working(run: Path, every: float, *, work: str = "this run", wait: bool = False) -> "Iterator[Writer | None]":
+    """Hold the run that lies in a store, and publish in it every so many seconds; nothing for an ordinary folder.
+
+    Where another process holds it: wait, or raise SipoError, which names the `work`.
+    """
     copy = copy_of(run)
     if copy is None:
         yield None
         return
     run.mkdir(parents=True, exist_ok=True)
-    with alone(run, work="this run"):
-        writer = Writer(copy)
+    with alone(run, wait=wait, work=work):
+        writer = _awaited(copy, work) if wait else Writer(copy, work)
         with _left_whole(writer), writer.renewing(max(every, 1.0)):
             yield writer
             writer.publish()
+
+
+def _awaited(copy: Copy, work: str) -> "Writer":
+    told = False
+    while True:
+        try:
+            return Writer(copy, work)
+        except HeldError:
+            if not told:
+                note(f"{copy.objects.name}: another process is working on {work}; waiting for it")
+            told = True
+        time.sleep(LOOKS)
 
 
 @contextmanager
@@ -78,11 +100,12 @@ class Found(NamedTuple):
 class Writer:
     """This process as the writer of a run."""
 
-    def __init__(self, copy: Copy) -> None:
-        """Take the run. Raises SipoError where another process holds it."""
+    def __init__(self, copy: Copy, work: str = "this run") -> None:
+        """Take the run. Raises HeldError where another process holds it."""
         self.copy, self.objects, self.token = copy, copy.objects, uuid4().hex[:12]
         self.failed: SipoError | None = None
         """Why this is no writer any more."""
+        self.removed = False
         self._writing, self._publishing = Lock(), Lock()
         self._seen: dict[str, tuple[tuple[int, ...], File]] = {}
         """Files of work in progress as they were sent last."""
@@ -90,8 +113,8 @@ class Writer:
         before = read_manifest(self.objects)
         as_new = before is not None and before.last in copy.tokens()  # and no process of this machine is at it
         if before and before.held and not as_new:
-            raise SipoError(
-                f"{self.objects.name}: another process ({before.holder}) is working on this run; wait for it, then "
+            raise HeldError(
+                f"{self.objects.name}: another process ({before.holder}) is working on {work}; wait for it, then "
                 f"give the same command again. Where it is dead, its lease ends in {before.lease - before.age:.0f} s"
             )
         if before and before.holder and not as_new:
@@ -100,7 +123,13 @@ class Writer:
         copy.keep(*([before.last, self.token] if before and as_new else []))
         holder = f"process {os.getpid()} on {platform.node()}"
         files = before.files if before else {}
-        self._write(Manifest(files, self.token, holder, LEASE, before.tag if before else ""))
+        mine = write_manifest(self.objects, Manifest(files, self.token, holder, LEASE, before.tag if before else ""))
+        if mine is None:
+            raise HeldError(
+                f"{self.objects.name}: another process has begun to work on {work} at the same time; wait for it, then "
+                "give the same command again"
+            )
+        copy.manifest = mine
         self.objects.check_conditions(NAME, as_bytes(self.manifest))
         if not as_new:
             copy.become(files, reading=False)
@@ -153,6 +182,8 @@ class Writer:
         """Have the store hold what the copy holds. Raises SipoError where this is no writer any more."""
         with self._publishing:
             self.go_on()
+            if self.removed:
+                return
             before = self.manifest.files
             found, scratch = self._found()
             try:
@@ -165,6 +196,17 @@ class Writer:
                 kept = {file["object"] for file in files.values()}
                 self._delete({file["object"] for file in before.values()} - kept)
             self._open(files)
+
+    def remove(self) -> None:
+        """Take all of it away, here and in the store, where it is then as if it had never been."""
+        for each in self.copy.path.iterdir():
+            if not each.name.endswith(OURS):
+                remove(each)
+        self.publish()  # before objects go, nothing names them
+        with self._writing:
+            self.objects.delete([NAME])
+            self.removed = True
+        remove(self.copy.path / KNOWN)
 
     def _found(self) -> tuple[dict[str, Found], Path]:
         """The copy's files by name, at one moment; of what may change, copies in a scratch folder."""
@@ -221,6 +263,8 @@ class Writer:
 
     def _write(self, manifest: Manifest) -> None:
         self.go_on()
+        if self.removed:
+            return
         try:
             written = write_manifest(self.objects, manifest)
         except SipoError as error:

@@ -1,5 +1,6 @@
 """What the stages of a run wrote, read back as what their functions returned."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 from sipo.config import Config
 from sipo.declare.parts import RANKINGS, RESPONSES
 from sipo.declare.stage import Output, Part, Stage
+from sipo.disk.content import short_digest
 from sipo.disk.damage import DamageError
 from sipo.disk.run import RunFolder
 from sipo.errors import SipoError
@@ -17,6 +19,9 @@ from sipo.graph.key import digest_of_part, key_of, outside_of
 from sipo.places import path_of
 from sipo.records import Ranking, Response
 from sipo.settings import Model
+
+PACE: Any = {"checkpoint_seconds": True, "report_to": True, "ray": {"address", "actors", "num_gpus"}}
+"""Keys of `execution` with another value of which a stage that was begun goes on."""
 
 
 def backbone_of(run: Path, config: Config) -> Model:
@@ -86,6 +91,11 @@ class Outputs:
                 return None
             inputs[name] = digest_of_part(record["files"], output.part)
         return key_of(stage, self.config, subject, inputs, self._outside(stage))
+
+    def plan(self, key: str, anew: bool = False) -> str:
+        """Of work in progress on a stage of this key, which goes on where it is the same."""
+        execution = self.config.execution.model_dump(exclude=PACE)
+        return short_digest(json.dumps([key, execution, *(["anew"] if anew else [])]))
 
     def _outside(self, stage: Stage) -> dict[str, str | None]:
         """What is not to be found from here is as it was: a finished run is read on machines that lack it."""

@@ -1,6 +1,5 @@
 """A run from its first unfinished unit to its report."""
 
-import json
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,13 +13,12 @@ from sipo.config import Config
 from sipo.config.file import dump_config
 from sipo.declare.parts import POLICIES, STRENGTH, TRIAL_POLICIES
 from sipo.declare.stage import Stage
-from sipo.disk.content import short_digest
-from sipo.disk.copies import copy_of
+from sipo.disk.copies import refreshed
 from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.journal import only_unit
-from sipo.disk.parts import METRICS, gather, held, part_of
-from sipo.disk.run import NOW, PARTIAL
+from sipo.disk.parts import METRICS, Part, gather
+from sipo.disk.run import NOW, RunFolder
 from sipo.disk.writer import Writer, working
 from sipo.errors import SipoError
 from sipo.graph.build import Graph
@@ -36,9 +34,6 @@ from sipo.runs.validate import validate
 from sipo.task import Task
 from sipo.trackers import Trackers
 from sipo.words import quantity
-
-PACE: Any = {"checkpoint_seconds": True, "report_to": True, "ray": {"address", "actors", "num_gpus"}}
-"""Keys of `execution` with another value of which a stage that was begun goes on."""
 
 
 def run(
@@ -124,11 +119,6 @@ def make_part(config: Config, only: str | None, objective: str, *, quiet: bool =
     """Make one policy of the stage `only`, beside other processes on the same run that make other ones."""
     if only is None:
         raise SipoError(f"--objective {objective}: makes one policy of a stage; name that with --only")
-    if copy_of(config.run_dir):
-        raise SipoError(
-            f"{config.run_dir}: --objective wants a folder that several processes write to; an object store has one "
-            "writer at a time; leave --objective out, or name a folder on a disk"
-        )
     graph = Graph(config)
     _known(graph, only)
     stage = graph[only]
@@ -139,15 +129,15 @@ def make_part(config: Config, only: str | None, objective: str, *, quiet: bool =
         raise SipoError(
             f"--objective {objective}: `{only}` trains no policy for each objective; {' and '.join(trains)} do"
         )
-    metrics = config.run_dir / PARTIAL / part_of(only, objective) / METRICS
-    task = Task(config, Progress(metrics, quiet=quiet, steps=True))
+    part = Part(RunFolder(refreshed(config.run_dir)), only, objective)
+    task = Task(config, Progress(part.place / METRICS, quiet=quiet, steps=True))
     work = Work(task, graph, subject_of(task))
     work.folder.check(work.subject)
     work.check_inputs(stage)
     validate(task, evaluated=False)
-    with work.folder.locked(wait=True):
+    with working(config.run_dir, config.execution.checkpoint_seconds, wait=True), work.folder.locked(wait=True):
         work.folder.claim(work.subject, dump_config(config), task.moment)
-    work.make_part(stage, objective)
+    work.make_part(stage, part)
     return work.folder.path
 
 
@@ -219,20 +209,16 @@ class Work:
         progress.say(f"{name}{' anew' if anew else changed}{f'  ({self.course})' if self.course else ''}")
         self._make(stage, key, anew)
 
-    def plan(self, key: str, anew: bool = False) -> str:
-        """Of work in progress, which goes on where it is the same."""
-        execution = self.task.config.execution.model_dump(exclude=PACE)
-        return short_digest(json.dumps([key, execution, *(["anew"] if anew else [])]))
-
-    def make_part(self, stage: Stage, objective: str) -> None:
+    def make_part(self, stage: Stage, part: Part) -> None:
         """Make one policy of a stage, under a lock of its own."""
-        task, name, say = self.task, stage.name, self.task.progress.say
+        task, name, objective, say = self.task, stage.name, part.unit, self.task.progress.say
         key = self.outputs.key(stage, self.subject)
         assert key is not None  # its inputs hold
         if self.folder.holds(name, key, every_byte=True):
             return say(f"{name}: holds")
-        with held(self.folder, name, objective):
-            folder = self.folder.begin(part_of(name, objective), self.plan(key))
+        with part.held(task.config.execution.checkpoint_seconds) as writer:
+            task.progress.goes_on = writer.go_on if writer else None
+            folder = part.folder.begin(part.name, self.outputs.plan(key))
             self._stand(stage)
             task.progress.stage = name
             say(f"{name}: {objective} alone")
@@ -241,9 +227,10 @@ class Work:
         say(f"{name}: {objective} is made; `{sipo(*resume(self.folder.path))}` goes on once the others are")
 
     def _make(self, stage: Stage, key: str, anew: bool) -> None:
-        task, name, plan = self.task, stage.name, self.plan(key, anew)
+        task, name, plan = self.task, stage.name, self.outputs.plan(key, anew)
         folder, device = self.folder.begin(name, plan), find_device(task.config.execution.device)
-        if parts := gather(self.folder, name, folder, plan):
+        publish = self.writer.publish if self.writer else lambda: None
+        if parts := gather(self.folder, name, folder, plan, publish):
             task.progress.say(f"  goes on with what was made of {', '.join(parts)}")
         resumed = any(file.is_file() and file.stat().st_size for file in (folder / JOURNAL).rglob("*"))
         self._stand(stage)

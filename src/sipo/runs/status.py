@@ -2,7 +2,8 @@
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from sipo.disk.copies import copy_of, refreshed
 from sipo.disk.damage import CONFIG, STAGE, SUBJECT, DamageError, is_run, reading
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.locking import worked_on
+from sipo.disk.parts import Part, parts_in
 from sipo.disk.run import MOMENT, NOW, PARTIAL, RunFolder, digest_of
 from sipo.disk.tables import read_checked
 from sipo.errors import SipoError
@@ -40,6 +42,8 @@ class StageStatus:
     """Finished units of the work in progress, by the name of its journal."""
     problem: str = ""
     """Of a damaged stage, in one line."""
+    parts: dict[str, str] = field(default_factory=dict)
+    """Of a stage whose policies are made each alone, by objective: done, working, begun, stale or absent."""
 
 
 def check_config(file: Path) -> None:
@@ -75,11 +79,16 @@ def stage_statuses(run: Path, config: Config, name: str | None = None) -> list[S
     """Every stage of the run, or one and all that it is made from, in order; files are compared by their sizes."""
     outputs, about = Outputs(run, config), read_subject(run)
     found: dict[str, StageStatus] = {}
-    graph = outputs.graph()
+    graph, parts_of = outputs.graph(), cache(lambda: _parts_of(outputs.folder))
     for stage in [*graph.before(graph[name]), graph[name]] if name else graph:
         ready = all(found[each.name].state == "done" for each in stage.needs())
         key = outputs.key(stage, about) if ready else None
-        found[stage.name] = _status(outputs.folder, stage.name, key)
+        status = _status(outputs.folder, stage.name, key)
+        if status.state != "done" and (parts := parts_of().get(stage.name)):
+            plan = outputs.plan(key) if key else None
+            states = {part.unit: part.state(plan) for part in parts}
+            status = replace(status, state="partial", parts=dict.fromkeys(config.names, "absent") | states)
+        found[stage.name] = status
     return list(found.values())
 
 
@@ -118,10 +127,11 @@ def distillations(run: Path, config: Config) -> list[Distilled]:
 
 
 def under_way(run: Path) -> list[str] | None:
-    """What the process that works on the run is at, in lines for people; None where there is no such process."""
+    """What processes that work on the run are at, in lines for people; None where there is no such process."""
     copy = copy_of(run)
     if not worked_on(run) and not (copy and copy.held()):
-        return None
+        made = [part for parts in _parts_of(RunFolder(run)).values() for part in parts if part.state() == "working"]
+        return [f"{part.stage}: {part.unit} alone" for part in made] or None
     with suppress(OSError, ValueError, KeyError, TypeError):
         return [str(line) for line in json.loads((Path(run) / NOW).read_text(encoding="utf-8"))["said"]]
     return []
@@ -161,6 +171,14 @@ def remarks_of(run: Path, config: Config) -> list[str]:
         return []
     chosen = Outputs(run, config).of(filters[-1][CHOICE])["chosen"]
     return [] if chosen else [CHOSE_NOTHING]
+
+
+def _parts_of(folder: RunFolder) -> dict[str, list[Part]]:
+    """By stage."""
+    found: dict[str, list[Part]] = {}
+    for part in parts_in(folder):
+        found.setdefault(part.stage, []).append(part)
+    return found
 
 
 def _status(folder: RunFolder, name: str, key: str | None) -> StageStatus:
