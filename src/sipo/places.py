@@ -44,6 +44,16 @@ def path_of(named: str | os.PathLike[str], below: int = 0) -> Path:
     return copies().joinpath(found[1].lower(), bucket, quote("/".join([*above, ""]) or "/", safe=""), name, *within)
 
 
+def named(place: str | os.PathLike[str]) -> str:
+    """As people write it: a path has one of the two slashes of an address.
+
+    >>> named(Path("s3://bucket/rows.jsonl"))
+    's3://bucket/rows.jsonl'
+    """
+    found = NAMED.fullmatch(os.fspath(place))
+    return f"{found[1]}://{found[2]}" if found else os.fspath(place)
+
+
 def shown(place: Path) -> str:
     """What people know the path by: in a working copy, the name in its store.
 

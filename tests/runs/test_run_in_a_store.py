@@ -165,9 +165,8 @@ def test_its_own_configuration_goes_on_with_it_and_a_change_makes_its_own_anew(
     [
         (["status", f"s3://{BUCKET}/nothing"], f"s3://{BUCKET}/nothing: holds no run; name the folder"),
         (["status", "s3://no-such-bucket-of-anybody/x"], "there is no such bucket"),
+        (["data", "export", NAME, "--to", "nowhere"], f"{NAME}: has chosen no responses, because its methods are base"),
         (["generate", "gs://bucket/run", "--prompt", "x"], "gs://bucket/run: a run lies in a folder, or in a store"),
-        (["testbed", "--to", f"s3://{BUCKET}/x"], "the folder of a run may lie in an object store, and nothing else"),
-        (["export", NAME, "--weights", "detail=1", "--to", f"s3://{BUCKET}/y"], "and nothing else; name one on a disk"),
     ],
 )
 @pytest.mark.usefixtures("reader")
@@ -175,6 +174,68 @@ def test_what_is_wrong_is_one_line(command: list[str], told: str, capsys: pytest
     assert main(command) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+FILE = f"s3://{BUCKET}/rows.jsonl"
+LABELS = ["--objective", "a=sipo.rewards.text:words", "--model", "m"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["init", "s3://bucket/run.yaml"],
+        ["init", "@run.yaml", "--data", FILE],
+        ["check", FILE.replace("jsonl", "yaml")],
+        ["run", FILE.replace("jsonl", "yaml")],
+        ["study", "methods", "--on", FILE.replace("jsonl", "yaml"), "--to", "@studies"],
+        ["study", "methods", "--to", "s3://bucket/studies"],
+        ["testbed", "--to", "s3://bucket/testbed"],
+        ["data", "inspect", FILE],
+        ["data", "prepare", FILE, "--to", "@rows"],
+        ["data", "prepare", "pku-saferlhf-10k", "--to", "s3://bucket/rows"],
+        ["data", "convert", FILE, "--to", "@rows"],
+        ["data", "convert", "rows.jsonl", "--to", "s3://bucket/rows"],
+        ["data", "label", "--prompts", FILE, "--to", "@rows.jsonl", *LABELS],
+        ["data", "label", "--prompts", "p.jsonl", "--to", "s3://bucket/rows.jsonl", *LABELS],
+        ["data", "export", NAME, "--to", "s3://bucket/rows"],
+        ["reward", "train", "--data", FILE, "--model", "m", "--to", "@reward"],
+        ["reward", "train", "--data", "rows.jsonl", "--model", "m", "--to", "s3://bucket/reward"],
+        ["generate", NAME, "--prompts", FILE],
+        ["generate", NAME, "--prompts", FILE.replace("jsonl", "txt")],
+        ["serve", NAME, "--api-keys", FILE],
+        ["play", NAME, "--api-keys", FILE],
+        ["compare", FILE],
+        ["export", NAME, "--weights", "detail=1", "--to", "s3://bucket/adapter"],
+        ["export", NAME, "--weights", "detail=1", "--to-grpo", "s3://bucket/rewards"],
+        ["export", NAME, "--weights", "detail=1", "--base", "s3://bucket/model", "--to", "@adapter"],
+        ["push", "s3://bucket/adapter", "--to", "owner/name"],
+        ["run", "@run.yaml", "--set", f"data.path={FILE}"],
+        ["run", "@run.yaml", "--set", f"data.source={FILE}"],
+        ["run", "@run.yaml", "--set", "model.path=s3://bucket/model"],
+        ["check", "@run.yaml", "--set", "refine.review_template=https://host/review.txt"],
+    ],
+    ids=lambda command: " ".join(word for word in command if "--" not in word)[:50],
+)
+@pytest.mark.usefixtures("reader")
+def test_a_command_that_wants_a_disk_says_so_in_a_line_and_leaves_nothing(
+    command: list[str], made: tuple[Path, dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others read the run there (above)."""
+    there = tmp_path / "there"
+    there.mkdir()
+    if command[1] == "@run.yaml" and command[0] != "init":
+        (there / "run.yaml").write_text(json.dumps(made[1]))
+    before = sorted(there.rglob("*"))
+    assert main([word.replace("@", f"{there}/") for word in command]) == 2
+    error = capsys.readouterr().err
+    address = next(
+        word.partition("=")[2] if "=s3" in word or "=https" in word else word
+        for word in command
+        if "://" in word and word != NAME
+    )
+    said = f"{address}: lies on no disk; the folder of a run may lie in an object store, and nothing else; name one on"
+    assert said in error and error.count("\n") == 1
+    assert sorted(there.rglob("*")) == before
 
 
 @pytest.mark.usefixtures("reader")

@@ -407,12 +407,10 @@ def _run(
     **stages: Any,
 ) -> dict[str, Any]:
     """The status of the run once it is made (`sipo.run`)."""
-    from sipo.config.file import load_config
-    from sipo.disk.copies import refreshed
+    from sipo.config.file import config_file, load_config
     from sipo.runs.status import check_config
 
-    config = path_of(config, below=1)
-    refreshed(config.parent)
+    config = config_file(config)
     check_config(config)
     extra = [] if run_dir is None else [f"run_dir={json.dumps(str(run_dir))}"]
     settings = load_config(config, [*(overrides or []), *extra])

@@ -9,6 +9,7 @@ from sipo.cli.arguments import Json, parse_pairs
 from sipo.cli.disk import writing
 from sipo.commands import sipo
 from sipo.hush import hush
+from sipo.places import path_of
 from sipo.progress import answering, say
 from sipo.words import quantity
 
@@ -132,7 +133,9 @@ def convert(
 
 @data.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run with sipo among its methods.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", parser=path_of, help="The folder of a run with sipo among its methods.")
+    ],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
     format: Format = "trl",
     as_json: Json = False,

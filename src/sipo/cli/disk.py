@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sipo.errors import SipoError
+from sipo.disk.publishing import check_on_disk
 from sipo.memory import is_full
-from sipo.places import in_a_store
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
@@ -21,8 +20,7 @@ TOLD = re.compile(r"\(os error (\d+)\)")
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Within the block, errors of the disk that name no place are of `path`. Raises SipoError where it is on none."""
-    if in_a_store(path):
-        raise SipoError(f"{path}: the folder of a run may lie in an object store, and nothing else; name one on a disk")
+    check_on_disk(path)
     try:
         yield
     except OSError as error:

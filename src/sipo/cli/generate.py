@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from sipo.commands import evenly, ratios
 from sipo.data.chats import UnusableError
 from sipo.data.prompts import parse_prompt, read_prompts, text_of
+from sipo.disk.publishing import check_on_disk
 from sipo.errors import SipoError
 from sipo.finished.built import spec_of
 from sipo.message import Message
@@ -37,6 +38,7 @@ def prompts_of(texts: Sequence[str], file: Path | None, stdin: TextIO) -> list[C
     if file == STDIN:
         chats += _of_lines(stdin, "stdin")
     elif file is not None and file.suffix.lower() == ".txt":
+        check_on_disk(file)
         with file.open(encoding="utf-8") as lines:
             chats += _of_lines(lines, str(file))
     elif file is not None:

@@ -11,9 +11,10 @@ from sipo.config import Config
 from sipo.data.sources.finding import is_path
 from sipo.disk.copies import refreshed
 from sipo.disk.damage import CONFIG, is_run
+from sipo.disk.publishing import check_on_disk
 from sipo.errors import SipoError
 from sipo.filters.registry import specs
-from sipo.places import path_of
+from sipo.places import in_a_store, path_of
 from sipo.rewards.kinds.registry import kinds
 from sipo.settings.explain import explain
 from sipo.settings.section import RULE
@@ -30,8 +31,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     >>> sipo.load_config("quickstart.yaml", ["align.lr=1e-4"]).align.lr
     0.0001
     """
-    path = path_of(path, below=1)
-    refreshed(path.parent)
+    path = config_file(path)
     values = _read(path)
     _find_functions(values, path.parent)
     if path.name == CONFIG and is_run(path.parent):
@@ -42,6 +42,15 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     _rebase(values, Path())  # absolute, so that a run's own copy of it can be read from anywhere
     values.setdefault("run_dir", str(Path("runs") / path.stem))
     return parse_config(values, str(path))
+
+
+def config_file(path: Path | str) -> Path:
+    """Where a configuration is read: that of a run in a store, `s3://BUCKET/RUN/config.yaml`, in its working copy."""
+    if in_a_store(path) and Path(path).name != CONFIG:
+        check_on_disk(path)
+    path = path_of(path, below=1)
+    refreshed(path.parent)
+    return path
 
 
 def parse_config(values: dict[str, Any], source: str) -> Config:
@@ -114,6 +123,7 @@ def _rebase(values: dict[str, Any], folder: Path) -> None:
         section = values.get(key)
         value = section.get(name) if isinstance(section, dict) else None
         if isinstance(section, dict) and isinstance(value, str):
+            _check(value, place)
             path = folder / Path(value).expanduser()
             if key != "model" or path.exists():  # a hub id or package:NAME is no path: only what exists
                 section[name] = os.path.abspath(path)  # symbolic links keep their names, and so their suffixes
@@ -126,11 +136,11 @@ def _rebase_source(data: Any, folder: Path) -> None:
     """The same for what rows are made from, where it is a file or folder, and for a tokenizer in a folder."""
     source = data.get("source") if isinstance(data, dict) else None
     if isinstance(source, str):
-        data["source"] = _found_from(folder, source)
+        data["source"] = _found_from(folder, source, "data.source")
     elif isinstance(source, dict):
         for name in ("name", "tokenizer"):
             if isinstance(value := source.get(name), str):
-                source[name] = _found_from(folder, value)
+                source[name] = _found_from(folder, value, f"data.source.{name}")
 
 
 def _rebase_filter(settings: Any, folder: Path) -> None:
@@ -138,10 +148,18 @@ def _rebase_filter(settings: Any, folder: Path) -> None:
     rule = specs().get(str(settings.get(RULE))) if isinstance(settings, dict) else None
     for name in rule.places if rule else ():
         if isinstance(value := settings.get(name), str):
-            settings[name] = _found_from(folder, value)
+            settings[name] = _found_from(folder, value, f"filter.{name}")
 
 
-def _found_from(folder: Path, value: str) -> str:
+def _check(value: str, place: str) -> None:
+    try:
+        check_on_disk(value)
+    except SipoError as problem:
+        raise SipoError(f"{place}: {problem}") from None
+
+
+def _found_from(folder: Path, value: str, place: str) -> str:
+    _check(value, place)
     path = folder / Path(value).expanduser()
     return os.path.abspath(path) if value and (path.exists() or is_path(value)) else value
 
@@ -156,6 +174,8 @@ def _rebase_rewards(values: dict[str, Any], folder: Path) -> None:
         kind = next((kind for key, kind in kinds().items() if key in reward), None)
         for name in kind.places if kind else ():
             value = reward.get(name)
+            if isinstance(value, str):
+                _check(value, f"objectives.reward.{name}")
             path = folder / Path(value).expanduser() if isinstance(value, str) else None
             if kind and path is not None and (kind.settings.model_fields[name].annotation is Path or path.exists()):
                 reward[name] = os.path.abspath(path)

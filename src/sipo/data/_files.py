@@ -12,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sipo.disk.publishing import replacing
+from sipo.disk.publishing import check_on_disk, replacing
 from sipo.errors import SipoError
+from sipo.places import shown
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 PREPARED = ("rows.jsonl", "rows.parquet")
@@ -106,6 +107,7 @@ def _check_suffix(path: Path, others: str = "") -> None:
 
 
 def _what_is_there(path: Path) -> str:
+    check_on_disk(shown(path))
     if path.is_dir():
         return f"is a folder; name a {' or '.join(SUFFIXES)} file in it{OTHERS}"
     if not path.parent.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import RLock
 
 from sipo.errors import SipoError
+from sipo.places import in_a_store, named
 
 moving = RLock()
 """Held while a folder takes another's place, and by whoever must see both as they were or as they are to be."""
@@ -112,6 +113,15 @@ def check_no_links(folder: Path) -> None:
     for each in (folder, *folder.rglob("*")):
         if each.is_symlink():
             raise SipoError(f"{each}: is a symbolic link, which sipo did not make there; remove the link")
+
+
+def check_on_disk(place: Path | str) -> None:
+    """Raise SipoError for an address: of all that is read and written, the folder of a run alone may lie in a store."""
+    if in_a_store(place):
+        raise SipoError(
+            f"{named(place)}: lies on no disk; the folder of a run may lie in an object store, and nothing else; name "
+            "one on a disk"
+        )
 
 
 def check_name(path: Path) -> None:

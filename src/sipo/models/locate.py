@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from sipo.commands import install
+from sipo.disk.publishing import check_on_disk
 from sipo.errors import SipoError
 from sipo.models.gguf import converted
 from sipo.models.pretrained import Origin
@@ -21,6 +22,7 @@ def locate(path: str) -> tuple[str, bool]:
     if path.startswith("package:"):
         found = packaged(path.removeprefix("package:"))
         return str(found if found.is_dir() else converted(found)), True
+    check_on_disk(path)
     local = Path(path).expanduser()
     if local.suffix == ".gguf":
         if not local.is_file():

@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from sipo.disk.publishing import check_on_disk
 from sipo.errors import SipoError
 from sipo.serve.wire import ApiError
 
@@ -26,6 +27,7 @@ class Keys:
         if given and not keys:
             raise SipoError(f"{VARIABLE}: holds no key; write keys with commas between them, or unset it")
         if file is not None:
+            check_on_disk(file)
             try:
                 lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
             except UnicodeDecodeError:

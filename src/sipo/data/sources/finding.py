@@ -14,6 +14,7 @@ from sipo.data.sources.hub import read_hub
 from sipo.data.sources.interface import SPLIT_COLUMNS, Answer, Dropped, Hub, Known, Record, Source
 from sipo.data.sources.reading import PACKED, SUFFIXES, read_path
 from sipo.data.sources.registry import known_sets, sources
+from sipo.disk.publishing import check_on_disk
 from sipo.errors import SipoError
 
 STRUCTURE = (
@@ -58,6 +59,7 @@ def find(
     if Path(name).exists():
         records = read_path(Path(name), called)
     elif not on_hub(name):
+        check_on_disk(name)
         near = get_close_matches(name, known_sets(), n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"or name one of {', '.join(known_sets())}, or a hub id"
         raise SipoError(f"{name}: no such file or folder; {hint}")
