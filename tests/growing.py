@@ -52,21 +52,24 @@ DRAWN = BETWEEN[:5]
 class Counting(Batched):
     """Plans as engines do, writes texts by chance and scores by a number that depends on the request alone."""
 
+    lengths = range(3, 9)
+    """In tokens."""
+
     def _computed(self, span: Any, batches: Sequence[Any]) -> Iterator[tuple[int, Sequence[Any]]]:
         for index, batch in enumerate(batches):
             match batch:
                 case Texts():
-                    yield index, [_written(request.seed) for request in batch.requests]
+                    yield index, [_written(request.seed, self.lengths) for request in batch.requests]
                 case Single():
                     yield index, [_score(y, point) for group, point in batch.rows for y in group.responses]
                 case Knee():
                     yield index, (4096,)
 
 
-def _written(seed: int) -> Generated:
+def _written(seed: int, lengths: range) -> Generated:
     """Letters and spaces of a tokenizer by bytes."""
     draw = Random(seed)
-    return Generated(tuple(draw.choices(range(66, 90), k=draw.randrange(3, 9))), True)
+    return Generated(tuple(draw.choices(range(66, 90), k=draw.choice(lengths))), True)
 
 
 def _score(response: Sequence[int], point: Sequence[float]) -> float:
@@ -123,6 +126,34 @@ def whole_run(folder: Path, model: Path, rows: int) -> None:
     )
     with no_model():
         run(config, quiet=True)
+
+
+def many_candidates(folder: Path, model: Path, prompts: int) -> Path:
+    """A run up to its realignment, with ten candidates a prompt, of 200 tokens, under 16 models."""
+    asked = [(Message("user", f"{at} " + "tell me about it " * 16),) for at in range(prompts + 40)]
+    splits: list[Split] = ["train"] * prompts + ["validation", "test"] * 20
+    rows = [
+        Row(prompt, (f"first {at} " * 20, f"second {at} " * 20), {"x": 0, "y": 1, "z": 1}, splits[at])
+        for at, prompt in enumerate(asked)
+    ]
+    write_rows(folder / "rows.jsonl", rows)
+    config = Config.model_validate(
+        {
+            "run_dir": str(folder / "run"),
+            "model": {"path": str(model), "dtype": "float32"},
+            "data": {"path": str(folder / "rows.jsonl"), "max_prompt_tokens": 400, "max_response_tokens": 200},
+            "objectives": [
+                {"name": name, "better": "It is so.", "reward": "sipo.rewards.text:words"} for name in NAMES
+            ],
+            "sample": {"weights": {"grid": DRAWN}, "rows": "all"},
+            "refine": {"review_tokens": 50},
+            "filter": {"weights": {"grid": JUDGES}},
+            "decoding": {"temperature": 1.0},
+            "execution": {"device": "cpu"},
+        }
+    )
+    with no_model(), patch.object(Counting, "lengths", range(180, 200)):
+        return run(config, until="realign", quiet=True)
 
 
 def operations(work: Callable[[], object]) -> Counter[str]:
@@ -287,7 +318,10 @@ def told(stage: str) -> None:
 
 if __name__ == "__main__":
     what, count, place = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-    if what == "candidates":
+    if what == "run":
+        many_candidates(place, Path(sys.argv[4]), count)
+        told(what)
+    elif what == "candidates":
         write_run(place, count, 200)
         work(task_of(place, Path(sys.argv[4])), place, told)
     else:
