@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sipo.disk.publishing import check_on_disk
+from sipo.errors import SipoError
 from sipo.memory import is_full
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
