@@ -1,6 +1,6 @@
 """Trainings of all kinds on a tiny model: as a program of several ranks, or by a call in one process.
 
-python tests/ranked.py OUT FOLDER        with RANK, WORLD_SIZE and the like in the environment
+python tests/ranked.py OUT FOLDER [zero3]       with RANK, WORLD_SIZE and the like in the environment
 """
 
 import json
@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from sipo import ranks
 from sipo.bank import Adapter, Bank, Policy, new_policy
+from sipo.bank.adapter import decoder_of
+from sipo.bank.everywhere import everywhere
 from sipo.config import Config
 from sipo.decoding import Request, at_mod, at_soup, base
 from sipo.engines import Span, opened
@@ -83,12 +86,12 @@ def trainings(bank: Bank) -> dict[str, Callable[[], Trained]]:
     def loss(*weights: float, rule: Any = "sum", scale: float = 1.0, alpha: float = 0.0) -> Loss:
         return Loss(0.1, Weighting(weights, scale, rule, 0.4), alpha, token_budget=40)
 
-    def at_once() -> Trained:
-        """Three that learn in the same steps, of unequal examples and losses, as one record and one list of tensors."""
+    def at_once(count: int) -> Trained:
+        """Several that learn in the same steps, of unequal examples and losses, as one record and one list of tensors."""
         recipes = [Recipe(Training(epochs=2, batch_size=size), 0.01, size) for size in (3, 4, 5)]
         losses = loss(1.0), loss(0.3, 0.7), loss(0.6, 0.4, rule="raco")
         data = Examples(pairs(1)[:7]), Examples(pairs(2), pairs(2)[:3]), Examples(pairs(2))
-        found = train_together(bank, list(map(Trainee, [fresh] * 3, data, recipes, losses)))
+        found = train_together(bank, list(map(Trainee, [fresh] * count, data, recipes, losses)))
         each = [one for one in found if isinstance(one, Trained)]
         factors = {f"{i} {name}": pair for i, one in enumerate(each) for name, pair in one.policy.factors.items()}  # type: ignore[attr-defined]
         return Trained(Adapter(factors, 1.0), [record for one in each for record in one.history])
@@ -96,7 +99,8 @@ def trainings(bank: Bank) -> dict[str, Callable[[], Trained]]:
     whole = new_policy(bank.model, "full", LORA, 0)
     upper = new_policy(bank.model, "lora", LORA.model_copy(update={"layers": "upper"}), 4)
     return {
-        "three at once": at_once,
+        "two at once": lambda: at_once(2),
+        "three at once": lambda: at_once(3),
         "upper layers": learn(pairs(2), loss(0.3, 0.7), upper),
         "dpo": learn(pairs(1), loss(1.0), best=True),
         "lw": learn(pairs(2), loss(0.3, 0.7)),
@@ -140,7 +144,6 @@ def answers(bank: Bank) -> dict[str, Any]:
             "texts": [[text.tokens for _, text in sorted(column.items())] for column in found[:2]],
             "scores": [[value for _, value in sorted(column.items())] for column in found[2:]],
             "error": str(said.value),
-            "tokens": bank.computed - before,
             "share": (engine.computed - aside) / (bank.computed - before),  # type: ignore[attr-defined]
         }
 
@@ -183,12 +186,25 @@ def fine_tuned(settings: dict[str, Any], folder: Path) -> Result:
     return [{"loss": record["loss"]} for record in records], list(model.state_dict().values())
 
 
-def share_out(wanted: bool) -> None:
-    ranks._joined.sharded = wanted  # type: ignore[union-attr]
+def held(bank: Bank) -> float:
+    """Which part of the layers' numbers this rank holds."""
+    here = whole = 0
+    for each in decoder_of(bank.model)[1].parameters():  # type: ignore[index]
+        zero = getattr(each, "ds_tensor", None)
+        here += len(each.to_local().flatten()) if isinstance(each, DTensor) else each.numel()
+        here += 0 if zero is None else zero.numel()
+        whole += each.numel() if zero is None else each.ds_numel  # type: ignore[attr-defined]
+    return here / whole
 
 
-def everything(folder: Path) -> dict[str, Any]:
-    """In several ranks the policies learn twice: with the whole model on each, then with its layers in pieces."""
+def share_out(by: ranks.Pieces) -> None:
+    ranks._joined.sharded = by  # type: ignore[union-attr]
+
+
+def everything(folder: Path, by: ranks.Pieces = "fsdp2") -> dict[str, Any]:
+    """In several ranks the policies learn twice: with the whole model on each, then with its layers in pieces. Under
+    ZeRO-3 all that has several ways back is refused.
+    """
     settings = tiny_settings(folder)
     bank = Bank(load_backbone(Model(**settings["model"]), "cpu"))
     kinds = trainings(bank)
@@ -198,14 +214,18 @@ def everything(folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {"answers": answers(bank)}
     results |= {"recomputed": recomputed(bank), **{name: learned(make()) for name, make in kinds.items()}}
     if ranks.joined() is not None:
-        ranks.together(share_out, True)
+        ranks.together(share_out, by)
         for name, make in kinds.items():
-            if name != "whole":
+            if by == "zero3" and name in ("raco", "three at once"):
+                with pytest.raises(SipoError, match="fsdp2.yaml"):
+                    make()
+            elif name != "whole":
                 results[f"{name} in pieces"] = learned(make())
         results["recomputed in pieces"] = recomputed(bank)
+        results["held"] = everywhere(held, bank, bank.layers)
         with bank.mounted([]):
             assert score_rows(bank, rows) == before  # by rank 0 alone, so the model is whole again, and the same
-        ranks.together(share_out, False)
+        ranks.together(share_out, "")
         results["answers in between"] = answers(bank)
     results["reward model"] = reward_model(Model(**settings["model"]))
     results["sft"] = fine_tuned(settings, folder / "sft")
@@ -217,6 +237,6 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
 
     def run() -> None:
-        torch.save(everything(Path(sys.argv[2])), sys.argv[1])
+        torch.save(everything(Path(sys.argv[2]), *sys.argv[3:]), sys.argv[1])  # type: ignore[arg-type]
 
     ranks.compute_together(run, lambda: None) if "RANK" in os.environ else run()

@@ -15,17 +15,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from importlib.util import find_spec
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sipo.commands import install_extra
 from sipo.errors import SipoError, first_line
 from sipo.finite import NotFiniteError
 from sipo.hush import hush
 
 Result = TypeVar("Result")
+Pieces = Literal["", "fsdp2", "zero3"]
+"""By what each rank keeps a piece of every layer while they train, if so."""
 Item = TypeVar("Item")
 Cut = Callable[[Sequence[Item]], Iterable[list[int]]]
 """Which of some items make a piece of work each, by index; equal for equal items."""
@@ -51,7 +55,7 @@ class Alone:
     """All ranks of a call where there is one process."""
 
     rank, count = 0, 1
-    sharded = False
+    sharded: Pieces = ""
     in_step = False
     """Does each forward and backward of one rank wait for those of the others?"""
 
@@ -81,7 +85,7 @@ class Alone:
 class Ranks(Alone):
     """This process among others. `control` is a group of all that waits for ever, on any device."""
 
-    def __init__(self, rank: int, count: int, sharded: bool) -> None:
+    def __init__(self, rank: int, count: int, sharded: Pieces) -> None:
         self.rank, self.count, self.sharded = rank, count, sharded
         self.control = dist.new_group(backend="gloo", timeout=EVER)
         self.inside = False
@@ -262,13 +266,12 @@ def join(stopped: Callable[[], None]) -> Ranks:
     Raises SipoError where they do not all come, or want to share a model in a way that is not there.
     """
     global _joined
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise SipoError("DeepSpeed is not supported; configs/accelerate/fsdp2.yaml shares out the same")
+    sharded = _sharded()
     try:
         from accelerate import PartialState
 
         state = PartialState(cpu=not torch.cuda.is_available())
-        _joined = Ranks(state.process_index, state.num_processes, _sharded())
+        _joined = Ranks(state.process_index, state.num_processes, sharded)
     except ImportError as error:
         raise SipoError(f"this launch asks for what is not installed ({first_line(error)})") from None
     except (RuntimeError, ValueError) as error:
@@ -286,16 +289,37 @@ def leave_job() -> None:
         os.environ.pop(name, None)
 
 
-def _sharded() -> bool:
+def _sharded() -> Pieces:
     """Do the launcher's settings want the backbone in pieces? They are ours from here on: transformers would have ranks
-    load empty models by them.
+    load empty models by them, and train them by DeepSpeed.
     """
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    if os.environ.pop("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        _check_deepspeed()
+        return "zero3"
     if os.environ.pop("ACCELERATE_USE_FSDP", "").lower() != "true":
-        return False
+        return ""
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise SipoError("the launcher's fsdp_version is 1; set it to 2, as configs/accelerate/fsdp2.yaml does")
-    return True
+    return "fsdp2"
+
+
+def _check_deepspeed() -> None:
+    if find_spec("deepspeed") is None:
+        raise SipoError(
+            f"this launch asks for DeepSpeed, which is not installed; `{install_extra('deepspeed')}`, or take "
+            "configs/accelerate/fsdp2.yaml, which shares out the same"
+        )
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it says on stdout that it found no other
+    from accelerate.utils import DeepSpeedPlugin
+
+    stage = DeepSpeedPlugin().zero_stage
+    if stage != 3:
+        raise SipoError(
+            f"the launcher's zero_stage is {stage}, which shares out what sipo has none of; set it to 3, as "
+            "configs/accelerate/zero3.yaml does, or take gpus.yaml"
+        )
 
 
 def speaks() -> bool:

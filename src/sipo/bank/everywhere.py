@@ -2,16 +2,12 @@
 while all of them train.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
-from transformers import PreTrainedModel
-
-from sipo.bank.adapter import decoder_of
-from sipo.bank.bank import Bank, body_of
-from sipo.errors import SipoError
-from sipo.finite import NotFiniteError
+from sipo.bank.bank import Bank
+from sipo.bank.pieces import check_shardable, in_pieces
 from sipo.models.load import load_backbone
 from sipo.ranks import Ranks, current, joined, together
 from sipo.settings import Model
@@ -95,51 +91,3 @@ def _bank_of(settings: Model, layers: Sequence[str], device: str, recomputes: bo
         _loaded.append(Bank(load_backbone(settings, device)))
     _loaded[0].recomputes = recomputes
     return _loaded[0].proven(layers)
-
-
-def check_shardable(model: PreTrainedModel) -> None:
-    """Raise SipoError where there are no layers to share out, or they are quantised."""
-    way_out = "take configs/accelerate/gpus.yaml, where every process holds the model whole"
-    found = decoder_of(model)
-    if found is None:
-        raise SipoError(f"FSDP: model type `{model.config.model_type}` has no list of decoder layers; {way_out}")
-    if not all(each.is_floating_point() for each in found[1].parameters()):
-        raise SipoError(f"FSDP: the backbone is quantised, and is kept whole; {way_out}")
-
-
-@contextmanager
-def in_pieces(ranks: Ranks, model: PreTrainedModel) -> Iterator[None]:
-    """In the block each rank keeps a piece of every layer, by torch's fully_shard with accelerate's settings; all ranks
-    compute alike there. Embedding and output head, which are read outside of layers, stay whole.
-    """
-    from accelerate.utils import FullyShardedDataParallelPlugin
-    from torch.distributed.fsdp import FSDPModule, fully_shard
-
-    settings, found = FullyShardedDataParallelPlugin(fsdp_version=2), decoder_of(model)
-    assert found is not None, "it was looked for before"
-    blocks: list[Any] = list(found[1])
-    for block in blocks:
-        if isinstance(block, FSDPModule):
-            block.set_reshard_after_forward(settings.reshard_after_forward, recurse=False)
-            block.reshard()
-        else:
-            fully_shard(
-                block, reshard_after_forward=settings.reshard_after_forward, offload_policy=settings.cpu_offload
-            )
-    body = body_of(model)
-    if not isinstance(body, FSDPModule):  # it has the layers fetched one ahead of the other
-        fully_shard(body, ignored_params={each for each in model.parameters() if not hasattr(each, "placements")})
-
-    def be_whole() -> None:
-        ranks.in_step = False
-        for block in blocks:
-            block.set_reshard_after_forward(False, recurse=False)
-            block.unshard()
-
-    ranks.in_step = True
-    try:
-        yield
-    except NotFiniteError:  # after any other error the ranks do not go on
-        be_whole()
-        raise
-    be_whole()

@@ -1,7 +1,8 @@
 """The local engines of all ranks of a launch, at the batches of one call.
 
-These are planned as for one process, and each is computed whole by one rank, so what comes of it is what one process
-gives. The ranks take a batch each at a time, and rank 0 is handed the results.
+These are planned as the local engine's are, no larger than leaves some for each rank, and each is computed whole by one
+rank: what comes of it is what one process gives, up to rounding. The ranks take a batch each at a time, and rank 0 is
+handed the results.
 """
 
 import pickle
@@ -28,6 +29,8 @@ class Shared(Local):
     def __init__(self, execution: Execution, bank: Bank) -> None:
         super().__init__(execution, bank)
         self.execution = execution
+        ranks = joined()
+        self.at_once = ranks.count if ranks else 1
         self._known: Span | None = None
         """What the others compute with."""
 

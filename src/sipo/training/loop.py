@@ -166,11 +166,22 @@ def train_together(
         if not each.examples.train:
             raise SipoError("there is nothing to train on: no row carries a preference for this objective")
     ranks = joined()
-    if ranks is not None and ranks.sharded and any(each.start.apart for each in trainees):
-        raise SipoError("FSDP: whole models (policies: full) are not shared out; take configs/accelerate/gpus.yaml")
+    if ranks is not None and ranks.sharded:
+        _check_divisible(ranks.sharded, trainees)
     layers = list(dict.fromkeys(layer for each in trainees for layer in each.start.layers))
     told, jobs = [replace(each, job=NAMELESS) for each in trainees], [each.job for each in trainees]
     return everywhere(_train_together, bank, layers, told, jobs=jobs, checkpoint=checkpoint, bar=bar)
+
+
+def _check_divisible(by: str, trainees: Sequence[Trainee]) -> None:
+    """Raise SipoError for what does not train over layers in pieces."""
+    if any(each.start.apart for each in trainees):
+        raise SipoError("policies: full: whole models are not shared out in pieces; take configs/accelerate/gpus.yaml")
+    if by == "zero3" and any(each.loss.weighting.rule != "sum" for each in trainees):
+        raise SipoError(
+            "raco: DeepSpeed fetches a layer for one way back alone, and each objective needs one; take "
+            "configs/accelerate/fsdp2.yaml"
+        )
 
 
 def _train_together(
