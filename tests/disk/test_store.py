@@ -135,6 +135,35 @@ def test_another_machine_finds_what_one_made(name: str, on: Callable[[str], None
     assert known and len(there) == 1 + len({file["object"] for file in known.files.values()}), "no object is left over"
 
 
+@pytest.mark.parametrize("folder", ["a*", "[ab]", 'l\u00e4uf \u65e5\u672c a?b=c&d+e #%41 it\'s "q"'])
+def test_a_name_is_a_name_whatever_is_in_it(folder: str, s3: Any, on: Callable[[str], None]) -> None:
+    """Of a run and its neighbours: the one goes with its objects, the others stay."""
+    top = f"s3://{BUCKET}/{uuid4().hex}"
+    names = [f"{top}/{each}/run {each}" for each in ("ab", "a", folder)]
+    on("one")
+    for name in names:
+        with working(path_of(name), 60):
+            begin(path_of(name))
+            make(path_of(name), "align")
+            make_part(path_of(name))
+    on("two")
+    run = path_of(names[-1])
+    with working(run, 60) as writer:
+        assert writer
+        make(run, "align", "new")
+        take_over(run, writer.publish)
+    known = read_manifest(Objects(run))
+    assert known and shown(run) == names[-1]
+    keys = [each["Key"] for each in s3.list_objects_v2(Bucket=BUCKET, Prefix=top.split("/", 3)[3])["Contents"]]
+    mine = [key for key in keys if f"s3://{BUCKET}/{key}".startswith(f"{names[-1]}/")]
+    assert len(mine) == 1 + len({file["object"] for file in known.files.values()})
+    on("three")
+    for name, text in zip(names, ("done", "done", "new"), strict=True):
+        run = path_of(name)
+        assert content(run)["align/small.txt"] == text.encode()
+        assert [each.state() for each in parts_in(RunFolder(run))] == ["begun"] * (text == "done")
+
+
 def test_a_stage_that_was_not_read_stays_whole_in_the_store(name: str, on: Callable[[str], None]) -> None:
     one = path_of(name)
     with working(one, 60):
