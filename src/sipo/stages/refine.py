@@ -5,7 +5,7 @@ written is known by token; nothing is searched for in decoded text. A rewrite th
 reward finds better gives way to its sample. Writes `refinements.jsonl` and `logprobs.parquet`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,7 @@ def refine(
     rewriting = load_template(settings.rewrite_template, "rewrite")
     drawn_at = [as_weight(each.weights, task.objectives, "sample") for each in samples]
 
-    def write(kind: str, tokens: list[tuple[int, ...]], at: list[Weight], limit: int) -> list[Generated]:
+    def write(kind: str, tokens: Iterable[tuple[int, ...]], at: list[Weight], limit: int) -> list[Generated]:
         seeds = [
             seed_of(config.seed, kind, s.prompt, w, s.index, *of_round(round))
             for s, w in zip(samples, drawn_at, strict=True)
@@ -56,16 +56,17 @@ def refine(
 
     span = task.span(policies)
     with task.engine() as engine:
-        asked = [
+        # What is asked is most of what there is in memory, and each goes before the next is made.
+        asked = (
             encode(task, reviewing, settings.review_tokens, chat=chat, response=each.response)
             for chat, each in zip(chats, samples, strict=True)
-        ]
+        )
         reviews = write("review", asked, [reviewer(task)] * len(samples), settings.review_tokens)
         review_texts = [f"{reviewing.lead_in} {task.codec.decode(each.tokens)}".strip() for each in reviews]
-        asked = [
+        asked = (
             encode(task, rewriting, length, chat=chat, response=each.response, review=review)
             for chat, each, review in zip(chats, samples, review_texts, strict=True)
-        ]
+        )
         rewrites = write("rewrite", asked, drawn_at, length)
         table = _score(task, engine, span, samples, rewrites, prompts, folder)
     table.write(folder / "logprobs.parquet")
