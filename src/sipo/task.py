@@ -19,7 +19,7 @@ from sipo.bank.kinds import adapted_layers
 from sipo.config import Config
 from sipo.data import Row, Splits, conflict_subset, read_rows, split_rows
 from sipo.data.making import make_rows
-from sipo.declare.memory import SPARE, Peaks, shape
+from sipo.declare.memory import Peaks
 from sipo.declare.stage import Stage
 from sipo.declare.work import Lengths
 from sipo.disk.run import moment_of
@@ -29,6 +29,7 @@ from sipo.graph.view import View
 from sipo.logprobs.encoded import Encoded
 from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
+from sipo.models.footprint import SPARE, shape
 from sipo.models.load import Backbone, load_backbone
 from sipo.models.room import memory_of
 from sipo.progress import Progress
@@ -264,17 +265,29 @@ class Task:
         asked = self.config.execution.train_together
         if self.config.policies == "full":
             return 1
-        data, rows = self.config.data, self.splits.train
+        rows, peaks = self.splits.train, self._peaks
         tokens = settings.batch_size * int(self.lengths(rows)[:, :3].sum()) / len(rows)
-        limits = Lengths(data.max_prompt_tokens, data.max_response_tokens)
-        peaks = Peaks(self.config, limits, self.backbone.model, shape(self.backbone.model), self.backbone.context, ())
-        wanted = peaks.worth_together(tokens, self.backbone.model.device.type) if asked == "auto" else asked
+        wanted = peaks.worth_together(tokens, peaks.device) if asked == "auto" else asked
         together = max(1, min(policies, wanted))
-        room = (1 - SPARE) * memory_of(self.backbone.model.device)
+        room = (1 - SPARE) * peaks.memory
         row = peaks.both + peaks.longest
         while asked == "auto" and together > 1 and peaks.training(row, together) + peaks.gradients(together) > room:
             together -= 1
         return together
+
+    @property
+    def train_tokens(self) -> int:
+        """In a forward of training, by `execution.train_tokens`; auto is by what the machine has, too."""
+        asked = self.config.execution.train_tokens
+        return self._peaks.train_tokens if asked == "auto" else asked
+
+    @property
+    def _peaks(self) -> Peaks:
+        """Of texts as long as they may be."""
+        data, model = self.config.data, self.backbone.model
+        limits = Lengths(data.max_prompt_tokens, data.max_response_tokens)
+        about = shape(model), self.backbone.context, (), memory_of(model.device), model.device.type
+        return Peaks(self.config, limits, model, *about)
 
     def prompt_tokens(self, row: Row) -> tuple[int, ...]:
         return self.group(row).prompt

@@ -142,6 +142,14 @@ def test_neighbours_change_nothing(engine: Vllm, bank: Bank, policies: list[Adap
     assert together[::7] == [by_vllm(engine, bank, policies, [each], SAMPLED, NEW, ())[0] for each in asked()[::7]]
 
 
+def test_without_a_number_vllm_takes_as_many_rows_as_it_does_by_itself(bank: Bank, policies: list[Adapter]) -> None:
+    with opened(Execution(engine="vllm"), bank) as engine:
+        assert isinstance(engine, Vllm)
+        texts = by_vllm(engine, bank, policies, asked(), SAMPLED, NEW, ())
+        assert engine.sizes.rows == vllm.rows_of_its_own() > 64
+    assert texts == plainly(bank, policies, asked(), SAMPLED, NEW, ())
+
+
 def test_other_adapters_and_none(engine: Vllm, bank: Bank, policies: list[Adapter], backbone: Backbone) -> None:
     for adapters in (policies[::-1], [random_adapter(backbone, 9, 4)], []):
         requests = [

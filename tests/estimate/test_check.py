@@ -17,7 +17,7 @@ from sipo.bank import Bank, new_adapter, save_adapter
 from sipo.bank.whole import new_whole
 from sipo.cli.main import main
 from sipo.config.file import parse_config
-from sipo.declare.memory import Peaks, Shape, adapter_parameters, shape
+from sipo.declare.memory import Peaks, adapter_parameters
 from sipo.declare.work import Lengths, Plan, Sizes
 from sipo.decoding import Request, decode
 from sipo.decoding.mixture import at_mod
@@ -25,6 +25,7 @@ from sipo.estimate.sizes import PAPER, counted, planned, stated
 from sipo.graph.build import Graph
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import response_logprobs
+from sipo.models.footprint import Shape, shape
 from sipo.models.load import Backbone
 from sipo.models.shapes import KNOWN, is_here, outline, shape_of
 from sipo.runs.pipeline import run
@@ -137,7 +138,70 @@ def test_activations_are_counted(dtype: torch.dtype, whole: bool) -> None:
     copies = {False: learned // 3, True: (learned - embedded(backbone.model)) // 3 * (of.bytes < 4)}[whole] * of.bytes
     each = of.whole_activations(row) if whole else of.activations(LORA.r, 4, row)
     assert kept[3] - kept[2] == pytest.approx(tokens * each + copies, rel=0.02)
-    assert inputs[3] - inputs[2] == tokens * (of.recomputed(each) - 2 * each) // of.layers, "of a layer its input alone"
+    assert inputs[3] - inputs[2] == tokens * (of.recomputed(each, 1) - 2 * each), "of a layer its input alone"
+
+
+def test_layers_below_the_adapters_keep_nothing(settings: dict[str, Any]) -> None:
+    kept = []
+    for layers, lowest in ((2, 0), (3, 1), (4, 2)):
+        backbone = llama(layers, torch.float32)
+        policy = new_adapter(backbone.model, LORA.model_copy(update={"layers": lowest}), 0).trainable_copy(
+            torch.device("cpu")
+        )
+        fixed = {p.untyped_storage().data_ptr() for p in [*backbone.model.parameters(), *policy.parameters]}
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, sizes: Any = sizes) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        packed, bank = pack([Group(tuple(range(30)), (tuple(range(30)), tuple(range(5, 35))))] * 2), Bank(backbone)
+        with bank.mounted([policy]), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            response_logprobs(bank, packed, torch.ones(2, 1))
+        kept.append(sum(size for where, size in sizes.items() if where not in fixed))
+    assert kept[0] == kept[1] == kept[2]
+    model = outline(KNOWN["meta-llama/Llama-2-7b-hf"], torch.bfloat16)
+    of = shape(model)
+    upper, every = (
+        Peaks(config_of(settings, lora={**settings["lora"], "layers": layers}), Lengths(512, 512), model, of, 4096, ())
+        for layers in ("upper", "all")
+    )
+    tokens = settings["execution"]["train_tokens"]
+    row, each = 1600, of.activations(every.config.lora.r, every.targets, 1600)
+    adapters = (every.policy - upper.policy) * (5 * 4 + of.bytes)
+    assert upper.below == 16 and every.training(row) - upper.training(row) == 16 * max(tokens, row) * each + adapters
+    saved = every.decoding(500, 500, points=2) - every.policy * 2 * of.bytes
+    saved -= upper.decoding(500, 500, points=2) - upper.policy * 2 * of.bytes
+    rows = settings["execution"]["decode_rows"]
+    assert saved == pytest.approx(rows * 1000 * of.token_cache * (1 + 1 / 32) / 4), "half of half of the layers"
+    assert every.decoding(500, 500, points=2) == every.decoding(500, 500)
+
+
+@pytest.mark.parametrize("gib", [18, 24, 40, 80])
+def test_rows_and_tokens_are_as_many_as_the_memory_holds(gib: int, settings: dict[str, Any]) -> None:
+    model = outline(KNOWN["meta-llama/Llama-2-7b-hf"], torch.bfloat16)
+    of, memory = shape(model), gib * 2**30
+
+    def peaks(**execution: Any) -> Peaks:
+        config = config_of(settings, execution={"device": "cpu", **execution})
+        return Peaks(config, Lengths(512, 512), model, of, 4096, (), memory, "cuda")
+
+    auto, within = peaks(), 0.9 * memory
+    rows = [each for each in range(1, 257) if peaks(decode_rows=each).decoding(500, 500) <= within]
+    assert auto.decoding(500, 500) == peaks(decode_rows=max(rows)).decoding(500, 500)
+    pool = {"engine": "pool", "workers": 2}
+    if gib == 80:
+        rows = [each for each in range(1, 257) if peaks(decode_rows=each, **pool).decoding(500, 500) <= within]
+        assert peaks(**pool).decoding(500, 500) == peaks(decode_rows=max(rows), **pool).decoding(500, 500)
+    tokens, longest = auto.train_tokens, auto.both + auto.longest
+
+    def training(tokens: int) -> int:
+        return peaks(train_tokens=tokens).training(min(longest, tokens)) + auto.gradients()
+
+    if tokens > longest:
+        assert training(tokens) <= within < training(tokens + 1)
+    assert 1 <= tokens <= 16384 and (tokens > longest) is (gib > 18)
+    assert peaks(score_tokens=16384).scoring(1500) == peaks().scoring(1500) or gib < 40
 
 
 def embedded(model: Any) -> int:
@@ -220,7 +284,7 @@ def test_a_shape_may_have_heads_of_its_own_width() -> None:
 def finished(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Any:
     settings = make_settings(tmp_path_factory.mktemp("check"))
     sft = {"lr": 1e-3, "epochs": 2, "batch_size": 2, "accumulate": 4, "max_tokens": 300}
-    config = config_of(settings, sft=sft)
+    config = config_of(settings, sft=sft, execution={"device": "cpu"})  # how much at once is left to the memory
     return config, run(config, quiet=True)
 
 

@@ -36,7 +36,7 @@ from sipo.runs.pipeline import run
 
 PAPER = Path(__file__).parents[2] / "configs" / "paper"
 SETUPS = ("beavertails-llama2-7b", "beavertails-alpaca-7b", "helpsteer-llama2-7b", "helpsteer-alpaca-7b")
-LIGHT = ("model.quantise=4bit", "execution.gradient_checkpointing=true", "execution.decode_rows=8")
+LIGHT = ("model.quantise=4bit", "execution.gradient_checkpointing=true")
 FITS_24 = [word for key in LIGHT for word in ("--set", key)]
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 FORMAT = "BEGINNING OF CONVERSATION: {turns}USER: {prompt} ASSISTANT:"
@@ -280,7 +280,7 @@ def small(setup: str, stand_ins: Path, to: Path) -> dict[str, Any]:
     if "sft" in values:
         values["sft"]["lora"]["r"] = 2
     values["evaluate"] = {"bootstrap": 50, "prompts": 3}
-    values["execution"] |= {"device": "cpu", "score_tokens": 8000, "train_tokens": 8000, "decode_rows": 64}
+    values["execution"] = {"device": "cpu", "score_tokens": 8000, "train_tokens": 8000, "decode_rows": 64}
     return dict(values)
 
 

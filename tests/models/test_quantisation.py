@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 from sipo.bank import Adapter, Bank, new_adapter, soup
 from sipo.check import check
 from sipo.config.file import parse_config
-from sipo.declare.memory import shape
 from sipo.decoding import Request, at_mod, at_soup, base, decode
 from sipo.errors import SipoError
 from sipo.finished.export import export
@@ -21,6 +20,7 @@ from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
 from sipo.models import quantisation
+from sipo.models.footprint import shape
 from sipo.models.load import Backbone, identify, load_backbone
 from sipo.models.quantisation import check_quantise, dense, is_quantised, parts
 from sipo.models.shapes import outline

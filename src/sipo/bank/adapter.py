@@ -158,6 +158,12 @@ def level(layer: str, decoder: str) -> int:
     return int(rest.partition(".")[0]) if inside and layer.startswith(inside) else -1
 
 
+def lowest_layer(model: nn.Module, layers: Sequence[str]) -> int:
+    """How many decoder layers come before the first that has one of these layers; none where they are not a list."""
+    decoder = decoder_of(model)
+    return max(0, min((level(each, decoder[0]) for each in layers), default=0)) if decoder else 0
+
+
 def _known(linear: Mapping[str, nn.Module]) -> str:
     return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})) or "no linear layer at all"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sipo.bank.adapter import ADAPTABLE, Adapter, decoder_of, level, widths
+from sipo.bank.adapter import ADAPTABLE, Adapter, decoder_of, lowest_layer, widths
 from sipo.bank.cache import Cache, RoomyCache
 from sipo.bank.head import Head
 from sipo.bank.policy import Reading
@@ -134,8 +134,7 @@ def trunk_below(bank: "Bank", adapters: Sequence[Adapter]) -> Trunk:
     decoder = decoder_of(bank.model)
     if decoder is None or not adapters:
         return Trunk(None, 0)
-    name, layers = decoder
-    return Trunk(layers, max(0, min(level(each, name) for adapter in adapters for each in adapter.layers)))
+    return Trunk(decoder[1], lowest_layer(bank.model, [each for adapter in adapters for each in adapter.layers]))
 
 
 def fitting(bank: "Bank", adapters: Sequence[Adapter]) -> list[str]:

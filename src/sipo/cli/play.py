@@ -32,6 +32,7 @@ def play(
 ) -> None:
     """Turn the knob of runs on a page: answers at several weights side by side. Serves OpenAI's API, too."""
     need("play")
+    from sipo.engines.fitting import rows_asked
     from sipo.hush import hush
     from sipo.play.routes import pages
     from sipo.serve.keys import Keys
@@ -41,7 +42,7 @@ def play(
     hush()
     keys = Keys.found(os.environ, api_keys)
     served, asked = _of(runs or [])
-    service = Service(served, Limits(max(each.run.config.execution.decode_rows for each in served)))
+    service = Service(served, Limits(max(rows_asked(each.run.config.execution) for each in served)))
 
     def show(address: str) -> dict[str, str]:
         for everywhere, here in EVERYWHERE.items():

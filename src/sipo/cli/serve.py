@@ -43,6 +43,7 @@ def serve(
 ) -> None:
     """Serve finished runs as OpenAI's API: a request names its own weights and method."""
     need("serve")
+    from sipo.engines.fitting import rows_asked
     from sipo.hush import hush
     from sipo.serve.keys import Keys
     from sipo.serve.naming import named_runs
@@ -52,7 +53,7 @@ def serve(
     hush()
     keys = Keys.found(os.environ, api_keys)
     served = opened(named_runs(runs))
-    most = rows or max(each.run.config.execution.decode_rows for each in served)
+    most = rows or max(rows_asked(each.run.config.execution) for each in served)
     service = Service(served, Limits(most, cached, waiting, max_tokens, seconds, body))
     answer_until_stopped(Server(service, keys, host, port, origin or ()), len(keys), as_json)
 

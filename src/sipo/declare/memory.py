@@ -1,102 +1,22 @@
 """Peak memory of every stage, by formula: weights, policies, optimizer, keys and values, activations.
 
-For decoders of the Llama kind with gated feed-forward layers; docs/paper.md states the formulas. Kernels' own working
-memory and the allocator's gaps are not in them, so a machine should have `SPARE` more.
+What a row or a token of any kind of work takes is in `sipo.models.footprint`; docs/paper.md states all of it.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from sipo.bank.adapter import target_layers, widths
+from sipo.bank.adapter import lowest_layer, target_layers, widths
 from sipo.declare.work import Reckoning
-from sipo.models.quantisation import bytes_of
+from sipo.models.footprint import Shape, decoding_bytes, room_beside, rows_within, tokens_within
 from sipo.settings import Lora
-from sipo.settings.model import Quantise
 
-SPARE = 0.1
-"""The share of a device's memory that a plan leaves free."""
 FAST = 1e9
 """Multiplications of a layer in a forward, above which more rows make a processor no faster (docs/benchmarks.md)."""
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Numbers of a model; bytes are for one number of its dtype."""
-
-    parameters: int
-    bytes: int
-    layers: int
-    hidden: int
-    feed_forward: int
-    heads: int
-    queries: int
-    """Width of all heads' queries together."""
-    keys: int
-    """Width of all heads' keys together, and as much for their values."""
-    vocabulary: int
-    weights: int
-    """Bytes of all weights, as they are kept."""
-    opened: int = 0
-    """Bytes of the largest quantised weight, which is made whole again where it computes."""
-
-    @property
-    def token_cache(self) -> int:
-        """Bytes of one token's keys and values in all layers."""
-        return 2 * self.layers * self.keys * self.bytes
-
-    def activations(self, rank: int, targets: int, row: int) -> int:
-        """Bytes a token that one layer keeps for a backward through frozen weights, in rows of `row` tokens.
-
-        Gate, its activation and up; queries, keys, values and their mix; the norm's output; both norms' inputs in
-        float32; what LoRA's A gives; the mask; the softmax's and the norms' scales.
-        """
-        kept = 3 * self.feed_forward + 4 * self.queries + self.hidden + rank * targets + row
-        return self.bytes * kept + 8 * self.hidden + 4 * self.heads + 8
-
-    def whole_activations(self, row: int) -> int:
-        """The same where all weights learn: also what is fed forward from gate and up, and what the norms give."""
-        return self.activations(0, 0, row) + self.bytes * (self.feed_forward + 3 * self.hidden)
-
-    def recomputed(self, activations: int) -> int:
-        """Bytes a token with gradient checkpointing: every layer's input; of the layer that is computed again, what one
-        keeps, and as much for its gradients.
-        """
-        return self.layers * self.hidden * self.bytes + 2 * activations
-
-
-def shape(model: PreTrainedModel, dtype: torch.dtype | None = None, quantise: Quantise | None = None) -> Shape:
-    """Of a loaded model, or of an outline of it, that is not quantised."""
-    config = model.config.get_text_config()
-    hidden = config.hidden_size
-    heads = _number(config, "num_attention_heads") or 1
-    width = _number(config, "head_dim") or hidden // heads
-    each = (dtype or model.dtype).itemsize
-    return Shape(
-        sum(parameter.numel() for parameter in model.parameters()),
-        each,
-        config.num_hidden_layers,
-        hidden,
-        _number(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden,
-        heads,
-        heads * width,
-        (_number(config, "num_key_value_heads") or heads) * width,
-        config.vocab_size,
-        *bytes_of(model, model.get_output_embeddings(), quantise, each),
-    )
-
-
-def _number(config: PretrainedConfig, *names: str) -> int | None:
-    """The first of these that the configuration states; of one for each layer, the largest."""
-    for name in names:
-        value = getattr(config, name, None)
-        if value:
-            return max(value) if isinstance(value, list | tuple) else int(value)
-    return None
 
 
 def adapter_parameters(model: PreTrainedModel, lora: Lora) -> int:
@@ -118,6 +38,10 @@ class Peaks(Reckoning):
     context: int
     judges: Sequence[int]
     """Bytes of the reward models, loaded one at a time."""
+    memory: float = math.inf
+    """Bytes of the device, which rows and tokens follow that are auto."""
+    device: str = "cpu"
+    """Its kind."""
 
     @property
     def whole(self) -> bool:
@@ -148,39 +72,73 @@ class Peaks(Reckoning):
         """Of every objective, where they are combined."""
         return (policies or self.together) * self.n * self.policy * 4
 
+    @property
+    def below(self) -> int:
+        """Decoder layers that no policy changes: they keep nothing for a way back."""
+        return 0 if self.whole else lowest_layer(self.model, list(target_layers(self.model, self.config.lora)))
+
     def training(self, row: float, policies: int | None = None) -> int:
         """On rows of so many tokens at most, so many policies in the same steps; None is as many as were asked for."""
-        policies = policies or self.together
-        tokens = max(self.config.execution.train_tokens, int(row))
+        tokens = max(self.train_tokens, int(row))
+        return self._learning(policies or self.together) + self._token(row) * tokens
+
+    @property
+    def train_tokens(self) -> int:
+        """In a forward; where that is auto, as many as fit beside what learns and its gradients."""
+        asked = self.config.execution.train_tokens
+        if asked != "auto":
+            return asked
+        room = room_beside(self.of, self.memory, self._learning(self.together) + self.gradients())
+        return tokens_within(room, self._token(self.both + self.longest), self.device)
+
+    def _learning(self, policies: int) -> int:
+        """The model, and of each policy in float32 itself, gradient, both moments and the best so far; its copy in the
+        backbone's dtype.
+        """
+        of = self.of
+        return (
+            of.weights
+            + of.opened
+            + policies * self.policy * (5 * 4 + (0 if self.whole and of.bytes == 4 else of.bytes))
+        )
+
+    def _token(self, row: float) -> int:
+        """What a token of a row of so many keeps for the way back."""
         of, rank = self.of, self.config.lora.r
         each = of.whole_activations(int(row)) if self.whole else of.activations(rank, self.targets, int(row))
-        kept = of.recomputed(each) if self.config.execution.gradient_checkpointing else (of.layers + 1) * each
-        # float32 policy, gradient, both moments and the best so far; its copy in the backbone's dtype
-        trained = policies * self.policy * (5 * 4 + (0 if self.whole and of.bytes == 4 else of.bytes))
-        return of.weights + of.opened + trained + kept * tokens
+        layers = of.layers - self.below
+        return of.recomputed(each, layers) if self.config.execution.gradient_checkpointing else (layers + 1) * each
 
     def worth_together(self, tokens: float, device: str) -> int:
         """How many policies of so many tokens a step make its products as fast as they get: on a processor until a
         layer has `FAST` multiplications to do, elsewhere until a forward is full.
         """
-        full = float(self.config.execution.train_tokens)
+        full = float(self.train_tokens)
         if device == "cpu":
             full = min(full, FAST * self.of.layers / self.of.parameters)
         return math.ceil(full / tokens)
 
     def scoring(self, row: float) -> int:
-        tokens = max(self.config.execution.score_tokens, int(row))
-        targets = self.n * self.targets
-        return self._asked(self.mounted() + tokens * self.of.activations(self.config.lora.r, targets, int(row)))
+        asked, each = (
+            self.config.execution.score_tokens,
+            self.of.activations(self.config.lora.r, self.n * self.targets, int(row)),
+        )
+        tokens = tokens_within(self._room(), each, self.device) if asked == "auto" else asked
+        return self._asked(self.mounted() + max(tokens, int(row)) * each)
 
-    def decoding(self, prompt: float, new: int) -> int:
-        of, rows = self.of, self.config.execution.decode_rows
-        prompt = min(int(prompt), self.context - new)
-        cache = rows * (prompt + new) * of.token_cache
-        # A layer's cache is copied when it grows; all prompts pass one layer at a time; logits, and float32 ones twice.
-        layer = rows * prompt * of.activations(0, 0, prompt)
-        logits = rows * of.vocabulary * (of.bytes + 8)
-        return self._asked(self.mounted() + cache + cache // of.layers + layer + logits)
+    def decoding(self, prompt: float, new: int, points: int = 1) -> int:
+        """Of requests that are of so many points at least, which share what is below the policies."""
+        of, asked = self.of, self.config.execution.decode_rows
+        shape = min(int(prompt), self.context - new), new
+        shared = (1 - 1 / points) * self.below / of.layers
+        rows = rows_within(of, self._room(), *shape, self.device, shared) if asked == "auto" else asked
+        return self._asked(self.mounted() + math.ceil(decoding_bytes(of, rows, *shape, shared)))
+
+    def _room(self) -> float:
+        """For rows and tokens beside what is mounted."""
+        execution = self.config.execution
+        processes = execution.workers if execution.engine == "pool" else 1
+        return room_beside(self.of, self.memory, self.mounted(), processes)
 
     def _asked(self, peak: int) -> int:
         """Of an engine. The workers of a pool, here all on one device, have the model each, and so has this process."""
@@ -192,7 +150,7 @@ def refining(peaks: Peaks) -> int:
     lengths, longest, review = peaks.lengths, peaks.longest, peaks.config.refine.review_tokens
     reviewing = lengths.prompt + longest + lengths.review_frame
     rewriting = lengths.prompt + longest + review + lengths.rewrite_frame
-    return max(peaks.decoding(reviewing, review), peaks.decoding(rewriting, longest))
+    return max(peaks.decoding(reviewing, review), peaks.decoding(rewriting, longest, points=2))
 
 
 def judging(peaks: Peaks) -> int:
@@ -206,7 +164,7 @@ def fine_tuning(peaks: Peaks) -> int:
         return 0
     tokens = sft.batch_size * sft.max_tokens
     rank, targets = (sft.lora.r, _targets(model, sft.lora)) if sft.lora else (0, 0)
-    kept = tokens * of.recomputed(of.activations(rank, targets, sft.max_tokens))
+    kept = tokens * of.recomputed(of.activations(rank, targets, sft.max_tokens), of.layers)
     if sft.lora:
         return of.parameters * of.bytes + adapter_parameters(model, sft.lora) * 4 * 4 + kept
     copies = of.bytes if of.bytes < 4 else 0  # autocast's

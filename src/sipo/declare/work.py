@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # the configuration reads the methods, and they this
     from sipo.config import Config
     from sipo.settings import Training
 
+FEW_ROWS = 64
+"""As many are decoded at once, or memory is short."""
 CHARACTERS = 3
 """A token is taken to have so many where no tokenizer is at hand: fewer than in most English text."""
 
@@ -144,7 +146,8 @@ class Plan(Reckoning):
 
     def frames(self, frame: float, prompts: int, models: float) -> float:
         """Tokens of a template's own text around so many prompts, each read by so many models."""
-        batches = math.ceil(prompts * models / self.config.execution.decode_rows)
+        asked = self.config.execution.decode_rows
+        batches = math.ceil(prompts * models / (FEW_ROWS if asked == "auto" else asked))
         return frame * models * (min(batches, prompts) if self.shares else prompts)
 
     def step(self, ways: int = 1) -> int:

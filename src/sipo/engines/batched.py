@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from sipo.bank import Bank
 from sipo.bank.policy import Point
 from sipo.decoding import Generated, Mixture, Request, decode
+from sipo.engines.fitting import rows_for, rows_free, tokens_for
 from sipo.engines.interface import NONE, Span
 from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group, batches, worth_sharing
@@ -34,13 +35,15 @@ crash costs is a batch."""
 class Room:
     """How much a process's memory has held at once, of what it computes in batches."""
 
+    execution: Execution
     rows: Pieces = field(default_factory=lambda: Pieces("rows", "execution.decode_rows"))
     scores: Pieces = field(default_factory=lambda: Pieces("scores", "execution.score_tokens"))
 
     def decode(
-        self, rows: int, requests: Sequence[Request], write: Callable[[int], list[Generated]]
+        self, bank: Bank, rows: int, requests: Sequence[Request], limit: int, write: Callable[[int], list[Generated]]
     ) -> list[Generated]:
         """What write(most) gives for the requests, with at most so many rows at once; it may begin anew."""
+        rows = min(rows, rows_free(self.execution, bank, requests, limit))
         sizes = [len(each.mixture.points) for each in requests]
 
         def fewer(most: int) -> int | None:
@@ -75,8 +78,8 @@ class Texts:
     """In flight at once."""
 
     def __call__(self, bank: Bank, room: Room) -> list[Generated]:
-        how = self.decoding, self.limit, self.stops
-        return room.decode(self.rows, self.requests, lambda most: decode(bank, self.requests, *how, rows=most))
+        asked = bank, self.requests, self.decoding, self.limit, self.stops
+        return room.decode(bank, self.rows, self.requests, self.limit, lambda most: decode(*asked, rows=most))
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -166,13 +169,14 @@ def _halved(units: Sequence[Value]) -> list[Sequence[Value]]:
 
 
 class Batched(ABC):
-    """`rows` bounds the rows that are decoded at once, `tokens` the padded tokens of a batch of scores."""
+    """Plans batches by `execution`."""
 
     at_once = 1
     """Batches that are computed at the same time."""
+    refills = REFILLS
 
     def __init__(self, execution: Execution) -> None:
-        self.rows, self.tokens = execution.decode_rows, execution.score_tokens
+        self.execution = execution
 
     def generate(
         self,
@@ -184,10 +188,11 @@ class Batched(ABC):
         done: Collection[int] = NONE,
     ) -> Iterator[tuple[int, Generated]]:
         span.check(request.mixture for request in requests)
-        plan: list[tuple[Units, Batch]] = [
-            (units, Texts([requests[unit] for unit in units], decoding, limit, stops, self.rows))
-            for units in text_plan(requests, self._wide(requests), span.apart)
-        ]
+        plan: list[tuple[Units, Batch]] = []
+        if len(done) < len(requests):
+            rows = rows_for(self.execution, self._bank_of(span), span, requests, limit)
+            for units in text_plan(requests, self._wide(requests, rows), span.apart):
+                plan.append((units, Texts([requests[unit] for unit in units], decoding, limit, stops, rows)))
         yield from self._remaining(span, plan, done)
 
     def score(
@@ -196,14 +201,20 @@ class Batched(ABC):
         span.check(request.mixture for request in requests)
         plan: list[tuple[Units, Batch]] = []
         if len(done) < len(requests):
-            plan = score_plan(requests, self._knee(span), self.tokens, span.apart)
+            longest = max(len(each.prompt) + len(each.response) for each in requests)
+            tokens = tokens_for(self.execution, self._bank_of(span), span, longest)
+            plan = score_plan(requests, self._knee(span), tokens, span.apart)
         yield from self._remaining(span, plan, done)
 
-    def _wide(self, requests: Sequence[Request]) -> int:
+    def _bank_of(self, span: Span) -> Bank | None:
+        """That of the span's model, if it is in this process."""
+        return None
+
+    def _wide(self, requests: Sequence[Request], rows: int) -> int:
         """Rows of a batch of texts: several times as many as are decoded at once, where there are batches for all."""
-        rows = sum(len(each.mixture.points) for each in requests)
-        share = rows if self.at_once == 1 else rows // (2 * self.at_once)
-        return self.rows * max(1, min(REFILLS, math.ceil(share / self.rows)))
+        asked = sum(len(each.mixture.points) for each in requests)
+        share = asked if self.at_once == 1 else asked // (2 * self.at_once)
+        return rows * max(1, min(self.refills, math.ceil(share / rows)))
 
     def _remaining(
         self, span: Span, plan: Sequence[tuple[Units, Batch]], done: Collection[int]

@@ -26,7 +26,7 @@ class Local(Batched):
         self._loaded: Bank | None = None
         self._mounted: Span | None = None
         self._mount = ExitStack()
-        self._room = Room()
+        self._room = Room(execution)
 
     def bank(self, span: Span) -> Bank:
         """That of the span's model, whatever is mounted there."""
@@ -39,6 +39,9 @@ class Local(Batched):
             if self.layers:
                 self._loaded.proven(self.layers)
         return self._loaded
+
+    def _bank_of(self, span: Span) -> Bank:
+        return self.bank(span)
 
     def compute(self, span: Span, batch: Callable[[Bank, Room], Sequence[Any]]) -> Sequence[Any]:
         """The batch's results. The span stays mounted, for others of it, until another is asked for or `close`."""

@@ -65,9 +65,12 @@ class Pool(Batched):
     def __init__(self, execution: Execution, bank: Bank) -> None:
         """Tokens are counted at `bank`; the workers prove their models as it is proven."""
         super().__init__(execution)
-        self.execution, self._bank = execution, bank
+        self._bank = bank
         self.at_once = execution.workers
         self._workers: list[_Worker] = []
+
+    def _bank_of(self, span: Span) -> Bank | None:
+        return self._bank if span.model == self._bank.backbone.settings else None
 
     def _computed(self, span: Span, batches: Sequence[Batch]) -> Iterator[tuple[int, Sequence[Any]]]:
         if not batches:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sipo.bank import Bank
-from sipo.engines.batched import REFILLS, Batch, Batched, Knee, Texts, Units
+from sipo.engines.batched import Batch, Batched, Knee, Texts, Units
 from sipo.engines.cluster import Cluster, as_told
 from sipo.engines.interface import Span
 from sipo.engines.local import Local
@@ -40,11 +40,14 @@ class Ray(Batched):
     def __init__(self, execution: Execution, bank: Bank) -> None:
         """Tokens are counted at `bank`; the actors prove their models as it is proven."""
         super().__init__(execution)
-        self.execution, self._bank = execution, bank
+        self._bank = bank
         self._cluster = Cluster(execution.ray)
         self.at_once = execution.ray.actors
         if execution.ray.engine == "vllm":
-            self.rows *= BATCHES // REFILLS
+            self.refills = BATCHES
+
+    def _bank_of(self, span: Span) -> Bank | None:
+        return self._bank if span.model == self._bank.backbone.settings else None
 
     def _remaining(
         self, span: Span, plan: Sequence[tuple[Units, Batch]], done: Collection[int]

@@ -69,7 +69,7 @@ class Vllm:
         """`bank` scores, and knows the backbone."""
         os.environ.update(ENVIRONMENT)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        self.rows = execution.decode_rows
+        self._asked = execution.decode_rows
         self.sizes = Sizes()
         self.fallen = 0
         """How often a draft fell out of step and was asked again."""
@@ -90,9 +90,10 @@ class Vllm:
         """The texts are the local engine's up to rounding."""
         span.check(request.mixture for request in requests)
         bank = self._local.bank(span)
-        self._expect(bank, span, requests, limit)
+        rows = rows_of_its_own() if self._asked == "auto" else self._asked
+        self._expect(bank, span, requests, limit, rows)
         known = frozenset(done)
-        for units in text_plan(requests, BATCHES * self.rows):
+        for units in text_plan(requests, BATCHES * rows):
             if not known.issuperset(units):
                 texts = self._decode(bank, span, [requests[unit] for unit in units], decoding, limit, stops)
                 yield from ((unit, text) for unit, text in zip(units, texts, strict=True) if unit not in known)
@@ -104,14 +105,14 @@ class Vllm:
         self._stop()
         yield from self._local.score(span, requests, done)
 
-    def _expect(self, bank: Bank, span: Span, requests: Sequence[Request], limit: int) -> None:
-        """Be built for all of these, whatever batches they come in."""
+    def _expect(self, bank: Bank, span: Span, requests: Sequence[Request], limit: int, rows: int) -> None:
+        """Be built for all of these, whatever batches they come in, and so many rows."""
         points = {point for request in requests for point in request.mixture.points if point}
         most = max((len(set(request.mixture.points)) for request in requests), default=1)
         longest = max((len(request.prompt) for request in requests), default=0) + limit
         ranks = [_rank(_adapters(span), point) for point in points]
         wanted = Sizes(
-            max(self.rows, max((len(request.mixture.points) for request in requests), default=1)),
+            max(rows, max((len(request.mixture.points) for request in requests), default=1)),
             min(bank.backbone.context, 2 ** math.ceil(math.log2(longest))),
             min(len(points), max(most, ADAPTERS)),
             _allowed_rank(max(ranks)) if ranks else 0,
@@ -377,6 +378,15 @@ def _cache_bytes(config: Any, sizes: Sizes, dtype: torch.dtype) -> int:
     width = heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     tokens = BLOCK * (1 + sizes.rows * math.ceil(sizes.context / BLOCK))
     return 2 * text.num_hidden_layers * width * tokens * dtype.itemsize
+
+
+def rows_of_its_own() -> int:
+    """As many as vLLM takes on this device where nobody says how many (`max_num_seqs`)."""
+    from vllm import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    _, rows = EngineArgs.get_batch_defaults(world_size=1)
+    return int(rows[UsageContext.LLM_CLASS])
 
 
 def _memory(device: torch.device) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from sipo.decoding.batch import Batch
 from sipo.decoding.mixture import at_mod
 from sipo.decoding.reading import prefill
 from sipo.decoding.sampling import next_tokens
+from sipo.engines.fitting import rows_asked, tokens_for
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
@@ -101,14 +102,14 @@ def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_co
         first = requests[:1]
         read(first)  # what is made at the first call only
         room = share * rate(lambda: read(first), prompts(first), 0, clock)
-        asked = requests[: min(len(_some(groups, room)), max(1, config.execution.decode_rows // n))]
+        asked = requests[: min(len(_some(groups, room)), max(1, rows_asked(config.execution) // n))]
         reading = rate(lambda: read(asked), prompts(asked), share, clock)
         step = _Steps(task, lambda: read(asked))
         step()
         decoding = rate(step, n * len(asked), share, clock)
         rows = [
             (group, corner)
-            for group in _some(groups, min(room, config.execution.score_tokens) / n)
+            for group in _some(groups, min(room, tokens_for(config.execution, None, task.span(), 1)) / n)
             for corner in corners(n)
         ]
         each = sum(len(group.prompt) + len(response) for group, _ in rows for response in group.responses)
@@ -116,7 +117,7 @@ def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_co
     settings, worth = config.align.model_copy(update={"epochs": 1}), forwards(config)
     batch = _some(groups, room / worth)[: settings.batch_size]
     examples = [Example(group, (0.0, 0.0), ((1, 0, 1),)) for group in batch]
-    loss = Loss(settings.beta, token_budget=config.execution.train_tokens)
+    loss = Loss(settings.beta, token_budget=task.train_tokens)
 
     def learn() -> None:
         with apart():

@@ -6,14 +6,16 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from sipo.config import Config
-from sipo.declare.memory import GIB, SPARE, Peaks, shape
+from sipo.declare.memory import GIB, Peaks
 from sipo.declare.work import CHARACTERS, Lengths, Plan, Work
 from sipo.estimate.absent import NOTHING, Absent, judge_of
 from sipo.estimate.pace import Pace
 from sipo.estimate.sizes import counted, planned
 from sipo.graph.build import Graph
 from sipo.message import Message
+from sipo.models.footprint import SPARE, shape
 from sipo.models.load import context_of, find_device, pick_dtype
+from sipo.models.room import memory_of
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
 from sipo.stages.refine import encode
@@ -30,7 +32,9 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
     sizes = plan.sizes
     judges = [size for objective in config.objectives if (size := _judge_bytes(objective.reward))]
     of = shape(model, dtype, config.model.quantise)
-    peaks = Peaks(config, longest, model, of, context_of(model.config), judges)
+    device = find_device(config.execution.device)
+    where = (memory_of(device), device.type) if gpu is None else (gpu * GIB, "cuda")
+    peaks = Peaks(config, longest, model, of, context_of(model.config), judges, *where)
     say(
         f"plan       {of.parameters / 1e6:,.6g} M parameters in {_kept(config, dtype)}, "
         f"{peaks.policy / 1e6:.3g} M {'a policy' if peaks.whole else 'an adapter'}, "

@@ -71,9 +71,8 @@ def answers_to(
         for batch in _batches(mine, REFILLS * rows):
             alone = {place: at for place, (at, _) in enumerate(batch) if len(asked[at].draws) == 1}
             stream = Stream(codec, alone, *told) if any(told) else None
-            generated = room.decode(
-                rows, [draw for _, draw in batch], partial(_written, bank, batch, decoding, limit, codec, stream)
-            )
+            written = partial(_written, bank, batch, decoding, limit, codec, stream)
+            generated = room.decode(bank, rows, [draw for _, draw in batch], limit, written)
             if stream:
                 stream.finish()
             for (at, _), draw in zip(batch, generated, strict=True):

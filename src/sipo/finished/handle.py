@@ -15,6 +15,7 @@ from sipo.data.prompts import parse_text
 from sipo.decoding import seed_of
 from sipo.engines import Local, Span
 from sipo.engines.batched import score_plan
+from sipo.engines.fitting import rows_for, tokens_for
 from sipo.errors import SipoError
 from sipo.finished.answering import Asked, Placed, answers_to
 from sipo.finished.built import Built, task_of
@@ -202,7 +203,8 @@ class FinishedRun:
                 Asked.of(model, prompt, seed_of(how.get("seed", 0), "generate", i), decoding)
                 for i, (model, prompt) in enumerate(zip(models, prompts, strict=True))
             ]
-            rows, codec = self.config.execution.decode_rows, self.task.codec
+            execution, codec = self.config.execution, self.task.codec
+            rows = rows_for(execution, self.task.bank, span, [draw for each in wanted for draw in each.draws], limit)
             told = how.get("watch"), how.get("done")
             return list(
                 self._local.compute(span, lambda bank, room: answers_to(wanted, bank, codec, limit, (rows, room), told))
@@ -221,7 +223,9 @@ class FinishedRun:
             span, (placed,) = self._placed([model.aligned])
             requests = [ScoreRequest(x, y, placed.mixture) for x, y in zip(asked, answers, strict=True)]
             found: dict[int, float] = {}
-            for units, batch in score_plan(requests, self.task.bank.knee, self.config.execution.score_tokens):
+            longest = max(len(prompt) + len(answer) for prompt, answer in zip(asked, answers, strict=True))
+            tokens = tokens_for(self.config.execution, self.task.bank, span, longest)
+            for units, batch in score_plan(requests, self.task.bank.knee, tokens):
                 found |= zip(units, self._local.compute(span, batch), strict=True)
             return [found[unit] for unit in range(len(requests))]
 

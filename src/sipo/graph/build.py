@@ -215,7 +215,7 @@ class Graph:
             writes=(SAMPLES,),
             given=given,
             work=work.sample,
-            peak=lambda peaks: peaks.decoding(peaks.lengths.prompt, peaks.longest),
+            peak=lambda peaks: peaks.decoding(peaks.lengths.prompt, peaks.longest, points=2),
         )[SAMPLES]
         refined = self._refined(at, policies, samples, given) if self.config.refine.enabled else None
         rewrites = {"refinements": refined[REFINEMENTS]} if refined else {}

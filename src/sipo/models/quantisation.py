@@ -5,6 +5,7 @@ numbers with a scale for each output. Weights alone are rounded: where activatio
 gives depends on the rows beside it.
 """
 
+import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -94,11 +95,14 @@ def parts(tensor: Tensor) -> Iterator[Tensor]:
 
 def bytes_of(model: nn.Module, head: nn.Module | None, quantise: Quantise | None, each: int) -> tuple[int, int]:
     """Of all weights, and of the largest that is made whole again to compute with; `each` of a number that is not
-    quantised. The model may be an outline.
+    quantised. The model may be an outline, to be quantised so.
     """
     total = sum(parameter.numel() for parameter in model.parameters())
     if quantise is None:
-        return total * each, 0
+        small = [parameter for parameter in model.parameters() if is_quantised(parameter)]
+        kept = sum(part.numel() * part.element_size() for parameter in small for part in parts(parameter))
+        whole = [math.prod(one.quant_state.shape) if hasattr(one, "quant_state") else one.numel() for one in small]
+        return (total - sum(one.numel() for one in small)) * each + kept, max(whole, default=0) * each
     kinds: tuple[type, ...] = (nn.Linear, Conv1D) if quantise == "4bit" else (nn.Linear,)
     weights: list[Any] = [layer.weight for layer in model.modules() if isinstance(layer, kinds) and layer is not head]
     sizes = [weight.numel() for weight in weights]

@@ -18,6 +18,7 @@ from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import batches
 from sipo.memory import Pieces
+from sipo.models.footprint import tokens_worth
 from sipo.models.load import find_device, identify, pick_dtype
 from sipo.rewards.classifier import Classifier, check_head, labels_of, load_classifier, read_config, read_tokenizer
 from sipo.rewards.encoding import READS, Encoded, ItemEncoder
@@ -69,7 +70,9 @@ class ModelScorer:
             if longest and len(each["input_ids"]) > longest:
                 size = f"{len(each['input_ids'])} tokens with its prompt, and the model takes {longest}"
                 raise SipoError(f"{named(items[index])} has {size}; lower data.max_response_tokens")
-        plan = batches([len(each["input_ids"]) for each in encoded], self.execution.score_tokens)
+        asked = self.execution.score_tokens
+        tokens = tokens_worth(self.device.type) if asked == "auto" else asked
+        plan = batches([len(each["input_ids"]) for each in encoded], tokens)
         calls = [(indices, [encoded[index] for index in indices]) for indices in plan]
         waiting = set(range(len(items)))
         for indices, numbers in self._computed(calls):

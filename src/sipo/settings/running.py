@@ -86,12 +86,13 @@ class Execution(Section):
     workers: Positive = 2
     """Of the pool: processes, each with a copy of the model."""
     ray: Ray = Ray()
-    decode_rows: Positive = 64
-    """Rows decoded at once; MOD takes one for each policy."""
-    score_tokens: Positive = 4096
-    """Padded tokens in a forward of scoring."""
-    train_tokens: Positive = 4096
-    """Padded tokens in a forward of training; gradients accumulate over several."""
+    decode_rows: Positive | Literal["auto"] = "auto"
+    """Rows decoded at once; MOD takes one for each policy. auto takes as many as the memory holds beside the model, and
+    no more than make the device faster: 64 on a processor, else 256; of vLLM as many as it takes itself."""
+    score_tokens: Positive | Literal["auto"] = "auto"
+    """Padded tokens in a forward of scoring; auto likewise, at most 4096 on a processor, else 16384."""
+    train_tokens: Positive | Literal["auto"] = "auto"
+    """Padded tokens in a forward of training, gradients accumulate over several; auto likewise."""
     gradient_checkpointing: bool = False
     """True keeps the input of each layer alone in training, and computes the layer again in the backward: a fraction of
     the memory, about a third more time."""

@@ -102,7 +102,7 @@ def fresh(
         new_policy(task.backbone.model, config.policies, config.lora, seed_of(config.seed, "adapter")),
         examples,
         Recipe(config.align, lr, seed_of(config.seed, *order), keep_best=config.align.checkpoint == "best"),
-        Loss(config.align.beta, weighting, token_budget=config.execution.train_tokens),
+        Loss(config.align.beta, weighting, token_budget=task.train_tokens),
         job=job_of(task, "training", "align.lr", lr, checkpoint, **about),
     )
 

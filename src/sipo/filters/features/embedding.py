@@ -33,6 +33,7 @@ def mean_states(bank: "Bank", groups: "Sequence[Group]") -> list[Array]:
 
 
 def _measure(task: "Task", answers: Sequence[Answers], table: "LogprobTable") -> list[Array]:
+    from sipo.engines.fitting import tokens_for
     from sipo.logprobs.packing import batches, worth_sharing
 
     bank = task.bank
@@ -40,7 +41,7 @@ def _measure(task: "Task", answers: Sequence[Answers], table: "LogprobTable") ->
     sizes = [part.columns(bank.routes.packs) for _, part in parts]
     found: list[Array] = [np.zeros(0)] * len(parts)
     with bank.mounted([]), task.progress.track("embeddings", len(parts)) as advance:
-        for batch in batches(sizes, task.config.execution.score_tokens):
+        for batch in batches(sizes, tokens_for(task.config.execution, bank, task.span(), max(sizes))):
             for at, states in zip(batch, mean_states(bank, [parts[at][1] for at in batch]), strict=True):
                 found[at] = states
             advance(len(batch))
