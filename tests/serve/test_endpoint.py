@@ -1,7 +1,9 @@
 """The endpoint as the official client sees it: its texts are those of `generate`, whoever else asks."""
 
 import asyncio
+import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from sipo.finished.handle import FinishedRun
 from sipo.message import Message
 from sipo.serve.app import _Stream, application
 from sipo.serve.keys import Keys
+from sipo.serve.wire import ApiError, ChatRequest, CompletionRequest, read
 
 PROMPTS = ("how do I", "the sun is warm and the water is cold, so keep", "tell me")
 SHARES = ({"detail": 0.3, "brevity": 0.7}, {"detail": 1.0, "brevity": 0.0}, {"detail": 0.5, "brevity": 0.5})
@@ -260,6 +263,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
+PYDANTIC = "nput should|should have|valid|after"
+"""Its own words, which speak of its types."""
+
+
 @pytest.mark.parametrize(("change", "param"), REFUSED, ids=str)
 def test_bad_requests_are_told_in_openai_s_form(serving: Start, change: dict[str, Any], param: str) -> None:
     body = {"model": "tiny", "messages": chat("tell me of the sun " * 8), "max_tokens": 5, **change}
@@ -267,6 +274,44 @@ def test_bad_requests_are_told_in_openai_s_form(serving: Start, change: dict[str
     error = answer.json()["error"]
     assert answer.status_code == 400 and error["type"] == "invalid_request_error"
     assert error["param"] == param and error["message"] and "\n" not in error["message"]
+    assert not re.search(PYDANTIC, error["message"])
+
+
+@pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest])
+def test_whatever_stands_in_a_field_is_refused_in_plain_words(
+    kind: type[ChatRequest] | type[CompletionRequest],
+) -> None:
+    good = {"model": "tiny", "messages": chat("x"), "prompt": "x"}
+    fields = [name for name in kind.model_fields if name not in ("logprobs", "top_logprobs")]
+    values: list[Any] = [
+        5,
+        -1,
+        1e9,
+        1.5,
+        "x",
+        "",
+        [],
+        [3],
+        [""],
+        ["x"] * 200,
+        [[1, "x"]],
+        {},
+        {"a": 1},
+        {"a": []},
+        True,
+    ]
+    refused = []
+    for name in (*fields, "logprobs", "top_logprobs", "kind"):
+        for value in values:
+            body = {key: each for key, each in good.items() if key in kind.model_fields} | {name: value}
+            try:
+                read(kind, json.dumps(body).encode())
+            except ApiError as error:
+                refused.append((name, error))
+    for name, error in refused:
+        assert error.status == 400 and error.body["error"]["param"] == name
+        assert f"`{name}" in error.message and not re.search(PYDANTIC, error.message), error.message
+    assert len(refused) > 8 * len(fields)
 
 
 def test_what_is_no_request_is_refused(serving: Start) -> None:

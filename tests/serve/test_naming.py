@@ -5,13 +5,18 @@ from pathlib import Path
 from shutil import copytree, rmtree
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sipo
+from sipo.config.file import parse_config
+from sipo.demo.shipped import Shipped
 from sipo.errors import SipoError
 from sipo.finished.handle import FinishedRun
+from sipo.runs.pipeline import run
 from sipo.serve.naming import Named, Served, named_runs, nearest_point, normalised, resolve
+from sipo.serve.service import Limits, Service
 from sipo.serve.wire import ApiError
 from sipo.weights import as_weight
 
@@ -156,3 +161,27 @@ def test_a_run_that_is_gone_is_the_server_s_fault(served_run: Path, tmp_path: Pa
     with pytest.raises(ApiError, match="damaged") as caught:
         resolve(runs, "copy/mod", None)
     assert caught.value.status == 500
+
+
+def test_a_run_is_served_as_far_as_it_has_come(served_run: Path, tmp_path: Path) -> None:
+    """MOD answers in place of SIPO where that is not there yet; without either there is nothing to serve."""
+    folder = copytree(served_run, tmp_path / "tiny")
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    more = {**written, "run_dir": str(folder), "methods": ["base", "mod", "sipo", "policies"]}
+    run(parse_config(more, "more"), until="align", quiet=True)  # which holds
+    served = Served.of("tiny", sipo.open(folder))
+    assert served.usual == "mod" and resolve({"tiny": served}, "tiny", None).model.method == "mod"
+    said = served.lacking
+    assert said.startswith("not there yet: sipo, so mod answers in place of sipo; ") and f"run {folder}" in said
+    with pytest.raises(ApiError, match="methods of tiny are") as refused:
+        resolve({"tiny": served}, "tiny/sipo", None)
+    assert refused.value.status == 404
+    rmtree(folder / "align")
+    bare = Served.of("tiny", sipo.open(folder))
+    assert bare.methods == () and "base, mod, sipo, policy:detail" in bare.lacking
+    with pytest.raises(SipoError, match="`realign` is absent.* finishes it"):
+        Service([bare], Limits(8)).start()
+
+
+def test_of_a_finished_run_nothing_is_said(runs: dict[str, Served]) -> None:
+    assert runs["tiny"].lacking == "" and Served.of("demo", Shipped()).lacking == ""

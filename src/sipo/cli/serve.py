@@ -93,10 +93,10 @@ def opened(paths: Mapping[str, Path]) -> "list[Served]":
 
 
 def told(served: "Sequence[Served]", url: str, keys: int) -> list[str]:
-    """What is served, where, and what is slower than it might be."""
+    """What is served, where, what is not there yet, and what is slower than it might be."""
     lines = []
     for each in served:
         lines.append(f"{each.name}: {', '.join(each.methods)}; weights of {', '.join(each.run.objectives)}")
-        lines += [f"{each.name}: {said}" for said in each.run.task.bank.routes.said]
+        lines += [f"{each.name}: {said}" for said in (each.lacking, *each.run.task.bank.routes.said) if said]
     asked = f"{quantity(keys, 'API key')}" if keys else "no API key: whoever reaches it may ask"
     return [*lines, f"serving at {url}, with {asked}"]

@@ -1,6 +1,6 @@
 """The methods of a finished run, built from what its stages wrote."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -77,7 +77,7 @@ class Built:
             spec = specs()[name]
             made = self._fits(spec) and done >= {stage.name for stage in self._answers(spec).needs()}
             if made and (spec.speaks is None or spec.speaks(self._tokenizer, self.config.objectives)):
-                yield from [f"{ALONE}{each}" for each in self.config.names] if name == "policies" else [name]
+                yield from names_of(name, self.config.names)
 
         mixtures = (each.method for each in distillations(self.run, self.config) if each.made)
         yield from dict.fromkeys(f"{MADE}{method}" for method in mixtures)
@@ -150,6 +150,11 @@ class _Once(Outputs):
         if key not in self._known:
             self._known[key] = super()._read(outputs)
         return self._known[key]
+
+
+def names_of(method: str, objectives: Sequence[str]) -> list[str]:
+    """What a configuration's method is asked by: `policies` is a policy for each objective."""
+    return [f"{ALONE}{each}" for each in objectives] if method == "policies" else [method]
 
 
 def spec_of(method: str) -> MethodSpec:

@@ -10,10 +10,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from sipo.commands import evenly, ratios
+from sipo.commands import evenly, ratios, resume, sipo
 from sipo.disk.damage import DamageError
 from sipo.errors import SipoError
-from sipo.finished.built import spec_of
+from sipo.finished.built import names_of, spec_of
 from sipo.finished.handle import AlignedModel, FinishedRun
 from sipo.methods.registry import usual
 from sipo.pairs import parse_shares
@@ -41,7 +41,20 @@ class Served:
 
     @property
     def usual(self) -> str:
-        return usual(self.run.config.methods)
+        """What answers where no method is named: the run's own usual one, or MOD as long as that is not finished."""
+        own, mod = usual(self.run.config.methods), usual(())
+        return mod if own not in self.methods and mod in self.methods else own
+
+    @property
+    def lacking(self) -> str:
+        """What of the run cannot answer yet, for people; empty where all of it can."""
+        methods = self.run.config.methods
+        names = [each for method in methods for each in names_of(method, self.run.objectives)]
+        if not (lacking := [name for name in names if name not in self.methods]):
+            return ""
+        own, again = usual(methods), f"`{sipo(*resume(self.run.path))}`, and then serve it anew"
+        instead = f", so {self.usual} answers in place of {own}" if self.usual != own else ""
+        return f"not there yet: {', '.join(lacking)}{instead}; finish the run by {again}"
 
     def names(self) -> list[str]:
         """Models that can be named, but for their weights."""

@@ -185,22 +185,43 @@ KINDS = ("str", "int", "float", "bool")
 """What pydantic puts into a place where several may stand."""
 
 
+SAID = {
+    "extra_forbidden": "is not supported here; leave it out",
+    "missing": "is missing",
+    "literal_error": "is not supported with this value; it may be {expected}",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than_equal": "must be {le:g} or less",
+    "string_too_short": "is empty",
+    "too_short": "is empty",
+    "too_long": "has more than {max_length} entries",
+    "string_type": "must be a text",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+}
+"""What is wrong with a place, by pydantic's kinds of errors."""
+
+
 def refused(error: ValidationError) -> ApiError:
     """The first thing that is wrong; where a text or a list may stand, as the list that it is."""
-    found = max(error.errors(include_url=False, include_context=False), key=lambda each: len(each["loc"]))
+    found = max(
+        error.errors(include_url=False), key=lambda each: (len(each["loc"]), not each["type"].endswith("_type"))
+    )
     name = str(found["loc"][0]) if found["loc"] else None
     keys = [part for part in found["loc"] if isinstance(part, int) or (part.islower() and part not in KINDS)]
     place = ".".join(str(part) for part in keys if str(part).isidentifier() or isinstance(part, int))
-    match found["type"]:
-        case "json_invalid":
-            return ApiError(400, f"the body is no JSON: {found['msg']}")
-        case "extra_forbidden":
-            return ApiError(400, f"`{place}` is not supported here; leave it out", param=name)
-        case "missing":
-            return ApiError(400, f"`{place}` is missing", param=name)
-        case "literal_error":
-            return ApiError(400, f"`{place}` is not supported with this value; leave it out", param=name)
-    return ApiError(400, f"`{place or 'the body'}`: {found['msg'][:1].lower()}{found['msg'][1:]}", param=name)
+    kind, about = found["type"], found.get("ctx", {})
+    if kind == "json_invalid":
+        return ApiError(400, f"the body is no JSON: {found['msg']}")
+    if kind == "too_long" and not about["max_length"]:  # such as would be taken if they held anything
+        kind = "extra_forbidden"
+    said = SAID[kind].format(**about) if kind in SAID else found["msg"]
+    return ApiError(400, f"{f'`{place}`' if place else 'the body'} {said}", param=name)
 
 
 def usage(prompt: int, written: int) -> dict[str, int]:
