@@ -212,6 +212,8 @@ def everything(folder: Path, by: ranks.Pieces = "fsdp2") -> dict[str, Any]:
     with bank.mounted([]):
         before = score_rows(bank, rows)
     results: dict[str, Any] = {"answers": answers(bank)}
+    if ranks.joined() is not None and by != "zero3":
+        del kinds["two at once"]  # as three
     results |= {"recomputed": recomputed(bank), **{name: learned(make()) for name, make in kinds.items()}}
     if ranks.joined() is not None:
         ranks.together(share_out, by)

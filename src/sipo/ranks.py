@@ -46,7 +46,7 @@ LOST = re.compile(r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nc
 """In what torch raises where another rank has gone."""
 GONE = (
     "another process of this job ended; what is finished is kept, and the same command goes on from there (the memory "
-    "may have been full: lower execution.train_tokens, or take fewer processes)"
+    "may have been full: lower execution.train_tokens, decode_rows or score_tokens, or take fewer processes)"
 )
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -208,6 +208,8 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 ALONE = Alone()
 _joined: Ranks | None = None
+_alike = True
+"""Has every process done the same so far, from the same settings?"""
 _apart = False
 
 
@@ -265,8 +267,9 @@ def join(stopped: Callable[[], None]) -> Ranks:
 
     Raises SipoError where they do not all come, or want to share a model in a way that is not there.
     """
-    global _joined
+    global _joined, _alike
     sharded = _sharded()
+    _alike = False
     try:
         from accelerate import PartialState
 
@@ -324,8 +327,8 @@ def _check_deepspeed() -> None:
 
 def speaks() -> bool:
     """May this process say why it ends? The first that asks may: the others end because it does."""
-    if _joined is None:
-        return True
+    if _joined is None:  # where all are told the same, the first says it
+        return not _alike or os.environ.get("RANK", "0") == "0"
     from torch.distributed.distributed_c10d import _get_default_store
 
     try:

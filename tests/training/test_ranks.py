@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ import torch
 import yaml
 
 from sipo import ranks
-from sipo.bank.pieces import check_shardable
-from sipo.cli.main import main
+from sipo.bank.pieces import check_divisible, check_shardable
+from sipo.cli.main import _launched, main
 from sipo.engines.vllm import check_alone
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
@@ -85,7 +86,7 @@ def same(result: ranked.Result, other: ranked.Result) -> None:
         torch.testing.assert_close(tensor, as_wanted, rtol=0, atol=2e-4)
 
 
-KINDS = ("dpo", "lw", "modpo", "realign", "merged", "two at once", "upper layers", "recomputed")
+KINDS = ("dpo", "lw", "modpo", "realign", "merged", "upper layers", "recomputed")
 WAYS = ("raco", "three at once")
 """With several ways back over one graph."""
 
@@ -123,7 +124,7 @@ def test_two_write_and_score_what_one_does(when: str, one: Any, two: Any) -> Non
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 def test_two_with_zero3_learn_and_write_what_one_does(one: Any, tmp_path: Path) -> None:
     found = several(tmp_path, "zero3")
-    for name in KINDS:
+    for name in (*KINDS, "two at once"):
         same(found[f"{name} in pieces"], one[name])
     assert found["held"] == pytest.approx(0.5, abs=0.02)
     assert found["answers in between"]["texts"] == one["answers"]["texts"]
@@ -142,6 +143,41 @@ def test_three_learn_and_write_what_one_does(one: Any, tmp_path: Path) -> None:
     assert found["answers"]["texts"] == one["answers"]["texts"]
 
 
+def killed(file: Path, asked: list[str], there: Callable[[], bool]) -> None:
+    """A run of two processes, of which one is killed when that is there: the other ends with one line."""
+    folder = file.parent
+    processes = launch(["-m", "sipo", "run", str(file), *asked], folder)
+    until = time.monotonic() + 200
+    while not there():
+        assert time.monotonic() < until
+        assert processes[0].poll() is None, (folder / "err0").read_text()
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    assert ended(processes, 60) == [2, -signal.SIGKILL]
+    said = [(folder / f"err{rank}").read_text() for rank in (0, 1)]  # libraries may have said something, too
+    assert re.findall("^(?:error|stopped|Traceback|.*Error).*", "".join(said), re.M) == [f"error: {ranks.GONE}"]
+
+
+@pytest.mark.slow
+def test_what_two_have_written_stays_written(tmp_path: Path) -> None:
+    """SIGKILL among batches of texts; then one process writes the rest, and all of it is what one would write."""
+    settings = tiny_settings(tmp_path)
+    settings |= {"methods": ["sipo"], "execution": {**settings["execution"], "decode_rows": 2}}
+    settings["sample"] |= {"prompts": 16, "per_weight": 12}
+    file, asked, run = tmp_path / "run.yaml", ["--until", "sample"], Path(settings["run_dir"])
+    file.write_text(yaml.safe_dump(settings))
+
+    def written() -> list[str]:
+        return [line for path in run.glob(".partial/sample/*.jsonl") for line in path.read_text().splitlines()]
+
+    killed(file, asked, lambda: len(written()) > 20)
+    kept = written()
+    assert main(["run", str(file), *asked]) == 0
+    assert main(["run", str(file), *asked, "--run-dir", str(tmp_path / "undisturbed")]) == 0
+    mine, whole = ((folder / "sample/samples.jsonl").read_text() for folder in (run, tmp_path / "undisturbed"))
+    assert mine == whole and len(kept) < len(whole.splitlines())
+
+
 @pytest.mark.slow  # twenty seconds, most of them imports
 def test_the_end_of_one_ends_the_job_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """SIGKILL in the middle of a training; then one process goes on from the checkpoint to what it learns undisturbed."""
@@ -150,17 +186,8 @@ def test_the_end_of_one_ends_the_job_and_the_same_command_goes_on(tmp_path: Path
     settings["execution"] |= {"checkpoint_seconds": 0}
     file, asked = tmp_path / "run.yaml", ["--only", "align"]
     file.write_text(yaml.safe_dump(settings))
-    processes = launch(["-m", "sipo", "run", str(file), *asked], tmp_path)
     metrics = Path(settings["run_dir"]) / "metrics.jsonl"
-    until = time.monotonic() + 200
-    while not (metrics.exists() and '"step": 20,' in metrics.read_text()):
-        assert time.monotonic() < until
-        assert processes[0].poll() is None, (tmp_path / "err0").read_text()
-        time.sleep(0.05)
-    processes[1].send_signal(signal.SIGKILL)
-    assert ended(processes, 60) == [2, -signal.SIGKILL]
-    said = [(tmp_path / f"err{rank}").read_text() for rank in (0, 1)]  # libraries may have said something, too
-    assert re.findall("^(?:error|stopped|Traceback|.*Error).*", "".join(said), re.M) == [f"error: {ranks.GONE}"]
+    killed(file, asked, lambda: metrics.exists() and '"step": 20,' in metrics.read_text())
     assert main(["run", str(file), *asked]) == 0
     assert json.loads((Path(settings["run_dir"]) / "align/stage.json").read_text())["resumed"]
     aside = [*asked, "--run-dir", str(tmp_path / "undisturbed")]
@@ -170,6 +197,14 @@ def test_the_end_of_one_ends_the_job_and_the_same_command_goes_on(tmp_path: Path
         return [json.loads(line)["loss"] for line in (run / "align/training.jsonl").read_text().splitlines()]
 
     assert losses(Path(settings["run_dir"])) == pytest.approx(losses(tmp_path / "undisturbed"), abs=1e-3)
+
+
+def test_what_a_rank_starts_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LAUNCHED:
+        monkeypatch.setenv(name, "2")
+    assert _launched()
+    ranks.leave_job()
+    assert not _launched()
 
 
 def test_pieces_are_of_all_items_once_and_none_waits_for_ever() -> None:
@@ -213,6 +248,12 @@ def test_what_cannot_be_shared_out_is_refused(
     monkeypatch.setattr("sipo.bank.pieces.decoder_of", lambda model: None)
     with pytest.raises(SipoError, match="no list of decoder layers.*gpus.yaml"):
         check_shardable(backbone.model)
+    check_divisible("zero3", full=False, ways=False)
+    check_divisible("fsdp2", full=False, ways=True)
+    with pytest.raises(SipoError, match="raco.*fsdp2.yaml"):
+        check_divisible("zero3", full=False, ways=True)
+    with pytest.raises(SipoError, match="policies: full.*gpus.yaml"):
+        check_divisible("fsdp2", full=True, ways=False)
     monkeypatch.setattr(ranks, "_joined", object())
     with pytest.raises(SipoError, match="without accelerate or torchrun"):
         check_alone()

@@ -18,7 +18,7 @@ from sipo.bank.adapter import decoder_of
 from sipo.bank.bank import body_of
 from sipo.errors import SipoError
 from sipo.finite import NotFiniteError
-from sipo.ranks import Ranks
+from sipo.ranks import Pieces, Ranks
 
 Whole = Callable[[], None]
 """Ends pieces: every rank has the whole model again."""
@@ -33,6 +33,17 @@ def check_shardable(model: PreTrainedModel) -> None:
         raise SipoError(f"layers in pieces: model type `{kind}` has no list of decoder layers; {way_out}")
     if not all(each.is_floating_point() for each in found[1].parameters()):
         raise SipoError(f"layers in pieces: the backbone is quantised, and is kept whole; {way_out}")
+
+
+def check_divisible(by: Pieces, full: bool, ways: bool) -> None:
+    """Raise SipoError for a training that pieces are not for: of whole models, or of several ways back over a graph."""
+    if full:
+        raise SipoError("policies: full: whole models are not shared out in pieces; take configs/accelerate/gpus.yaml")
+    if by == "zero3" and ways:
+        raise SipoError(
+            "raco: DeepSpeed fetches a layer for one way back alone, and each objective needs one; take "
+            "configs/accelerate/fsdp2.yaml"
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from sipo.bank.adapter import target_layers
 from sipo.bank.kinds import adapted_layers
+from sipo.bank.pieces import check_divisible
 from sipo.config import Config
 from sipo.engines import check_engine
 from sipo.errors import SipoError
@@ -15,6 +16,7 @@ from sipo.models.load import context_of
 from sipo.models.quantisation import check_quantise
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
+from sipo.ranks import joined
 from sipo.rewards import Item, check_rewards, try_functions
 from sipo.rewards.objective import UNSAID
 from sipo.stages.answer import test_rows
@@ -37,6 +39,8 @@ def validate(task: Task, *, evaluated: bool = True, absent: Absent = NOTHING) ->
         check_trl()
     check_engine(task.config.execution)
     check_quantise(task.config.model.quantise)
+    if (ranks := joined()) and ranks.sharded:
+        check_divisible(ranks.sharded, task.config.policies == "full", "raco" in task.config.methods)
     improving = improves(task.config.methods)
     filters = improving and MEASURED in find_rule(task.config.filter.rule).reads
     _rewards(task, filters, absent)

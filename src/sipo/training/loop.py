@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sipo.bank import Bank, Policy
 from sipo.bank.everywhere import everywhere
+from sipo.bank.pieces import check_divisible
 from sipo.bank.policy import Point
 from sipo.errors import SipoError
 from sipo.finite import NotFiniteError
@@ -167,21 +168,11 @@ def train_together(
             raise SipoError("there is nothing to train on: no row carries a preference for this objective")
     ranks = joined()
     if ranks is not None and ranks.sharded:
-        _check_divisible(ranks.sharded, trainees)
+        ways = any(each.loss.weighting.rule != "sum" for each in trainees)
+        check_divisible(ranks.sharded, any(each.start.apart for each in trainees), ways)
     layers = list(dict.fromkeys(layer for each in trainees for layer in each.start.layers))
     told, jobs = [replace(each, job=NAMELESS) for each in trainees], [each.job for each in trainees]
     return everywhere(_train_together, bank, layers, told, jobs=jobs, checkpoint=checkpoint, bar=bar)
-
-
-def _check_divisible(by: str, trainees: Sequence[Trainee]) -> None:
-    """Raise SipoError for what does not train over layers in pieces."""
-    if any(each.start.apart for each in trainees):
-        raise SipoError("policies: full: whole models are not shared out in pieces; take configs/accelerate/gpus.yaml")
-    if by == "zero3" and any(each.loss.weighting.rule != "sum" for each in trainees):
-        raise SipoError(
-            "raco: DeepSpeed fetches a layer for one way back alone, and each objective needs one; take "
-            "configs/accelerate/fsdp2.yaml"
-        )
 
 
 def _train_together(
