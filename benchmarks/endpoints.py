@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from shutil import which
 from tempfile import TemporaryFile
 from typing import Any, Self
 
@@ -19,6 +20,9 @@ from sipo.errors import SipoError
 
 START, ANSWER = 180.0, 600.0
 """Seconds in which a server begins to serve, and to answer."""
+
+DYING = ["setpriv", "--pdeathsig", "KILL", "--"]
+"""In front of a command: it does not outlive who starts it, however that ends. Linux has it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Server:
     def __init__(self, command: Sequence[str]) -> None:
         port = _free()
         self.url = f"http://127.0.0.1:{port}"
-        self.command = [*command, "--port", str(port)]
+        self.command = [*(DYING if which(DYING[0]) else []), *command, "--port", str(port)]
 
     def __enter__(self) -> Self:
         try:
