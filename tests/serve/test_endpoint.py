@@ -462,6 +462,7 @@ def test_what_takes_too_long_is_cut(serving: Start, monkeypatch: pytest.MonkeyPa
     server = serving(rows=2, seconds=0.2)
     step = server.scheduler._batch.step
     monkeypatch.setattr(server.scheduler._batch, "step", lambda: (time.sleep(0.02), step())[1])
+    monkeypatch.setattr(server.scheduler._batch, "stops", ())  # whatever is drawn
     with client(server) as ours, ThreadPoolExecutor(2) as pool:
         asked: Any = {"model": "tiny/mod", "messages": chat("x"), "max_tokens": 150, "temperature": 5.0}
         first = pool.submit(ours.chat.completions.create, **asked)
