@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -489,6 +491,34 @@ def test_what_the_hub_refuses_is_a_line(
         said.startswith("error: me/soup: ") and said.count("\n") == 1 and any(each in said for each in why.split("|"))
     )
     assert "hf_ours" not in said
+
+
+def test_a_push_without_a_way_to_xet_says_how_to_go_without(
+    hub: Hub, adapter: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    assert main(["push", str(adapter), "--to", "me/soup"]) == 2
+    said = capsys.readouterr().err
+    assert "was not sent" in said and "HF_HUB_DISABLE_XET=1" in said and said.count("\n") == 1
+    assert not hub.repos["me/soup"]["files"]
+
+
+def test_a_push_is_stopped_by_a_signal_whatever_the_library_is_at(
+    hub: Hub, adapter: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code gives signals no way to Python, so it must not be in the main thread."""
+    where, ended = list[threading.Thread](), threading.Event()
+
+    def stuck(*_: Any, **__: Any) -> None:
+        where.append(threading.current_thread())
+        os.kill(os.getpid(), signal.SIGTERM)
+        ended.wait(60)
+
+    monkeypatch.setattr("sipo.cli.push.send", stuck)
+    assert main(["push", str(adapter), "--to", "me/soup"]) == 128 + signal.SIGTERM
+    ended.set()
+    assert where[0] is not threading.main_thread() and where[0].daemon
+    assert capsys.readouterr().err == "stopped\n"
 
 
 def test_what_is_not_to_be_sent_is_not(

@@ -118,4 +118,7 @@ def _explained(api: HfApi, repo: str) -> Iterator[None]:
     except UNREACHED as error:
         raise SipoError(f"{api.endpoint}: no answer ({first_line(error)}); is there a network?") from None
     except (RuntimeError, ValueError, OSError) as error:  # of the ways that large files take
-        raise SipoError(f"{repo}: was not sent ({first_line(error)}); run the same command again") from None
+        raise SipoError(
+            f"{repo}: was not sent ({first_line(error)}); run the same command again, or with HF_HUB_DISABLE_XET=1 "
+            "where the hub or a proxy lets nobody through to Xet's storage"
+        ) from None
