@@ -99,15 +99,36 @@ def test_typed_moved_and_linked(tab: Tab, serving: Start, opened: FinishedRun) -
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_all_can_be_worked_by_all(tab: Tab, serving: Start, width: int, dark: bool) -> None:
-    open_page(tab, f"{serving().url}/#asked=1&prompt=tell&at=mod%400.5%2C0.5&at=base%401%2C0", width=width, dark=dark)
+    open_page(
+        tab,
+        f"{serving().url}/#asked=1&prompt=tell&at=mod%400.5%2C0.5&at=base%401%2C0&at=soups%401%2C0",
+        width=width,
+        dark=dark,
+    )
     whole(tab)
     tab.run("for (const each of document.querySelectorAll('details')) each.open = true")
     names = tab.names()
     assert not [each for each in names if each[0] != "group" and not each[1]], names
     assert {("button", "Ask"), ("textbox", "Prompt"), ("combobox", "A: method"), ("slider", "A: weight")} <= set(names)
     assert tab.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    leads = "[...document.querySelectorAll('.worth .lead')]"
+    lines = f"new Set({leads}.map((each) => each.offsetHeight)).size"
+    assert tab.run(lines) == 1, "no name of an objective is broken"
+    tab.run(f"{leads}[0].textContent = 'an_objective_of_a_name_as_long_as_names_may_be'")
+    over = "[...document.querySelectorAll('.worth')].map((each) => each.scrollWidth - each.clientWidth)"
+    assert set(tab.run(over)) == {0}, "a long one is"
     small = "[...document.querySelectorAll('.work button, .work select')].filter((e) => e.offsetParent && e.offsetHeight < 32).length"
     assert tab.run(small) == 0
+
+
+def test_numbers_are_written_out(tab: Tab, serving: Start) -> None:
+    open_page(tab, f"{serving().url}/")
+    values = "[0.00867, -0.00012, 0.000012, 0.05, 3.14159, 42.195, 1234.5, 7, null]"
+    tab.run(f"import('/play/dom.js').then((dom) => {{ globalThis.written = {values}.map(dom.signed); }})")
+    tab.until("globalThis.written !== undefined")
+    shown = [each and each.replace("\N{MINUS SIGN}", "-") for each in tab.run("written")]
+    assert shown[:-1] == ["+0.00867", "-0.000120", "+1.20e-5", "+0.0500", "+3.14", "+42.2", "+1235", "+7"]
+    assert shown[-1] == "\N{EN DASH}"
 
 
 def test_with_the_tab_key_alone(tab: Tab, serving: Start) -> None:

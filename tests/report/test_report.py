@@ -14,7 +14,7 @@ from sipo.pareto.compare import compare
 from sipo.report import fronts as tables
 from sipo.report.facts import costs
 from sipo.report.looks import looks
-from sipo.report.parts import NOTHING
+from sipo.report.parts import NOTHING, alike
 from sipo.report.plots import attainment_png, front_png
 from sipo.report.verdict import findings, lift, verdict
 from sipo.report.yields import yields
@@ -211,3 +211,8 @@ def test_attainment_is_drawn_in_every_direction(directions: tuple[str, str]) -> 
     }
     pictures = [attainment_png(methods, objectives, dark=dark) for dark in (False, True)]
     assert all(picture.startswith(SIGNATURE) for picture in pictures) and pictures[0] != pictures[1]
+
+
+def test_small_numbers_are_written_out_and_tiny_ones_are_powers_of_ten() -> None:
+    assert alike(0.00867, -0.0001) == ["0.00867", "\N{MINUS SIGN}0.00010"]
+    assert alike(0.000867) == ["0.000867"] and alike(0.0000867) == ["8.67e\N{MINUS SIGN}05"]

@@ -84,7 +84,7 @@ def _digits(cells: Iterable[Cell]) -> int:
     sizes = [abs(part) for cell in cells for part in _floats(cell)]
     largest = max(sizes, default=0.0)
     if 0 < largest < 0.01:
-        return -1
+        return -1 if largest < 0.0001 else 5 if largest >= 0.001 else 6
     return 3 if largest < 10 else 2 if largest < 100 else 1 if largest < 1000 else 0
 
 

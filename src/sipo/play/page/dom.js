@@ -17,7 +17,7 @@ export const number = (value) => {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   const text = Number.isInteger(value) ? value.toLocaleString("en")
-    : size < 0.01 ? value.toExponential(2) : value.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0);
+    : size < 0.0001 ? value.toExponential(2) : size < 0.1 ? value.toPrecision(3) : value.toFixed(size < 10 ? 2 : size < 100 ? 1 : 0);
   return text.replace("-", "−");
 };
 

@@ -2,8 +2,8 @@
 const number = (value) => {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  const text = Number.isInteger(value) ? value.toLocaleString("en") : size < 0.01 ? value.toExponential(2)
-    : value.toFixed(size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0);
+  const text = Number.isInteger(value) ? value.toLocaleString("en") : size < 0.0001 ? value.toExponential(2)
+    : size < 0.01 ? value.toPrecision(3) : value.toFixed(size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0);
   return text.replace("-", "−");
 };
 
