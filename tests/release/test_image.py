@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -43,6 +44,17 @@ def test_its_versions_are_those_of_the_tests() -> None:
     assert len(bases) == 1 and re.fullmatch(r"python:3\.11\.\d+-slim-\w+", bases.pop())
     final = DOCKERFILE.partition(" AS sipo\n")[2]
     assert re.search(r"^USER [1-9]\d*$", final, re.MULTILINE) and "USER root" not in final
+
+
+def test_it_has_the_extras_that_the_page_says() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    installed = re.search(r"sipo-\*\.whl\)\[([\w,]+)\]", DOCKERFILE)
+    said = re.search(
+        r"all extras but (.*?) and\s+those for changing sipo", (ROOT / "docs/install.md").read_text("utf-8")
+    )
+    assert installed and said
+    changing = {"docs", "release", "test", "dev"}
+    assert set(installed[1].split(",")) == set(extras) - changing - set(re.findall(r"`(\w+)`", said[1]))
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (None, False)])
