@@ -111,7 +111,7 @@ def scripted(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     codec = Codec(backbone.tokenizer, 100, LIMIT)
     rounds: list[int] = []
 
-    def decode(bank: Any, requests: Sequence[Request], *args: Any) -> list[Generated]:
+    def decode(bank: Any, requests: Sequence[Request], *args: Any, **rows: Any) -> list[Generated]:
         rounds.append(len(requests))
         texts = [f"{len(rounds)}{number % 2}" for number in range(len(requests))]
         whole = [tuple(codec.encode_response(text)) for text in texts]

@@ -33,6 +33,7 @@ from sipo.models.footprint import SPARE, shape
 from sipo.models.load import Backbone, load_backbone
 from sipo.models.room import memory_of
 from sipo.progress import Progress
+from sipo.ranks import joined
 from sipo.settings import Execution, Model, Training
 from sipo.words import quantity
 
@@ -286,8 +287,9 @@ class Task:
         """Of texts as long as they may be."""
         data, model = self.config.data, self.backbone.model
         limits = Lengths(data.max_prompt_tokens, data.max_response_tokens)
-        about = shape(model), self.backbone.context, (), memory_of(model.device), model.device.type
-        return Peaks(self.config, limits, model, *about)
+        ranks = joined()
+        memory = memory_of(model.device) / (ranks.count if ranks is not None and model.device.type == "cpu" else 1)
+        return Peaks(self.config, limits, model, shape(model), self.backbone.context, (), memory, model.device.type)
 
     def prompt_tokens(self, row: Row) -> tuple[int, ...]:
         return self.group(row).prompt

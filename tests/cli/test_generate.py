@@ -126,6 +126,7 @@ def test_answers_are_told_in_order_while_others_are_written(
 
     decode = answering.decode
     monkeypatch.setattr(answering, "decode", watched)
+    monkeypatch.setattr(answering, "REFILLS", 1)
     assert generate(finished, *asked, *options) == 130
     left = capsys.readouterr()
     assert left.err == "stopped\n" and whole.startswith("".join(told)) and told[1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ def test_what_is_free_bounds_what_is_in_flight_and_not_the_plan(
 
 
 def test_longer_texts_larger_policies_and_more_processes_leave_fewer(
-    bank: Bank, span: Span, memory: Callable[[float], None]
+    bank: Bank, span: Span, memory: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory(30.5)
     assert rows_for(AUTO, bank, span, REQUESTS, LIMIT) == 30
@@ -87,6 +88,9 @@ def test_longer_texts_larger_policies_and_more_processes_leave_fewer(
     assert rows_for(AUTO, bank, whole, REQUESTS, LIMIT) < 30
     pool = Execution(device="cpu", engine="pool", workers=2)
     assert rows_for(pool, bank, span, REQUESTS, LIMIT) < 15
+    with monkeypatch.context() as launched:
+        launched.setattr(fitting, "joined", lambda: SimpleNamespace(count=2))
+        assert rows_for(AUTO, bank, span, REQUESTS, LIMIT) < 15
     assert rows_for(AUTO, None, span, REQUESTS, LIMIT) == rows_asked(AUTO) == 64, "of a model that is elsewhere"
     assert tokens_for(AUTO, bank, span, 20) < 4096 == tokens_for(AUTO, None, span, 20)
     assert tokens_for(Execution(score_tokens=9), bank, span, 20) == 9

@@ -199,11 +199,11 @@ def test_killed_amid_its_rankings_a_run_ends_as_if_nothing_had_happened(
     there = config.run_dir / "ranked" / "mod" / "rankings.jsonl"
     expected, calls, compute = there.read_bytes(), [0], Mixed.__call__
 
-    def counted(self: Mixed, bank: Any) -> list[float]:
+    def counted(self: Mixed, *given: Any) -> list[float]:
         calls[-1] += 1
         if calls == [4]:
             raise KeyboardInterrupt
-        return compute(self, bank)
+        return compute(self, *given)
 
     monkeypatch.setattr(Mixed, "__call__", counted)
     with pytest.raises(KeyboardInterrupt):

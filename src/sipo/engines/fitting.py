@@ -14,6 +14,7 @@ from sipo.engines.interface import Span
 from sipo.models.footprint import SPARE, Shape, room_beside, rows_within, rows_worth, shape, tokens_within, tokens_worth
 from sipo.models.load import find_device
 from sipo.models.room import free_memory, memory_of
+from sipo.ranks import joined
 from sipo.settings import Execution
 
 
@@ -70,4 +71,7 @@ def _processes(execution: Execution, device: torch.device) -> int:
     if execution.engine == "pool":
         spread = device.type == "cuda" and execution.device in ("auto", "cuda")
         return math.ceil(execution.workers / torch.cuda.device_count()) if spread else execution.workers
-    return execution.ray.actors if execution.engine == "ray" and not execution.ray.num_gpus else 1
+    if execution.engine == "ray":
+        return 1 if execution.ray.num_gpus else execution.ray.actors
+    ranks = joined()
+    return ranks.count if ranks is not None and device.type == "cpu" else 1
