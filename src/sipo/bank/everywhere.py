@@ -1,5 +1,5 @@
-"""A bank on every rank of a job: whole while rank 0 writes and scores, and where that is wanted, its layers in pieces
-while all of them train.
+"""A bank on every rank of a job: whole while they write and score, and where that is wanted, its layers in pieces while
+they train.
 """
 
 from collections.abc import Callable, Sequence

@@ -90,7 +90,7 @@ def _by_fsdp2(model: PreTrainedModel, layers: list[Any]) -> Whole:
 
 
 class _Layers(nn.Module):
-    """The layers as a model of its own. DeepSpeed takes a forward of it as a sign that one of the layers begins."""
+    """The layers as a model of its own. DeepSpeed takes a forward of it as the sign that a pass over them begins."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -147,9 +147,9 @@ def _zero3_settings() -> dict[str, Any]:
 
     zero = DeepSpeedPlugin(zero_stage=3).deepspeed_config["zero_optimization"]
     own = {name: value for name, value in zero.items() if not name.startswith("offload_optimizer") and value != "auto"}
-    # Else torch's own product would be another one from there on, for everything that this process computes.
+    linear = {"memory_efficient_linear": False}  # else torch's own product is another from there on, for all models
     return {
         "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {"memory_efficient_linear": False, **own},
+        "zero_optimization": {**linear, **own},
         "steps_per_print": float("inf"),
     }

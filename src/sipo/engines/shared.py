@@ -28,7 +28,6 @@ class Shared(Local):
 
     def __init__(self, execution: Execution, bank: Bank) -> None:
         super().__init__(execution, bank)
-        self.execution = execution
         ranks = joined()
         self.at_once = ranks.count if ranks else 1
         self._known: Span | None = None
