@@ -13,7 +13,8 @@ from sipo.memory import is_full
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
-WRITES = (*FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+WRITES = (*FULL, *CLOSED, errno.EFBIG, errno.EIO)
 TOLD = re.compile(r"\(os error (\d+)\)")
 """How safetensors tells of the disk: what it raises is no OSError."""
 
@@ -43,6 +44,9 @@ def describe(error: OSError) -> str:
         return f"the disk is full{place}; free some space and run the same command again"
     reason = (error.strerror or str(error)).lower()
     named = error.filename2 or error.filename  # of a renaming, what the user knows of: the other is our scratch file
+    if error.filename2 and error.errno in CLOSED:  # it may be either folder
+        folders = [os.path.dirname(os.path.abspath(each)) for each in (named, error.filename)]
+        named = next((each for each in folders if not os.access(each, os.W_OK)), named)
     place = f"{named}: " if named else ""
     way_out = "check the path and its permissions"
     if error.errno in IN_THE_WAY:

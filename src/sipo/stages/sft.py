@@ -28,7 +28,7 @@ from sipo.disk.journal import FOLDER
 from sipo.disk.publishing import remove, sync
 from sipo.disk.tables import read_checked, write_checked, write_records
 from sipo.errors import SipoError
-from sipo.finite import finite, infinite_tensor
+from sipo.finite import NotFiniteError, finite, infinite_tensor
 from sipo.models.load import attention_of
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin, read_config, read_tokenizer, read_weights
@@ -50,12 +50,17 @@ def sft(task: Task, folder: Path) -> Path:
     plan, tokenizer = _plan(task, settings, demonstrations(task), folder / FOLDER / "sft"), task.codec.tokenizer
     task.site.stand_on(task.model)  # frees the frozen copy: this stage trains one of its own
     with task.progress.track("supervised fine-tuning", plan.steps, unit="steps") as advance:
-        trainer, tokens = together(_fine_tune, plan, watch=_Watch(advance, task.progress.metric))
+        try:
+            trainer, tokens = together(_fine_tune, plan, watch=_Watch(advance, task.progress.metric))
+        except NotFiniteError:
+            remove(plan.checkpoints.path)  # they would end every later try the same way, whatever was to blame
+            raise
     task.site.count(tokens)  # padding included
     history = [record for record in trainer.state.log_history if "loss" in record]
     model = trainer.model.merge_and_unload() if settings.lora else trainer.model
     name = infinite_tensor(model.to(plan.dtype).named_parameters())
     if name:
+        remove(plan.checkpoints.path)
         raise SipoError(f"sft: {name} is not finite after the last step; lower sft.lr, or set model.dtype to float32")
     remove(folder / "model")
     model.save_pretrained(folder / "model")

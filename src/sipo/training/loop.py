@@ -28,7 +28,7 @@ from sipo.ranks import current, joined
 from sipo.training.conflict import Rule, direction
 from sipo.training.learner import NAMELESS, Bar, Checkpoint, Job, Learner, Recipe, no_bar
 from sipo.training.losses import accuracy, normalised_nll, preference_loss
-from sipo.training.optimise import optimise_together
+from sipo.training.optimise import forget_failure, optimise_together
 
 Result = TypeVar("Result")
 
@@ -213,6 +213,7 @@ def _train_together(
         seen = [part(place, trainees[place].examples.train[:1]) for place in unseen]
         for place, loss in zip(unseen, validate(bank, seen) if seen else [], strict=True):
             learners[place].check(loss, f"{learners[place].job.name}: loss after the last step")
+        forget_failure(checkpoint, learners)
     results: list[Trained | NotFiniteError] = []
     for policy, learner in zip(policies, learners, strict=True):
         for parameter in policy.parameters:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sipo.disk.damage import note
-from sipo.disk.publishing import replacing
+from sipo.disk.publishing import remove, replacing
 from sipo.finite import NotFiniteError
 from sipo.ranks import current
 from sipo.training.learner import NAMELESS, Bar, Checkpoint, Job, Learner, Recipe, no_bar
@@ -73,7 +73,7 @@ def optimise_together(
 
     One of whose numbers one is not finite is out from there on, with its `failure`; the others go on without it. With a
     checkpoint, of all of them at one step, killed trainings that are called again end as if nothing had happened, bit
-    by bit: what they compute together depends on who is there.
+    by bit: what they compute together depends on who is there. Where one failed, none is kept at the end.
     """
     states = current().agreed(lambda: _kept(checkpoint.path, learners) if checkpoint else None)
     for each, state in zip(learners, states or (), strict=states is not None):
@@ -99,6 +99,13 @@ def optimise_together(
                 saved = time.monotonic()
     for each in learners:
         each.finish()
+    forget_failure(checkpoint, learners)
+
+
+def forget_failure(checkpoint: Checkpoint | None, learners: Sequence[Learner]) -> None:
+    """Where a training has failed nothing of it is kept, from which every later try would end the same way."""
+    if checkpoint and any(each.failure is not None for each in learners):
+        remove(checkpoint.path)
 
 
 def _tell_failures(learners: Sequence[Learner], places: Sequence[int]) -> None:

@@ -41,8 +41,8 @@ def train_units(
     earlier try finished are skipped, as by `resumable`.
 
     Which of them learn in the same steps is planned from all units, whatever of them is done, since neighbours change
-    the last bits; a unit that is asked for alone learns alone. Raises NotFiniteError for the first that diverged, when
-    those beside it are kept.
+    the last bits; a unit that is asked for alone learns alone. Raises NotFiniteError for the first that diverged; those
+    beside it are not kept, whose last bits are those of a training without it.
     """
     alone = the_only_unit()
     groups = _even(len(units), task.together(len(units), settings)) if alone is None else [range(alone, alone + 1)]
@@ -53,13 +53,14 @@ def train_units(
                 continue
             trainees = {number: each for number in group if (each := trainee(units[number]))}
             results = dict(zip(trainees, _train(task, list(trainees.values())), strict=True))
-            failed = [each for each in results.values() if isinstance(each, NotFiniteError)]
+            trained = dict[int, Trained]()
+            for number, result in results.items():
+                if isinstance(result, NotFiniteError):
+                    raise result
+                trained[number] = result
             for number in group:
-                result = results.get(number)
-                if number not in done and not isinstance(result, NotFiniteError):
-                    yield number, finish(units[number], result)
-            if failed:
-                raise failed[0]
+                if number not in done:
+                    yield number, finish(units[number], trained.get(number))
 
     return in_any_order(journal, len(units), work, writes=lambda number: writes(units[number]))
 
