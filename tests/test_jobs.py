@@ -13,6 +13,7 @@ import yaml
 
 from sipo.cli.main import main
 from sipo.config.file import parse_config
+from sipo.graph.build import Graph
 from sipo.runs.status import stage_statuses
 
 JOBS = Path(__file__).parents[1] / "examples" / "jobs"
@@ -81,6 +82,66 @@ def test_a_run_is_submitted_as_a_chain_of_arrays(
         f"sipo run run.yaml{more}" for more in ("", " --until filter", *(f" {each}" for each in trained))
     }
     assert told[2] == "sipo run run.yaml --until filter" and told[-1] == "sipo run run.yaml"
+
+
+def test_a_configuration_that_is_none_is_a_line(tmp_path: Path, around: Callable[..., Any]) -> None:
+    done = around(JOBS / "slurm.sh", "nowhere.yaml")
+    assert done.returncode and not (tmp_path / "told").exists()
+    assert done.stderr.startswith("error: nowhere.yaml") and done.stderr.count("\n") == 1
+
+
+CHAINS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "fine-tuned": ({"sft": {}}, ["until sft", "each align", "until filter", "each realign"]),
+    "rates tried": (
+        {"realign": {"lr": "auto", "strengths": [0.5, 1]}},
+        ["each align", "until filter", "each trials/realign/x0_5/policies", "each trials/realign/x1/policies"],
+    ),
+    "rounds": (
+        {"rounds": 2},
+        ["each align", "until filter", "each realign", "until round-2/filter", "each round-2/realign"],
+    ),
+    "no sipo": ({"methods": ["base", "mod", "lw"]}, ["each align"]),
+    "all tried": (
+        {"sft": {}, "methods": ["mod"], "align": {"lr": "auto", "strengths": [1, 2]}},
+        ["until trials/align/reference", "each trials/align/x1/policies", "each trials/align/x2/policies"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "expected"), CHAINS.values(), ids=CHAINS)
+def test_every_configuration_has_its_chain(
+    settings: dict[str, Any], changes: dict[str, Any], expected: list[str]
+) -> None:
+    """What an array's jobs are made from is there before them, whatever the configuration asks for."""
+    graph = Graph(parse_config({**settings, **changes}, "run.yaml"))
+    jobs = list(graph.jobs())
+    assert [" ".join(job) for job in jobs] == [*expected, f"rest {graph.names[-1]}"]
+    made: list[str] = []
+    for kind, name in jobs:
+        if kind == "each":
+            assert {each.name for each in graph.before(graph[name])} <= {*made}
+        else:
+            made = graph.names[: graph.names.index(name) + 1]
+            assert made[-1] == name
+
+
+def test_what_waits_for_one_job_trains_side_by_side(
+    settings: dict[str, Any], tmp_path: Path, around: Callable[..., Any]
+) -> None:
+    """The arrays of several strengths wait for one job, and the next for all of them; no name of a job has a slash,
+    for its output goes into a file of that name.
+    """
+    settings["realign"] = {"lr": "auto", "strengths": [0.5, 1]}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    done = around(JOBS / "slurm.sh", "run.yaml", stand_ins={"sipo": "#!/usr/bin/env bash\n"})
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
+    waits = [[word.partition(":")[2] for word in line if word.startswith("--dependency=")] for line in lines]
+    assert waits == [[], ["1"], ["2"], ["2"], ["3:4"]]
+    assert [word for line in lines for word in line if word.startswith("--job-name=")] == [
+        f"--job-name={name}"
+        for name in ("align", "filter", "trials-realign-x0_5-policies", "trials-realign-x1-policies", "report")
+    ]
 
 
 @pytest.mark.slow

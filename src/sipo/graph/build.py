@@ -24,6 +24,7 @@ from sipo.declare.parts import (
     SAMPLES,
     STRENGTH,
     TRAINING,
+    TRIAL_POLICIES,
 )
 from sipo.declare.stage import Inputs, Output, Stage, later
 from sipo.errors import SipoError
@@ -142,6 +143,25 @@ class Graph:
             if each.name in found:
                 found |= {further.name for further in each.needs()}
         return [each for each in self if each.name in found]
+
+    @property
+    def apart(self) -> list[Stage]:
+        """Those that train a policy for each objective, which processes may make one by one."""
+        trains = (each for each in self if {POLICIES, TRIAL_POLICIES} & {*each.writes})
+        return [each for each in trains if STRENGTH not in each.writes]  # that takes what others trained
+
+    def jobs(self) -> Iterator[tuple[str, str]]:
+        """A run as jobs, in order: ("each", a stage of `apart`), which waits for what it is made from alone, ("until",
+        the last stage to make), which waits for all before it, and in the end ("rest", the last stage of all).
+        """
+        made: set[str] = set()
+        for stage in self.apart:
+            lacking = [each.name for each in self.before(stage) if each.name not in made]
+            if lacking:
+                made |= {*self.names[: self.names.index(lacking[-1]) + 1]}
+                yield "until", lacking[-1]
+            yield "each", stage.name
+        yield "rest", self.names[-1]
 
     def _needs(self, spec: MethodSpec) -> Inputs:
         with as_one_line(f"the method `{spec.name}`"):

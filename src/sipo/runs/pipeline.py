@@ -11,7 +11,6 @@ from sipo.bank.kinds import base_of
 from sipo.commands import evenly, export, generate, question, resume, serve, sipo
 from sipo.config import Config
 from sipo.config.file import dump_config
-from sipo.declare.parts import POLICIES, STRENGTH, TRIAL_POLICIES
 from sipo.declare.stage import Stage
 from sipo.disk.copies import refreshed
 from sipo.disk.damage import DamageError, note
@@ -33,7 +32,7 @@ from sipo.runs.peak import peak_bytes, reset_peak
 from sipo.runs.validate import validate
 from sipo.task import Task
 from sipo.trackers import Trackers
-from sipo.words import quantity
+from sipo.words import listed, quantity
 
 
 def run(
@@ -124,10 +123,11 @@ def make_part(config: Config, only: str | None, objective: str, *, quiet: bool =
     stage = graph[only]
     if objective not in config.names:
         raise SipoError(f"--objective {objective}: is none of the run's, which are {', '.join(config.names)}")
-    trains = [each.name for each in graph if _trains(each)]
-    if only not in trains:
+    apart = [each.name for each in graph.apart]
+    if only not in apart:
+        does = "does" if len(apart) == 1 else "do"
         raise SipoError(
-            f"--objective {objective}: `{only}` trains no policy for each objective; {' and '.join(trains)} do"
+            f"--objective {objective}: `{only}` trains no policy for each objective; {listed(apart)} {does}"
         )
     part = Part(RunFolder(refreshed(config.run_dir)), only, objective)
     task = Task(config, Progress(part.place / METRICS, quiet=quiet, steps=True))
@@ -139,11 +139,6 @@ def make_part(config: Config, only: str | None, objective: str, *, quiet: bool =
         work.folder.claim(work.subject, dump_config(config), task.moment)
     work.make_part(stage, part)
     return work.folder.path
-
-
-def _trains(stage: Stage) -> bool:
-    """Does it train a policy for each objective, rather than take what others trained?"""
-    return bool({POLICIES, TRIAL_POLICIES} & {*stage.writes}) and STRENGTH not in stage.writes
 
 
 class Work:
