@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chance import Chance
 
 import sipo.engines
 from sipo.bank import Adapter, Bank
@@ -73,21 +74,23 @@ def workers_of(node: Any) -> list[int]:
 
 
 class Deadly:
-    """The engine; when the first results have come, an actor is killed, then the node of the other one."""
+    """The engine; after so many results an actor is killed, after so many more the node of the other one, if it is to
+    be.
+    """
 
-    def __init__(self, engine: Ray, nodes: Any) -> None:
-        self.engine, self.nodes, self.killed = engine, nodes, []
+    def __init__(self, engine: Ray, nodes: Any, actor: int = 6, node: int | None = 60) -> None:
+        self.engine, self.nodes, self.actor, self.node, self.killed = engine, nodes, actor, node, list[int]()
 
     def generate(self, *asked: Any) -> Iterator[tuple[int, Generated]]:
         first, second = self.nodes.worker_nodes
         for count, result in enumerate(self.engine.generate(*asked)):
             yield result
-            if count == 6:
+            if count == self.actor:
                 working = {node: workers_of(node) for node in (first, second)}
                 alive = first if working[first] else second
                 os.kill(working[alive][0], signal.SIGKILL)
                 self.killed.append(count)
-            if count == 60:
+            if count == self.node:
                 self.nodes.remove_node(second, allow_graceful=False)
                 self.killed.append(count)
 
@@ -111,6 +114,24 @@ def test_a_killed_actor_and_a_killed_node_cost_no_row_and_a_bad_row_is_told_of_a
     local, mended = Local(Execution(device="cpu"), bank), Span(span.model, (*policies[1:], policies[0]))
     found = answer(local, mended, asked, SAMPLED, NEW, (), Journal(tmp_path, "x", Progress(quiet=True)))
     assert found == texts(local, mended, asked, SAMPLED)
+
+
+@pytest.mark.faults(3)
+def test_actors_that_are_killed(
+    nodes: Any, bank: Bank, policies: list[Adapter], tmp_path: Path, chance: Chance
+) -> None:
+    """SIGKILL of an actor | `execution.engine: ray`, two nodes | every text once, as one process writes it"""
+    span = Span(bank.backbone.settings, tuple(policies))
+    asked = requests(*[at_soup((share / 8, 1 - share / 8, 0.0)) for share in range(1, 8)])
+    local = Local(Execution(device="cpu"), bank)
+    expected = texts(local, span, asked, SAMPLED)
+    with closing(Ray(execution(nodes), bank)) as engine:
+        for place in chance.trials(tmp_path):
+            deadly = Deadly(engine, nodes, chance.rng.randrange(len(asked) - 4), None)
+            chance.drawn += 1
+            journal = Journal(place, "x", Progress(quiet=True))
+            assert answer(deadly, span, asked, SAMPLED, NEW, (), journal) == expected  # type: ignore[arg-type]
+            chance.struck += len(deadly.killed)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 import ranked
 import torch
 import yaml
+from chance import Chance
 
 from sipo import ranks
 from sipo.bank.pieces import check_divisible, check_shardable
@@ -205,6 +206,42 @@ def test_what_a_rank_starts_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _launched()
     ranks.leave_job()
     assert not _launched()
+
+
+@pytest.mark.faults(1)
+def test_a_rank_that_is_killed(tmp_path: Path, chance: Chance) -> None:
+    """SIGKILL of one of two ranks | `sipo run` on two, in a training | one line, the job ends; then what two learn"""
+    settings = tiny_settings(tmp_path)
+    settings |= {"methods": ["base"], "align": {**settings["align"], "epochs": 10}}
+    settings["execution"] |= {"checkpoint_seconds": 0}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings))
+
+    def begun(run: Path) -> list[subprocess.Popen[str]]:
+        run.parent.mkdir(exist_ok=True)
+        return launch(["-m", "sipo", "run", str(file), "--only", "align", "--run-dir", str(run)], run.parent)
+
+    def learned(run: Path) -> dict[str, bytes]:
+        return {each.name: each.read_bytes() for each in sorted((run / "align").rglob("*.safetensors"))}
+
+    assert ended(begun(tmp_path / "undisturbed" / "run")) == [0, 0]
+    whole = tmp_path / "undisturbed" / "run"
+    steps = len((whole / "align/training.jsonl").read_text().splitlines())
+    for place in chance.trials(tmp_path):
+        processes, step = begun(place / "run"), chance.rng.randrange(1, steps - 2)
+        metrics, until = place / "run" / "metrics.jsonl", time.monotonic() + 200
+        while not (metrics.exists() and metrics.read_text().count('"step"') > step):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        victim = chance.rng.choice((0, 1))
+        chance.drawn += 1
+        processes[victim].send_signal(signal.SIGKILL)
+        statuses = ended(processes, 60)
+        if statuses != [0, 0]:
+            assert statuses[victim] == -signal.SIGKILL and statuses[1 - victim] == 2
+            chance.struck += 1
+        assert ended(begun(place / "run")) == [0, 0], (place / "err0").read_text()
+        assert learned(place / "run") == learned(whole)
 
 
 def test_pieces_are_of_all_items_once_and_none_waits_for_ever() -> None:
