@@ -3,20 +3,25 @@
 import logging
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import random_adapter
+from transformers import LlamaForCausalLM
 
-from sipo.bank import Adapter, Bank
+from sipo.bank import Adapter, Bank, load_adapter, save_adapter
 from sipo.decoding import Request, at_mod, at_soup, base
 from sipo.engines import Local, Span
 from sipo.engines import batched as batching
 from sipo.engines.batched import Texts
+from sipo.engines.probe import find_routes
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import ScoreRequest, score_rows
 from sipo.memory import UNBOUND, Pieces
-from sipo.settings import Decoding, Execution, Training
+from sipo.models.load import load_backbone
+from sipo.settings import Decoding, Execution, Model, Training
 from sipo.training import loop
 from sipo.training.conflict import Rule
 from sipo.training.learner import Recipe
@@ -220,3 +225,30 @@ def test_what_was_broken_off_is_let_go(bank: Bank, policies: list[Adapter]) -> N
             assert not Pieces("rows", None).within(2, compute, fewer)
         finally:
             hook.remove()
+
+
+@pytest.mark.parametrize("error", [FULL, RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_full_memory_is_no_fault_of_a_file_or_a_model(
+    error: Exception, bank: Bank, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told that a file is damaged, or that a model wants slower ways, since there was no room for it."""
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise error
+
+    save_adapter(random_adapter(bank.backbone, 1), model_folder.parent / "full", str(model_folder))
+    with monkeypatch.context() as patch:
+        patch.setattr("sipo.bank.peft_folder.load_file", full)
+        with pytest.raises(type(error)):
+            load_adapter(model_folder.parent / "full")
+    with monkeypatch.context() as patch:
+        patch.setattr(LlamaForCausalLM, "from_pretrained", full)
+        patch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
+        with pytest.raises(type(error)):
+            load_backbone(Model(path=str(model_folder), dtype="float32"), "cpu")
+    layers = ["model.layers.0.self_attn.q_proj"]
+    for place in ("_even", "_packed", "_decoded"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"sipo.engines.probe._Probe.{place}", full)
+            with pytest.raises(type(error)):
+                find_routes(bank, layers)

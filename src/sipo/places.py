@@ -10,8 +10,8 @@ from urllib.parse import quote, unquote
 
 from platformdirs import user_cache_path
 
-NAMED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
-"""A path keeps one of the two slashes."""
+NAMED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/+|(?<=s3:)\Z)(.*)", re.DOTALL)
+"""A path keeps one of the two slashes, and none where a name ends with them."""
 
 
 def cache_folder() -> Path:

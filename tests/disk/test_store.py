@@ -523,6 +523,8 @@ def test_nothing_listens_there(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("s3://no-such-bucket-of-anybody/run", "there is no such bucket; make it, or name another"),
         (f"s3://{BUCKET}", "name a run as s3://BUCKET/FOLDER"),
+        ("s3://", "name a run as s3://BUCKET/FOLDER"),
+        ("s3:", "name a run as s3://BUCKET/FOLDER"),  # what a path keeps of it
         ("s3://id:secret@bucket/run", "without keys"),
         (f"s3://{BUCKET}/../run", "without keys or `..`"),
         ("gs://bucket/run", "gs://bucket/run: a run lies in a folder, or in a store that is named s3://BUCKET/FOLDER"),

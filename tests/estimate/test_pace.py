@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import sipo.runs.foresight
+from sipo.bank import Bank
 from sipo.cli.main import main
 from sipo.config.file import parse_config
 from sipo.declare.work import Work
@@ -70,6 +71,27 @@ def test_what_is_measured_is_what_goes_through_the_model(task: Task) -> None:
         assert pace.training == pytest.approx(2.0, rel=0.5), "a step is worth two forwards, and one is seen"
         assert 0.5 < pace.reading <= 3 and 0.5 < pace.scoring <= 3, "padding takes, sharing gives"
     assert torch.equal(torch.get_rng_state(), state) and not task.bank.policies
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory"])
+def test_what_memory_holds_is_measured(task: Task, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """A look ahead ends no run: fewer rows are measured, and where not even one fits, none."""
+    compute, most, refused = Bank.hidden_states, 1, list[int]()
+
+    def holding(bank: Bank, *points: Any, **given: Any) -> Any:
+        if given["input_ids"].numel() > most:
+            refused.append(given["input_ids"].numel())
+            raise (torch.OutOfMemoryError if "CUDA" in words else RuntimeError)(words)
+        return compute(bank, *points, **given)
+
+    measured(task, 0.0)  # what is proven once
+    monkeypatch.setattr(Bank, "hidden_states", holding)
+    foreseen = foresee(task, list(Graph(task.config)))
+    assert refused and foreseen.pace is None and foreseen.works
+    refused.clear()
+    most = 150
+    assert measured(task, 2000.0, by_tokens(task)).decoding > 0
+    assert refused and not task.bank.policies
 
 
 def test_what_is_foreseen_is_an_upper_bound_and_a_near_one(task: Task, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sipo.errors import SipoError, first_line
+from sipo.memory import is_full
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def find_head(model: PreTrainedModel, body: nn.Module) -> Head:
     try:
         logits = model(input_ids=ids, use_cache=False).logits[0].float()
     except Exception as error:  # whatever the model's code leads to
+        if is_full(error):
+            raise
         reason = first_line(error)
         raise _refused(model, f"its logits cannot be computed ({reason})") from None
     finally:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from sipo.bank.adapter import Adapter
 from sipo.errors import SipoError, first_line
 from sipo.finite import infinite_tensor
+from sipo.memory import is_full
 
 PREFIX = "base_model.model."
 FACTOR = re.compile(rf"{re.escape(PREFIX)}(?P<layer>.+)\.lora_[AB]\.weight")
@@ -112,6 +113,8 @@ def load_adapter(folder: Path, base: PreTrainedModel | None = None) -> Adapter:
     try:
         tensors = load_file(folder / "adapter_model.safetensors")
     except Exception as error:  # the reader raises whatever the bytes lead it to
+        if is_full(error):
+            raise
         raise _unreadable(folder, error) from None
     factors = _factors(folder, lora, tensors)
     _check_finite(folder, tensors, "train it anew, with a lower learning rate")

@@ -23,6 +23,7 @@ from sipo.decoding.mixture import Mixture
 from sipo.decoding.reading import prefill
 from sipo.errors import SipoError, first_line
 from sipo.logprobs.packing import Group, pack, predicting_states
+from sipo.memory import is_full
 from sipo.models.quantisation import dense, is_quantised
 
 WINDOW = 5
@@ -184,9 +185,9 @@ class _Probe:
     def _right(self, routes: Routes, measure: Any) -> bool:
         try:
             return self._apart(routes, measure) <= self.tolerance
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception:  # whatever a model's code raises where it cannot go this way
+        except Exception as error:  # whatever a model's code raises where it cannot go this way
+            if is_full(error):
+                raise
             return False
 
     def _demand(self, what: str, routes: Routes, measure: Any) -> float:
@@ -204,9 +205,9 @@ class _Probe:
     def _attempt(self, what: str, measure: Any) -> float:
         try:
             return measure()
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
         except Exception as error:
+            if is_full(error):
+                raise
             reason = first_line(error)
             raise self._refused(f"{what} fails ({type(error).__name__}: {reason})") from None
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from sipo.engines.fitting import rows_asked, tokens_for
 from sipo.errors import SipoError
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import score_rows
+from sipo.memory import is_full
 from sipo.ranks import apart
 from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, train
@@ -27,6 +28,7 @@ from sipo.weights import corners
 if TYPE_CHECKING:
     from sipo.task import Task
 
+Row = TypeVar("Row")
 Clock = Callable[[], float]
 """Seconds, from anywhere."""
 KINDS = ("reading", "decoding", "scoring", "training")
@@ -103,17 +105,25 @@ def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_co
         read(first)  # what is made at the first call only
         room = share * rate(lambda: read(first), prompts(first), 0, clock)
         asked = requests[: min(len(_some(groups, room)), max(1, rows_asked(config.execution) // n))]
-        reading = rate(lambda: read(asked), prompts(asked), share, clock)
-        step = _Steps(task, lambda: read(asked))
-        step()
-        decoding = rate(step, n * len(asked), share, clock)
+        reading = _held(asked, lambda some: rate(lambda: read(some), prompts(some), share, clock))
+
+        def decode(some: list[Request]) -> float:
+            step = _Steps(task, lambda: read(some))
+            step()
+            return rate(step, n * len(some), share, clock)
+
+        decoding = _held(asked, decode)
         rows = [
             (group, corner)
             for group in _some(groups, min(room, tokens_for(config.execution, None, task.span(), 1)) / n)
             for corner in corners(n)
         ]
-        each = sum(len(group.prompt) + len(response) for group, _ in rows for response in group.responses)
-        scoring = rate(lambda: score_rows(bank, rows), each, share, clock)
+
+        def score(some: list[tuple[Group, tuple[float, ...]]]) -> float:
+            each = sum(len(group.prompt) + len(response) for group, _ in some for response in group.responses)
+            return rate(lambda: score_rows(bank, some), each, share, clock)
+
+        scoring = _held(rows, score)
     settings, worth = config.align.model_copy(update={"epochs": 1}), forwards(config)
     batch = _some(groups, room / worth)[: settings.batch_size]
     examples = [Example(group, (0.0, 0.0), ((1, 0, 1),)) for group in batch]
@@ -125,6 +135,17 @@ def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_co
 
     training = rate(learn, worth * sum(group.tokens for group in batch), share, clock)
     return Pace(reading, decoding, scoring, training)
+
+
+def _held(rows: list[Row], measure: Callable[[list[Row]], float]) -> float:
+    """measure(rows), or of the first half of them, a quarter, .., as many as the memory holds: so the run does."""
+    while True:
+        try:
+            return measure(rows)
+        except Exception as error:
+            if len(rows) == 1 or not is_full(error):
+                raise
+        rows = rows[: len(rows) // 2]
 
 
 class _Steps:

@@ -23,6 +23,7 @@ from transformers import (
 
 from sipo.errors import SipoError, first_line
 from sipo.hush import without_bars
+from sipo.memory import is_full
 from sipo.models.checkpoint import problem_of, quantised, some, stored_integers, torn_settings, wrong_kind, zeros
 
 
@@ -125,6 +126,8 @@ def _read(origin: Origin, kind: Any, **options: Any) -> Any:
         with without_bars():
             return kind.from_pretrained(origin.source, **place, **options)
     except Exception as error:
+        if is_full(error):
+            raise
         reason = first_line(error)
         if "trust_remote_code" in str(error):
             way_out = "where you trust it, set model.trust_remote_code: true beside model.path"

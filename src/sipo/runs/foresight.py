@@ -11,6 +11,7 @@ from sipo.declare.stage import Stage
 from sipo.declare.work import Work, forwards
 from sipo.estimate.pace import SECONDS, Clock, Pace, measured
 from sipo.estimate.table import plan_of
+from sipo.memory import is_full
 from sipo.progress import duration
 from sipo.task import Task
 
@@ -56,10 +57,15 @@ def foresee(task: Task, stages: Sequence[Stage], clock: Clock = time.perf_counte
     tokens = sum(work.tokens for work in works.values())
     if not tokens or config.execution.engine in ("vllm", "ray") or config.policies == "full":
         return Foresight(works, None, worth)
-    glance = Foresight(works, measured(task, 0.0, clock), worth)
-    if (glance.seconds or 0) <= SHORT:
-        return glance
-    foreseen = Foresight(works, measured(task, SECONDS, clock), worth)
+    try:
+        foreseen = Foresight(works, measured(task, 0.0, clock), worth)
+        if (foreseen.seconds or 0) <= SHORT:
+            return foreseen
+        foreseen = Foresight(works, measured(task, SECONDS, clock), worth)
+    except Exception as error:
+        if not is_full(error):
+            raise
+        return Foresight(works, None, worth)  # one row does not fit; a stage that computes such rows will say so
     task.progress.say(f"time       at most {duration(foreseen.seconds or 0)} on this machine, {foreseen.pace}")
     if hint := crowded(torch.get_num_threads() if task.backbone.device.type == "cpu" else 1):
         task.progress.say(f"           {hint}")
