@@ -28,4 +28,4 @@ def _number(place: str, name: str, text: str) -> float:
     try:
         return float(above) / float(below) if slash else float(text)
     except (ValueError, ZeroDivisionError):
-        raise SipoError(f"{place}: {name}={text} is no number; write shares such as {name}=0.5 or 1/3") from None
+        raise SipoError(f"{place}: {name}={text} is no number; write numbers such as {name}=0.5 or 1/3") from None

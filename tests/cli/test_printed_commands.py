@@ -149,7 +149,7 @@ def test_weights_read_back_as_they_were(n: int) -> None:
 
 @pytest.mark.parametrize("text", ["a=1/0", "a=1/3/4", "a=/3", "a=1/x"])
 def test_a_ratio_that_is_none(text: str) -> None:
-    with pytest.raises(SipoError, match=r"--weights: a=\S+ is no number; write shares such as a=0.5 or 1/3"):
+    with pytest.raises(SipoError, match=r"--weights: a=\S+ is no number; write numbers such as a=0.5 or 1/3"):
         parse_weights(text)
 
 
