@@ -88,6 +88,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "no refine, a template that is missing": {"refine__enabled": False, "refine__rewrite_template": "nowhere.yaml"},
     "no sipo, folds beyond the rows": {"methods": ["base", "mod"], "filter": {"rule": "calibrated", "folds": 90}},
     "rewards that choose": {"filter": "rewards"},
+    "no soup judges beside the policies": {"filter": {"rule": "paper", "weights": {"divisions": 1}}},
     "no sipo, only corners": {"methods": ["base", "mod"], "weights__divisions": 1},
     "only corners are measured": {"weights__divisions": 1},
     "no validation": {"data__validation": 0.0},
@@ -144,6 +145,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "the `better` of `detail` is still what `sipo init` wrote",
     ),
     "only corners": ({"sample__weights": {"divisions": 1}}, "sample.weights: none lies between"),
+    "no room but for corners": (
+        {"sample__weights": {"at_most": 2}},
+        "where sipo samples; raise sample.weights.at_most above 2",
+    ),
+    "a list of corners": ({"sample__weights": {"grid": [{"detail": 1}]}}, "; add one to sample.weights.grid"),
+    "no judge": (
+        {"filter": {"rule": "paper", "judges": ["soups"], "weights": {"divisions": 1}}},
+        "filter.weights: none lies between the objectives, and soups alone judge",
+    ),
+    "no judge, with a margin": (
+        {"filter": {"rule": "paper", "judges": ["soups"], "margin": 1.0, "weights": {"at_most": 2}}},
+        "raise filter.weights.at_most above 2",
+    ),
     "no room for the corners": ({"sample__weights__at_most": 1}, "sample.weights.at_most: 1 has no room for the"),
     "too many weights": ({"weights__divisions": 20_000}, "weights.divisions: 20000 makes 20,001 weights"),
     "infinity": ({"lora__alpha": float("inf")}, "`lora.alpha` is inf; write a finite number"),

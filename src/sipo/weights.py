@@ -88,6 +88,19 @@ def grid(settings: Weights, objectives: Sequence[str], place: str = "weights") -
     return [as_weight(shares, objectives, f"{place}.grid[{i}]") for i, shares in enumerate(settings.grid)]
 
 
+def check_between(settings: Weights, objectives: Sequence[str], place: str, why: str) -> None:
+    """Raise SipoError where no weight of the section at `place` lies between the objectives; `why` one is wanted."""
+    if between(grid(settings, objectives, place)):
+        return
+    if settings.grid is not None:
+        way = f"add one to {place}.grid"
+    elif settings.divisions < 2:
+        way = f"set {place}.divisions to 2 or more"
+    else:
+        way = f"raise {place}.at_most above {len(objectives)}"
+    raise SipoError(f"{place}: none lies between the objectives, {why}; {way}")
+
+
 def on_grid(weight: Weight, steps: int) -> Weight:
     """A nearest weight whose shares are multiples of 1 / steps: parts of a step go to the largest remainders, so that
     the sum stays 1. All zeros stay so.

@@ -17,6 +17,7 @@ from sipo.bank.peft_folder import read_lora
 from sipo.cli.main import main
 from sipo.config.file import parse_config
 from sipo.errors import SipoError
+from sipo.finished.gguf_lora import _page
 from sipo.runs.pipeline import run
 
 THINKS = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
@@ -75,6 +76,19 @@ def test_an_adapter_is_exported_where_its_base_is_not(finished: Path, tmp_path: 
     soups = sipo.open(finished).at({"detail": 1.0}, method="soups")
     card = (soups.save_pretrained(tmp_path / "adapter") / "README.md").read_text()
     assert "PeftModel" in card and "generate" not in card
+
+
+def test_an_export_says_that_its_base_was_quantised(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, words = sipo.open(finished), "learned over the base in 4 bits (bitsandbytes)"
+    plain = opened.at({"detail": 1.0}, method="soups").save_pretrained(tmp_path / "plain")
+    assert words not in (plain / "README.md").read_text()
+    model = opened.config.model.model_copy(update={"quantise": "4bit"})
+    monkeypatch.setattr(opened, "config", opened.config.model_copy(update={"model": model}))
+    soups = opened.at({"detail": 1.0}, method="soups")
+    assert words in (soups.save_pretrained(tmp_path / "adapter") / "README.md").read_text()
+    assert words in _page(soups, "base", {"detail": 1.0}, None)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])

@@ -18,6 +18,7 @@ from sipo.finished.distil import distil
 from sipo.finished.export import export, named_base
 from sipo.finished.gguf_lora import export_gguf
 from sipo.finished.grpo import export_grpo
+from sipo.models.quantisation import said_of
 from sipo.progress import Progress, say
 
 if TYPE_CHECKING:
@@ -60,10 +61,16 @@ def write(
     soups = "" if distilled else _soups_served(model, made.base)
     if soups:
         say(f"serve soups at any weight, with sipo beside vLLM, by `{soups}`")
+    _note(model)
     about = {"folder": to, "method": model.method, "weights": model.weights, "base": made.base, "rank": made.rank}
     record = {**about, "cut": made.cut and made.cut.record, "serve": served or None}
     record["serve_soups"] = soups or None
     return record if distilled is None else {**record, "distilled": asdict(distilled)}
+
+
+def _note(model: "AlignedModel") -> None:
+    if rounded := said_of(model.run.config.model.quantise):
+        say(f"note: {rounded}")
 
 
 def _soups_served(model: "AlignedModel", base: str | None) -> str:
@@ -108,6 +115,7 @@ def write_for_llama_cpp(model: "AlignedModel", to: Path) -> dict[str, Any]:
     """Write the policies that the model is a sum of into the new folder `to`, say so, and return it as a record."""
     found = export_gguf(model, to)
     say(f"{to}: {', '.join(each.name for each in found['adapters'])} written; {to / 'README.md'} says how to use them")
+    _note(model)
     say(f"llama.cpp serves them by `{found['serve']}`")
     say(f"a request for this weight, or with other scales for another, has {json.dumps(found['request'])}")
     return {"folder": to, "method": model.method, "weights": model.weights, **found}

@@ -155,6 +155,8 @@ def _knock(address: str | None) -> None:
     """Raise OSError where nothing listens at `host:port`, or ValueError for what is none; Ray would try for minutes."""
     if address not in (None, "auto", "local"):
         host, _, port = str(address).rpartition(":")
+        if not port.isdecimal():
+            raise ValueError("it is not HOST:PORT")
         socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=PATIENCE).close()
 
 

@@ -20,7 +20,7 @@ from sipo.filters.spec import Filter, Outcome, RuleSpec
 from sipo.pareto.dominance import choose, reasons
 from sipo.settings import Weights
 from sipo.settings.section import NotNegative, Rate
-from sipo.weights import grid
+from sipo.weights import check_between, grid
 
 if TYPE_CHECKING:
     from sipo.bank.policy import Point
@@ -159,8 +159,11 @@ def estimated(
 
 
 def fits(task: "Task") -> None:
-    """Are there labels to estimate the judges' noise on, where a margin is in units of it?"""
-    if not cast(Implicit, task.config.filter).margin:
+    """Is there a judge, and where a margin is in units of judges' noise, are there labels to estimate it on?"""
+    settings = cast(Implicit, task.config.filter)
+    if "policies" not in settings.judges:
+        check_between(settings.weights, task.objectives, "filter.weights", "and soups alone judge (filter.judges)")
+    if not settings.margin:
         return
     for name in task.objectives:
         if not any(row.preferred[name] is not None for row in task.splits.validation):

@@ -17,6 +17,7 @@ from sipo.methods.registry import specs
 from sipo.models.chat import Codec
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import Origin, folder_of
+from sipo.models.quantisation import said_of
 from sipo.plain import Markdown, code, escape, markdown_table
 from sipo.report.measure import REWARDS, measure_of
 from sipo.runs.status import fronts_of, read_subject
@@ -155,6 +156,8 @@ def _limits(fronts: Mapping[str, Any] | None, config: Config, kind: str, licence
                 else "."
             )
         )
+    if rounded := said_of(config.model.quantise):
+        said.append(f"{rounded[0].upper()}{rounded[1:]}. All numbers here are of the base in those bits.")
     what = f"`{licence}`; see there for its terms" if licence else "not stated where sipo found it; look it up"
     said.append(f"The base model's licence holds for this {kind}, too: {what}.")
     return "\n".join(f"- {each}" for each in said)

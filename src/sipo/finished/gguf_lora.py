@@ -22,6 +22,7 @@ from sipo.errors import SipoError
 from sipo.finished.export import check_single
 from sipo.models.locate import gguf_file, origin_of
 from sipo.models.pretrained import read_config
+from sipo.models.quantisation import said_of
 from sipo.runs.outputs import backbone_of
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def _page(model: "AlignedModel", base: str, scales: Mapping[str, float], file: P
         "\nMake `model.gguf` of it once, by llama.cpp's `convert_hf_to_gguf.py`; a quantised one answers a little "
         "differently.\n"
     )  # fmt: skip
+    if rounded := said_of(model.run.config.model.quantise):
+        made += f"\nNote: {rounded}.\n"
     at = f" at {ratios(model.weights)}" if model.weights else ""
     sum_ = f"At the scales below they sum to the method `{model.method}`{at}"
     sum_ += "; at the shares of any other weight, to the soup there." if len(scales) > 1 else "."

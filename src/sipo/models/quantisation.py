@@ -33,6 +33,15 @@ def check_quantise(quantise: Quantise | None) -> None:
         raise SipoError(f"model.quantise: {quantise} needs {NEEDS[quantise]}; `{way}`, or leave it out")
 
 
+def said_of(quantise: Quantise | None) -> str:
+    """What to say to those who take policies elsewhere; empty where nothing was quantised."""
+    if quantise is None:
+        return ""
+    how = f"{quantise.removesuffix('bit')} bits ({NEEDS[quantise]})"
+    plain = "over its plain weights, as other programs load it, they answer otherwise"
+    return f"the policies learned over the base in {how}; {plain}"
+
+
 def options_of(quantise: Quantise, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """What `from_pretrained` is given, besides; weights are quantised on the device as they are read."""
     check_quantise(quantise)

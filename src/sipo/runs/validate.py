@@ -24,7 +24,7 @@ from sipo.stages.refine import encode, reviewer
 from sipo.stages.sample import worked_rows
 from sipo.stages.sft import check_trl
 from sipo.task import Task, check_room
-from sipo.weights import between, grid
+from sipo.weights import check_between
 
 MEASURED = "objectives.reward"
 
@@ -147,11 +147,8 @@ def _templates(task: Task) -> list[PromptTemplate]:
 def _weights(task: Task, improving: bool) -> None:
     if not task.weights:
         raise SipoError("weights.grid: is empty; give a weight, or leave it out for a lattice")
-    if improving and not between(grid(task.config.sample.weights, task.objectives, "sample.weights")):
-        raise SipoError(
-            "sample.weights: none lies between the objectives, where sipo samples; set sample.weights.divisions to 2 "
-            "or more"
-        )
+    if improving:
+        check_between(task.config.sample.weights, task.objectives, "sample.weights", "where sipo samples")
 
 
 def _rows(task: Task, evaluated: bool) -> None:

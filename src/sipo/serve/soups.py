@@ -15,6 +15,7 @@ from sipo.errors import SipoError
 from sipo.finished.built import spec_of
 from sipo.finished.handle import FinishedRun
 from sipo.methods.registry import usual_soup
+from sipo.models.quantisation import said_of
 from sipo.models.shapes import outline, shape_of
 from sipo.serve.kept import Kept
 from sipo.serve.naming import Named, Served, resolve
@@ -103,9 +104,9 @@ def canonical(named: Named) -> set[str]:
 def _another_base(run: FinishedRun, base: str) -> str:
     """What to say where the run's policies were trained from another model by name, which may be the same one."""
     policy = run.path / "align" / "adapters" / run.objectives[0]
-    own = base_of(policy)
+    own, rounded = base_of(policy), said_of(run.config.model.quantise)
     if base == own or (Path(base).exists() and Path(base).resolve() == Path(own)):
-        return ""
+        return f"{run.path}: {rounded}" if rounded else ""
     try:
         if shape := shape_of(base):
             load_adapter(policy, outline(shape))
