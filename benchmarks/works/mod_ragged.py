@@ -24,7 +24,7 @@ from benchmarks.records import OURS, Agreement, Record
 from benchmarks.works.ours import write
 from sipo.decoding import Request, at_mod, running
 
-MANY = 8
+MANY, QUICK_MANY = 8, 3
 """Times the prompts in flight."""
 LONGEST = 4
 """Times the mean length."""
@@ -33,7 +33,7 @@ LONGEST = 4
 def run(bench: Bench) -> list[Record]:
     settings = bench.settings
     mean, limit = settings.new_tokens, LONGEST * settings.new_tokens
-    count = MANY * settings.batch
+    count = (QUICK_MANY if settings.quick else MANY) * settings.batch
     shares = [(i + 0.5) / count for i in range(count)]
     lengths = [min(limit, math.ceil(-mean * math.log(1 - share))) for share in shares]
     random.Random(settings.seed).shuffle(lengths)
