@@ -51,6 +51,23 @@ def test_a_busy_judge_is_taken_on_trust(server: Server, status: int) -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(("retries", "asked"), [(9, 3), (1, 2), (0, 1)])
+def test_a_trial_that_nothing_answers_is_made_again(server: Server, retries: int, asked: int) -> None:
+    """A server drops every connection but the last that is allowed, and then that one, too."""
+
+    def drops(request: dict[str, Any], before: int) -> Answer:
+        raise ConnectionResetError
+
+    server.behave = lambda request, before: (by_length if len(server.requests) == asked else drops)(request, before)
+    check_rewards(objectives(server, retries=retries))
+    assert len(server.requests) == asked
+    server.requests.clear()
+    server.behave = drops
+    with pytest.raises(SipoError, match="Name a colour"):
+        check_rewards(objectives(server, retries=retries))
+    assert len(server.requests) == asked
+
+
 def test_who_refuses_everything_is_stopped_and_asked_again(server: Server) -> None:
     many = items(*(f"{'a' * n}" for n in range(1, 21)))
     server.behave = lambda request, before: (

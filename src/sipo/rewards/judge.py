@@ -18,6 +18,8 @@ from sipo.rewards.kinds.judge import Judge
 from sipo.rewards.kinds.spec import Measure
 from sipo.rewards.reply import PassingError, RefusalError
 
+TRIES = 2
+"""How often a trial is made again: one connection that breaks off says nothing of a judge."""
 TRIAL = Item((Message("user", "Name a colour."),), "Blue.", "Red.")
 """Nobody's text, and nothing to refuse."""
 REASKED = 2
@@ -61,15 +63,18 @@ class JudgeScorer:
         once = self.settings.model_copy(update={"retries": 0, "on_refusal": "skip"})
         with start_blocking_portal() as portal:
             portal.call(self._endpoint.look)
-            portal.call(JudgeScorer(once, self.criteria)._try)
+            portal.call(JudgeScorer(once, self.criteria)._try, min(TRIES, self.settings.retries))
 
-    async def _try(self) -> None:
+    async def _try(self, more: int) -> None:
+        """With so many more tries where it answers nothing."""
         async with self._endpoint.opened() as client:
             try:
                 scored = await self._ask(client, Pace(None), TRIAL)
             except PassingError as error:
                 if error.busy:
                     return
+                if more:
+                    return await self._try(more - 1)
                 raise SipoError(f"{named(TRIAL)}: {error}") from None
             except SipoError as error:
                 raise SipoError(f"{named(TRIAL)}: {error}") from None
