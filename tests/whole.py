@@ -83,3 +83,17 @@ def commands(folder: Path, model: Path) -> dict[str, list[str]]:
         "label": [*label, "--objective", "words=sipo.rewards.text:distinct_words", "--to"],
         "reward": [*reward, "--epochs", "6", "--device", "cpu", "--batch-size", "4", "--to"],
     }
+
+
+class Other:
+    """A command of `commands`, what it makes undisturbed, and how many seconds it takes for it."""
+
+    def __init__(self, name: str, folder: Path, model: Path) -> None:
+        self.command, self.target = commands(folder, model)[name], "out.jsonl" if name == "label" else "out"
+        self.seconds = undisturbed(self.into(folder / "whole"), folder / "log")
+        self.whole = whole_of(folder / "whole" / self.target)
+
+    def into(self, within: Path) -> list[str]:
+        """To make it in that folder, which is new."""
+        within.mkdir()
+        return [*self.command, str(within / self.target)]

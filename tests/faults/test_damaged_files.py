@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from chance import ROUNDS, Chance, Process, undisturbed
 from damage import DAMAGES, Damage, files_of, results_of
-from whole import Whole, commands, whole_of
+from whole import Other, Whole, whole_of
 
 from sipo.cli.main import main
 
@@ -69,21 +69,17 @@ def test_other_work_in_progress(model_folder: Path, bank: Any, tmp_path: Path, n
     """SIGKILL, then damage to what is kept for the next try | `sipo data label`, `reward train` | the file or folder,
     nothing beside it
     """
-
-    command, target = commands(tmp_path, model_folder)[name], "out.jsonl" if name == "label" else "out"
-    (tmp_path / "whole").mkdir()
-    seconds = undisturbed([*command, str(tmp_path / "whole" / target)], tmp_path / "log")
+    other = Other(name, tmp_path, model_folder)
     for place in chance.trials(tmp_path):
-        (place / "within").mkdir()
-        again = [*command, str(place / "within" / target)]
-        for gap in chance.gaps(seconds, 2):
-            process = Process(again, place / "log")
+        command = other.into(place / "within")
+        for gap in chance.gaps(other.seconds, 2):
+            process = Process(command, place / "log")
             chance.drawn += 1
-            if process.stop(seconds / 3 + gap) == 0:
+            if process.stop(other.seconds / 3 + gap) == 0:
                 break
             if files := files_of(place / "within"):
                 chance.rng.choice(DAMAGES)(chance.rng.choice(files), chance.rng)
                 chance.struck += 1
         else:
-            undisturbed(again, place / "log")
-        assert whole_of(place / "within" / target) == whole_of(tmp_path / "whole" / target)
+            undisturbed(command, place / "log")
+        assert whole_of(place / "within" / other.target) == other.whole

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chance import Chance, undisturbed
 from damage import files_of, results_of
-from whole import SHARES, Whole, commands, whole_of
+from whole import SHARES, Other, Whole, whole_of
 
 from sipo.config.file import parse_config
 from sipo.task import Task
@@ -73,13 +73,11 @@ def test_other_commands(model_folder: Path, bank: Any, tmp_path: Path, name: str
     """SIGKILL | `sipo data prepare`, `data convert`, `data label`, `reward train` | the file or folder, nothing beside
     it
     """
-    command, target = commands(tmp_path, model_folder)[name], "out.jsonl" if name == "label" else "out"
-    (tmp_path / "whole").mkdir()
-    seconds = undisturbed([*command, str(tmp_path / "whole" / target)], tmp_path / "log")
+    other = Other(name, tmp_path, model_folder)
     for place in chance.trials(tmp_path):
-        (place / "within").mkdir()
-        chance.disturbed([*command, str(place / "within" / target)], place / "log", seconds, 3)
-        assert whole_of(place / "within" / target) == whole_of(tmp_path / "whole" / target)
+        command = other.into(place / "within")
+        chance.disturbed(command, place / "log", other.seconds, 3)
+        assert whole_of(place / "within" / other.target) == other.whole
 
 
 EXPORTS = {

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from chance import Chance, Process
+from chance import Chance, Process, undisturbed
 from damage import results_of
 from stores import BUCKET
 from whole import Whole
@@ -114,8 +114,7 @@ def test_machines_that_are_lost(
             if chance.rng.random() < 0.7:
                 shutil.rmtree(disk, ignore_errors=True)
                 time.sleep(2.1 * LEASE)
-        process = Process(brief.into(name), place / "log", machine(disk))
-        assert process.end() == 0, process.said()
+        undisturbed(brief.into(name), place / "log", machine(disk))
         assert read_back(name, place / "reader", monkeypatch) == results_of(brief.run)
 
 
@@ -128,8 +127,7 @@ def test_writers_that_are_killed_at_a_request(
     """
     count = tmp_path / "count"
     name = f"s3://{BUCKET}/{uuid4().hex}/run"
-    process = Process(brief.into(name), tmp_path / "log", machine(tmp_path / "disk", killed_at(0, count)))
-    assert process.end() == 0, process.said()
+    undisturbed(brief.into(name), tmp_path / "log", machine(tmp_path / "disk", killed_at(0, count)))
     requests = int(count.read_text())
     for place in chance.trials(tmp_path):
         name = f"s3://{BUCKET}/{uuid4().hex}/run"
@@ -143,8 +141,7 @@ def test_writers_that_are_killed_at_a_request(
                 break
             chance.struck += 1
             time.sleep(2.1 * LEASE)
-        process = Process(brief.into(name), place / "log", machine(place / "last"))
-        assert process.end() == 0, process.said()
+        undisturbed(brief.into(name), place / "log", machine(place / "last"))
         assert read_back(name, place / "reader", monkeypatch) == results_of(brief.run)
 
 
@@ -158,8 +155,7 @@ def test_requests_that_fail(
     for place in chance.trials(tmp_path):
         name, count = f"s3://{BUCKET}/{uuid4().hex}/run", place / "count"
         within = machine(place / "disk", failing(chance.rng, count, 0.2))
-        process = Process(brief.into(name), place / "log", within)
-        assert process.end() == 0, process.said()
+        undisturbed(brief.into(name), place / "log", within)
         failed = int(count.read_text()) if count.exists() else 0
         chance.drawn, chance.struck = chance.drawn + failed, chance.struck + failed
         assert read_back(name, place / "reader", monkeypatch) == results_of(brief.run)

@@ -12,7 +12,7 @@ import pytest
 from chance import STATUS, Chance, Process, undisturbed
 from conftest import write_rows
 from damage import results_of
-from whole import Whole, commands, whole_of
+from whole import Other, Whole, whole_of
 
 ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 YEARS = 1e9
@@ -92,15 +92,11 @@ def test_an_impatient_person(brief: Whole, tmp_path: Path, chance: Chance) -> No
 @pytest.mark.faults(3)
 def test_other_commands(model_folder: Path, bank: Any, tmp_path: Path, name: str, chance: Chance) -> None:
     """SIGINT, SIGTERM, SIGHUP | `sipo data label`, `reward train` | the file or folder, nothing beside it"""
-
-    command, target = commands(tmp_path, model_folder)[name], "out.jsonl" if name == "label" else "out"
-    (tmp_path / "whole").mkdir()
-    seconds = undisturbed([*command, str(tmp_path / "whole" / target)], tmp_path / "log")
+    other = Other(name, tmp_path, model_folder)
     for place in chance.trials(tmp_path):
-        (place / "within").mkdir()
-        again = [*command, str(place / "within" / target)]
-        chance.disturbed(again, place / "log", seconds, 3, stops=ASKED)
-        assert whole_of(place / "within" / target) == whole_of(tmp_path / "whole" / target)
+        command = other.into(place / "within")
+        chance.disturbed(command, place / "log", other.seconds, 3, stops=ASKED)
+        assert whole_of(place / "within" / other.target) == other.whole
 
 
 READ = {
