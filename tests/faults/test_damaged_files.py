@@ -75,7 +75,7 @@ def test_other_work_in_progress(model_folder: Path, bank: Any, tmp_path: Path, n
         for gap in chance.gaps(other.seconds, 2):
             process = Process(command, place / "log")
             chance.drawn += 1
-            if process.stop(other.seconds / 3 + gap) == 0:
+            if process.stop(other.seconds / 3 + gap) == 0 or (place / "within" / other.target).exists():
                 break
             if files := files_of(place / "within"):
                 chance.rng.choice(DAMAGES)(chance.rng.choice(files), chance.rng)

@@ -76,7 +76,7 @@ def test_other_commands(model_folder: Path, bank: Any, tmp_path: Path, name: str
     other = Other(name, tmp_path, model_folder)
     for place in chance.trials(tmp_path):
         command = other.into(place / "within")
-        chance.disturbed(command, place / "log", other.seconds, 3)
+        chance.disturbed(command, place / "log", other.seconds, 3, made=place / "within" / other.target)
         assert whole_of(place / "within" / other.target) == other.whole
 
 
@@ -102,7 +102,7 @@ def test_exports(whole: Whole, tmp_path: Path, name: str, chance: Chance) -> Non
             seconds = undisturbed(alone, place / "log")
             expected = weights_of(place / "out")
             assert expected
-        chance.disturbed(command, place / "log", seconds, 2)
+        chance.disturbed(command, place / "log", seconds, 2, made=place / "within" / "out")
         assert weights_of(place / "within" / "out") == expected
         found = {path: each for path, each in results_of(run).items() if not path.startswith("distilled/")}
         assert found == results_of(whole.run)

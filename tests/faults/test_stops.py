@@ -95,8 +95,9 @@ def test_other_commands(model_folder: Path, bank: Any, tmp_path: Path, name: str
     other = Other(name, tmp_path, model_folder)
     for place in chance.trials(tmp_path):
         command = other.into(place / "within")
-        chance.disturbed(command, place / "log", other.seconds, 3, stops=ASKED)
-        assert whole_of(place / "within" / other.target) == other.whole
+        made = place / "within" / other.target
+        chance.disturbed(command, place / "log", other.seconds, 3, stops=ASKED, made=made)
+        assert whole_of(made) == other.whole
 
 
 READ = {
