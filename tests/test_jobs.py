@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
+from blocks import ROOT, blocks_of
 
 from sipo.cli.main import main
+from sipo.commands import sipo
 from sipo.config.file import parse_config
 from sipo.graph.build import Graph
 from sipo.runs.status import stage_statuses
 
-JOBS = Path(__file__).parents[1] / "examples" / "jobs"
+JOBS = ROOT / "examples" / "jobs"
 SBATCH = """#!/usr/bin/env bash
 # Runs the job, of an array all at the same time, and prints a number as `sbatch --parsable` does on a cluster of many.
 set -euo pipefail
@@ -35,6 +37,7 @@ for each in "${started[@]}"; do wait "$each"; done
 echo "$number;cluster"
 """
 SRUN = '#!/usr/bin/env bash\nexec "$@"\n'
+RECORDS = '#!/usr/bin/env bash\necho "$*" >>"$TOLD.srun"\n'
 
 
 @pytest.fixture
@@ -62,26 +65,25 @@ def test_a_run_is_submitted_as_a_chain_of_arrays(
     settings: dict[str, Any], tmp_path: Path, around: Callable[..., Any]
 ) -> None:
     """Each job waits for the one before, and an array has a job for each objective."""
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
-    recorded = {"stand_ins": {"sipo": '#!/usr/bin/env bash\necho "sipo $*" >>"$TOLD.sipo"\n'}}
-    done = around(JOBS / "slurm.sh", "run.yaml", "--gres=gpu:1", **recorded)
+    (tmp_path / "my run.yaml").write_text(yaml.safe_dump(settings))
+    done = around(JOBS / "slurm.sh", "my run.yaml", "--gres=gpu:1", stand_ins={"srun": RECORDS})
     assert done.returncode == 0, done.stderr
     assert done.stdout == "4\n"
     lines = (tmp_path / "told").read_text().splitlines()
     common = "sbatch --parsable --requeue --kill-on-invalid-dep=yes"
-    assert lines == [
-        f"{common} --array=0-1 --job-name=align --gres=gpu:1 {JOBS}/train.sbatch run.yaml align detail brevity",
-        f"{common} --dependency=afterok:1 --job-name=filter --gres=gpu:1 {JOBS}/run.sbatch run.yaml --until filter",
-        f"{common} --dependency=afterok:2 --array=0-1 --job-name=realign --gres=gpu:1 "
-        f"{JOBS}/train.sbatch run.yaml realign detail brevity",
-        f"{common} --dependency=afterok:3 --job-name=report --gres=gpu:1 {JOBS}/run.sbatch run.yaml",
+    assert [line.partition(f" {JOBS}/job.sbatch ")[0] for line in lines] == [
+        f"{common} --array=0-1 --job-name=align --gres=gpu:1",
+        f"{common} --dependency=afterok:1 --array=0-0 --job-name=filter --gres=gpu:1",
+        f"{common} --dependency=afterok:2 --array=0-1 --job-name=realign --gres=gpu:1",
+        f"{common} --dependency=afterok:3 --array=0-0 --job-name=report --gres=gpu:1",
     ]
-    told = (tmp_path / "told.sipo").read_text().splitlines()
-    trained = {f"--only {stage} --objective {name}" for stage in ("align", "realign") for name in ("detail", "brevity")}
-    assert {*told} == {
-        f"sipo run run.yaml{more}" for more in ("", " --until filter", *(f" {each}" for each in trained))
-    }
-    assert told[2] == "sipo run run.yaml --until filter" and told[-1] == "sipo run run.yaml"
+    told = [line.partition("sipo ")[2] for line in (tmp_path / "told.srun").read_text().splitlines()]
+    trained = [
+        [f"run my run.yaml --only {stage} --objective {name}" for name in ("brevity", "detail")]
+        for stage in ("align", "realign")
+    ]
+    assert sorted(told[:2]) == trained[0] and sorted(told[3:5]) == trained[1]
+    assert told[2] == "run my run.yaml --until filter" and told[5:] == ["run my run.yaml"]
 
 
 def test_a_configuration_that_is_none_is_a_line(tmp_path: Path, around: Callable[..., Any]) -> None:
@@ -128,20 +130,30 @@ def test_every_configuration_has_its_chain(
 def test_what_waits_for_one_job_trains_side_by_side(
     settings: dict[str, Any], tmp_path: Path, around: Callable[..., Any]
 ) -> None:
-    """The arrays of several strengths wait for one job, and the next for all of them; no name of a job has a slash,
-    for its output goes into a file of that name.
+    """The policies of several strengths are one array; no name of a job has a slash, for its output goes into a file of
+    that name.
     """
     settings["realign"] = {"lr": "auto", "strengths": [0.5, 1]}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
-    done = around(JOBS / "slurm.sh", "run.yaml", stand_ins={"sipo": "#!/usr/bin/env bash\n"})
+    done = around(JOBS / "slurm.sh", "run.yaml", stand_ins={"srun": RECORDS})
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
-    waits = [[word.partition(":")[2] for word in line if word.startswith("--dependency=")] for line in lines]
-    assert waits == [[], ["1"], ["2"], ["2"], ["3:4"]]
-    assert [word for line in lines for word in line if word.startswith("--job-name=")] == [
-        f"--job-name={name}"
-        for name in ("align", "filter", "trials-realign-x0_5-policies", "trials-realign-x1-policies", "report")
+    asked = [[word for word in line if word.startswith(("--array", "--job-name"))] for line in lines]
+    assert asked == [
+        ["--array=0-1", "--job-name=align"],
+        ["--array=0-0", "--job-name=filter"],
+        ["--array=0-3", "--job-name=trials-realign"],
+        ["--array=0-0", "--job-name=report"],
     ]
+
+
+def test_the_page_shows_the_jobs_of_a_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = next(block.text for block in blocks_of(ROOT / "docs/scale.md") if "--until filter" in block.text)
+    assert main(["check", "configs/safe-small.yaml", "--set", "methods=[mod,sipo]", "--jobs"]) == 0
+    assert capsys.readouterr().out == shown.replace("sipo run", sipo("run")) + "\n"
 
 
 @pytest.mark.slow
@@ -162,7 +174,10 @@ def test_the_chain_makes_the_run(settings: dict[str, Any], tmp_path: Path, aroun
     [
         ({}, "sipo run run.yaml --run-dir /runs/run"),
         ({"OPTIONS": "--until filter"}, "sipo run run.yaml --run-dir /runs/run --until filter"),
-        ({"STAGE": "align", "OBJECTIVE": "wit"}, "sipo run run.yaml --run-dir /runs/run --only align --objective wit"),
+        (
+            {"OPTIONS": "--only align --objective wit"},
+            "sipo run run.yaml --run-dir /runs/run --only align --objective wit",
+        ),
     ],
 )
 def test_a_job_of_skypilot_runs_what_it_is_told(

@@ -1,44 +1,29 @@
 #!/usr/bin/env bash
 # Submits a run as Slurm jobs, from a checkout and a folder that all nodes share:
 #   bash examples/jobs/slurm.sh run.yaml --partition=gpu --gres=gpu:1 --cpus-per-task=8 --mem=64G --time=24:00:00
-# An array trains a policy in each job, the next job samples and chooses, an array realigns, the last job does the rest.
-# Killed or requeued, a job goes on where it was; the same command submits what is left.
+# The commands are those of `sipo check run.yaml --jobs`: what may run at the same time is one array, and each array waits
+# for the one before. Killed or requeued, a job goes on where it was; the same command submits what is left.
 set -euo pipefail
 config=${1:?give a configuration, then options of sbatch}
 shift
-here=$(dirname "$0")
-read -r -d '' jobs <<'END' || true
-import sys, sipo
-from sipo.graph.build import Graph
-try:
-    config = sipo.load_config(sys.argv[1])
-except sipo.SipoError as error:
-    sys.exit(f"error: {error}")
-print("names", *config.names)
-for kind, stage in Graph(config).jobs():
-    print(kind, stage)
-END
-chain=$(python3 -c "$jobs" "$config")
+chain=$(sipo check "$config" --jobs)
 
-submit() { # AFTER OPTIONS.. ARGUMENTS: the number of the job
-	local after=$1
-	shift
-	sbatch --parsable --requeue --kill-on-invalid-dep=yes ${after:+--dependency="afterok:$after"} "$@" | cut -d ';' -f 1
+after="" commands=()
+submit() { # OPTIONS..: an array with a job for each of the commands
+	local stage=report
+	[[ ${commands[0]} =~ \ --(only|until)\ ([^ ]+) ]] && stage=${BASH_REMATCH[2]%/x*} # /x0_5/policies is one of many
+	after=$(sbatch --parsable --requeue --kill-on-invalid-dep=yes ${after:+--dependency="afterok:$after"} \
+		--array="0-$((${#commands[@]} - 1))" --job-name="${stage//\//-}" "$@" \
+		"$(dirname "$0")/job.sbatch" "${commands[@]}" | cut -d ";" -f 1)
+	commands=()
 }
 
-after="" arrays="" # the job that all wait for, and those that train beside each other behind it
-while read -r kind stage; do
-	case $kind in
-	names) read -r -a names <<<"$stage" ;;
-	each)
-		array=$(submit "$after" --array="0-$((${#names[@]} - 1))" --job-name="${stage//\//-}" "$@" \
-			"$here/train.sbatch" "$config" "$stage" "${names[@]}")
-		arrays+=${arrays:+:}$array
-		;;
-	until)
-		after=$(submit "${arrays:-$after}" --job-name="${stage//\//-}" "$@" "$here/run.sbatch" "$config" --until "$stage")
-		arrays=""
-		;;
-	rest) submit "${arrays:-$after}" --job-name="$stage" "$@" "$here/run.sbatch" "$config" ;;
+while IFS= read -r line; do
+	case $line in
+	"#"*) ;;
+	"") [ ${#commands[@]} -eq 0 ] || submit "$@" ;;
+	*) commands+=("$line") ;;
 	esac
 done <<<"$chain"
+submit "$@"
+echo "$after"

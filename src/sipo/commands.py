@@ -3,7 +3,7 @@
 import csv
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
@@ -105,6 +105,21 @@ def export(run: Path, weights: Mapping[str, float], to: object, method: str | No
 def resume(run: Path) -> tuple[object, ...]:
     """The words that go on with a run, by the configuration in its folder."""
     return ("run", Path(run) / "config.yaml", "--run-dir", run)
+
+
+def jobs(config: Path, chain: Iterable[tuple[str, str]], names: Sequence[str], *more: str) -> list[list[str]]:
+    """The commands that together make a run, in groups: those of one may run at the same time, once all before is done.
+
+    `chain` is a graph's `jobs`, `names` are the run's objectives, `more` are words that each command has.
+    """
+    groups: list[list[str]] = [[]]
+    for kind, stage in chain:
+        if kind == "each":
+            groups[-1] += [sipo("run", config, *more, "--only", stage, "--objective", name) for name in names]
+        else:
+            alone = sipo("run", config, *more, *(("--until", stage) if kind == "until" else ()))
+            groups += [[alone], []]
+    return [group for group in groups if group]
 
 
 def _by(method: str | None) -> tuple[str, ...]:

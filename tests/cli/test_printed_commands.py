@@ -101,6 +101,43 @@ def test_all_that_a_run_prints_runs(
         assert any("run" in words for words in execute(capsys.readouterr().out, capsys)), "it goes on"
 
 
+def test_a_run_made_piece_by_piece_says_what_is_next(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The jobs of a configuration make it, and what each prints leads to the next one."""
+    monkeypatch.chdir(tmp_path)
+    settings |= {"methods": ["mod"], "weights": {"divisions": 1}}
+    settings |= {"align": {"lr": 0.01, "epochs": 1}, "run_dir": "run"}
+    settings["data"]["max_response_tokens"] = settings["evaluate"]["prompts"] = 4
+    (tmp_path / "my run.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["check", "my run.yaml", "--set", "seed=2", "--jobs"]) == 0
+    said = capsys.readouterr().out
+    assert [len(group.splitlines()) for group in said.split("\n\n")] == [1, 2, 1], "what is said, then two groups"
+    called_as = len(called(Path.cwd()))
+    jobs = [words for line in said.splitlines() if (words := shlex.split(line, comments=True))]
+    following: list[list[str]] = []
+    for words in jobs:
+        asked = words[called_as + 2 :]
+        assert asked[:2] == ["--set", "seed=2"]
+        assert not following or asked[2:] == following[0][called_as + 4 :], "what was said to be next, in its folder"
+        assert main(words[called_as:]) == 0, (words, capsys.readouterr().err)
+        following = list(printed(capsys.readouterr().out))
+    assert {words[called_as] for words in following if words[0] != "vllm"} == {"choose", "generate", "export"}
+    for name, at, left in (("--until", "answers/mod", "judged/mod"), ("--only", "judged/mod", "compare")):
+        changed = ["--set", "decoding.temperature=0", name, at]
+        assert main(["run", "my run.yaml", "--set", "seed=2", *changed]) == 0
+        said = capsys.readouterr().out
+        (words,) = printed(said)
+        assert words[called_as:] == ["run", "run/config.yaml", "--run-dir", "run"]
+        assert said.endswith(f"goes on with {left}\n")
+
+
+def test_one_form_of_an_answer_at_a_time(rows_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for two in (["--graph", "--json"], ["--jobs", "--json"], ["--graph", "--jobs"]):
+        assert main(["check", "configs/quickstart.yaml", *two]) == 2
+        assert "--graph, --jobs and --json: give one" in capsys.readouterr().err
+
+
 def test_a_command_runs_in_a_shell(rows_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As it was printed, from the folder where it was."""
     place = rows_file.with_name("it's $HOME & `mine`.jsonl")

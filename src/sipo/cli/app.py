@@ -14,7 +14,7 @@ from sipo.cli.disk import writing
 from sipo.cli.play import play
 from sipo.cli.reward import reward
 from sipo.cli.serve import serve
-from sipo.commands import sipo
+from sipo.commands import jobs, sipo
 from sipo.errors import SipoError
 from sipo.hush import hush
 from sipo.places import path_of
@@ -36,6 +36,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", parser=path_of, help="
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over it: align.lr=1e-4.")
 ]
+JOBS = "# Between two empty lines: what may run at the same time, once all above is done."
 LOADING = "loading torch and transformers"
 METHODS = "sipo, mod, soups, lw, base, policy:NAME, ...  [default: sipo, else mod]"
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.  [default: the run's]")]
@@ -89,23 +90,30 @@ def check(
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Say how long stages take on this machine.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Draw the stages alone, as Mermaid text.")] = False,
+    as_jobs: Annotated[bool, typer.Option("--jobs", help="Print alone the commands that make it as jobs.")] = False,
     as_json: Json = False,
 ) -> None:
     """Validate configuration, data and model, and show what a run would do. Trains nothing."""
     from sipo.config.file import load_config
 
     settings = load_config(config, overrides)
-    if graph:
+    laid_over = [word for override in overrides or () for word in ("--set", override)]
+    if graph or as_jobs:
         from sipo.graph.build import Graph, mermaid
 
-        return say(mermaid(Graph(settings)))
+        if graph + as_jobs + as_json > 1:
+            raise SipoError("--graph, --jobs and --json: give one")
+        stages = Graph(settings)
+        if graph:
+            return say(mermaid(stages))
+        groups = jobs(config, stages.jobs(), settings.names, *laid_over)
+        return say("\n\n".join([JOBS, *("\n".join(group) for group in groups)]))
     progress = Progress(quiet=as_json, steps=True)
     progress.begin(LOADING)
     hush()
     from sipo.check import check
 
     found = check(settings, progress, gpu=gpu, tokens_per_second=parse_rates(tokens_per_second), measure=measure)
-    laid_over = [word for override in overrides or () for word in ("--set", override)]
     if as_json:
         following = "check" if found.absent.rows else "run"
         return say_json({**found.as_json(), "next": sipo(following, config, *laid_over)})

@@ -16,7 +16,7 @@ from sipo.disk.copies import refreshed
 from sipo.disk.damage import DamageError, note
 from sipo.disk.journal import FOLDER as JOURNAL
 from sipo.disk.journal import only_unit
-from sipo.disk.parts import METRICS, Part, gather
+from sipo.disk.parts import METRICS, Part, gather, parts_in
 from sipo.disk.run import NOW, RunFolder
 from sipo.disk.writer import Writer, working
 from sipo.errors import SipoError
@@ -69,8 +69,7 @@ def run(
         task = Task(config, Progress(config.run_dir / "metrics.jsonl", quiet=quiet, steps=True))
         work = Work(task, graph, subject_of(task), writer)
         _bring_about(work, start, only, until)
-    if only in (None, "report") and until in (None, "report"):
-        _conclude(task, work.folder.path)
+    _say_next(work, work.left() if only or until else [])
     return work.folder.path
 
 
@@ -138,6 +137,7 @@ def make_part(config: Config, only: str | None, objective: str, *, quiet: bool =
     with working(config.run_dir, config.execution.checkpoint_seconds, wait=True), work.folder.locked(wait=True):
         work.folder.claim(work.subject, dump_config(config), task.moment)
     work.make_part(stage, part)
+    _say_next(work, work.left(), stage)
     return work.folder.path
 
 
@@ -177,9 +177,30 @@ class Work:
         except SipoError:  # told when it is its turn
             return True
 
-    def _holds(self, stage: Stage) -> bool:
+    def _holds(self, stage: Stage, *, every_byte: bool = True) -> bool:
         key = self.outputs.key(stage, self.subject)
-        return key is not None and self.folder.holds(stage.name, key, every_byte=True)
+        return key is not None and self.folder.holds(stage.name, key, every_byte=every_byte)
+
+    def left(self) -> list[Stage]:
+        """The stages that do not hold; files are compared by their sizes."""
+        found = []
+        for stage in self.graph:
+            try:
+                there = self._holds(stage, every_byte=False)
+            except SipoError:  # told when it is its turn
+                there = False
+            found += [] if there else [stage]
+        return found
+
+    def parts_left(self, stage: Stage) -> dict[str, str]:
+        """Of a stage that does not hold, the policies that are yet to be made, each with its state (`Part.state`, or
+        absent).
+        """
+        key = self.outputs.key(stage, self.subject)
+        plan = self.outputs.plan(key) if key else None
+        states = {each.unit: each.state(plan) for each in parts_in(self.folder) if each.stage == stage.name}
+        found = {name: states.get(name, "absent") for name in self.task.objectives}
+        return {name: state for name, state in found.items() if state != "done"}
 
     def bring_about(self, stage: Stage, anew: bool) -> None:
         """Make the stage hold: leave it, bring it back, go on with it, or begin it; `anew`, one of the last two."""
@@ -219,7 +240,7 @@ class Work:
             say(f"{name}: {objective} alone")
             with only_unit(task.objectives.index(objective)):
                 stage.make(task=task.of(stage), folder=folder, **self.outputs.inputs(stage), **stage.given)
-        say(f"{name}: {objective} is made; `{sipo(*resume(self.folder.path))}` goes on once the others are")
+        say(f"{name}: {objective} is made")
 
     def _make(self, stage: Stage, key: str, anew: bool) -> None:
         task, name, plan = self.task, stage.name, self.outputs.plan(key, anew)
@@ -289,6 +310,20 @@ def _introduce(task: Task) -> None:
         f"rows       {len(splits.train)} train ({conflicts} in conflict), "
         f"{len(splits.validation)} validation, {len(splits.test)} test; {quantity(len(task.weights), 'weight')}"
     )
+
+
+def _say_next(work: Work, left: Sequence[Stage], parted: Stage | None = None) -> None:
+    """What to do with a run of which stages are left, or none; of `parted` a policy was just made."""
+    run, say = work.folder.path, work.task.progress.say
+    if not left:
+        return _conclude(work.task, run)
+    parts = work.parts_left(parted) if parted and parted in left else {}
+    free, busy = ([name for name in parts if (parts[name] == "working") is working] for working in (False, True))
+    say()
+    if parted and free:
+        say(f"`{sipo(*resume(run), '--only', parted.name, '--objective', free[0])}` makes {free[0]}")
+    once = f", once {listed(busy)} {'is' if len(busy) == 1 else 'are'} made" if busy else ""
+    say(f"`{sipo(*resume(run))}` goes on with {left[0].name}{once}")
 
 
 def _conclude(task: Task, run: Path) -> None:
