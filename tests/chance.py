@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 SEED, ROUNDS = (int(os.environ.get(f"FAULTS_{name}", default)) for name, default in (("SEED", "0"), ("ROUNDS", "1")))
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -94,6 +93,8 @@ class Process:
         self.pid = self._process.pid or 0
 
     def _work(self, command: Sequence[str], within: Callable[[], object] | None) -> None:
+        import torch
+
         from sipo.cli.main import main
 
         for number in STATUS.keys() - {signal.SIGKILL}:  # before and after the command they end a process as in it

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_adapter
 from families import TEMPLATES, tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
+from small import random_adapter
 
 from sipo.bank import Adapter
 from sipo.config.file import parse_config

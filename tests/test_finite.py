@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_adapter
 from safetensors.torch import load_file, save_file
+from small import random_adapter
 from torch import Tensor
 
 from sipo.bank import Adapter, Bank, new_adapter

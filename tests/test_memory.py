@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_adapter
+from small import random_adapter
 from transformers import LlamaForCausalLM
 
 from sipo.bank import Adapter, Bank, load_adapter, save_adapter

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from chance import undisturbed
-from conftest import write_rows
 from damage import files_of
+from small import write_rows
 
 SHARES = ["--weights", "detail=0.5,brevity=0.5"]
 EVERYTHING = ["base", "policies", "soups", "mod", "lw", "modpo", "sipo", "sipo-soups"]

@@ -35,6 +35,8 @@ from sipo.decoding import Request, at_mod
 from sipo.errors import SipoError
 from sipo.logprobs.packing import pack
 
+pytestmark = pytest.mark.early
+
 TINY = {"random_weights": "tiny", "device": "cpu", "dtype": "float32"}
 SMALL = {"batch": 4, "prompt_tokens": 6, "new_tokens": 4, "rank": 3, "repeats": 1}
 ARGUMENTS = ["--quick", *(f"--{key.replace('_', '-')}={value}" for key, value in {**TINY, **SMALL}.items())]

@@ -30,7 +30,7 @@ from sipo.progress import Progress
 from sipo.settings import Execution, Model
 from sipo.testing.engines import MIXTURES, NEAR, NEW, SAMPLED, EngineConformance, requests, responses, scores, texts
 
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+pytestmark = [pytest.mark.early, pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")]
 STORE = 80 * 2**20
 """Bytes of a node's object store, which is the least that Ray allows."""
 

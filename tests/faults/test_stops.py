@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from chance import STATUS, Chance, Process, undisturbed
-from conftest import write_rows
 from damage import results_of
+from small import write_rows
 from whole import Other, Whole, whole_of
 
 ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

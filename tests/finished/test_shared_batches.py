@@ -31,6 +31,8 @@ from sipo.runs.pipeline import run
 from sipo.task import Task
 from sipo.weights import corners
 
+pytestmark = pytest.mark.early
+
 NAMES = ("detail", "brevity", "tone")
 METHODS = (
     *("base", "soups", "factor-soups", "mod", "mod-forward-kl", "mod-alpha", "mod-jensen-shannon"),

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_adapter
 from hypothesis import given
 from hypothesis import strategies as st
+from small import random_adapter
 
 from sipo.bank import Adapter, Bank, factor_soup, load_adapter, new_adapter, soup
 from sipo.config.file import parse_config
@@ -40,6 +40,8 @@ from sipo.training.learner import Recipe
 from sipo.training.loop import Example, Examples, Loss, Weighting, train
 from sipo.training.losses import preference_loss
 from sipo.weights import corners, simplex_lattice
+
+pytestmark = pytest.mark.early
 
 SETTINGS = Training(beta=0.3, epochs=2, batch_size=3, warmup=0.0, weight_decay=0.0)
 GROUPS = [

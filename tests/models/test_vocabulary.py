@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import random_adapter
+from small import random_adapter
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from sipo.bank import save_adapter

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import NAMES, compared, scored
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from small import NAMES, compared, scored
 
 from sipo.rewards.accuracy import Accuracy, agreement, effective_labels, held_out_accuracy, wilson_interval
 from sipo.rewards.targets import TARGETS

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_adapter
 from peft import PeftModel
 from score_models import score_model, shape
+from small import random_adapter
 from stage_keys import stage_keys
 from torch import nn
 from transformers import (

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES, compared, scored
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from small import NAMES, compared, scored
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (

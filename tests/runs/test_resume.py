@@ -32,6 +32,8 @@ from sipo.errors import SipoError
 from sipo.progress import Progress
 from sipo.runs.pipeline import run
 
+pytestmark = pytest.mark.early
+
 METHODS = ["base", "soups", "mod", "sipo"]
 STAGES = [
     *("align", "sample", "refine", "score", "filter", "realign"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_rows
+from small import write_rows
 
 from sipo.cli.main import main
 from sipo.disk.appearing import appearing

@@ -26,6 +26,8 @@ from sipo.runs.pipeline import run
 from sipo.stages.sft import _newest, _plan, _trainer, demonstrations, sft
 from sipo.task import Task
 
+pytestmark = pytest.mark.early
+
 TEMPLATE = "BEGINNING OF CONVERSATION: {turns}USER: {prompt} ASSISTANT:"
 SMALL = {"lr": 3e-3, "epochs": 1, "batch_size": 2, "accumulate": 2, "max_tokens": 300}
 

@@ -40,6 +40,8 @@ from sipo.studies.study import Conclusion, Finding, Table, markdown, run_study
 from sipo.task import Task
 from sipo.weights import grid
 
+pytestmark = pytest.mark.early
+
 QUIET = Progress(quiet=True)
 
 

@@ -29,6 +29,8 @@ from sipo.testbed.requests import Requests, flaws
 from sipo.testbed.rewards import few_risks, focused, harmless, helpful, ordered
 from sipo.testbed.tiny import task_prompt
 
+pytestmark = pytest.mark.early
+
 TINY = Sft(examples=300, batch_tokens=2048)
 PROMPT = "c0 i3 i17 i8 i20 i5"
 ASKED = asked_for(PROMPT)

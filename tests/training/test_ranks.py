@@ -28,6 +28,8 @@ from sipo.models.load import Backbone
 from sipo.stages.sft import Shares
 from sipo.testing.tiny import tiny_settings
 
+pytestmark = pytest.mark.early
+
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
