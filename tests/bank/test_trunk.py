@@ -13,7 +13,7 @@ from peft import PeftModel
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sipo.bank import Adapter, Bank, load_adapter, new_adapter, save_adapter, soup
 from sipo.bank.adapter import decoder_of
@@ -215,28 +215,43 @@ def test_adapters_of_different_layers_have_a_span() -> None:
 
 @pytest.mark.parametrize(("family", "recomputes"), [*((each, False) for each in FAMILIES), ("llama", True)])
 def test_training_on_what_is_kept_has_the_same_gradient(family: str, recomputes: bool) -> None:
+    """Also where all of it was kept under another policy."""
     bank = Bank(bank_of(family).backbone, recomputes=recomputes)
-    policy = upper(family, 1).trainable_copy(bank.device)
     groups = [[GROUP, OTHER, GROUP], [OTHER], [GROUP, OTHER, GROUP]]
     gradients = []
-    for keeps in (True, False):
+    for keeps in (True, True, False):
+        policy = upper(family, 1).trainable_copy(bank.device)
         with bank.mounted([policy]):
-            if not keeps:
-                bank.routes = replace(bank.routes, keeps=False)
+            assert bank.routes.keeps == (family not in ALONE)
             counting = counted(bank)
             rows = next(counting)
             for batch in groups:
                 packed = pack(batch, packs=bank.routes.packs)
                 points = torch.linspace(0.5, 1.5, len(batch))[:, None]
+                if not keeps:
+                    bank.routes = replace(bank.routes, keeps=False)
                 response_logprobs(bank, packed, points, again=True).square().sum().backward()
             next(counting, None)
-        gradients.append([parameter.grad.clone() for parameter in policy.parameters])  # type: ignore[union-attr]
-        for parameter in policy.parameters:
-            parameter.grad = None
+        gradients.append([parameter.grad for parameter in policy.parameters])
         if keeps and bank.routes.keeps and bank.routes.packs and not recomputes:
-            assert rows == [1, 1], "each group once"
-    for mine, its in zip(*gradients, strict=True):
-        assert torch.allclose(mine, its, rtol=1e-3, atol=1e-4)
+            assert rows == ([] if len(gradients) > 1 else [1, 1]), "each group once"
+    for mine, again, its in zip(*gradients, strict=True):
+        assert torch.equal(mine, again) and torch.allclose(mine, its, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gptj"])
+def test_many_layers_are_left_out_where_all_is_kept(family: str) -> None:
+    """Whether they give tensors or, as GPT-J's do, tuples."""
+    named = {name: 6 for name in ("num_hidden_layers", "n_layer") if name in FAMILIES[family].settings}
+    config = AutoConfig.for_model(FAMILIES[family].model_type, **{**FAMILIES[family].settings, **named})
+    bank = Bank(replace(bank_of(family).backbone, model=AutoModelForCausalLM.from_config(config).eval()))
+    policy, packed = new_adapter(bank.model, Lora(r=2, alpha=4.0, layers=5), 0), pack([GROUP, OTHER])
+    scores = []
+    for again in (False, True, True):
+        with bank.mounted([policy]):
+            assert bank.routes.keeps
+            scores.append(response_logprobs(bank, packed, torch.ones(2, 1), again=again))
+    assert torch.allclose(scores[0], scores[1], atol=1e-4) and torch.equal(scores[1], scores[2])
 
 
 def test_states_beyond_the_limit_are_made_each_time_and_are_the_same() -> None:

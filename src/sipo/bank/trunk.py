@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,10 @@ class _Passing(nn.Module):
         return (hidden_states,) if self.in_tuples else hidden_states
 
 
+_in_tuples: WeakSet[nn.Module] = WeakSet()
+"""Lists of layers that give tuples: what was kept of one may be all that the next trunk over it is given."""
+
+
 class Trunk:
     """`layers` are the model's decoder layers, of which the first `depth` are the trunk; None where there is none."""
 
@@ -86,17 +91,17 @@ class Trunk:
         self._made: dict[int, tuple[Tensor, Tensor]] = {}
         self._stopping: list[Tensor] | None = None
         self._standing: Tensor | None = None
-        self._in_tuples = False
         self._names = list(inspect.signature(layers[depth].forward).parameters) if layers else []
 
     @contextmanager
     def hooked(self) -> Iterator[Self]:
         """For the block, layers above the trunk read all rows."""
         layers = list(enumerate(self.layers)) if self.layers and self.depth else []
-        hooks = [each.register_forward_pre_hook(partial(self._spread, n), with_kwargs=True) for n, each in layers]
-        if layers:
-            hooks.insert(0, layers[self.depth][1].register_forward_pre_hook(self._at_the_top, with_kwargs=True))
+        hooks = []
+        if layers:  # they run in this order: what is given in place of the trunk's is spread as well
+            hooks.append(layers[self.depth][1].register_forward_pre_hook(self._at_the_top, with_kwargs=True))
             hooks.append(layers[0][1].register_forward_hook(self._note))
+        hooks += [each.register_forward_pre_hook(partial(self._spread, n), with_kwargs=True) for n, each in layers]
         try:
             yield self
         finally:
@@ -129,7 +134,7 @@ class Trunk:
         self._standing = states
         try:
             for number, layer in enumerate(before):
-                self.layers[number] = _Passing(layer, self._in_tuples)
+                self.layers[number] = _Passing(layer, self.layers in _in_tuples)
             yield
         finally:
             self._standing = None
@@ -137,7 +142,8 @@ class Trunk:
                 self.layers[number] = layer
 
     def _note(self, _: nn.Module, __: object, output: object) -> None:
-        self._in_tuples = isinstance(output, tuple)
+        if isinstance(output, tuple) and self.layers is not None:
+            _in_tuples.add(self.layers)
 
     def _at_the_top(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         states = args[0] if args else kwargs["hidden_states"]
