@@ -1,7 +1,7 @@
 """Runs with no model: what plans as an engine stands in for it, and training goes through its examples alone. So what is
-left is done in Python, and its operations and memory can be counted. `python tests/growing.py candidates PROMPTS FOLDER
-MODEL` tells the peak of memory after score, filter and realign, `python tests/growing.py prepare ROWS FOLDER` and the
-like that of work on data.
+left is done in Python, and its operations and memory can be counted. `python tests/growing.py run PROMPTS FOLDER MODEL`
+tells the peak of memory in each stage of a whole run, `candidates` in score, filter and realign alone, and
+`python tests/growing.py prepare ROWS FOLDER` and the like that of work on data.
 """
 
 import json
@@ -27,8 +27,10 @@ from sipo.data.convert import convert
 from sipo.data.prepare import prepare
 from sipo.declare.parts import CANDIDATES, LOGPROBS, REFINEMENTS, SAMPLES
 from sipo.decoding import Generated
+from sipo.disk.run import RunFolder
 from sipo.disk.tables import write_records
 from sipo.engines.batched import Batched, Knee, Single, Texts
+from sipo.graph.build import Graph
 from sipo.logprobs.table import LogprobTable
 from sipo.message import Message
 from sipo.progress import Progress
@@ -47,6 +49,7 @@ JUDGES = BETWEEN[:12]
 """With the reference and three policies, 16 models."""
 DRAWN = BETWEEN[:5]
 """A sample at each and its rewrite: ten candidates a prompt."""
+HELD_OUT = 100
 
 
 class Counting(Batched):
@@ -128,15 +131,22 @@ def whole_run(folder: Path, model: Path, rows: int) -> None:
         run(config, quiet=True)
 
 
-def many_candidates(folder: Path, model: Path, prompts: int) -> Path:
-    """A run up to its realignment, with ten candidates a prompt, of 200 tokens, under 16 models."""
-    asked = [(Message("user", f"{at} " + "tell me about it " * 16),) for at in range(prompts + 40)]
-    splits: list[Split] = ["train"] * prompts + ["validation", "test"] * 20
+def many_candidates(folder: Path, model: Path, prompts: int) -> dict[str, int]:
+    """A whole run with ten candidates a prompt, of 200 tokens, under 16 models, and four methods at 21 weights on a
+    hundred held-out prompts; the peak of memory in each stage, in bytes.
+    """
+    splits: list[Split] = ["train"] * prompts + ["validation", "test"] * HELD_OUT
     rows = [
-        Row(prompt, (f"first {at} " * 20, f"second {at} " * 20), {"x": 0, "y": 1, "z": 1}, splits[at])
-        for at, prompt in enumerate(asked)
+        Row(
+            (Message("user", f"{at} " + "tell me about it " * 16),),
+            (f"first {at} " * 20, f"second {at} " * 20),
+            {"x": 0, "y": 1, "z": 1},
+            split,
+        )
+        for at, split in enumerate(splits)
     ]
     write_rows(folder / "rows.jsonl", rows)
+    del rows
     config = Config.model_validate(
         {
             "run_dir": str(folder / "run"),
@@ -153,7 +163,8 @@ def many_candidates(folder: Path, model: Path, prompts: int) -> Path:
         }
     )
     with no_model(), patch.object(Counting, "lengths", range(180, 200)):
-        return run(config, until="realign", quiet=True)
+        made = RunFolder(run(config, quiet=True))
+    return {stage.name: round(made.record(stage.name)["peak_memory_gib"] * 2**30) for stage in Graph(config)}
 
 
 def operations(work: Callable[[], object]) -> Counter[str]:
@@ -319,7 +330,8 @@ def told(stage: str) -> None:
 if __name__ == "__main__":
     what, count, place = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     if what == "run":
-        many_candidates(place, Path(sys.argv[4]), count)
+        for stage, peak in many_candidates(place, Path(sys.argv[4]), count).items():
+            print(json.dumps({"stage": stage, "peak": peak}))
         told(what)
     elif what == "candidates":
         write_run(place, count, 200)

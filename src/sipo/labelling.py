@@ -120,7 +120,7 @@ def draw(
             answers = answer(
                 opened_engine,
                 Span(model),
-                [Request(encoded[chat], base(0), seed_of(drawing.seed, "label", chat, index)) for chat, index in asked],
+                (Request(encoded[chat], base(0), seed_of(drawing.seed, "label", chat, index)) for chat, index in asked),
                 drawing.decoding,
                 limit,
                 codec.stops,

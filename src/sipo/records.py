@@ -6,7 +6,7 @@ A reward that is None was refused by its judge: nothing is known of it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ LARGEST = 1e100
 """No reward is larger: its square, and a sum of such, are finite."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A response drawn by MOD at one weight (SIPO, Eq. 3)."""
 
@@ -31,7 +31,7 @@ class Sample:
     """False where the length limit cut it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refinement:
     """A sample, its review and its rewrite (SIPO, Eq. 4 and 5)."""
 
@@ -49,7 +49,7 @@ class Refinement:
     """`sample` where no objective finds the rewrite better."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A response that the filter judged for one row."""
 
@@ -75,7 +75,7 @@ class Candidate:
     """Every original and judge that found it no better."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Response:
     """A held-out prompt answered by a method at a weight, with its true rewards."""
 
@@ -96,7 +96,7 @@ class Response:
     """Of a method that no weight steers: which of its answers, one for each weight of the others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """How a method's model at a weight ranks the two responses of a held-out row, and which labels agree."""
 
@@ -162,16 +162,17 @@ def points_of(
     """The responses, or rankings, of each method by the points of its front: its weights in order, or draws of what
     none steers.
     """
-    found = {}
-    for method in dict.fromkeys(each.method for each in responses):
-        mine = [each for each in responses if each.method == method]
-        if mine[0].weights is None:
-            draws = sorted({each.draw for each in mine})
-            found[method] = [[each for each in mine if each.draw == draw] for draw in draws]
-        else:
-            places = [dict(zip(objectives, weight, strict=True)) for weight in weights]
-            found[method] = [[each for each in mine if each.weights == place] for place in places]
-    return found
+    places = [dict(zip(objectives, weight, strict=True)) for weight in weights]
+    found: dict[str, dict[Any, list[Each]]] = {}
+    for each in responses:
+        at = each.draw if each.weights is None else frozenset(each.weights.items())
+        found.setdefault(each.method, {}).setdefault(at, []).append(each)
+    return {
+        method: [mine[draw] for draw in sorted(mine)]
+        if isinstance(next(iter(mine)), int)
+        else [mine.get(frozenset(place.items()), []) for place in places]
+        for method, mine in found.items()
+    }
 
 
 def rewards_of(points: Sequence[Sequence[Measured]], objectives: Sequence[str]) -> Array:

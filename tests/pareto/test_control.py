@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from sipo.pareto.bootstrap import Array, resampled_means, resamples
+from sipo.pareto.bootstrap import Array, Resamples, resampled_means
 from sipo.pareto.compare import compare
 from sipo.pareto.control import kept, least_kept, ranges, rank_agreement, start_of
 from sipo.report.fronts import in_short
@@ -89,7 +89,7 @@ def test_what_only_noise_moves_seldom_shrinks() -> None:
     shrunk = 0
     for trial in range(60):
         rng = np.random.default_rng(trial)
-        draws = resamples(60, 600, trial)
+        draws = Resamples(60, 600, trial)
         moved = []
         for _ in range(4):
             rewards = rng.normal(size=(6, 60, 5))

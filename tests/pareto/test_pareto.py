@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from sipo.pareto.bootstrap import percentile_interval, resampled_means, resamples
+from sipo.pareto.bootstrap import Resamples, percentile_interval, resampled_means
 from sipo.pareto.dominance import choose, dominates, reasons
 from sipo.pareto.hypervolume import hypervolume
 from sipo.pareto.indicators import beyond, reference_below
@@ -215,9 +215,9 @@ def test_the_reference_keeps_a_share_of_the_range() -> None:
 
 
 def test_resamples_are_seeded_indices() -> None:
-    draws = resamples(7, 50, seed=3)
-    assert draws.shape == (50, 7) and draws.min() >= 0 and draws.max() <= 6
-    assert (draws == resamples(7, 50, seed=3)).all() and (draws != resamples(7, 50, seed=4)).any()
+    three, again, four = (np.stack(list(Resamples(7, 50, seed))) for seed in (3, 3, 4))
+    assert three.shape == (50, 7) and three.min() >= 0 and three.max() <= 6
+    assert (three == again).all() and (three != four).any()
 
 
 @pytest.mark.parametrize("numbers", [1, 20, 10**6])
@@ -225,8 +225,9 @@ def test_resampled_means_are_means_of_the_drawn_prompts(numbers: int, monkeypatc
     """However many are held at one time."""
     monkeypatch.setattr("sipo.pareto.bootstrap.NUMBERS", numbers)
     values = np.random.default_rng(0).normal(size=(3, 7, 2))
-    draws = resamples(7, 5, seed=1)
-    assert np.allclose(resampled_means(values, draws), values[:, draws].mean(axis=2).swapaxes(0, 1))
+    draws = Resamples(7, 5, seed=1)
+    expected = [values[:, draw].mean(axis=1) for draw in draws]
+    assert np.allclose(resampled_means(values, draws), expected)
 
 
 def test_intervals_cover() -> None:
@@ -234,7 +235,7 @@ def test_intervals_cover() -> None:
     generator, covered, experiments = np.random.default_rng(0), 0, 400
     for seed in range(experiments):
         data = generator.normal(3.0, 2.0, size=60)
-        low, high = percentile_interval(data[resamples(60, 400, seed)].mean(axis=1))
+        low, high = percentile_interval(data[np.stack(list(Resamples(60, 400, seed)))].mean(axis=1))
         assert low < data.mean() < high
         covered += low <= 3.0 <= high
     assert 0.91 <= covered / experiments <= 0.98

@@ -18,7 +18,7 @@ REFILL_BELOW = 0.75
 """Others join once no more than this share of the rows is live."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Generated:
     tokens: tuple[int, ...]
     """With the end token, if there was one."""

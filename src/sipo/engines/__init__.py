@@ -1,22 +1,20 @@
 """What writes and scores for the stages, behind one protocol: this process, a pool of them, vLLM, or a Ray cluster."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sipo.bank import Bank
 from sipo.commands import install_extra
-from sipo.decoding import Generated, Request
-from sipo.disk.journal import Journal, Results, in_any_order
-from sipo.disk.once import ids
+from sipo.engines.asked import answer
 from sipo.engines.interface import Engine, Span
 from sipo.engines.local import Local
 from sipo.engines.pool import Pool
 from sipo.engines.shared import Shared
 from sipo.errors import SipoError
 from sipo.ranks import joined
-from sipo.settings import Decoding, Execution
+from sipo.settings import Execution
 
 if TYPE_CHECKING:
     from sipo.engines.ray import Ray
@@ -58,26 +56,3 @@ def _engine(execution: Execution, bank: Bank) -> "Local | Pool | Vllm | Ray":
             from sipo.engines.ray import Ray
 
             return Ray(execution, bank)
-
-
-def answer(
-    engine: Engine,
-    span: Span,
-    requests: Sequence[Request],
-    decoding: Decoding,
-    limit: int,
-    stops: Collection[int],
-    journal: Journal,
-) -> list[Generated]:
-    """One response a request, in order; equal requests are answered once, and each answer survives a crash."""
-    distinct = list(dict.fromkeys(requests))
-
-    def work(done: Collection[int]) -> Results:
-        for unit, each in engine.generate(span, distinct, decoding, limit, stops, done):
-            yield unit, (each.tokens, each.finished)
-
-    results = in_any_order(journal, len(distinct), work)
-    answers = {
-        request: Generated(ids(tokens), finished) for request, (tokens, finished) in zip(distinct, results, strict=True)
-    }
-    return [answers[request] for request in requests]

@@ -18,7 +18,7 @@ from sipo.graph.build import Graph
 from sipo.graph.distil import distilled
 from sipo.graph.key import subject_of
 from sipo.methods.interface import Aligned
-from sipo.pareto.bootstrap import Array, filled, percentile_interval, resampled_means, resamples
+from sipo.pareto.bootstrap import Array, Resamples, filled, percentile_interval, resampled_means
 from sipo.pareto.indicators import signs
 from sipo.pareto.verdicts import mean_difference
 from sipo.progress import Progress
@@ -89,7 +89,7 @@ def _measured(run: FinishedRun, about: Distilled, weight: Sequence[float], respo
     mine = {name: [each for each in responses if each.method == name] for name in (method, SOUP, DISTILLED, BASE)}
     rewards = {name: filled(rewards_of([each], names)) for name, each in mine.items()}
     prompts = rewards[method].shape[1]
-    draws = resamples(prompts, run.config.evaluate.bootstrap, run.config.seed)
+    draws = Resamples(prompts, run.config.evaluate.bootstrap, run.config.seed)
     points = {
         name: {
             "rewards": dict(zip(names, each[0].mean(axis=0).tolist(), strict=True)),

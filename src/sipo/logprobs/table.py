@@ -7,7 +7,6 @@ A row is a response to a prompt, both as token ids; a column is a model, named `
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from sipo.errors import SipoError
 from sipo.finite import finite
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import ScoreRequest
+from sipo.logprobs.sequences import Sequences, bytes_of
 from sipo.weights import Weight, between, corners
 
 if TYPE_CHECKING:
@@ -60,43 +60,11 @@ def soup_points(weights: Iterable[Weight]) -> dict[str, Point]:
     return {soup_at(weight): weight for weight in between(weights)}
 
 
-class _Sequences:
-    """Token sequences by number, each held once in a flat array and found by the digest of its context and itself."""
-
-    def __init__(self) -> None:
-        self.tokens, self.ends = array("i"), array("i", [0])
-        self._numbers: dict[bytes, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def find(self, tokens: bytes, context: int = 0) -> int | None:
-        return self._numbers.get(_digest(tokens, context))
-
-    def add(self, tokens: bytes, context: int = 0) -> int:
-        """The sequence's number; a new one where it has none yet."""
-        number = self._numbers.setdefault(_digest(tokens, context), len(self))
-        if number == len(self.ends) - 1:
-            self.tokens.frombytes(tokens)
-            self.ends.append(len(self.tokens))
-        return number
-
-    def lists(self, start: int = 0, stop: int | None = None) -> pa.Array:
-        """Those from `start` to `stop` as an Arrow array of lists."""
-        ends = np.array(self.ends[start : len(self) + 1 if stop is None else stop + 1])
-        tokens = np.array(self.tokens[ends[0] : ends[-1]])
-        return pa.ListArray.from_arrays(pa.array(ends - ends[0], pa.int32()), pa.array(tokens, pa.int32()))
-
-    @property
-    def nbytes(self) -> int:
-        return 4 * (len(self.tokens) + len(self.ends))
-
-
 class LogprobTable:
     """log pi(response | prompt), natural, summed over tokens; NaN where a model was not asked."""
 
     def __init__(self) -> None:
-        self._prompts, self._responses = _Sequences(), _Sequences()
+        self._prompts, self._responses = Sequences(), Sequences()
         self._prompt_of = array("i")
         self._columns: dict[str, int] = {}
         self._values = np.empty((0, 0))
@@ -199,14 +167,14 @@ class LogprobTable:
 
     def _places(self, group: Group) -> NDArray[np.intp]:
         """The row of each response, -1 where there is none."""
-        context = self._prompts.find(_bytes(group.prompt))
-        found = [None if context is None else self._responses.find(_bytes(y), context) for y in group.responses]
+        context = self._prompts.find(bytes_of(group.prompt))
+        found = [None if context is None else self._responses.find(bytes_of(y), context) for y in group.responses]
         return np.array([-1 if row is None else row for row in found], dtype=np.intp)
 
     def _rows(self, group: Group) -> NDArray[np.intp]:
         """The row of each response, a new one where there is none."""
-        prompt = _bytes(group.prompt)
-        return np.array([self._add(prompt, _bytes(response)) for response in group.responses], dtype=np.intp)
+        prompt = bytes_of(group.prompt)
+        return np.array([self._add(prompt, bytes_of(response)) for response in group.responses], dtype=np.intp)
 
     def _add(self, prompt: bytes, response: bytes) -> int:
         context = self._prompts.add(prompt)
@@ -268,14 +236,6 @@ def _scores(
         for number, score in engine.score(span, requests, known) if len(known) < len(requests) else ():
             yield start + number, score
         start, requests = start + len(requests), []
-
-
-def _bytes(tokens: Tokens) -> bytes:
-    return array("i", tokens).tobytes()
-
-
-def _digest(tokens: bytes, context: int) -> bytes:
-    return blake2b(context.to_bytes(8, "little") + tokens, digest_size=16).digest()
 
 
 def _each(lists: pa.ListArray) -> Iterator[bytes]:

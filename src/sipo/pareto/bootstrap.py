@@ -1,5 +1,7 @@
 """How sure one can be of a mean over prompts: the bootstrap, with resamples that all methods share."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -31,19 +33,30 @@ def filled(values_M_P_N: Array) -> Array:
     return np.asarray(mean_M_1_N + np.where(is_known, values_M_P_N - mean_M_1_N, 0.0) / share_M_1_N)
 
 
-def resamples(prompts: int, times: int, seed: int) -> NDArray[np.intp]:
-    """[times, prompts] indices of bootstrap resamples. All methods share them, so differences are paired."""
-    return np.random.default_rng(seed).integers(0, prompts, size=(times, prompts))
+@dataclass(frozen=True)
+class Resamples:
+    """Bootstrap resamples of the prompts, which all methods share, so that differences are paired. They are drawn anew
+    whenever they are asked for: all at once they would be gigabytes where prompts are many.
+    """
+
+    prompts: int
+    times: int
+    seed: int
+
+    def __iter__(self) -> Iterator[NDArray[np.intp]]:
+        """[P] indices of one resample after the other."""
+        generator = np.random.default_rng(self.seed)
+        return (generator.integers(0, self.prompts, size=self.prompts) for _ in range(self.times))
 
 
-def resampled_means(values_M_P_N: Array, draws_T_P: NDArray[np.intp]) -> Array:
+def resampled_means(values_M_P_N: Array, resamples: Resamples) -> Array:
     """[T, M, N]: the mean over the prompts P of each resample."""
     models, prompts, objectives = values_M_P_N.shape
-    at_once, means_T_M_N = max(1, NUMBERS // prompts), np.empty((len(draws_T_P), models, objectives))
-    for start in range(0, len(draws_T_P), at_once):
-        draws = draws_T_P[start : start + at_once]
-        shares = np.empty((len(draws), prompts))
-        for share, draw in zip(shares, draws, strict=True):
+    at_once, means_T_M_N = max(1, NUMBERS // prompts), np.empty((resamples.times, models, objectives))
+    draws = iter(resamples)
+    for start in range(0, resamples.times, at_once):
+        shares = np.empty((min(at_once, resamples.times - start), prompts))
+        for share, draw in zip(shares, draws, strict=False):  # in this order: a share that is left over takes no draw
             np.divide(np.bincount(draw, minlength=prompts), prompts, out=share)
         means_T_M_N[start : start + at_once] = np.einsum("tp,mpn->tmn", shares, values_M_P_N, optimize=True)
     return means_T_M_N

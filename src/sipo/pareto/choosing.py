@@ -12,7 +12,7 @@ from scipy.optimize import linprog, minimize
 from scipy.sparse import hstack, identity
 from scipy.special import logsumexp, ndtr, ndtri, softmax, stdtrit
 
-from sipo.pareto.bootstrap import Array, resampled_means, resamples
+from sipo.pareto.bootstrap import Array, Resamples, resampled_means
 from sipo.pareto.indicators import signs
 from sipo.pareto.verdicts import ENOUGH, decide, mean_difference, nearly_constant
 
@@ -35,7 +35,7 @@ def simultaneous_intervals(rewards_M_P_N: Array, times: int, seed: int, level: f
         return np.full_like(means, -np.inf), np.full_like(means, np.inf)
     normal = float(ndtri(1 - (1 - level) / (2 * means.size)))  # Bonferroni's bound
     if prompts >= ENOUGH:
-        sampled = resampled_means(rewards_M_P_N, resamples(prompts, times, seed))
+        sampled = resampled_means(rewards_M_P_N, Resamples(prompts, times, seed))
         spread = sampled.std(axis=0)
         moving = spread > 0
         if moving.any():
@@ -107,12 +107,12 @@ def steadiness(rewards_M_P_N: Array, base_P_N: Array | None, maximise: Sequence[
     """[M]: in what share of bootstrap resamples of the prompts P each point is the one chosen, by equal gain over the
     base model or, without one, as the knee. How far a choice is that of the prompts at hand.
     """
-    draws_T_P = resamples(rewards_M_P_N.shape[1], times, seed)
-    means_T_M_N = resampled_means(rewards_M_P_N, draws_T_P)
+    draws = Resamples(rewards_M_P_N.shape[1], times, seed)
+    means_T_M_N = resampled_means(rewards_M_P_N, draws)
     if base_P_N is None:
         chosen = [knee(means, maximise) for means in means_T_M_N]
     else:
-        bases_T_N = resampled_means(base_P_N[None], draws_T_P)[:, 0]
+        bases_T_N = resampled_means(base_P_N[None], draws)[:, 0]
         chosen = [equal_gain(means, base, maximise) for means, base in zip(means_T_M_N, bases_T_N, strict=True)]
     return np.bincount(chosen, minlength=len(rewards_M_P_N)) / times
 

@@ -16,12 +16,12 @@ import numpy as np
 from sipo.pareto import control, indicators
 from sipo.pareto.bootstrap import (
     Array,
+    Resamples,
     corrected,
     filled,
     known_prompts,
     percentile_interval,
     resampled_means,
-    resamples,
 )
 from sipo.pareto.hypervolume import hypervolumes, standard_error
 from sipo.pareto.verdicts import decide, holm, mean_difference, moving, undecided
@@ -74,7 +74,7 @@ def compare(
     corner = indicators.reference_below(every, larger) if reference is None else np.array([reference[n] for n in names])
     scale = indicators.unit_ranges(every)
 
-    draws = resamples(next(iter(stacked.values())).shape[1], times, seed)
+    draws = Resamples(next(iter(stacked.values())).shape[1], times, seed)
     sampled_fronts = {method: resampled_means(each, draws) for method, each in stacked.items()}
     values, sampled = (front_indicators(each, weights_M_N, larger, corner, scale) for each in (fronts, sampled_fronts))
     covered = {method: hypervolumes(front, corner, larger)[0] for method, front in fronts.items()}

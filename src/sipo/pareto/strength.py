@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sipo.pareto.bootstrap import Array, percentile_interval, resampled_means, resamples
+from sipo.pareto.bootstrap import Array, Resamples, percentile_interval, resampled_means
 from sipo.pareto.control import kept, ranges
 from sipo.pareto.indicators import signs
 from sipo.pareto.verdicts import ENOUGH, Difference, decide, holm, mean_difference
@@ -83,7 +83,7 @@ def choose_strength(
     """
     names, larger = list(maximise), list(maximise.values())
     prompts = next(iter(trials.values())).shape[1]
-    draws = resamples(prompts, TIMES, seed)
+    draws = Resamples(prompts, TIMES, seed)
 
     def moved(rewards_M_P_N: Array) -> tuple[Array, Array]:
         versions = rewards_M_P_N.mean(axis=1), resampled_means(rewards_M_P_N, draws)

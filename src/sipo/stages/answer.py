@@ -9,6 +9,7 @@ Writes `responses.jsonl`, without rewards.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,28 @@ from sipo.task import Task
 from sipo.weights import Weight
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Asked:
-    """An answer that is to be given, and the requests that it is drawn by."""
+    """An answer that is to be given, and what it is drawn by."""
 
     method: Method
     weight: Weight
     aligned: Aligned
     row: Row
     index: int
-    draws: Sequence[Request]
-    decoding: Decoding
+
+    def draws(self, task: Task) -> list[Request]:
+        seed = seed_of(task.config.seed, "evaluate", self.row.key, self.weight, self.index)
+        request = Request(prompt_of(task, self.method.name, self.aligned, self.row), self.aligned.mixture, seed)
+        return [request] if self.aligned.best_of is None else self.aligned.best_of.draws(request)
 
     @property
-    def shared(self) -> tuple[tuple[Policy, ...], Decoding]:
-        """What those that are decoded together have in common."""
-        return self.aligned.adapters, self.decoding
+    def drawn(self) -> int:
+        return 1 if self.aligned.best_of is None else self.aligned.best_of.n
+
+    def decoding(self, task: Task) -> Decoding:
+        best_of = self.aligned.best_of
+        return best_of.drawing(task.config.decoding) if best_of else task.config.decoding
 
 
 def answer_by(task: Task, folder: Path, *, method: str, **inputs: Any) -> list[Response]:
@@ -66,7 +73,7 @@ def answer_prompts(
     ]
     rows = test_rows(task)
     plan = [
-        _ask(task, method, weight, aligned, row, index)
+        _Asked(method, weight, aligned, row, index)
         for method, weight, aligned in models
         for row in rows
         for index in range(config.evaluate.per_prompt)
@@ -75,20 +82,20 @@ def answer_prompts(
     with task.engine() as engine:
         together: dict[tuple[tuple[Policy, ...], Decoding], list[int]] = {}
         for at, each in enumerate(plan):
-            together.setdefault(each.shared, []).append(at)
+            together.setdefault((each.aligned.adapters, each.decoding(task)), []).append(at)
         for number, ((adapters, decoding), mine) in enumerate(together.items()):
             names = dict.fromkeys(plan[at].method.name for at in mine)
             generated = answer(
                 engine,
                 task.span(adapters),
-                [request for at in mine for request in plan[at].draws],
+                (request for at in mine for request in plan[at].draws(task)),
                 decoding,
                 config.data.max_response_tokens,
                 task.codec.stops,
                 Journal(folder, f"{number} {' '.join(names).replace(':', '-')}", task.progress),
             )
             following = iter(generated)
-            drawn.update({at: [next(following) for _ in plan[at].draws] for at in mine})
+            drawn.update({at: list(islice(following, plan[at].drawn)) for at in mine})
         given = _given(task, engine, [(each, drawn[at]) for at, each in enumerate(plan)], folder)
     responses = [
         Response(
@@ -102,20 +109,11 @@ def answer_prompts(
     return responses
 
 
-def _ask(task: Task, method: Method, weight: Weight, aligned: Aligned, row: Row, index: int) -> _Asked:
-    seed = seed_of(task.config.seed, "evaluate", row.key, weight, index)
-    request, decoding = Request(prompt_of(task, method.name, aligned, row), aligned.mixture, seed), task.config.decoding
-    if aligned.best_of is None:
-        return _Asked(method, weight, aligned, row, index, [request], decoding)
-    draws, decoding = aligned.best_of.draws(request), aligned.best_of.drawing(decoding)
-    return _Asked(method, weight, aligned, row, index, draws, decoding)
-
-
 def _given(
     task: Task, engine: Engine, drawn: Sequence[tuple[_Asked, list[Generated]]], folder: Path
 ) -> list[Generated]:
     """Of each answer's draws the one that the policies find best at its weight."""
-    groups = {at: _group(*each) for at, each in enumerate(drawn) if len(each[0].draws) > 1}
+    groups = {at: _group(task, *each) for at, each in enumerate(drawn) if len(each[1]) > 1}
     tables: dict[tuple[Policy, ...], LogprobTable] = {}
     policies = policy_points(task.objectives)
     for adapters in dict.fromkeys(drawn[at][0].aligned.adapters for at in groups):
@@ -136,8 +134,8 @@ def _given(
     return given
 
 
-def _group(each: _Asked, draws: Sequence[Generated]) -> Group:
-    return Group(each.draws[0].prompt, tuple(draw.tokens for draw in draws))
+def _group(task: Task, each: _Asked, draws: Sequence[Generated]) -> Group:
+    return Group(prompt_of(task, each.method.name, each.aligned, each.row), tuple(draw.tokens for draw in draws))
 
 
 def test_rows(task: Task) -> list[Row]:

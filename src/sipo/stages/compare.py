@@ -14,11 +14,11 @@ from sipo.disk.tables import write_json
 from sipo.errors import SipoError
 from sipo.pareto.bootstrap import (
     Array,
+    Resamples,
     filled,
     known_prompts,
     percentile_interval,
     resampled_means,
-    resamples,
 )
 from sipo.pareto.compare import compare as compare_rewards
 from sipo.pareto.wins import at_equal_length, of_like_length, win_rate
@@ -154,7 +154,7 @@ def _beside(task: Task, measure: str, measured: Sequence[Measured], names: Seque
     counts = np.min([known_prompts(each) for each in values.values()], axis=0).tolist()
     if not all(counts):
         return None
-    draws = resamples(next(iter(values.values())).shape[1], task.config.evaluate.bootstrap, task.config.seed)
+    draws = Resamples(next(iter(values.values())).shape[1], task.config.evaluate.bootstrap, task.config.seed)
     methods, clip = {}, (LABELS if measure == LABELS.name else REWARDS).clip
     for method, mine in points.items():
         complete = filled(values[method])

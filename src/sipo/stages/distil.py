@@ -43,10 +43,10 @@ def write_answers(task: Task, folder: Path, *, method: str, weight: Weight, **in
     rows = one_row_a_prompt([*task.splits.train, *task.splits.validation])
     asked = [(aligned.mixture, named(task, weight)), (base(len(aligned.adapters)), {})]
     plan = [(row, mixture, shares) for row in rows for mixture, shares in asked]
-    requests = [
+    requests = (
         Request(task.prompt_tokens(row), mixture, seed_of(task.config.seed, "distil", row.key, *shares.values()))
         for row, mixture, shares in plan
-    ]
+    )
     answers = written(task, list(aligned.adapters), requests, Journal(folder, "answers", task.progress))
     samples = [
         Sample(row.key, shares, 0, task.codec.decode(a.tokens), a.tokens, a.finished)

@@ -47,7 +47,7 @@ def refine(
         return answer(
             engine,
             span,
-            [Request(t, at_mod(w), seed) for t, w, seed in zip(tokens, at, seeds, strict=True)],
+            (Request(t, at_mod(w), seed) for t, w, seed in zip(tokens, at, seeds, strict=True)),
             config.decoding,
             limit,
             task.codec.stops,
@@ -56,7 +56,6 @@ def refine(
 
     span = task.span(policies)
     with task.engine() as engine:
-        # What is asked is most of what there is in memory, and each goes before the next is made.
         asked = (
             encode(task, reviewing, settings.review_tokens, chat=chat, response=each.response)
             for chat, each in zip(chats, samples, strict=True)
@@ -128,8 +127,9 @@ def _score(
     folder: Path,
 ) -> LogprobTable:
     table = LogprobTable()
+    tokens = {key: task.prompt_tokens(prompts[key]) for key in {each.prompt for each in samples}}
     groups = [
-        Group(task.prompt_tokens(prompts[each.prompt]), (each.tokens, rewrite.tokens))
+        Group(tokens[each.prompt], (each.tokens, rewrite.tokens))
         for each, rewrite in zip(samples, rewrites, strict=True)
     ]
     models = {REFERENCE: (0.0,) * len(task.objectives), **policy_points(task.objectives)}

@@ -3,6 +3,7 @@
 Corners of the simplex are left out: the paper samples between the objectives. Writes `samples.jsonl`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sipo.bank import Policy
@@ -26,14 +27,14 @@ def sample(task: Task, policies: list[Policy], folder: Path, *, round: int = 1) 
         for weight in weights
         for index in range(config.sample.per_weight)
     ]
-    requests = [
+    requests = (
         Request(
             task.prompt_tokens(row),
             at_mod(weight),
             seed_of(config.seed, "sample", row.key, weight, index, *of_round(round)),
         )
         for row, weight, index in plan
-    ]
+    )
     answers = written(task, policies, requests, Journal(folder, "sample", task.progress))
     samples = [
         Sample(row.key, named(task, weight), index, task.codec.decode(a.tokens), a.tokens, a.finished)
@@ -56,7 +57,7 @@ def sample(task: Task, policies: list[Policy], folder: Path, *, round: int = 1) 
     return samples
 
 
-def written(task: Task, policies: list[Policy], requests: list[Request], journal: Journal) -> list[Generated]:
+def written(task: Task, policies: list[Policy], requests: Iterable[Request], journal: Journal) -> list[Generated]:
     """The answers to the requests by mixtures of the policies, in order."""
     with task.engine() as engine:
         return answer(

@@ -12,7 +12,7 @@ from sipo.config import Config
 from sipo.config.file import parse_config
 from sipo.errors import SipoError
 from sipo.methods.registry import find
-from sipo.pareto.bootstrap import Array, corrected, percentile_interval, resampled_means, resamples
+from sipo.pareto.bootstrap import Array, Resamples, corrected, percentile_interval, resampled_means
 from sipo.pareto.compare import MEASURES, dominated_shares, front_indicators
 from sipo.pareto.control import NARROW, ranges, start_of
 from sipo.pareto.indicators import beyond, mean_utility, unit_ranges
@@ -136,7 +136,7 @@ def indicators_of(fronts: Mapping[str, Front], config: Config, corner_N: Array) 
     `draws` are the same bootstrap resamples of the prompts for all arms.
     """
     points = {label: front.points for label, front in fronts.items()}
-    draws = resamples(next(iter(fronts.values())).rewards_M_P_N.shape[1], BOOTSTRAP, config.seed)
+    draws = Resamples(next(iter(fronts.values())).rewards_M_P_N.shape[1], BOOTSTRAP, config.seed)
     sampled = {label: resampled_means(front.rewards_M_P_N, draws) for label, front in fronts.items()}
     weights, scale = np.array(grid(config.weights, config.names)), unit_ranges(np.concatenate(list(points.values())))
     values, drawn = (

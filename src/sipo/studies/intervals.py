@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sipo.pareto.bootstrap import Array, percentile_interval, resamples
+from sipo.pareto.bootstrap import Array, Resamples, percentile_interval, resampled_means
 from sipo.pareto.seeds import t_interval
 from sipo.pareto.verdicts import LEVEL, OPPOSED, Difference, Word, mean_difference
 from sipo.studies.study import Outcome
@@ -27,8 +27,8 @@ def over_seeds(values_S: Sequence[float], draws_T: ArrayLike | None = None) -> I
 
 def mean_over_seeds(values: Sequence[Array]) -> Interval:
     """Of the mean of each seed's values [P], the seed being the unit; of one seed, the values are."""
-    draws = resamples(len(values[0]), BOOTSTRAP, 0)
-    return over_seeds([float(each.mean()) for each in values], values[0][draws].mean(axis=1))
+    draws = resampled_means(values[0][None, :, None], Resamples(len(values[0]), BOOTSTRAP, 0))[:, 0, 0]
+    return over_seeds([float(each.mean()) for each in values], draws)
 
 
 def difference_of_means(values: Sequence[Array]) -> Difference:
