@@ -29,8 +29,7 @@ from sipo.models.chat import Codec
 from sipo.models.load import UNLIMITED
 from sipo.progress import Progress
 from sipo.prompts.template import load_template
-from sipo.remarks import about_keys, about_lengths, about_methods, about_rates, about_rewards, about_rows
-from sipo.remarks import about_weights as remarks_on_weights
+from sipo.remarks import about_config, about_lengths, about_rewards, about_rows
 from sipo.report.measure import CAVEAT
 from sipo.runs.validate import validate
 from sipo.settings import Weights
@@ -331,9 +330,7 @@ def _text(task: Task, tokens: Sequence[int]) -> str:
 
 
 def _remarks(task: Task, absent: Absent) -> list[str]:
-    config = task.config
-    looks = (about_keys, about_methods, about_rates, remarks_on_weights)
-    lines = [line for look in looks for line in look(config)] + about_rewards(task)
+    lines = about_config(task.config) + about_rewards(task)
     if not absent.rows:
         mark = written_mark if absent.model else task.codec.plain.found
         lines += about_rows(task) + doubts(sorted(task.rows, key=lambda row: row.key), task.objectives, mark)

@@ -2,6 +2,7 @@
 for two goals.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -14,13 +15,13 @@ from sipo.graph.view import FREE
 from sipo.methods.registry import improves
 from sipo.rewards.kinds.judge import kin_of
 from sipo.rewards.kinds.registry import kind_of
-from sipo.settings import Section
+from sipo.settings import Section, Weights
 from sipo.stages.answer import test_rows
 from sipo.stages.sample import worked_rows
 from sipo.stages.trials import trial_rows
 from sipo.task import Task
-from sipo.weights import grid
-from sipo.words import quantity
+from sipo.weights import between, grid, without_share
+from sipo.words import listed, quantity
 
 FEW_TEST_PROMPTS = 30
 """Below, no interval over prompts means much, and a report gives no verdict."""
@@ -36,6 +37,12 @@ FAST, FULL_RATES = 2e-5, "5e-7 to 1e-6, small ones at up to 1e-5"
 
 SWITCHES = ("refine.enabled", "sft.enabled", "evaluate.labels")
 """Read by the graph itself."""
+
+
+def about_config(config: Config) -> list[str]:
+    """All that a configuration tells by itself."""
+    looks = (about_keys, about_methods, about_rates, about_weights, about_left_out, about_judges)
+    return [line for look in looks for line in look(config)]
 
 
 def about_keys(config: Config) -> list[str]:
@@ -85,6 +92,29 @@ def about_weights(config: Config) -> list[str]:
         for place, asked, count, why in found
         if count > MANY_WEIGHTS
     ]
+
+
+def about_left_out(config: Config) -> list[str]:
+    """Objectives to which none of the weights that are measured, or sampled at, gives a share."""
+    names, found = config.names, []
+    asked = [("weights", config.weights, grid(config.weights, names), "is measured", "")]
+    if improves(config.methods):
+        drawn, place = config.sample.weights, "sample.weights"
+        asked.append((place, drawn, between(grid(drawn, names, place)), "is sampled", " between the objectives"))
+    for place, section, weights, lacks, where in asked:
+        out = without_share(weights, names)
+        if weights and out:
+            way = f"add one to {place}.grid"
+            if section.grid is None:
+                way = f"raise {place}.at_most to {_enough(section, names)}"
+            found.append(f"{place}: none{where} gives {listed(out)} a share, so nothing {lacks} for it; {way}")
+    return found
+
+
+def _enough(weights: Weights, names: Sequence[str]) -> int:
+    """The least `at_most` with which each objective has a share of a weight between the objectives."""
+    tried = (weights.model_copy(update={"at_most": count}) for count in itertools.count(weights.at_most + 1))
+    return next(each.at_most for each in tried if not without_share(between(grid(each, names)), names))
 
 
 def about_judges(config: Config) -> list[str]:

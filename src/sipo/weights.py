@@ -131,5 +131,10 @@ def between(weights: Iterable[Weight]) -> list[Weight]:
     return [weight for weight in weights if not is_corner(weight)]
 
 
+def without_share(weights: Sequence[Weight], objectives: Sequence[str]) -> list[str]:
+    """The objectives that have a share of none of the weights."""
+    return [name for i, name in enumerate(objectives) if not any(weight[i] for weight in weights)]
+
+
 def corners(n: int) -> list[Weight]:
     return [tuple(float(i == j) for j in range(n)) for i in range(n)]

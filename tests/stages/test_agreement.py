@@ -17,7 +17,7 @@ from sipo.errors import SipoError
 from sipo.pareto.wins import win_rate
 from sipo.progress import Progress
 from sipo.records import Response
-from sipo.remarks import about_judges
+from sipo.remarks import about_config
 from sipo.report.fronts import trusted
 from sipo.rewards.kinds.judge import families_of
 from sipo.runs.pipeline import run
@@ -141,7 +141,7 @@ def test_check_foretells_every_request_and_warns_of_kin(
     values["model"] = {**settings["model"], "path": "org/Tiny-Llama-1B"}
     for each in values["objectives"]:
         each["reward"]["model"] = "meta/llama-9-chat"
-    (line,) = about_judges(Config.model_validate(values))
+    (line,) = [each for each in about_config(Config.model_validate(values)) if "family" in each]
     assert f"judge meta/llama-9-chat at {server.url} is of the family of the policies' own model (llama)" in line
 
 

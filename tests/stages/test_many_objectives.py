@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sipo.declare.parts import CANDIDATES, REFINEMENTS, SAMPLES
 from sipo.estimate.table import plan_of
 from sipo.graph.build import Graph
 from sipo.logprobs.table import policy_points, soup_at
-from sipo.remarks import about_methods
+from sipo.remarks import about_config, about_methods
 from sipo.remarks import about_weights as remarks
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
@@ -101,6 +102,30 @@ def test_check_states_the_numbers_and_says_where_they_are_large(make_settings: M
     (line,) = remarks(parse_config({**settings, "weights": {"grid": listed}, "methods": ["mod"]}, "settings"))
     assert line.endswith("leave some out of weights.grid"), "at_most is of a lattice"
     assert remarks(parse_config({**settings, "methods": ["base", "mod"]}, "settings")) == []
+
+
+@pytest.mark.parametrize("n", [3, 5, 6])
+def test_check_names_objectives_that_no_weight_samples(n: int, make_settings: Make, tmp_path: Path) -> None:
+    settings = of(n, make_settings, tmp_path)
+
+    def said(**changes: Any) -> list[str]:
+        lines = about_config(parse_config({**settings, **changes}, "settings"))
+        return [line for line in lines if "a share" in line]
+
+    few = {"divisions": 2, "at_most": n + 1}
+    (line,) = said(sample={"weights": few})
+    out = re.findall(r"\bo\d\b", line.partition("gives")[2])
+    drawn = between(spread_lattice(n, 2, n + 1))
+    assert out == [f"o{i}" for i in range(n) if not any(weight[i] for weight in drawn)] and out
+    enough = int(line.rpartition("sample.weights.at_most to ")[2])
+    assert not said(sample={"weights": {"divisions": 2, "at_most": enough}})
+    assert said(sample={"weights": {"divisions": 2, "at_most": enough - 1}}), "the least that is enough"
+    assert not said(), "the defaults leave none out"
+    assert not said(sample={"weights": few}, methods=["base", "mod"]), "nothing is sampled"
+    pair = {"grid": [{"o0": 0.5, "o1": 0.5}, {"o0": 1}, {"o2": 1}]}
+    assert [line.partition(":")[0] for line in said(weights=pair, sample={"weights": pair})] == [
+        *(["weights"] if n > 3 else []), "sample.weights"
+    ]  # fmt: skip
 
 
 def test_check_expects_fewer_rows_of_more_objectives(

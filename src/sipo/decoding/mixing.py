@@ -4,6 +4,9 @@ The authors' rule is pi(y) proportional to pi_ref(y) (f')^-1( sum_i w_i f'(pi_i(
 weighted rewards less the divergence for reverse KL alone. For the others the optimum has its normaliser inside (f')^-1,
 which the rule drops: over one token of random policies it is .05 to .14 of total variation from the optimum.
 
+That is said of whole responses. Here each token is drawn by the rule's value for the response so far, normalised over
+the vocabulary: what the rule gives to all that may follow a token is not known, and left out.
+
 But for reverse KL the rule depends on the probability of the whole response so far, not of the token alone: l_i below
 is log pi_i(y_<t | x) + log pi_i(y_t | x, y_<t).
 

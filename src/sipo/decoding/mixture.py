@@ -19,9 +19,7 @@ from sipo.bank.policy import respanned
 
 
 class Divergence(NamedTuple):
-    """The f-divergence to the reference by whose rule a mixture is made (Shi et al. 2024): its optimum for reverse KL,
-    near it for the others (`sipo.decoding.mixing`).
-    """
+    """The f-divergence to the reference by whose rule a mixture is made (Shi et al. 2024; `sipo.decoding.mixing`)."""
 
     kind: Literal["reverse-kl", "forward-kl", "alpha", "jensen-shannon"]
     alpha: float = 1.0

@@ -79,7 +79,7 @@ def _peak(peaks: "Peaks") -> float:
 METHODS = (
     MethodSpec(
         "best-of-n",
-        "of several draws of one model, the one that the policies find best",
+        "of several draws of one model, the one with the largest weighted sum of the policies' implicit rewards",
         build=_build,
         reads=("best_of_n",),
         exported=False,

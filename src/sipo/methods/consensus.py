@@ -35,7 +35,7 @@ def check_consensus(task: "Task") -> None:
 METHODS = (
     by_weight_spec(
         "consensus",
-        "a model for each weight, trained on the rows without a conflict",
+        "a model for each weight, trained as lw on the rows without a conflict",
         Trainer(train_consensus, lw_needs, lw_work),
         fits=check_consensus,
         look=Look("#56B4E9", "X", "\N{HEAVY MULTIPLICATION X}", "--"),

@@ -1,7 +1,7 @@
 """DPO LW: for each weight one model, trained on the weighted sum of the objectives' losses (SIPO, section 2).
 
-Where objectives conflict their terms pull apart: a row's optimum is beta D = logit(sum of the weights of the
-objectives that prefer y_1). References come from the table of the initial alignment.
+Where objectives conflict their terms pull apart: a row's optimum is beta D = log(W_1 / W_0), W_i being the sum of the
+weights of the objectives that prefer y_i. References come from the table of the initial alignment.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +85,7 @@ def lw_needs(graph: "Graph") -> Inputs:
 METHODS = (
     by_weight_spec(
         "lw",
-        "a model for each weight, trained on the weighted losses",
+        "a model for each weight, trained on the weighted sum of the objectives' losses",
         Trainer(train_lw, lw_needs, lw_work),
         look=Look("#56B4E9", "v", "\N{BLACK DOWN-POINTING TRIANGLE}"),
     ),

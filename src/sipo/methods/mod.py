@@ -22,8 +22,8 @@ class Mod(Section):
 
 
 def mod(policies: "Sequence[Policy]", divergence: "Divergence | None" = None, name: str | None = None) -> Method:
-    """MOD over the policies for one f-divergence (Shi et al. 2024; SIPO, Eq. 3); reverse KL, the usual one, mixes their
-    log-probabilities.
+    """MOD over the policies for one f-divergence (Shi et al. 2024; SIPO, Eq. 3); reverse KL, the usual one, averages
+    their log-probabilities by the weights.
 
     >>> folder = Path("runs/quickstart/align/adapters")
     >>> policies = [sipo.load_adapter(folder / name) for name in ("detail", "plain")]
@@ -70,16 +70,21 @@ def _declare(name: str, says: str, build: Any, look: Look, **more: Any) -> Metho
 
 
 METHODS = (
-    _declare("mod", "the policies mixed token by token", _reverse_kl, Look("#0072B2", "o", "\N{BLACK CIRCLE}")),
+    _declare(
+        "mod",
+        "the policies' log-probabilities, averaged by the weights for each token",
+        _reverse_kl,
+        Look("#0072B2", "o", "\N{BLACK CIRCLE}"),
+    ),
     _declare(
         "mod-forward-kl",
-        "the same by forward KL: the probabilities mixed",
+        "the same by forward KL: the weighted harmonic mean of the probabilities",
         _forward_kl,
         Look("#0072B2", "<", "\N{BLACK LEFT-POINTING TRIANGLE}", "--"),
     ),
     _declare(
         "mod-alpha",
-        "the same by an alpha-divergence",
+        "the same by an alpha-divergence, between mod and mod-forward-kl",
         _alpha,
         Look("#0072B2", ">", "\N{BLACK RIGHT-POINTING TRIANGLE}", "-."),
         reads=("mod.alpha",),
@@ -88,7 +93,7 @@ METHODS = (
     ),
     _declare(
         "mod-jensen-shannon",
-        "the same by the Jensen-Shannon divergence",
+        "the same by the Jensen-Shannon divergence from the backbone",
         _jensen_shannon,
         Look("#0072B2", "h", "\N{BLACK HEXAGON}", ":"),
         models=_with_reference,

@@ -128,7 +128,7 @@ def _check(config: Any) -> None:
 METHODS = (
     by_weight_spec(
         "modpo",
-        "a model for each weight, trained on one objective with the others' margins",
+        "a model for each weight, trained on one objective with margins from the other policies' rewards",
         Trainer(train_modpo, _needs, _work, reads=(*READS, "modpo")),
         look=Look("#E69F00", "^", "\N{BLACK UP-POINTING TRIANGLE}"),
         section="modpo",

@@ -50,7 +50,7 @@ def _peak(peaks: "Peaks") -> float:
 METHODS = (
     by_weight_spec(
         "raco",
-        "a model for each weight, trained on a combination of the objectives' gradients",
+        "a model for each weight, trained along a combination of the objectives' gradients",
         Trainer(train_raco, lw_needs, _work, _peak, reads=(*READS, "raco")),
         look=Look("#999933", "H", "\N{HORIZONTAL BLACK HEXAGON}"),
         section="raco",

@@ -50,7 +50,7 @@ METHODS = (
     ),
     MethodSpec(
         "sipo-soups",
-        "the realigned policies' parameters, averaged",
+        "the realigned policies' parameters, averaged by the weights",
         needs=_realigned,
         build=_averaged,
         look=Look("#CC79A7", "P", "\N{HEAVY GREEK CROSS}"),

@@ -62,13 +62,13 @@ def _check(config: Any) -> None:
 METHODS = (
     MethodSpec(
         "soups",
-        "the policies' parameters, averaged",
+        "the policies' parameters, averaged by the weights",
         build=_exact,
         look=Look("#009E73", "s", "\N{BLACK SQUARE}"),
     ),
     MethodSpec(
         "factor-soups",
-        "the policies' factors, averaged apart",
+        "the policies' LoRA factors A and B, each averaged by the weights",
         build=_of_factors,
         look=Look("#009E73", "p", "\N{BLACK PENTAGON}", ":"),
         check=_check,

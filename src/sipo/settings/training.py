@@ -53,7 +53,7 @@ Ladder = Annotated[tuple[Rate, ...], Field(min_length=1, max_length=8)]
 
 class Training(Section):
     beta: Rate = 0.1
-    """Of DPO: how near the policy stays to its reference."""
+    """Of DPO: the larger, the nearer the policy stays to its reference."""
     lr: Rate | dict[str, Rate] | Literal["auto"] = 5e-4
     """Learning rate: a number, a mapping from objective to number, or auto, which tries `strengths` and takes the best
     on validation rows. Whole models (`policies: full`) want far less than adapters: 5e-7 to 1e-6, or up to 1e-5 for

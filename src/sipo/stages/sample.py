@@ -1,6 +1,7 @@
-"""Stage sample: for every conflicting prompt, responses by MOD at every weight of `sample.weights` (SIPO, Eq. 3).
+"""Stage sample: for every prompt of `sample.rows`, which are those in conflict, responses by MOD (SIPO, Eq. 3).
 
-Corners of the simplex are left out: the paper samples between the objectives. Writes `samples.jsonl`.
+They are drawn at every weight of `sample.weights` but the corners: the paper samples between the objectives. Writes
+`samples.jsonl`.
 """
 
 from collections.abc import Iterable
