@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from sipo.bank import Adapter, Bank, load_adapter, new_adapter, save_adapter
+from sipo.bank import Adapter, Bank, load_adapter, new_adapter, save_adapter, soup
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
 from sipo.models.shapes import outline
@@ -317,3 +317,24 @@ def test_whatever_a_folder_holds_it_is_refused_or_what_peft_has(
             torch.testing.assert_close(mine, theirs(base, folder), rtol=1e-3, atol=1e-3)
     finally:
         shutil.rmtree(folder.parent)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_soup_of_adapters_on_different_layers_names_just_its_own(
+    backbone: Backbone, tmp_path: Path, n: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    """PEFT would warn of those that it is told of and does not find."""
+    kinds = [Lora(r=2, target_modules=("q_proj",)), Lora(r=3, layers="upper"), Lora(r=2, target_modules=("up_proj",))]
+    drawn = [new_adapter(backbone.model, kind, seed) for seed, kind in enumerate(kinds[:n])]
+    parts = [  # a B that is not zero
+        Adapter({name: (a, torch.ones_like(b) / 50) for name, (a, b) in each.factors.items()}, each.scaling)
+        for each in drawn
+    ]
+    mixed = soup(parts, [1 / n] * n)
+    save_adapter(mixed, tmp_path, backbone.source)
+    assert load_adapter(tmp_path, outline(backbone.model.config)).identity == mixed.identity
+    model = copy.deepcopy(backbone.model)
+    theirs = PeftModel.from_pretrained(model, tmp_path)(input_ids=IDS).logits
+    assert not [each for each in recwarn if "adapter" in str(each.message)]
+    expected = torch.func.functional_call(backbone.model, mixed.merged(backbone.model), (IDS,)).logits
+    torch.testing.assert_close(theirs, expected, atol=1e-4, rtol=1e-4)

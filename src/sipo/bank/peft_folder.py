@@ -21,6 +21,8 @@ from sipo.finite import infinite_tensor
 from sipo.memory import is_full
 
 PREFIX = "base_model.model."
+NUMBER = re.compile(r"\.(\d+)\.")
+"""Of a decoder layer, in the name of a layer in it."""
 FACTOR = re.compile(rf"{re.escape(PREFIX)}(?P<layer>.+)\.lora_[AB]\.weight")
 Factors = dict[str, tuple[Tensor, Tensor]]
 
@@ -93,11 +95,15 @@ def save_adapter(adapter: Adapter, folder: Path, base: str) -> None:
 
 
 def _targets(layers: Sequence[str]) -> list[str]:
-    """What PEFT finds just these layers by: their last names, or where the lowest decoder layers are not adapted, all
-    of their names.
+    """What PEFT finds just these layers by: their last names, or where some decoder layer up to the highest is not
+    adapted as the others are, all of their names.
     """
-    lowest = min((next((int(part) for part in name.split(".") if part.isdigit()), 0) for name in layers), default=0)
-    return sorted(layers if lowest else {name.rsplit(".", 1)[-1] for name in layers})
+    adapted: dict[int, set[str]] = {}
+    for name in layers:
+        number = NUMBER.search(name)
+        adapted.setdefault(int(number[1]) if number else 0, set()).add(NUMBER.sub(".", name, count=1))
+    alike = sorted(adapted) == [*range(len(adapted))] and all(each == adapted[0] for each in adapted.values())
+    return sorted({name.rsplit(".", 1)[-1] for name in layers} if alike else layers)
 
 
 def load_adapter(folder: Path, base: PreTrainedModel | None = None) -> Adapter:

@@ -67,17 +67,17 @@ class JudgeScorer:
 
     async def _try(self, more: int) -> None:
         """With so many more tries where it answers nothing."""
-        async with self._endpoint.opened() as client:
+        for left in reversed(range(more + 1)):
             try:
-                scored = await self._ask(client, Pace(None), TRIAL)
-            except PassingError as error:
-                if error.busy:
-                    return
-                if more:
-                    return await self._try(more - 1)
-                raise SipoError(f"{named(TRIAL)}: {error}") from None
+                async with self._endpoint.opened() as client:
+                    scored = await self._ask(client, Pace(None), TRIAL)
+                break
             except SipoError as error:
-                raise SipoError(f"{named(TRIAL)}: {error}") from None
+                passing = isinstance(error, PassingError)
+                if passing and error.busy:
+                    return
+                if not (passing and left):
+                    raise SipoError(f"{named(TRIAL)}: {error}") from None
         if isinstance(scored, Refused):
             raise SipoError(f"refuses even {named(TRIAL)}: {scored.reason}; see the account, the model and options")
 
