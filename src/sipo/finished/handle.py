@@ -19,7 +19,7 @@ from sipo.engines.fitting import rows_for, tokens_for
 from sipo.errors import SipoError
 from sipo.finished.answering import Asked, Placed, answers_to
 from sipo.finished.built import Built, task_of
-from sipo.finished.prompts import Chat, Prompt, chats_of, listed
+from sipo.finished.prompts import Chat, Prompt, as_prompts, chats_of
 from sipo.logprobs.score import ScoreRequest
 from sipo.message import Message
 from sipo.methods.interface import Aligned, Method
@@ -291,7 +291,7 @@ class AlignedModel:
         >>> len(model.generate(["How do I swim?", "What is rain?"], max_new_tokens=8))
         2
         """
-        asked, alone = listed(prompts)
+        asked, alone = as_prompts(prompts)
         answers = self.run.generate([(prompt, self) for prompt in asked], **how)
         return answers[0] if alone else answers
 
@@ -311,7 +311,7 @@ class AlignedModel:
         >>> model.logprobs("What is rain?", "water") < 0
         True
         """
-        asked, alone = listed(prompts)
+        asked, alone = as_prompts(prompts)
         if alone:
             if not isinstance(responses, str):
                 raise SipoError(f"responses is {kind_of(responses)}; one prompt has one, a text")

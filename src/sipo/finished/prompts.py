@@ -15,7 +15,7 @@ Prompt = str | Chat
 FORMS = 'a text, or a chat: a list of {"role": ..., "content": ...}'
 
 
-def listed(prompts: "Prompt | Sequence[Prompt]") -> tuple[list[Prompt], bool]:
+def as_prompts(prompts: "Prompt | Sequence[Prompt]") -> tuple[list[Prompt], bool]:
     """The prompts, and whether it was one alone. Raises SipoError where it is neither that nor a list."""
     if isinstance(prompts, str):
         return [prompts], True

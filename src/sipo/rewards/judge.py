@@ -73,11 +73,12 @@ class JudgeScorer:
                     scored = await self._ask(client, Pace(None), TRIAL)
                 break
             except SipoError as error:
-                passing = isinstance(error, PassingError)
-                if passing and error.busy:
-                    return
-                if not (passing and left):
-                    raise SipoError(f"{named(TRIAL)}: {error}") from None
+                if isinstance(error, PassingError):
+                    if error.busy:
+                        return
+                    if left:
+                        continue
+                raise SipoError(f"{named(TRIAL)}: {error}") from None
         if isinstance(scored, Refused):
             raise SipoError(f"refuses even {named(TRIAL)}: {scored.reason}; see the account, the model and options")
 

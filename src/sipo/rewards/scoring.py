@@ -50,7 +50,7 @@ def check_rewards(
 
     Loads no weights; a judge's endpoint is asked whether it is there.
     """
-    for provider in _providers(objectives, execution or Execution(), moment):
+    for provider in _providers(objectives, execution, moment):
         with _naming(provider.scorer.name):
             provider.scorer.check()
 
@@ -81,14 +81,13 @@ def score_responses(
 
     Raises SipoError, one line with the reward, the item and the way out.
     """
-    columns: dict[str, list[float]] = {}
-    for provider in _providers(objectives, execution or Execution(), moment):
-        rows = _rows(provider, items, cache, progress or Progress(quiet=True))
-        for name, measure in provider.measures.items():
-            columns[name] = [
-                math.nan if isinstance(row, Refused) else measure.scale * row[measure.column] + measure.shift
-                for row in rows
-            ]
+    columns = {
+        name: [
+            math.nan if isinstance(row, Refused) else measure.scale * row[measure.column] + measure.shift
+            for row in rows
+        ]
+        for name, measure, rows in _asked(_providers(objectives, execution, moment), items, cache, progress)
+    }
     return {each.name: columns[each.name] for each in objectives if each.reward is not None}
 
 
@@ -98,7 +97,6 @@ def first_preferred(
     execution: Execution | None = None,
     progress: Progress | None = None,
     *,
-    cache: Path | None = None,
     moment: datetime | None = None,
 ) -> dict[str, list[float]]:
     """For each objective whose judge compares: of every item, the share of its readings in which the judge found better
@@ -106,21 +104,25 @@ def first_preferred(
 
     Nothing is asked that `score_responses` of the same items has asked.
     """
-    columns: dict[str, list[float]] = {}
-    for provider in _providers([each for each in objectives if each.compares], execution or Execution(), moment):
-        rows = _rows(provider, items, cache, progress or Progress(quiet=True))
+    comparing = _providers([each for each in objectives if each.compares], execution, moment)
+    return {
+        name: [math.nan if isinstance(row, Refused) else row[measure.first] for row in rows]
+        for name, measure, rows in _asked(comparing, items, None, progress)
+        if measure.first is not None
+    }
+
+
+def _asked(
+    providers: Sequence[Provider], items: Sequence[Item], cache: Path | None, progress: Progress | None
+) -> Iterator[tuple[str, Measure, list[Scored]]]:
+    """By objective: what its number is in a row, and the rows, one for every item."""
+    progress = progress or Progress(quiet=True)
+    for provider in providers:
+        asked = items if provider.compares else [item._replace(against=None) for item in items]
+        rows = _scored(provider.scorer, asked, cache, progress)
+        _tell_refused(provider, asked, rows, progress)
         for name, measure in provider.measures.items():
-            if (place := measure.first) is not None:
-                columns[name] = [math.nan if isinstance(row, Refused) else row[place] for row in rows]
-    return columns
-
-
-def _rows(provider: Provider, items: Sequence[Item], cache: Path | None, progress: Progress) -> list[Scored]:
-    """What the provider says of every item."""
-    asked = items if provider.compares else [item._replace(against=None) for item in items]
-    rows = _scored(provider.scorer, asked, cache, progress)
-    _tell_refused(provider, asked, rows, progress)
-    return rows
+            yield name, measure, rows
 
 
 def signed_rewards(
@@ -136,12 +138,12 @@ def signed_rewards(
     return np.stack([columns[each.name] for each in objectives], axis=1) * signs([each.maximise for each in objectives])
 
 
-def _providers(objectives: Sequence[Objective], execution: Execution, moment: datetime | None) -> list[Provider]:
+def _providers(objectives: Sequence[Objective], given: Execution | None, moment: datetime | None) -> list[Provider]:
     """What scores each objective. Where that goes by words, objectives that name the same are asked about together.
 
     Heads of one model need no such care: its numbers are filed for all heads, so the second finds the first's.
     """
-    providers, together = [], dict[str, list[Objective]]()
+    execution, providers, together = given or Execution(), [], dict[str, list[Objective]]()
     for each in objectives:
         if isinstance(each.reward, Section) and kind_of(each.reward).by_words:
             together.setdefault(f"{kind_of(each.reward).name} {each.reward.model_dump_json()}", []).append(each)
