@@ -55,6 +55,7 @@ def test_every_method_answers_a_prompt_at_every_weight() -> None:
     ]  # fmt: skip
     assert places(responses) == [all_of_a, all_of_b]
     first, second = answered(responses, ("a", "b"), 10)
+    assert answered(responses, ("a", "b"), 1) == [first], "none of whose answers come later is lost"
     assert first["prompt"] == "about x" and [each[0] for each in first["answers"]["sipo"]] == ["x0", "x1"]
     assert [each[0] for each in second["answers"]["base"]] == ["0y", "1y"], "the draw of that weight's noise"
     assert first["answers"]["sipo"][0][1:] == ([1.0, None], 2, False)

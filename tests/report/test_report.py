@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sipo.cli import forms
 from sipo.methods.registry import specs
+from sipo.pareto.across import across
 from sipo.pareto.compare import compare
 from sipo.report import fronts as tables
 from sipo.report.facts import costs
 from sipo.report.looks import looks
-from sipo.report.parts import NOTHING, alike
+from sipo.report.parts import MINUS, NOTHING, Estimated, alike
 from sipo.report.plots import attainment_png, front_png
 from sipo.report.verdict import findings, lift, verdict
 from sipo.report.yields import yields
@@ -101,7 +103,7 @@ def test_findings_follow_the_differences() -> None:
     (found,) = findings(measured)
     front = {name: each["utility"] for name, each in measured["methods"].items()}
     assert found.difference == pytest.approx(front["sipo"] - front["soups"]) == pytest.approx(0.5, abs=0.2)
-    assert found.low < found.difference < found.high and found.hypervolume > 0
+    assert found.low < found.difference < found.high
     assert (found.method, found.other, found.word) == ("sipo", "soups", "above")
 
 
@@ -109,6 +111,40 @@ def test_the_page_says_how_far_noise_lifts_hypervolumes() -> None:
     text = lift(fronts({"base": -1.0, "soups": 0.0, "sipo": 0.5}))
     assert "at most 0." in text and "It is not the same for base, of one point" in text
     assert "of one point" not in lift(fronts({"soups": 0.0, "sipo": 0.5}))
+
+
+@pytest.mark.parametrize("many", [5, 6, 8])
+def test_what_is_sampled_is_called_an_estimate_wherever_it_is_shown(many: int) -> None:
+    """A hypervolume of more than five objectives, with the digits that its standard error allows; any other as ever."""
+    rng, weights, names = np.random.default_rng(0), np.eye(many), [f"o{n}" for n in range(many)]
+    rewards = {name: 30 * rng.random((many, 1, many)) + rng.normal(size=(1, 40, many)) for name in ("mod", "sipo")}
+    maximise, sampled = dict.fromkeys(names, True), many > 5
+    objectives = [{"name": name, "direction": "maximize"} for name in names]
+    found = {"objectives": objectives, **compare(rewards, weights, maximise, times=20)}
+    seeds = [across([rewards] * count, weights, maximise, times=20) for count in (1, 2)]
+    title, columns, rows = tables.in_short(found["methods"])
+    assert ("estimated" in title) is ("hypervolume, estimated" in columns) is sampled
+    assert all(isinstance(cell, str) is sampled for row in rows for cell in row[4:7])
+    assert ("its standard error, " in lift(found)) is sampled
+    shown = [tables.measures(found), tables.differences(found)]
+    for each in seeds:
+        shown += [table for _, table in forms.tables(maximise, {"left_out": 0, "remarks": [], **each})[:2]]
+    for table in shown:
+        (column,) = [column for column in table.columns if column.startswith("hypervolume")]
+        assert ("estimated" in column) is sampled
+        cells = [row[list(table.columns).index(column)] for row in table.rows]
+        assert cells and all(isinstance(cell, Estimated) is sampled for cell in cells)
+
+
+@pytest.mark.parametrize("error", [3e-9, 0.0004, 0.02, 0.7, 1.0, 45.0, 30_000.0])
+def test_an_estimate_has_the_digits_that_its_error_allows(error: float) -> None:
+    for value in np.array([3.21, -81.4, 0.2, 1234.5]) * error:
+        texts = Estimated(value, value - 2 * error, value + 2 * error, error).texts()
+        unit = 10.0 ** np.floor(np.log10(error))
+        numbers = np.array([float(text.replace(",", "").replace(MINUS, "-")) for text in texts])
+        assert np.abs(numbers - [value, value - 2 * error, value + 2 * error]).max() <= 1.001 * unit / 2
+        assert numbers / unit == pytest.approx(np.round(numbers / unit), abs=1e-6)
+    assert Estimated(2.0, 1.0, 3.0, 0.0).texts() == alike(2.0, 1.0, 3.0)
 
 
 def test_every_number_has_a_column() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sipo.plain import markdown_table, plain
 from sipo.progress import Progress, say, say_json
+from sipo.report.fronts import covered, covering
 from sipo.report.measure import CAVEAT, LABELS, REWARDS, measure_of
 from sipo.report.parts import Measured, Table, shares
 from sipo.words import quantity
@@ -21,7 +22,7 @@ def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple
         [
             name,
             Measured(each["utility"], *each["utility_interval"]),
-            Measured(each["hypervolume_corrected"], *each["hypervolume_interval"]),
+            covered(each),
             *(each["control"][objective] for objective in maximise if steered),
         ]
         for name, each in found["methods"].items()
@@ -35,7 +36,7 @@ def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple
             each["detectable"],
             each["is"],
             each["because"] or None,
-            Measured(each["hypervolume_corrected"], *each["hypervolume_interval"]),
+            covered(each),
             each["over_prompts"],
             each["over_seeds"],
         ]
@@ -51,8 +52,9 @@ def tables(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> list[tuple
     compared_by = ["methods", f"mean utility [{interval}]", "p, Holm", "could be seen", "the first is", "because"]
     variances = ("error over prompts", "deviation over seeds")
     means = [f"{name}, {'larger' if larger else 'smaller'} is better [{interval}]" for name, larger in maximise.items()]
-    columns = ["method", f"mean utility [{interval}]", f"hypervolume [{interval}]", *kendall]
-    pairs = Table([*compared_by, f"hypervolume [{interval}]", *variances], differences)
+    column = covering(found["methods"].values())
+    columns = ["method", f"mean utility [{interval}]", f"{column} [{interval}]", *kendall]
+    pairs = Table([*compared_by, f"{column} [{interval}]", *variances], differences)
     return [
         (f"Fronts ({size}; hypervolume above {corner}; control is Kendall's tau)", Table(columns, fronts)),
         *([("Differences of every two methods", pairs)] if differences else []),
@@ -105,6 +107,8 @@ def _as_markdown(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None
         say(note)
 
 
+SAMPLED = ("hypervolume_error",)
+"""What there is of hypervolumes that are estimates alone."""
 LATEX = str.maketrans({
     **{mark: f"\\{mark}" for mark in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}", "\N{MINUS SIGN}": "$-$", "\N{EN DASH}": "--", "\N{NO-BREAK SPACE}": "~",
@@ -134,6 +138,7 @@ def _as_csv(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:
         lines.writerow(["method", name, "", "utility", each["utility"], *each["utility_interval"]])
         ends = each["hypervolume_interval"]
         lines.writerow(["method", name, "", "hypervolume", each["hypervolume_corrected"], *ends])
+        lines.writerows(["method", name, "", key, each[key], "", ""] for key in SAMPLED if key in each)
         lines.writerows(["method", name, "", f"control {n}", tau, "", ""] for n, tau in each["control"].items())
         for point in each["points"]:
             at = json.dumps(point["weights"])
@@ -142,8 +147,8 @@ def _as_csv(maximise: Mapping[str, bool], found: Mapping[str, Any]) -> None:
         lines.writerow(["difference", name, "", "utility", each["utility"], *each["utility_interval"]])
         ends = each["hypervolume_interval"]
         lines.writerow(["difference", name, "", "hypervolume", each["hypervolume_corrected"], *ends])
-        keys = ("p", "detectable", "is", "because", "over_prompts", "over_seeds")
-        lines.writerows(["difference", name, "", key, each[key], "", ""] for key in keys)
+        keys = (*SAMPLED, "p", "detectable", "is", "because", "over_prompts", "over_seeds")
+        lines.writerows(["difference", name, "", key, each[key], "", ""] for key in keys if key in each)
     print(told.getvalue(), end="")
 
 

@@ -101,6 +101,7 @@ def _over_seeds(
             "detectable": tests[name].detectable(len(paired)),
             "hypervolume_corrected": hypervolume,
             "hypervolume_interval": tuple(ends),
+            **_sampled([each["differences"][name] for each in alone]),
             "still": still,
             "is": said,
             "because": because,
@@ -123,10 +124,19 @@ def _method(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key, interval in (("utility", "utility_interval"), ("hypervolume_corrected", "hypervolume_interval")):
         found[key], *ends = t_interval([each[key] for each in seeds])
         found[interval] = tuple(ends)
+    found |= _sampled(seeds)
     for key in ("control", "ranges"):
         found[key] = {name: _mean([each[key][name] for each in seeds]) for name in seeds[0][key]}
     found["points"] = [_point(points) for points in zip(*(each["points"] for each in seeds), strict=True)]
     return found
+
+
+def _sampled(seeds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The standard error of a mean of hypervolumes that are estimates: all are sampled by the same points, so it is no
+    smaller than theirs. Seeds tell the interval, which holds it.
+    """
+    key = "hypervolume_error"
+    return {key: float(np.mean([each[key] for each in seeds]))} if key in seeds[0] else {}
 
 
 def _point(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -27,15 +27,17 @@ def answered(responses: Sequence[Response], objectives: Sequence[str], limit: in
     at = {shares(weights): place for place, weights in enumerate(places(responses))}
     prompts: dict[str, dict[str, Any]] = {}
     for each in responses:
-        if each.index:
+        if each.index or (each.prompt not in prompts and len(prompts) == limit):
             continue
         found = prompts.setdefault(each.prompt, {"prompt": each.text, "answers": {}})
         place = each.draw if each.weights is None else at[shares(each.weights)]
         rewards = [each.rewards[name] for name in objectives]
         answer: Answer = (each.response, rewards, each.length, not each.finished)
         found["answers"].setdefault(each.method, {})[place] = answer
-    shown = list(prompts.values())[:limit]
-    return [{**each, "answers": {name: _in_order(mine) for name, mine in each["answers"].items()}} for each in shown]
+    return [
+        {**each, "answers": {name: _in_order(mine) for name, mine in each["answers"].items()}}
+        for each in prompts.values()
+    ]
 
 
 def _in_order(answers: dict[int, Answer]) -> list[Answer]:

@@ -1,12 +1,12 @@
 """The fronts in numbers."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sipo.pareto.control import least_kept
 from sipo.report.measure import CAVEAT, LABELS, measure_of
-from sipo.report.parts import Cell, Measured, Table, share, shares
+from sipo.report.parts import Cell, Estimated, Measured, Table, share, shares
 from sipo.report.verdict import findings
 from sipo.words import quantity
 
@@ -18,15 +18,27 @@ def measures(fronts: Mapping[str, Any]) -> Table:
     against = {each.other: each for each in findings(fronts) if each.method == "sipo"}
     columns = ["method", "points", f"mean utility [{INTERVAL}]"]
     columns += [f"sipo less this [{INTERVAL}]", "sipo is"] if against else []
-    columns += [f"hypervolume [{INTERVAL}]", "least range kept"]
+    columns += [f"{covering(fronts['methods'].values())} [{INTERVAL}]", "least range kept"]
     rows: list[list[Cell]] = []
     for name, front in fronts["methods"].items():
         row: list[Cell] = [name, len(front["points"]), Measured(front["utility"], *front["utility_interval"])]
         if against:
             found = against.get(name)
             row += [Measured(found.difference, found.low, found.high), found.word] if found else [None, None]
-        rows.append([*row, Measured(front["hypervolume_corrected"], *front["hypervolume_interval"]), kept(front)])
+        rows.append([*row, covered(front), kept(front)])
     return Table(columns, rows)
+
+
+def covering(found: Iterable[Mapping[str, Any]]) -> str:
+    """What a column of hypervolumes is called: of methods, or of their differences."""
+    return "hypervolume, estimated" if any("hypervolume_error" in each for each in found) else "hypervolume"
+
+
+def covered(found: Mapping[str, Any]) -> Measured | Estimated:
+    """A hypervolume, or a difference of two, without what noise adds; an estimate where there are many objectives."""
+    value, (low, high) = found["hypervolume_corrected"], found["hypervolume_interval"]
+    error = found.get("hypervolume_error")
+    return Measured(value, low, high) if error is None else Estimated(value, low, high, error)
 
 
 def kept(front: Mapping[str, Any]) -> str | None:
@@ -40,12 +52,15 @@ def in_short(methods: Mapping[str, Any]) -> tuple[str, list[str], list[list[Any]
     rows = [
         [
             *(name, each["utility"], *each["utility_interval"]),
-            *(each["hypervolume_corrected"], *each["hypervolume_interval"], kept(each) or "-"),
+            *(cover.texts() if isinstance(cover, Estimated) else cover),
+            kept(each) or "-",
         ]
         for name, each in methods.items()
+        for cover in [covered(each)]
     ]
-    title = "mean utility, and hypervolume without what noise adds, with 95 % intervals (larger is better)"
-    return title, ["method", "utility", "low", "high", "hypervolume", "low", "high", "least range kept"], rows
+    column = covering(methods.values())
+    title = f"mean utility, and {column}, without what noise adds, with 95 % intervals (larger is better)"
+    return title, ["method", "utility", "low", "high", column, "low", "high", "least range kept"], rows
 
 
 def shapes(fronts: Mapping[str, Any]) -> Table:
@@ -102,12 +117,12 @@ def differences(fronts: Mapping[str, Any]) -> Table:
             each.detectable,
             each.word,
             each.because or None,
-            Measured(each.hypervolume, each.hypervolume_low, each.hypervolume_high),
+            covered(difference),
         ]
-        for each in findings(fronts)
+        for each, difference in zip(findings(fronts), fronts["differences"].values(), strict=True)
     ]
     columns = ["methods", f"mean utility [{INTERVAL}]", "p, Holm", "could be seen", "the first is", "because"]
-    return Table([*columns, f"hypervolume [{INTERVAL}]"], rows)
+    return Table([*columns, f"{covering(fronts['differences'].values())} [{INTERVAL}]"], rows)
 
 
 def points(fronts: Mapping[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import floor, inf, log10
 from typing import NamedTuple
 
 MINUS = "\N{MINUS SIGN}"
@@ -16,7 +17,27 @@ class Measured(NamedTuple):
     high: float
 
 
-Cell = str | int | float | Measured | None
+class Estimated(NamedTuple):
+    """The same of what is an estimate by sampling, with its standard error, which allows it so many digits."""
+
+    value: float
+    low: float
+    high: float
+    error: float
+
+    def texts(self) -> list[str]:
+        """Value, low and high end."""
+        if not 0 < self.error < inf:
+            return alike(self.value, self.low, self.high)
+        place = floor(log10(self.error))
+        numbers = [round(number, -place) for number in self[:3]]
+        if place >= -6:
+            return [_text(number, max(0, -place)) for number in numbers]
+        figures = [max(0, floor(log10(abs(number) or self.error)) - place) for number in numbers]
+        return [f"{number:.{more}e}".replace("-", MINUS) for number, more in zip(numbers, figures, strict=True)]
+
+
+Cell = str | int | float | Measured | Estimated | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +118,9 @@ def _text(cell: Cell, digits: int) -> str:
         return NOTHING
     if isinstance(cell, str):
         return cell
+    if isinstance(cell, Estimated):
+        value, low, high = cell.texts()
+        return f"{value} [{low}, {high}]"
     if isinstance(cell, Measured):
         value, low, high = (_text(part, digits) for part in cell)
         return f"{value} [{low}, {high}]"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sipo.pareto.verdicts import Word
-from sipo.report.parts import alike, number
+from sipo.report.parts import Estimated, alike, number
 from sipo.words import listed, quantity
 
 SPELLED_OUT = 4
@@ -26,10 +26,6 @@ class Finding:
     """After Holm's correction for all pairs of the run."""
     detectable: float | None
     """The difference that the test finds among all pairs in four of five such runs."""
-    hypervolume: float
-    """Without what noise adds."""
-    hypervolume_low: float
-    hypervolume_high: float
     word: Word
     because: str
     """What forbids to say more."""
@@ -50,7 +46,6 @@ def findings(fronts: Mapping[str, Any]) -> list[Finding]:
     for names, each in fronts["differences"].items():
         method, other = names.split(" - ", 1)
         low, high = each["utility_interval"]
-        below, above = each["hypervolume_interval"]
         found.append(
             Finding(
                 method,
@@ -60,9 +55,6 @@ def findings(fronts: Mapping[str, Any]) -> list[Finding]:
                 high,
                 each["p"],
                 each["detectable"],
-                each["hypervolume_corrected"],
-                below,
-                above,
                 each["is"],
                 each["because"],
             )
@@ -90,13 +82,20 @@ def lift(fronts: Mapping[str, Any]) -> str:
     """How much noise adds to the hypervolumes, in words."""
     lifted = {name: each["hypervolume"] - each["hypervolume_corrected"] for name, each in fronts["methods"].items()}
     most = max(lifted, key=lambda name: lifted[name])
-    taken, of_it = alike(max(lifted[most], 0.0), fronts["methods"][most]["hypervolume"])
+    error = fronts["methods"][most].get("hypervolume_error", 0.0)
+    taken, of_it, _ = Estimated(max(lifted[most], 0.0), fronts["methods"][most]["hypervolume"], 0.0, error).texts()
     single = [name for name, each in fronts["methods"].items() if len(each["points"]) == 1]
     said = (
         "Noise in the points of a front lifts its hypervolume, the more the closer they are to each other, and more "
         "prompts do not cure it. The bootstrap's estimate of that is taken off, and counts in the interval as an error "
         f"of its size; at most {taken} of {of_it}, of {most}."
     )
+    if error:
+        standard = number(float(f"{error:.1g}"))
+        said += (
+            f" Of {len(fronts['objectives'])} objectives a hypervolume is itself an estimate, by sampling; its "
+            f"standard error, {standard} for {most}, counts in the interval, and no digits beyond it are shown."
+        )
     if single and len(single) < len(lifted):
         said += f" It is not the same for {' and '.join(single)}, of one point: compare by utility."
     return said

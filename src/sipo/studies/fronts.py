@@ -15,6 +15,7 @@ from sipo.methods.registry import find
 from sipo.pareto.bootstrap import Array, Resamples, corrected, percentile_interval, resampled_means
 from sipo.pareto.compare import MEASURES, dominated_shares, front_indicators
 from sipo.pareto.control import NARROW, ranges, start_of
+from sipo.pareto.hypervolume import hypervolumes, standard_error
 from sipo.pareto.indicators import beyond, mean_utility, unit_ranges
 from sipo.pareto.verdicts import OPPOSED, Difference, decide, holm, mean_difference, moving, undecided
 from sipo.progress import Progress
@@ -114,7 +115,9 @@ class FrontStudy:
         outside = sum(each["beyond"] for seed in seeds for each in seed["arms"].values())
         corner = ", ".join(f"{name} {value:.3g}" for name, value in seeds[0]["reference_point"].items())
         note = f"; {outside} points lie beyond the reference and add nothing to it" if outside else ""
-        title = f"Fronts, hypervolume above {corner} ({unit}{note})"
+        error = max(each.get("hypervolume_error", 0.0) for seed in seeds for each in seed["arms"].values())
+        sampled = f", estimated to a standard error of {error:.1g}," if error else ""
+        title = f"Fronts, hypervolume{sampled} above {corner} ({unit}{note})"
         tables = [
             Table(title, ["arm", *MEASURES, "least range kept", "tokens"], measured),
             Table("Their shapes", ["arm", *means, *moved, "epsilon", "IGD+", "dominated"], shapes),
@@ -148,6 +151,7 @@ def indicators_of(fronts: Mapping[str, Front], config: Config, corner_N: Array) 
         label: {
             "points": mine.tolist(),
             "hypervolume": float(values[label]["hypervolume"][0]),
+            "hypervolume_error": standard_error(hypervolumes(mine[None], corner_N, config.maximise)[0]),
             "utility": float(values[label]["utility"][0]),
             "epsilon": float(values[label]["additive_epsilon"][0]),
             "igd_plus": float(values[label]["igd_plus"][0]),
