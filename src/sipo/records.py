@@ -184,14 +184,11 @@ def rewards_of(points: Sequence[Sequence[Measured]], objectives: Sequence[str]) 
 
 def _by_prompt(responses: Sequence[Measured], objectives: tuple[str, ...]) -> Array:
     """[prompts, N]"""
-    by_prompt: dict[str, list[list[float | None]]] = {}
-    for each in responses:
-        by_prompt.setdefault(each.prompt, []).append([each.rewards[name] for name in objectives])
-    return np.stack([_mean_of_known(np.array(by_prompt[key], dtype=float)) for key in sorted(by_prompt)])
-
-
-def _mean_of_known(values_R_N: Array) -> Array:
+    places = {prompt: place for place, prompt in enumerate(sorted({each.prompt for each in responses}))}
+    at_R = np.array([places[each.prompt] for each in responses])
+    values_R_N = np.array([[each.rewards[name] for name in objectives] for each in responses], dtype=float)
     is_known = ~np.isnan(values_R_N)
-    count = is_known.sum(axis=0)
-    total = np.where(is_known, values_R_N, 0.0).sum(axis=0)
+    count, total = np.zeros((2, len(places), len(objectives)))
+    np.add.at(count, at_R, is_known)
+    np.add.at(total, at_R, np.where(is_known, values_R_N, 0.0))
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))

@@ -39,6 +39,16 @@ def test_ten_thousand_rows_fit_and_more_than_fits_is_left_out_from_the_end() -> 
     assert pack_list(records[:1], room=1)[1] == 1 and pack_list([], room=1)[1] == 0
 
 
+def test_what_repeats_itself_is_left_out_where_a_browser_could_not_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sipo.report.pack.UNPACKED", 1000)
+    records = [{"id": i, "text": "a" * 100} for i in range(50)]
+    packed, count = pack_list(records, ROOM["cases"], about="them")
+    assert 5 < count < 10 and unpacked(f"<template data-pack>{packed}</template>") == [
+        {"about": "them", "records": records[:count]}
+    ]
+    assert pack_list([{"text": "a" * 2000}] * 2, ROOM["cases"])[1] == 1
+
+
 def answer(method: str, prompt: str, weights: dict[str, float] | None, text: str, **more: int) -> Response:
     return Response(
         method, weights, prompt, f"about {prompt}", more.get("index", 0), text, len(text), more.get("cut", 0) == 0,

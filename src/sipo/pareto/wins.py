@@ -78,18 +78,19 @@ def at_equal_length(
     wins_K, longer_K, groups = np.asarray(wins_K, float), np.asarray(longer_K, float), np.asarray(groups_K)
     count, prompts = int(groups.max()) + 1, np.unique(prompts_K, return_inverse=True)[1]
     spread = float(np.sqrt(np.mean(longer_K**2)))
-    design = np.zeros((len(wins_K), count + 1))
-    design[np.arange(len(wins_K)), groups] = 1.0
-    design[:, count] = np.tanh(longer_K / spread) if spread else 0.0
-    values, _ = _logistic(design, wins_K)
+    length = np.tanh(longer_K / spread) if spread else np.zeros(len(wins_K))
+    values, _ = _logistic(groups, length, wins_K)
 
-    design = np.concatenate([design, np.repeat(np.eye(count, count + 1), len(PSEUDO), axis=0)])
+    groups = np.concatenate([groups, np.repeat(np.arange(count), len(PSEUDO))])
+    length = np.concatenate([length, np.zeros(count * len(PSEUDO))])
     wins_K = np.concatenate([wins_K, np.tile(PSEUDO, count)])
     units = int(prompts.max()) + 1
     unit_of = np.concatenate([prompts, units + np.arange(count * len(PSEUDO))])
-    centre, curvature = _logistic(design, wins_K)
+    centre, curvature = _logistic(groups, length, wins_K)
+    left_K = wins_K - expit(centre[groups] + centre[count] * length)
     scores_U_F = np.zeros((int(unit_of.max()) + 1, count + 1))
-    np.add.at(scores_U_F, unit_of, design * (wins_K - expit(design @ centre))[:, None])
+    np.add.at(scores_U_F, (unit_of, groups), left_K)
+    scores_U_F[:, count] = np.bincount(unit_of, length * left_K)
     half_F = np.sqrt(np.diag(np.linalg.solve(curvature, np.linalg.solve(curvature, scores_U_F.T @ scores_U_F).T)))
     half_F *= stdtrit(units - 1, (1 + level) / 2) if units > 1 else inf
     rates = []
@@ -99,13 +100,21 @@ def at_equal_length(
     return rates, float(values[count])
 
 
-def _logistic(design_K_F: Array, wins_K: Array) -> tuple[Array, Array]:
-    """Parameters [F] and the curvature [F, F] there."""
-    parameters, ridge = np.zeros(design_K_F.shape[1]), RIDGE * np.eye(design_K_F.shape[1])
+def _logistic(groups_K: NDArray[np.intp], length_K: Array, wins_K: Array) -> tuple[Array, Array]:
+    """A parameter for each group and then that of length [F], and the curvature [F, F] there."""
+    parameters = np.zeros(int(groups_K.max()) + 2)
+
+    def sums(values_K: Array) -> Array:
+        """[F] of the values by group, and times length."""
+        return np.append(np.bincount(groups_K, values_K), length_K @ values_K)
+
     for _ in range(ROUNDS):
-        says_K = expit(design_K_F @ parameters)
-        slope = design_K_F.T @ (wins_K - says_K) - RIDGE * parameters
-        curvature = (design_K_F * (says_K * (1 - says_K))[:, None]).T @ design_K_F + ridge
+        says_K = expit(parameters[groups_K] + parameters[-1] * length_K)
+        slope = sums(wins_K - says_K) - RIDGE * parameters
+        spread_K = says_K * (1 - says_K)
+        curvature = np.diag(sums(spread_K) + RIDGE)
+        curvature[-1] = curvature[:, -1] = sums(spread_K * length_K)
+        curvature[-1, -1] += RIDGE
         step = np.linalg.solve(curvature, slope)
         parameters += step * min(1.0, 4.0 / max(4.0, float(np.abs(step).max())))
         if float(np.abs(step).max()) < 1e-9:

@@ -14,22 +14,38 @@ from sipo.plain import plain
 
 ROOM = {"answers": 6_000_000, "cases": 12_000_000}
 """Characters of the page that a list may fill: with both of them the page stays below 20 MB."""
+UNPACKED = 100_000_000
+"""Characters of a list that a browser is asked to hold: what repeats itself takes next to no room packed."""
 
 
 def pack(value: Any) -> Markup:
     """JSON, deflated, in base64, which holds no markup; `unpack` in unpack.js reads it."""
-    text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(b64encode(zlib.compress(text.encode())).decode())
+    return _packed(_json(value))
 
 
 def pack_list(records: Sequence[Any], room: int, **about: Any) -> tuple[Markup, int]:
-    """The records, as many from the first as there is room for, and how many those are."""
-    count = len(records)
+    """The records, as many from the first as there is room for, and how many those are; one at least."""
+    head, texts, left = _json({**about, "records": []})[:-2], list[str](), UNPACKED
+    for record in records:
+        text = _json(record)
+        left -= len(text)
+        if left < 0 and texts:
+            break
+        texts.append(text)
+    count = len(texts)
     while True:
-        packed = pack({**about, "records": records[:count]})
+        packed = _packed(f"{head}{','.join(texts[:count])}]}}")
         if len(packed) <= room or count <= 1:
             return packed, count
         count = max(1, min(count - 1, int(0.95 * count * room / len(packed))))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _packed(text: str) -> Markup:
+    return Markup(b64encode(zlib.compress(text.encode())).decode())
 
 
 def _plain(value: Any) -> Any:
