@@ -19,7 +19,7 @@ from sipo.engines.batched import Texts
 from sipo.engines.probe import find_routes
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import ScoreRequest, score_rows
-from sipo.memory import UNBOUND, Pieces
+from sipo.memory import UNBOUND, Pieces, is_full
 from sipo.models.load import load_backbone
 from sipo.settings import Decoding, Execution, Model, Training
 from sipo.training import loop
@@ -225,6 +225,19 @@ def test_what_was_broken_off_is_let_go(bank: Bank, policies: list[Adapter]) -> N
             assert not Pieces("rows", None).within(2, compute, fewer)
         finally:
             hook.remove()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "std::bad_alloc",
+    ],
+)
+def test_libraries_say_in_words_of_their_own_that_memory_is_full(line: str) -> None:
+    assert is_full(RuntimeError(line)) and not is_full(ValueError(line))
 
 
 @pytest.mark.parametrize("error", [FULL, RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])

@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 UNBOUND = 2**62
 """More than anything counts to."""
-ALLOCATION = re.compile("can't allocate memory|out of memory")
-"""In what torch raises on a processor, and in some libraries on a GPU."""
+ALLOCATION = re.compile("can't allocate memory|out of memory|std::bad_alloc|STATUS_ALLOC_FAILED")
+"""In what torch raises on a processor, and what libraries below it raise, cuBLAS and cuDNN among them."""
 T = TypeVar("T")
 B = TypeVar("B", bound="Divisible")
 

@@ -192,6 +192,11 @@ def test_the_verdict_is_the_same_in_16_bits(family: str, widened: bool, monkeypa
     [
         ("rwkv", {"vocab_size": 96, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2}, "cache"),
         ("mamba", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, "in_proj"),
+        (
+            "recurrent_gemma",  # its layers hold the state of whoever was read last
+            {**LLAMA, "block_types": ["recurrent", "attention"], "attention_window_size": 8, "lru_width": 32},
+            "cache",
+        ),
         ("bert", {**LLAMA, "is_decoder": True}, "between"),
         ("bert-generation", LLAMA, "later ones"),
         ("deepseek_v32", {**LLAMA, **LATENT, "index_n_heads": 2, "index_head_dim": 8}, "not supported"),

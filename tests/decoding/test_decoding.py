@@ -352,6 +352,26 @@ def test_answers_come_in_order_in_bounded_batches_and_once(
     assert sizes == [*batches, *batches[2:]], "what is left is planned as if nothing had been done"
 
 
+@pytest.mark.parametrize("rows", [3, 5, 40])
+def test_no_forward_has_more_rows_than_are_decoded_at_once(bank: Bank, policies: list[Adapter], rows: int) -> None:
+    """Also where prompts begin alike and there are more models than rows."""
+    weights = [(i / 8, (8 - i) / 8, 0.0) for i in range(8)]
+    prompts = [(*range(20, 40), 40 + length) for length in range(len(weights))]
+    requests = [Request(prompt, at_soup(w)) for prompt, w in zip(prompts, weights, strict=True)]
+    requests.append(Request((*range(20, 40), 50, 51), at_mod((0.2, 0.3, 0.5))))
+    seen = list[int]()
+    with bank.mounted(policies):
+        whole = decode_function(bank, requests, Decoding(), 9, ())
+        hook = bank.model.base_model.register_forward_pre_hook(
+            lambda _, __, named: seen.append(len(named["input_ids"])), with_kwargs=True
+        )
+        try:
+            assert decode_function(bank, requests, Decoding(), 9, (), rows=rows) == whole
+        finally:
+            hook.remove()
+    assert max(seen) <= rows
+
+
 def test_a_mixture_of_more_rows_than_a_batch_still_runs(bank: Bank, policies: list[Adapter], tmp_path: Path) -> None:
     asked = [Request(prompt, at_mod((0.2, 0.3, 0.5))) for prompt in PROMPTS["apart"]]
     engine, span = Local(Execution(decode_rows=2), bank), Span(bank.backbone.settings, tuple(policies))

@@ -49,7 +49,7 @@ def decode(
     waiting = deque(answers)
     rows = rows or sum(answer.rows for answer in answers)
     refilled = rows < sum(answer.rows for answer in answers)
-    running = Running(bank, stops, stem_of(bank, requests) if refilled else None)
+    running = Running(bank, stops, stem_of(bank, requests, rows) if refilled else None)
     while running or waiting:
         running.join(_next(waiting, running, rows))
         for go_on in (running.read, running.step):

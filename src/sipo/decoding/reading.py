@@ -34,12 +34,16 @@ class Stem:
     """Of a row for each point."""
 
 
-def stem_of(bank: Bank, requests: Sequence[Request]) -> Stem | None:
-    """None where they have nothing in common that would be spared, or the model does not let it be shared."""
+def stem_of(bank: Bank, requests: Sequence[Request], most: int) -> Stem | None:
+    """None where they have nothing in common that would be spared, the model does not let it be shared, or they are of
+    more points than the `most` rows that are computed at once.
+    """
     if not bank.routes.mixes:
         return None
     rows = list(dict.fromkeys(_rows(requests)))
     shared, points = _shared(rows), _points(rows)
+    if len(points) > most:
+        return None
     cache = bank.cache(Sharing.by([None for _ in points], bank.device))
     if not (shared and cache.joins):
         return None

@@ -157,7 +157,8 @@ class _Probe:
         return max(_apart(*pair) for pair in zip(logits.split([len(each) for each in plain]), plain, strict=True))
 
     def _decoded(self) -> float:
-        """Both prompts as mixtures, one again as a single point; another joins the batch, and the first leaves it."""
+        """Both prompts as mixtures, one again as a single point; another joins the batch, or is read beside it, and the
+        first leaves it."""
         both = Mixture(self.points, (1 / len(self.points),) * len(self.points))
         one = replace(both, points=self.points[:1], weights=(1.0,))
         mixes, groups = self.bank.routes.mixes, [self.second, self.first, self.first, self.second]
@@ -169,6 +170,8 @@ class _Probe:
         for time in range(5):
             if time == 1 and mixes and batch.cache.joins:
                 batch, live = batch.joined(prefill(self.bank, asked[3:])), [*live, 3]
+            elif time == 1:  # others write in turn: what a model keeps must be in the batch, not in its own layers
+                prefill(self.bank, [Request(self.second.prompt, one)])
             at = [time - (request == 3) for request in live]
             plain = [
                 self.plain[groups[r].prompt, groups[r].responses[0], point][step]
