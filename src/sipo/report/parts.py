@@ -31,7 +31,7 @@ class Estimated(NamedTuple):
             return alike(self.value, self.low, self.high)
         place = floor(log10(self.error))
         numbers = [round(number, -place) for number in self[:3]]
-        if place >= -6:
+        if -6 <= place <= 2:  # zeros at the end would pass for digits
             return [_text(number, max(0, -place)) for number in numbers]
         figures = [max(0, floor(log10(abs(number) or self.error)) - place) for number in numbers]
         return [f"{number:.{more}e}".replace("-", MINUS) for number, more in zip(numbers, figures, strict=True)]
