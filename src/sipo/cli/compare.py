@@ -93,7 +93,7 @@ def of_files(places: Sequence[Path], minimise: Sequence[str]) -> Compared:
     seeds: dict[str, list[Response]] = {}
     names: tuple[str, ...] | None = None
     steered: dict[str, bool] = {}
-    asked: list[Weight] = []
+    asked: dict[Weight, Weight] = {}
     for place in places:
         for at, record in read_records(place):
             try:
@@ -120,9 +120,11 @@ def _of_both_kinds(response: Response) -> str:
     )
 
 
-def _parsed(record: Any, method: str, names: tuple[str, ...] | None, asked: list[Weight]) -> tuple[str, Response]:
-    """The seed and the answer that a line holds. `asked` are the weights so far: what is one of them but for rounding
-    is that one, and another is added.
+def _parsed(
+    record: Any, method: str, names: tuple[str, ...] | None, asked: dict[Weight, Weight]
+) -> tuple[str, Response]:
+    """The seed and the answer that a line holds. `asked` has the weights so far, as they were given, and of each the
+    first that it is but for rounding; another is added.
     """
     if not isinstance(record, dict):
         form = 'write {"prompt": ..., "response": ..., "rewards": {"a": 0.5}}, one a line'
@@ -143,9 +145,9 @@ def _parsed(record: Any, method: str, names: tuple[str, ...] | None, asked: list
         if not isinstance(weights, dict):
             raise SipoError(f"weights is {kind_of(weights)}; give a share for each objective, or null")
         given = as_weight(weights, names, "weights")
-        weight = next((each for each in asked if is_near(each, given)), given)
-        if weight is given:
-            asked.append(given)
+        if given not in asked:
+            asked[given] = next((each for each in dict.fromkeys(asked.values()) if is_near(each, given)), given)
+        weight = asked[given]
         weights = dict(zip(names, weight, strict=True))
     if isinstance(draw, bool) or not isinstance(draw, int):
         raise SipoError(f"draw is {kind_of(draw)}; give a whole number, or leave it out")

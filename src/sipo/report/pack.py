@@ -14,7 +14,7 @@ from sipo.plain import plain
 
 ROOM = {"answers": 6_000_000, "cases": 12_000_000}
 """Characters of the page that a list may fill: with both of them the page stays below 20 MB."""
-UNPACKED = 100_000_000
+UNPACKED = 50_000_000
 """Characters of a list that a browser is asked to hold: what repeats itself takes next to no room packed."""
 
 

@@ -54,7 +54,8 @@ class Evaluate(Section):
 
 class Report(Section):
     cases: Positive = 10_000
-    """Held-out prompts, and rows worked on, whose texts the page has, at most; fewer where it would be over 20 MB."""
+    """Held-out prompts, and rows worked on, whose texts the page has, at most; fewer where it would be over 20 MB, or
+    unpacked over 50 MB a list."""
     title: str | None = None
     """Of the page; null is the run's name."""
 
