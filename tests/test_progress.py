@@ -71,6 +71,23 @@ def test_what_an_earlier_try_did_is_no_part_of_the_rate(clock: Clock) -> None:
     assert str(meter) == "98 of 100, 0.5/s, 10 s, about 4 s left"
 
 
+def test_the_wait_for_the_first_results_is_not_taken_for_their_pace(clock: Clock) -> None:
+    """Batches of ten, after a model was loaded for a minute; a few large pieces have their pace from the first on."""
+    meter = Meter("texts", 200)
+    clock.now += 66
+    meter.add(1)
+    assert meter.left is None and str(meter) == "1 of 200, 66 s"
+    meter.add(9)
+    assert meter.left is None
+    clock.now += 6
+    meter.add(1)
+    assert meter.left == pytest.approx(189 * 6 / 10)
+    few = Meter("policies", 5)
+    clock.now += 600
+    few.add(1)
+    assert few.left == pytest.approx(4 * 600)
+
+
 def test_nothing_is_said_of_the_end_before_anything_is_known(clock: Clock) -> None:
     meter = Meter("draws", 100)
     clock.now += 0.5

@@ -24,6 +24,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 """Between two times that others are told, by a file, how far the work has come."""
 FIRST_GUESS = 3.0
 """Seconds of work before anything is said of the time that is left: the first units are not like the others."""
+SOME = 0.1
+"""Share of the work by which all of its time tells how long the rest takes, that of its beginning included."""
 
 
 def say(text: str) -> None:
@@ -101,10 +103,16 @@ class Meter:
 
     def __post_init__(self) -> None:
         self._before = self.done
+        self._first: tuple[float, float] | None = None
+        """When the first units of this process came, and how many were done by then."""
 
     def add(self, units: float, again: bool = False) -> None:
         self.done += units
         self._before += units if again else 0
+        if again and self._first:
+            self._first = self._first[0], self._first[1] + units
+        elif self._first is None and not again:
+            self._first = time.monotonic(), self.done
 
     @property
     def seconds(self) -> float:
@@ -117,18 +125,27 @@ class Meter:
 
     @property
     def left(self) -> float | None:
-        """Seconds; None where it is too early to say."""
-        known = self.rate > 0 and (self.seconds >= FIRST_GUESS or self.done >= self.total)
-        return max(self.total - self.done, 0) / self.rate if known else None
+        """Seconds; None where it is too early to say: the first of a batch comes when all of it is computed, and after
+        models were loaded.
+        """
+        if self.done >= self.total:
+            return 0.0
+        came, by_then = self._first or (self.began, self.done)
+        since = time.monotonic() - came
+        if since >= FIRST_GUESS and self.done > by_then:
+            return (self.total - self.done) * since / (self.done - by_then)
+        some = self.done - self._before >= SOME * (self.total - self._before)
+        return (self.total - self.done) / self.rate if some and self.seconds >= FIRST_GUESS else None
 
     def __str__(self) -> str:
         said = [f"{self.done:,.0f} of {self.total:,.0f}{self.unit and f' {self.unit}'}"]
         said += [f"{name} {value:.3f}" for name, value in self.numbers.items()]
-        if self.done > self._before:
+        left = self.left
+        if self.done > self._before and (left is not None or self.seconds < FIRST_GUESS):
             said.append(f"{self.rate:,.3g}/s")
         said.append(duration(self.seconds))
-        if self.left:
-            said.append(f"about {duration(self.left)} left")
+        if left:
+            said.append(f"about {duration(left)} left")
         return ", ".join(said)
 
 

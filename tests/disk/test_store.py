@@ -1,5 +1,6 @@
 """A run in an object store: whole or absent whatever is killed, one writer at a time, and errors in a line."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import BUCKET
 
+from sipo.cli.disk import describe
 from sipo.disk import manifest as manifest_module
 from sipo.disk import objects as objects_module
 from sipo.disk import writer as writer_module
@@ -27,7 +29,7 @@ from sipo.disk.parts import Part, gather, parts_in
 from sipo.disk.run import RunFolder
 from sipo.disk.writer import Writer, working
 from sipo.errors import SipoError
-from sipo.places import path_of, shown, told
+from sipo.places import copies, path_of, shown, told
 
 LARGE = 1 << 17
 NAMES = st.text("abcXYZ019 -_.%", min_size=1, max_size=8).filter(lambda name: name.strip(".") != "")
@@ -516,6 +518,51 @@ def test_nothing_listens_there(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(SipoError, match=r"could not be reached for 0 s \(EndpointConnectionError\)"):
         refreshed(path_of(name))
+
+
+@pytest.mark.usefixtures("new_client")
+@pytest.mark.parametrize(
+    ("variable", "value", "code"),
+    [("AWS_ENDPOINT_URL", "127.0.0.1:9", "ValueError"), ("AWS_PROFILE", "none-such", "ProfileNotFound")],
+)
+def test_what_the_store_never_heard_of_it_did_not_refuse(
+    name: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, code: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SipoError, match=rf"cannot be asked \({code}\); look at .*{variable}"):
+        refreshed(path_of(name))
+
+
+def test_a_wait_for_the_store_is_said_once_each_time(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(objects_module, "TELLING", 0.0)
+    objects, left = Objects(path_of(name)), [3, 0, 2, 0]
+
+    def asked() -> None:
+        left[0] -= 1
+        if left[0] > 0:
+            raise ConnectionRefusedError
+        left.pop(0)
+
+    for _ in (objects._tried(asked), objects._tried(asked), objects._tried(asked)):
+        pass
+    assert capsys.readouterr().err.count("cannot be reached (ConnectionRefusedError); tried again for 120 s\n") == 2
+
+
+def test_a_full_disk_of_the_working_copy_is_not_the_stores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = path_of(name)
+    full = OSError(errno.ENOSPC, "No space left on device", str(run / "align"))
+
+    def fails(*_: Any) -> Any:
+        raise full
+
+    objects = Objects(run)
+    monkeypatch.setattr(objects.files, "get", fails)
+    with pytest.raises(OSError, match="No space left") as problem:
+        objects.download([("files/x", run / "align")])
+    said = told(describe(problem.value))
+    assert said.startswith(f"the disk is full: {name}/align (its working copy in {copies()}, which SIPO_CACHE moves)")
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,27 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
         check_engine(Execution(engine="ray"))
 
 
+@pytest.mark.parametrize(
+    ("configured", "variable", "told"),
+    [
+        ("127.0.0.1:1", "127.0.0.1:2", "execution.ray.address: no cluster can be used at 127.0.0.1:1 .*leave the"),
+        (None, "127.0.0.1:1", "RAY_ADDRESS: no cluster can be used at 127.0.0.1:1 .*or unset it"),
+        ("here", "", "execution.ray.address: .* at here .it is not HOST:PORT"),
+        ("h:999999", "", "execution.ray.address: no cluster can be used at h:999999"),
+        ("ray://127.0.0.1:10001", "", "execution.ray.address: .* run sipo on a node of the cluster"),
+        (None, "ray://127.0.0.1:10001", "RAY_ADDRESS: .* run sipo on a node of the cluster"),
+    ],
+)
+def test_an_address_without_a_cluster_is_one_line_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, configured: str | None, variable: str, told: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    with pytest.raises(SipoError, match=told) as problem:
+        check_engine(Execution(device="cpu", engine="ray", ray={"address": configured}))
+    assert "\n" not in str(problem.value)
+    check_engine(Execution(device="cpu", engine="transformers", ray={"address": configured}))
+
+
 def test_an_address_without_a_cluster_is_one_line(bank: Bank, span: Span) -> None:
     nowhere = Execution(device="cpu", engine="ray", ray={"address": "127.0.0.1:1"})
     with closing(Ray(nowhere, bank)) as engine, pytest.raises(SipoError, match=r"execution.ray.address: no cluster"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from sipo.disk.publishing import check_on_disk
 from sipo.errors import SipoError
 from sipo.memory import is_full
+from sipo.places import copies
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
@@ -40,20 +41,26 @@ def writing(path: Path) -> Iterator[None]:
 def describe(error: OSError) -> str:
     """The place, what is wrong with it, and the way out."""
     if error.errno in FULL:
-        place = f": {error.filename}" if error.filename else ""
+        place = f": {_where(error.filename)}" if error.filename else ""
         return f"the disk is full{place}; free some space and run the same command again"
     reason = (error.strerror or str(error)).lower()
     named = error.filename2 or error.filename  # of a renaming, what the user knows of: the other is our scratch file
     if error.filename2 and error.errno in CLOSED:  # it may be either folder
         folders = [os.path.dirname(os.path.abspath(each)) for each in (named, error.filename)]
         named = next((each for each in folders if not os.access(each, os.W_OK)), named)
-    place = f"{named}: " if named else ""
+    place = f"{_where(named)}: " if named else ""
     way_out = "check the path and its permissions"
     if error.errno in IN_THE_WAY:
         way_out = "move it away, or name another place"
     if error.errno == errno.EFBIG:
         way_out = "raise the limit on the size of files (`ulimit -f`), and run the same command again"
     return f"{place}{reason}; {way_out}"
+
+
+def _where(named: str) -> str:
+    """A path of a working copy is told by its store, which is not the disk that is meant."""
+    of_a_store = Path(named).is_relative_to(copies())
+    return f"{named} (its working copy in {copies()}, which SIPO_CACHE moves)" if of_a_store else named
 
 
 def full_memory(error: BaseException) -> str:

@@ -5,11 +5,12 @@ is told, and nothing that a server or a library says in words.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sipo.commands import install_extra
+from sipo.disk.damage import note
 from sipo.errors import SipoError
 from sipo.places import copies, shown
 
@@ -19,6 +20,8 @@ PATIENCE = 120.0
 """Seconds for which a store that is out of reach is tried again."""
 PAUSE = 5.0
 """At most, between two tries."""
+TELLING = 5.0
+"""Seconds out of reach after which that is said."""
 AT_ONCE = 1000
 """Objects in a request that deletes them, at most."""
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
@@ -79,6 +82,8 @@ class Objects:
         self.files = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=once)
         self.files.retries = 1
         self.patience = PATIENCE
+        self._lost = False
+        """Has it been said that the store is out of reach?"""
 
     def read(self, name: str) -> Read | None:
         """An object's content; None where it is not there."""
@@ -162,7 +167,9 @@ class Objects:
         began, pause = time.monotonic(), 0.1
         while True:
             try:
-                return work()
+                done = work()
+                self._lost = False
+                return done
             except SipoError:
                 raise
             except Exception as error:  # of s3fs, aiobotocore and aiohttp, whose kinds differ by release
@@ -170,7 +177,12 @@ class Objects:
                 if code in ("NoSuchKey", "404"):
                     raise GoneError(f"{self.name}: {MEANING[code]}") from None
                 if not _passes(error):
+                    if isinstance(error, OSError) and error.errno and _answer(error) is None:
+                        raise  # of the disk here
                     raise SipoError(f"{self.name}: {_meaning(error)}") from None
+                if time.monotonic() - began > TELLING and not self._lost:
+                    self._lost = True
+                    note(f"{self.name}: cannot be reached ({code}); tried again for {self.patience:.0f} s")
                 if time.monotonic() - began > self.patience:
                     raise SipoError(
                         f"{self.name}: could not be reached for {self.patience:.0f} s ({code}); once it can, give the "
@@ -199,12 +211,14 @@ def _age(answer: Any) -> float:
     return max(0.0, (now - answer["LastModified"]).total_seconds())
 
 
+def _answer(error: BaseException) -> Mapping[str, Any] | None:
+    """What the store answered, where it did."""
+    return next((found for each in (error, error.__cause__) if (found := getattr(each, "response", None))), None)
+
+
 def _code(error: BaseException) -> str:
     """What a store calls the error, or the kind of error that kept us from asking."""
-    for each in (error, error.__cause__):
-        if response := getattr(each, "response", None):
-            return str(response.get("Error", {}).get("Code", "")) or type(error).__name__
-    return type(error).__name__
+    return str((_answer(error) or {}).get("Error", {}).get("Code", "")) or type(error).__name__
 
 
 def _passes(error: BaseException) -> bool:
@@ -217,4 +231,9 @@ def _meaning(error: BaseException) -> str:
     code = _code(error)
     if isinstance(error, PermissionError):
         return f"the store refuses it ({code}); use credentials that may read and write there"
-    return MEANING.get(code, f"the store refuses it ({code})")
+    if code in MEANING or _answer(error):
+        return MEANING.get(code, f"the store refuses it ({code})")
+    return (
+        f"the store cannot be asked ({code}); look at what the aws command reads: AWS_ENDPOINT_URL (http://HOST or "
+        "https://HOST), AWS_DEFAULT_REGION, AWS_PROFILE"
+    )

@@ -76,7 +76,7 @@ def _left_whole(writer: "Writer") -> Iterator[None]:
     except BaseException as error:
         writer.objects.patience = LAST
         if writer.failed is None:
-            with suppress(SipoError):
+            with suppress(SipoError, OSError):
                 writer.publish()
         if isinstance(error, KeyboardInterrupt) or writer.failed is None:
             raise

@@ -24,12 +24,16 @@ __all__ = ["Engine", "Local", "Pool", "Span", "answer", "check_engine", "opened"
 
 
 def check_engine(execution: Execution) -> None:
-    """Raise SipoError where the configured engine is not installed."""
+    """Raise SipoError where the configured engine is not installed, or its cluster is not there."""
     for engine in execution.engines:
         if engine in ("vllm", "ray") and find_spec(engine) is None:
             raise SipoError(
                 f"execution.engine: {engine} is not installed; `{install_extra(engine)}`, or set it to transformers"
             )
+    if execution.engine == "ray":
+        from sipo.engines.cluster import check_address
+
+        check_address(execution.ray)
 
 
 @contextmanager

@@ -70,8 +70,9 @@ class Cluster:
                         if error is None:
                             yield answer
         except ray.exceptions.RayError as error:
+            why = getattr(error, "cause", None) or error  # what a task of Ray's own raised follows a line on the task
             raise SipoError(
-                f"execution.engine: the ray cluster failed ({first_line(error)}); what is finished is kept: go on with "
+                f"execution.engine: the ray cluster failed ({first_line(why)}); what is finished is kept: go on with "
                 "the same command"
             ) from error
         finally:
@@ -116,17 +117,13 @@ class Cluster:
 
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         if not ray.is_initialized():
+            check_address(self.settings)
             ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM)
             try:
-                _knock(self.settings.address or os.environ.get("RAY_ADDRESS"))
                 with muted():
                     ray.init(address=self.settings.address, log_to_driver=False, logging_level=logging.CRITICAL)
             except Exception as error:
-                where = self.settings.address or "this machine"
-                raise SipoError(
-                    f"execution.ray.address: no cluster can be used at {where} ({first_line(error)}); start one with "
-                    "`ray start --head`, or leave the address out"
-                ) from error
+                raise _unusable(self.settings, error) from error
             finally:
                 if ours:
                     signal.signal(signal.SIGTERM, ours)
@@ -151,13 +148,39 @@ class Cluster:
             self._joined = False
 
 
-def _knock(address: str | None) -> None:
-    """Raise OSError where nothing listens at `host:port`, or ValueError for what is none; Ray would try for minutes."""
-    if address not in (None, "auto", "local"):
-        host, _, port = str(address).rpartition(":")
+def check_address(settings: Ray) -> None:
+    """Raise SipoError where nothing listens at the cluster's address, or it is none that can be joined."""
+    address = _named(settings)[1]
+    if address in (None, "auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        if address.startswith("ray://"):
+            raise ValueError(
+                "Ray Data works on no connection of Ray's client; run sipo on a node of the cluster, and name it as "
+                "HOST:PORT without ray://"
+            )
         if not port.isdecimal():
             raise ValueError("it is not HOST:PORT")
-        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=PATIENCE).close()
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()  # Ray would try for minutes
+    except (OSError, ValueError, OverflowError) as error:
+        raise _unusable(settings, error) from error
+
+
+def _named(settings: Ray) -> tuple[str, str | None]:
+    """What names the cluster, and its address."""
+    if settings.address is None and (found := os.environ.get("RAY_ADDRESS")):
+        return "RAY_ADDRESS", found
+    return "execution.ray.address", settings.address
+
+
+def _unusable(settings: Ray, error: Exception) -> SipoError:
+    name, address = _named(settings)
+    way_out = "unset it" if name == "RAY_ADDRESS" else "leave the address out"
+    return SipoError(
+        f"{name}: no cluster can be used at {address or 'this machine'} ({first_line(error)}); start one with "
+        f"`ray start --head`, or {way_out}"
+    )
 
 
 def _tally() -> Any:
