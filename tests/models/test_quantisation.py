@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from sipo.bank import Adapter, Bank, new_adapter, soup
 from sipo.check import check
@@ -164,6 +164,29 @@ def test_rows_that_do_not_end_with_a_block_are_refused_in_4_bits(model_folder: P
     """bitsandbytes' kernel for processors reads them wrongly: half of what it gives is noise."""
     with pytest.raises(SipoError, match="multiple of 64 wide; model.layers.0.self_attn.q_proj reads 32; take 8bit"):
         load_backbone(Model(path=str(model_folder), quantise="4bit"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("family", "quantise", "way"),
+    [
+        ({"model_type": "gpt2", "n_embd": 64, "n_layer": 1, "n_head": 2}, "8bit", "torchao does not take .*take 4bit"),
+        (
+            {"model_type": "falcon", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
+            "4bit",
+            "bitsandbytes does not take",
+        ),
+    ],
+)
+def test_a_model_of_which_nothing_is_quantised_is_refused_and_planned_as_it_is(
+    family: dict[str, Any], quantise: Quantise, way: str, model_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**family, vocab_size=len(tokenizer)))
+    assert shape(model, quantise=quantise).weights == shape(model).weights
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(SipoError, match=f"{quantise} leaves all layers .*{way}"):
+        load_backbone(Model(path=str(tmp_path), quantise=quantise), "cpu")
 
 
 def test_it_is_another_model(model_folder: Path) -> None:

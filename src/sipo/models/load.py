@@ -74,7 +74,7 @@ def load_backbone(settings: Model, device: str = "auto") -> Backbone:
     if not settings.quantise:  # else it is there already, and not all kinds may be moved
         model.to(where)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
-    settle(model)
+    settle(model, settings.quantise)
     pack(model)
     return Backbone(model, tokenizer, origin.source, settings)
 

@@ -61,11 +61,24 @@ def options_of(quantise: Quantise, dtype: torch.dtype, device: torch.device) -> 
     return {"quantization_config": how, "device_map": {"": device}}
 
 
-def settle(model: nn.Module) -> None:
+def takes(layer: nn.Module, quantise: Quantise) -> bool:
+    """Does transformers quantise the layer? bitsandbytes is given no linear layer of a class of its own (Falcon's), and
+    torchao no Conv1D (GPT-2's).
+    """
+    return isinstance(layer, Conv1D) or type(layer) is nn.Linear if quantise == "4bit" else isinstance(layer, nn.Linear)
+
+
+def settle(model: nn.Module, quantise: Quantise | None) -> None:
     """Keep a processor from what bitsandbytes' kernels for it get wrong: packed weights, which give no gradient.
 
-    Raises SipoError for a layer whose rows do not end with a block: they are read wrongly there.
+    Raises SipoError for a layer whose rows do not end with a block: they are read wrongly there; and where nothing has
+    been quantised.
     """
+    if quantise is not None and not any(is_quantised(each) for each in model.parameters()):
+        raise SipoError(
+            f"model.quantise: {quantise} leaves all layers of this model as they are, since {NEEDS[quantise]} does not "
+            f"take their kind; take {'8bit' if quantise == '4bit' else '4bit'}, or leave it out"
+        )
     for name, layer in model.named_modules():
         state = getattr(getattr(layer, "weight", None), "quant_state", None)
         if state is None:
@@ -112,7 +125,6 @@ def bytes_of(model: nn.Module, head: nn.Module | None, quantise: Quantise | None
         kept = sum(part.numel() * part.element_size() for parameter in small for part in parts(parameter))
         whole = [math.prod(one.quant_state.shape) if hasattr(one, "quant_state") else one.numel() for one in small]
         return (total - sum(one.numel() for one in small)) * each + kept, max(whole, default=0) * each
-    kinds: tuple[type, ...] = (nn.Linear, Conv1D) if quantise == "4bit" else (nn.Linear,)
-    weights: list[Any] = [layer.weight for layer in model.modules() if isinstance(layer, kinds) and layer is not head]
+    weights: list[Any] = [each.weight for each in model.modules() if takes(each, quantise) and each is not head]
     sizes = [weight.numel() for weight in weights]
     return round((total - sum(sizes)) * each + sum(sizes) * BITS[quantise] / 8), max(sizes, default=0) * each
