@@ -1,12 +1,39 @@
-"""An object store of this machine, moto's server of S3: one for all tests."""
+"""An object store of this machine, moto's server of S3: one for all tests; and processes that die at a request to it."""
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
+from sipo.disk.objects import Objects
+
 BUCKET = "runs-of-tests"
 KEYS = {"AWS_ACCESS_KEY_ID": "an-id", "AWS_SECRET_ACCESS_KEY": "a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+WRITES = ("_put", "upload", "delete")
+REQUESTS = (*WRITES, "read", "download", "names")
+"""Those of `Objects`."""
+
+
+def die_at(number: int, requests: Sequence[str] = REQUESTS, tell: Callable[[int], object] = lambda made: None) -> None:
+    """This process gets SIGKILL at its n-th request to a store, of whichever thread; `tell` hears of each before."""
+    made = 0
+
+    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+        def touched(*given: Any, **options: Any) -> Any:
+            nonlocal made
+            made += 1
+            tell(made)
+            if made == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*given, **options)
+
+        return touched
+
+    for name in requests:
+        setattr(Objects, name, watched(getattr(Objects, name)))
 
 
 @pytest.fixture(scope="session")

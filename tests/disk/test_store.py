@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import BUCKET
+from stores import BUCKET, WRITES, die_at
 
 from sipo.cli.disk import describe
 from sipo.disk import manifest as manifest_module
@@ -292,23 +292,10 @@ def test_who_lost_the_run_publishes_nothing_more_and_stops(name: str, on: Callab
 
 
 def killed_at(run: Path, touch: int, work: Callable[[Writer], None]) -> bool:
-    """Does SIGKILL come, at that request to the store?"""
+    """Does SIGKILL come, at that writing request to the store?"""
 
     def child() -> None:
-        count = 0
-
-        def watched(original: Callable[..., Any]) -> Callable[..., Any]:
-            def touched(*values: Any, **options: Any) -> Any:
-                nonlocal count
-                count += 1
-                if count == touch:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*values, **options)
-
-            return touched
-
-        for each in ("_put", "upload", "delete"):
-            setattr(Objects, each, watched(getattr(Objects, each)))
+        die_at(touch, WRITES)
         with working(run, 60) as writer:
             assert writer
             work(writer)

@@ -122,7 +122,7 @@ def test_other_commands(brief: Whole, model_folder: Path, tmp_path: Path, name: 
         chance.drawn += 1
         status = process.end()
         if status:
-            assert status == 2 and "file too large" in told(process).lower()
+            assert status == 2 and f"error: {place / 'within' / target}: file too large" in told(process)
             assert not (place / "within" / target).exists()
             chance.struck += 1
             undisturbed(again, place / "log")

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ from uuid import uuid4
 import pytest
 from chance import Chance, Process, undisturbed
 from damage import results_of
-from stores import BUCKET
+from stores import BUCKET, die_at
 from whole import Whole
 
 import sipo
@@ -23,7 +24,6 @@ from sipo.disk.objects import Objects
 
 LEASE = 1.0
 """Seconds: it is renewed four times in each, and over after two, since the store tells time in seconds."""
-REQUESTS = ("_put", "read", "upload", "download", "delete", "names")
 
 
 def machine(disk: Path, also: Callable[[], None] | None = None) -> Callable[[], None]:
@@ -34,29 +34,6 @@ def machine(disk: Path, also: Callable[[], None] | None = None) -> Callable[[], 
         writer_module.LEASE = LEASE
         if also:
             also()
-
-    return within
-
-
-def killed_at(request: int, count: Path) -> Callable[[], None]:
-    """SIGKILL comes at the n-th request to the store, of whichever thread; how many there were is left in `count`."""
-
-    def within() -> None:
-        made = 0
-
-        def watched(original: Callable[..., Any]) -> Callable[..., Any]:
-            def touched(*given: Any, **options: Any) -> Any:
-                nonlocal made
-                made += 1
-                count.write_text(str(made))
-                if made == request:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*given, **options)
-
-            return touched
-
-        for name in REQUESTS:
-            setattr(Objects, name, watched(getattr(Objects, name)))
 
     return within
 
@@ -127,12 +104,13 @@ def test_writers_that_are_killed_at_a_request(
     """
     count = tmp_path / "count"
     name = f"s3://{BUCKET}/{uuid4().hex}/run"
-    undisturbed(brief.into(name), tmp_path / "log", machine(tmp_path / "disk", killed_at(0, count)))
+    counted = partial(die_at, 0, tell=lambda made: count.write_text(str(made)))
+    undisturbed(brief.into(name), tmp_path / "log", machine(tmp_path / "disk", counted))
     requests = int(count.read_text())
     for place in chance.trials(tmp_path):
         name = f"s3://{BUCKET}/{uuid4().hex}/run"
         for life in range(5):
-            kill = killed_at(chance.rng.randint(1, requests), count)
+            kill = partial(die_at, chance.rng.randint(1, requests))
             chance.drawn += 1
             process = Process(brief.into(name), place / "log", machine(place / str(life), kill))
             status = process.end()

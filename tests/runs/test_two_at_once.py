@@ -19,6 +19,7 @@ from small import write_rows
 from sipo.cli.main import main
 from sipo.disk.appearing import appearing
 from sipo.disk.locking import alone
+from sipo.disk.publishing import replacing
 from sipo.errors import SipoError
 
 
@@ -234,6 +235,21 @@ def test_renaming_is_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="Invalid"), appearing(tmp_path / "out"):
         pytest.fail("the work had begun")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("making", [appearing, replacing])
+def test_what_is_wrong_in_the_making_is_told_of_by_the_name_to_be(
+    making: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has heard of the scratch file or folder; a relative name is told of as it was given."""
+    monkeypatch.chdir(tmp_path)
+    for to in (tmp_path / "out", Path("out")):
+        with pytest.raises(OSError, match="No such file") as caught, making(to) as scratch:
+            (scratch / "not" / "there").touch()
+        assert caught.value.filename == str(to) and os.listdir() == []
+        with pytest.raises(OSError, match="No such file") as caught, making(to):
+            (tmp_path / "other" / "there").touch()
+        assert caught.value.filename == str(tmp_path / "other" / "there")
 
 
 # Links

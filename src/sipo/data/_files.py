@@ -83,21 +83,14 @@ def write_records(path: Path, records: Iterable[dict[str, Any]], objectives: Seq
     """Write the records of rows by the file's suffix; the file appears whole or not at all.
 
     Only a batch of the records is held at a time; for Parquet, whose schema stands first, they are gone through twice.
-
-    Raises SipoError where the folder cannot be written, for instance on a full disk.
     """
     _check_suffix(path)
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            if path.suffix.lower() == ".parquet":
-                _write_parquet(file, records, objectives)
-            else:
-                lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-                file.writelines(line.encode() for line in lines)
-    except OSError as error:
-        raise SipoError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or name another place"
-        ) from None
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        if path.suffix.lower() == ".parquet":
+            _write_parquet(file, records, objectives)
+        else:
+            lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            file.writelines(line.encode() for line in lines)
 
 
 def _check_suffix(path: Path, others: str = "") -> None:

@@ -157,7 +157,7 @@ def _place(path: Path, number: int) -> str:
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as JSON lines or Parquet, by the suffix; the file appears whole or not at all.
 
-    Raises SipoError for another suffix, for rows without any objective, and where the disk refuses.
+    Raises SipoError for another suffix and for rows without any objective, OSError where the disk refuses.
 
     >>> rows = sipo.read_rows("rows.jsonl")
     >>> sipo.write_rows("few.parquet", rows[:10])

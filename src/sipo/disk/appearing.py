@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sipo.disk.locking import LOCK, alone, place_beside
-from sipo.disk.publishing import open_as_folder, remove, sync, sync_entries
+from sipo.disk.publishing import open_as_folder, remove, sync, sync_entries, told_of
 from sipo.errors import SipoError
 
 MEMBERS = ".members"
@@ -25,7 +25,7 @@ def appearing(to: Path) -> Iterator[Path]:
     Where `to` is there and empty, the folder's members are moved into it: it may be a mount point, which cannot be
     replaced. Raises SipoError where something is there already, or another process is making it.
     """
-    to = Path(os.path.abspath(to))
+    given, to = to, Path(os.path.abspath(to))
     with alone(to):
         place, name = place_beside(to)
         within, scratch = to.is_dir(), place / f"{name}{SCRATCH}"
@@ -34,14 +34,15 @@ def appearing(to: Path) -> Iterator[Path]:
         scratch.mkdir()
         try:
             _try_renaming(scratch)
-            yield scratch
-            open_as_folder(scratch)
-            sync(scratch)
-            if within:
-                _move_members(scratch, to)
-            else:
-                scratch.rename(to)
-                sync_entries(place)
+            with told_of(given, scratch):
+                yield scratch
+                open_as_folder(scratch)
+                sync(scratch)
+                if within:
+                    _move_members(scratch, to)
+                else:
+                    scratch.rename(to)
+                    sync_entries(place)
         finally:
             _take_back(scratch, to)
 

@@ -36,15 +36,29 @@ def sync_entries(path: Path) -> None:
 
 
 @contextmanager
+def told_of(path: Path, scratch: Path) -> Iterator[None]:
+    """Within the block, errors of the disk that name the scratch, or what is in it, are of `path`, which people know."""
+    try:
+        yield
+    except OSError as error:
+        for which in ("filename", "filename2"):
+            name = getattr(error, which)
+            if isinstance(name, str | os.PathLike) and Path(name).is_relative_to(scratch):
+                setattr(error, which, str(path))
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A scratch file beside `path`, which takes its name when the block succeeds, and goes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.tmp")
     try:
-        yield scratch
-        sync_entries(scratch)
-        os.replace(scratch, path)
-        sync_entries(path.parent)
+        with told_of(path, scratch):
+            yield scratch
+            sync_entries(scratch)
+            os.replace(scratch, path)
+            sync_entries(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
 
