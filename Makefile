@@ -1,5 +1,5 @@
 # Everything a person types is here. Set PYTHON to use another interpreter than python3, JOBS for more processes; SEED and
-# ROUNDS say which faults of chance are tried.
+# ROUNDS say which faults of chance are tried, and QUICK=1 that those in short works are enough.
 PYTHON ?= python3
 JOBS ?= 2
 SEED ?= 0
@@ -32,10 +32,10 @@ test-processors: env ## the tests as older processors add, then with two threads
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 1
 
 test-long: env ## the long forms of tests that make test runs in short
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not faults"
 
 test-faults: env ## faults at moments of chance, in five minutes: make test-faults SEED=7 ROUNDS=10 tries others, and more
-	FAULTS_SEED=$(SEED) FAULTS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -n $(JOBS) -m faults
+	FAULTS_SEED=$(SEED) FAULTS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -n $(JOBS) -m "faults$(if $(QUICK), and not slow)"
 
 test-docs: env ## the documentation site, strictly, and the notebooks from top to bottom
 	$(BIN)/python -m pytest -m docs

@@ -172,6 +172,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         if name == "moments"
     ]
     if found:
+        from whole import SHAPE
+
         drawn, struck = (sum(each[index] for each in found) for index in (0, 1))
         seeds = f"seed {SEED}" if ROUNDS == 1 else f"seeds {SEED} to {SEED + ROUNDS - 1}"
-        terminalreporter.write_line(f"faults: {seeds}: {drawn} moments, {struck} struck")
+        terminalreporter.write_line(f"faults: {seeds}: {drawn} moments, {struck} struck; {SHAPE}")

@@ -17,7 +17,9 @@ def rows(heading: str) -> list[list[str]]:
     """Of the table below a heading."""
     part = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in part.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[2:]]
+    return [
+        [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")] for line in lines[2:]
+    ]
 
 
 def faults() -> Iterator[tuple[str, Any, list[Any]]]:
@@ -45,10 +47,12 @@ def test_the_table_is_what_make_test_faults_does() -> None:
         source = inspect.getsource(test)
         assert "chance.trials(" in source or "chance.least" in source, f"{name} goes on until enough has struck"
         injected, into, held = about
-        expected.append([injected, into, str(least * math.prod(cases)), held])
+        quick = "" if any(mark.name == "slow" for mark in marks) else "yes"
+        expected.append([injected, into, str(least * math.prod(cases)), quick, held])
     assert sorted(rows("By chance")) == sorted(expected)
-    total = sum(int(row[2]) for row in expected)
+    total, short = (sum(int(row[2]) for row in expected if row[3] in which) for which in (("", "yes"), ("yes",)))
     assert f"{len(expected)} kinds, at least {total} faults" in " ".join(PAGE.split())
+    assert f"at least {short} with `QUICK=1`" in " ".join(PAGE.split())
 
 
 def test_what_every_change_is_held_to_is_there() -> None:
@@ -62,5 +66,8 @@ def test_what_every_change_is_held_to_is_there() -> None:
 def test_seed_and_rounds_are_the_makefile_s() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (command,) = re.findall(r"^test-faults: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
-    assert "FAULTS_SEED=$(SEED) FAULTS_ROUNDS=$(ROUNDS)" in command and "-m faults" in command
+    assert (
+        "FAULTS_SEED=$(SEED) FAULTS_ROUNDS=$(ROUNDS)" in command
+        and '-m "faults$(if $(QUICK), and not slow)"' in command
+    )
     assert re.search(r"make test-faults SEED=\d+ ROUNDS=\d+", PAGE)

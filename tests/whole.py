@@ -1,16 +1,25 @@
-"""Works that nothing disturbed, for those that something does: runs, and what other commands write."""
+"""Works that nothing disturbed, for those that something does: runs, and what other commands write.
 
+Of what shape the runs are is drawn from the seed, too.
+"""
+
+import json
+import random
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from chance import undisturbed
+from chance import SEED, undisturbed
 from damage import files_of
 from small import write_rows
 
-SHARES = ["--weights", "detail=0.5,brevity=0.5"]
+from sipo.cli.main import main
+
+REWARDS = {"detail": "words", "brevity": "words", "tone": "distinct_words", "ease": "distinct_words", "wit": "words"}
+"""Functions of sipo.rewards.text, by objective. Fewer words are better of the second."""
 EVERYTHING = ["base", "policies", "soups", "mod", "lw", "modpo", "sipo", "sipo-soups"]
 
 
@@ -21,6 +30,8 @@ class Whole:
         """`options` are the command's, each time."""
         self.folder, self.run, self.config, self.options = folder, folder / "run", folder / "run.yaml", options
         self.config.write_text(yaml.safe_dump({key: each for key, each in settings.items() if key != "run_dir"}))
+        self.objectives = [each["name"] for each in settings["objectives"]]
+        self.shares = ["--weights", ",".join(f"{name}={1 / len(self.objectives)}" for name in self.objectives)]
         self.seconds = undisturbed(self.into(self.run), folder / "log")
         self.start = undisturbed(self.into(self.run), folder / "log")
         """Seconds that the command takes where nothing is left to do."""
@@ -34,30 +45,80 @@ class Whole:
 def make_whole(
     make_settings: Callable[[Path], dict[str, Any]], bank: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Whole]:
-    """Runs with other keys than those of `small_settings`; a key whose value is None is left out. The model is proven,
-    and what processes import is imported.
+    """Runs with other keys than those of `small_settings`; a key whose value is None is left out. With a
+    `count` of objectives they are of the seed's shape. One was made here: the model is proven, and what a fork works
+    with is imported and read.
     """
-    import sipo.stages.report  # noqa: F401
 
-    def make(name: str, *options: str, **changes: Any) -> Whole:
+    def make(name: str, *options: str, count: int = 0, **changes: Any) -> Whole:
         folder = tmp_path_factory.mktemp(name)
-        settings = {**make_settings(folder), **changes}
+        settings = make_settings(folder)
+        if count:
+            settings = SHAPE.of(settings, count)
+        settings |= changes
         return Whole(folder, {key: each for key, each in settings.items() if each is not None}, options)
 
+    warm = tmp_path_factory.mktemp("warm")
+    (warm / "run.yaml").write_text(yaml.safe_dump({**make_settings(warm), "methods": ["base", "mod"]}))
+    assert main(["run", str(warm / "run.yaml")]) == 0
     return make
+
+
+class Shape:
+    """Of runs, as the seed has it."""
+
+    def __init__(self, seed: int) -> None:
+        rng = random.Random(f"shape {seed}")
+        self.count = rng.choice((2, 3, 5))
+        self.layers = rng.choice(("all", "upper"))
+        self.execution = {"train_together": rng.choice((1, 2, "auto")), "gradient_checkpointing": rng.random() < 0.5}
+        self.quantise = "8bit" if rng.random() < 0.3 and find_spec("bitsandbytes") else None
+
+    def __str__(self) -> str:
+        keys = {"lora.layers": self.layers, **self.execution, "quantise": self.quantise}
+        return ", ".join([f"{self.count} objectives", *(f"{name} {value}" for name, value in keys.items())])
+
+    def of(self, settings: dict[str, Any], count: int) -> dict[str, Any]:
+        """Those of a small run, in this shape, with so many objectives."""
+        names = list(REWARDS)[:count]
+        rows = Path(settings["data"]["path"])
+        records = [json.loads(line) for line in rows.read_text().splitlines()]
+        for number, record in enumerate(records):
+            record["preferred"] |= {"ease": number // 2 % 2, "wit": number // 3 % 2}
+        rows.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return {
+            **settings,
+            "model": {**settings["model"], "quantise": self.quantise},
+            "objectives": [
+                {
+                    "name": name,
+                    "better": f"It has more {name}.",
+                    "reward": f"sipo.rewards.text:{REWARDS[name]}",
+                    "direction": "minimize" if name == "brevity" else "maximize",
+                }
+                for name in names
+            ],
+            "weights": {"divisions": 2, "at_most": 6},
+            "lora": {**settings["lora"], "layers": self.layers},
+            "execution": {**settings["execution"], **self.execution},
+        }
+
+
+SHAPE = Shape(SEED)
 
 
 @pytest.fixture(scope="session")
 def whole(make_whole: Callable[..., Whole]) -> Whole:
-    """Of eight methods."""
-    return make_whole("whole", methods=EVERYTHING, filter={"rule": "calibrated"})
+    """Of eight methods, with two objectives."""
+    return make_whole("whole", count=2, methods=EVERYTHING, filter={"rule": "calibrated"})
 
 
 @pytest.fixture(scope="session")
 def brief(make_whole: Callable[..., Whole]) -> Whole:
     """Of two methods, and short."""
     align = {"lr": 0.05, "epochs": 1, "batch_size": 8, "checkpoint": "last"}
-    return make_whole("brief", methods=["base", "mod"], align=align, evaluate={"bootstrap": 20, "prompts": 4})
+    evaluate = {"bootstrap": 20, "prompts": 4}
+    return make_whole("brief", count=SHAPE.count, methods=["base", "mod"], align=align, evaluate=evaluate)
 
 
 def content_of(place: Path) -> dict[str, bytes]:

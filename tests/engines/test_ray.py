@@ -5,7 +5,7 @@ import pickle
 import random
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
@@ -41,7 +41,10 @@ def nodes() -> Iterator[Any]:
     os.environ.update(ENVIRONMENT)
     from ray.cluster_utils import Cluster as Nodes
 
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    made = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+    with made as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)  # in its folder `ray` the address is noted, which is else the machine's
+        Path(folder, "ray").mkdir()
         head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False, "temp_dir": folder}
         head["_system_config"] = {"health_check_period_ms": 500}
         cluster = Nodes(initialize_head=True, head_node_args=head)
@@ -74,21 +77,17 @@ def workers_of(node: Any) -> list[int]:
 
 
 class Deadly:
-    """The engine; after so many results an actor is killed, after so many more the node of the other one, if it is to
-    be.
-    """
+    """The engine; after so many results an actor is killed, and after so many the second node, if it is to be."""
 
-    def __init__(self, engine: Ray, nodes: Any, actor: int = 6, node: int | None = 60) -> None:
-        self.engine, self.nodes, self.actor, self.node, self.killed = engine, nodes, actor, node, list[int]()
+    def __init__(self, engine: Ray, nodes: Any, actors: Collection[int] = (6,), node: int | None = 60) -> None:
+        self.engine, self.nodes, self.actors, self.node, self.killed = engine, nodes, actors, node, list[int]()
 
     def generate(self, *asked: Any) -> Iterator[tuple[int, Generated]]:
         first, second = self.nodes.worker_nodes
         for count, result in enumerate(self.engine.generate(*asked)):
             yield result
-            if count == self.actor:
-                working = {node: workers_of(node) for node in (first, second)}
-                alive = first if working[first] else second
-                os.kill(working[alive][0], signal.SIGKILL)
+            if count in self.actors and (working := workers_of(first) or workers_of(second)):
+                os.kill(working[0], signal.SIGKILL)
                 self.killed.append(count)
             if count == self.node:
                 self.nodes.remove_node(second, allow_graceful=False)
@@ -116,6 +115,7 @@ def test_a_killed_actor_and_a_killed_node_cost_no_row_and_a_bad_row_is_told_of_a
     assert found == texts(local, mended, asked, SAMPLED)
 
 
+@pytest.mark.slow
 @pytest.mark.faults(3)
 def test_actors_that_are_killed(
     nodes: Any, bank: Bank, policies: list[Adapter], tmp_path: Path, chance: Chance
@@ -127,8 +127,8 @@ def test_actors_that_are_killed(
     expected = texts(local, span, asked, SAMPLED)
     with closing(Ray(execution(nodes), bank)) as engine:
         for place in chance.trials(tmp_path):
-            deadly = Deadly(engine, nodes, chance.rng.randrange(len(asked) - 4), None)
-            chance.drawn += 1
+            deadly = Deadly(engine, nodes, chance.rng.sample(range(len(asked) - 4), chance.least), None)
+            chance.drawn += chance.least
             journal = Journal(place, "x", Progress(quiet=True))
             assert answer(deadly, span, asked, SAMPLED, NEW, (), journal) == expected  # type: ignore[arg-type]
             chance.struck += len(deadly.killed)

@@ -12,11 +12,6 @@ from whole import Other, Whole, whole_of
 from sipo.cli.main import main
 
 
-def ask(run: Path) -> list[str]:
-    shares = ["--weights", "detail=0.5,brevity=0.5", "--prompt", "tell me", "--max-tokens", "2"]
-    return ["generate", str(run), *shares]
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.faults(2)
 def test_a_finished_run(
@@ -25,7 +20,8 @@ def test_a_finished_run(
     """files cut, flipped in a bit, emptied, removed, zeroed, doubled | a finished run: `status`, `generate`, `run
     --only report`, `run` | the answers, or a line that names the file; then tables, texts, adapters
     """
-    assert main(ask(brief.run)) == 0
+    ask = [*brief.shares, "--prompt", "tell me", "--max-tokens", "2"]
+    assert main(["generate", str(brief.run), *ask]) == 0
     answer = capfd.readouterr().out
     names = [file.relative_to(brief.run) for file in files_of(brief.run) if file.name != "metrics.jsonl"]
     for number, name in enumerate(chance.rng.sample(names, len(names) if ROUNDS > 1 else chance.least)):
@@ -35,7 +31,11 @@ def test_a_finished_run(
         without = shutil.copytree(run, tmp_path / f"{number}-report")
         shutil.rmtree(without / "report")
         report = brief.into(without, "--only", "report")
-        for command, told in ((["status", str(run)], None), (ask(run), answer), (report, None)):
+        for command, told in (
+            (["status", str(run)], None),
+            (["generate", str(run), *ask], answer),
+            (report, None),
+        ):
             status, said = main(command), capfd.readouterr()
             assert status in (0, 2) and "Traceback" not in said.err
             assert status == 0 or str(name) in said.err
@@ -46,6 +46,7 @@ def test_a_finished_run(
         shutil.rmtree(without)
 
 
+@pytest.mark.slow
 @pytest.mark.faults(6)
 def test_work_in_progress(whole: Whole, tmp_path: Path, chance: Chance) -> None:
     """SIGKILL, then damage to a file of what is in progress | `sipo run`, eight methods | tables, texts, adapters"""

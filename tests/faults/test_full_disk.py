@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from chance import Chance, Process, undisturbed
 from damage import files_of, results_of
-from whole import SHARES, Whole, commands, whole_of
+from whole import Whole, commands, whole_of
 
 LEAST = 600
 """Bytes, in which an error is told."""
@@ -108,7 +108,7 @@ def test_other_commands(brief: Whole, model_folder: Path, tmp_path: Path, name: 
     """
 
     target = "out.jsonl" if name == "label" else "out"
-    export = ["export", str(brief.run), *SHARES, "--method", "soups", "--merged", "--to"]
+    export = ["export", str(brief.run), *brief.shares, "--method", "soups", "--merged", "--to"]
     command = export if name == "export" else commands(tmp_path, model_folder)[name]
     (tmp_path / "whole").mkdir()
     undisturbed([*command, str(tmp_path / "whole" / target)], tmp_path / "log")

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from chance import Chance, undisturbed
 from damage import files_of, results_of
-from whole import SHARES, Other, Whole, whole_of
+from whole import Other, Whole, whole_of
 
 from sipo.config.file import parse_config
 from sipo.task import Task
 
 
+@pytest.mark.slow
 @pytest.mark.faults(7)
 def test_a_run(whole: Whole, tmp_path: Path, chance: Chance) -> None:
     """SIGKILL | `sipo run`, eight methods | tables, texts, adapters"""
@@ -34,6 +35,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.slow
 @pytest.mark.faults(3)
 def test_other_runs(make_whole: Callable[..., Whole], tmp_path: Path, name: str, chance: Chance) -> None:
     """SIGKILL | `sipo run` with `sft`, `policies: full`, `align.lr: auto`, two rounds | tables, texts, weights"""
@@ -46,6 +48,7 @@ def test_other_runs(make_whole: Callable[..., Whole], tmp_path: Path, name: str,
         assert same[0] == same[1]
 
 
+@pytest.mark.slow
 @pytest.mark.faults(4)
 def test_the_report(whole: Whole, tmp_path: Path, chance: Chance) -> None:
     """SIGKILL | the report's compilation | every byte of the page and its tables"""
@@ -88,6 +91,7 @@ EXPORTS = {
 
 
 @pytest.mark.parametrize("name", EXPORTS)
+@pytest.mark.slow
 @pytest.mark.faults(2)
 def test_exports(whole: Whole, tmp_path: Path, name: str, chance: Chance) -> None:
     """SIGKILL | `sipo export` of an adapter, merged, distilled | the exported weights; the run stays as it was"""
@@ -95,7 +99,7 @@ def test_exports(whole: Whole, tmp_path: Path, name: str, chance: Chance) -> Non
     for place in chance.trials(tmp_path):
         (place / "within").mkdir()
         run = shutil.copytree(whole.run, place / "run")
-        command = ["export", str(run), *SHARES, *EXPORTS[name], "--to", str(place / "within" / "out")]
+        command = ["export", str(run), *whole.shares, *EXPORTS[name], "--to", str(place / "within" / "out")]
         if not expected:
             other = shutil.copytree(whole.run, place / "other")
             alone = ["export", str(other), *command[2:-1], str(place / "out")]
@@ -112,6 +116,7 @@ def weights_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files_of(folder) if file.suffix == ".safetensors"}
 
 
+@pytest.mark.slow
 @pytest.mark.faults(3)
 def test_a_study(brief: Whole, tmp_path: Path, chance: Chance) -> None:
     """SIGKILL | `sipo study` of two seeds | its tables, picture and verdict"""

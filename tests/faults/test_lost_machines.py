@@ -75,6 +75,7 @@ def read_back(name: str, disk: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     return results_of(run.path)
 
 
+@pytest.mark.slow
 @pytest.mark.faults(4)
 def test_machines_that_are_lost(
     brief: Whole, s3: Any, tmp_path: Path, chance: Chance, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +96,7 @@ def test_machines_that_are_lost(
         assert read_back(name, place / "reader", monkeypatch) == results_of(brief.run)
 
 
+@pytest.mark.slow
 @pytest.mark.faults(5)
 def test_writers_that_are_killed_at_a_request(
     brief: Whole, s3: Any, tmp_path: Path, chance: Chance, monkeypatch: pytest.MonkeyPatch

@@ -32,6 +32,7 @@ def until(what: Callable[[], Any], seconds: float = 60.0) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="workers are found in /proc")
+@pytest.mark.slow
 @pytest.mark.faults(2)
 def test_workers_of_a_pool(make_whole: Callable[..., Whole], tmp_path: Path, chance: Chance) -> None:
     """SIGKILL of a worker, or of the process that asks | `sipo run --only align` with `execution.engine: pool` | one line, no worker
@@ -68,13 +69,13 @@ def test_parts_of_a_stage(make_whole: Callable[..., Whole], tmp_path: Path, chan
     tables, texts, adapters
     """
     execution = {"device": "cpu", "train_together": 1, "checkpoint_seconds": 0}  # alone as beside others
-    brief = make_whole("parts", "--only", "align", methods=["base"], execution=execution)
+    brief = make_whole("parts", "--only", "align", count=3, methods=["base"], execution=execution)
     seconds = undisturbed(brief.into(tmp_path / "run", "--objective", "detail"), tmp_path / "log")
     for place in chance.trials(tmp_path):
         for _ in range(3):
             parts = [
                 Process(brief.into(place / "run", "--objective", name), place / f"log-{name}")
-                for name in ("detail", "brevity")
+                for name in brief.objectives
             ]
             for part in parts:
                 chance.strike(part, chance.rng.uniform(0, 1.2 * seconds / len(parts)))

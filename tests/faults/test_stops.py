@@ -104,7 +104,7 @@ READ = {
     "status": ["status", "{run}"],
     "compare": ["compare", "{run}"],
     "choose": ["choose", "{run}", "--knee"],
-    "generate": ["generate", "{run}", "--weights", "detail=.5,brevity=.5", "--prompt", "tell me", "--max-tokens", "40"],
+    "generate": ["generate", "{run}", "--weights", "{shares}", "--prompt", "tell me", "--max-tokens", "40"],
     "check": ["check", "{config}"],
     "inspect": ["data", "inspect", "{rows}"],
 }
@@ -120,7 +120,7 @@ def test_output_to_head(brief: Whole, tmp_path: Path, name: str, chance: Chance)
 
     rows, given = write_rows(tmp_path), READ.get(name)
     for place in chance.trials(tmp_path):
-        places = {"run": brief.run, "config": brief.config, "rows": rows}
+        places = {"run": brief.run, "config": brief.config, "rows": rows, "shares": brief.shares[1]}
         command = [word.format(**places) for word in given] if given else brief.into(place / "run")
         ours, theirs = os.pipe()
 

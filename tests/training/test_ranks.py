@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 import ranked
 import torch
 import yaml
-from chance import Chance
+from chance import Chance, Process
 
 from sipo import ranks
 from sipo.bank.pieces import check_divisible, check_shardable
@@ -33,20 +34,21 @@ pytestmark = pytest.mark.early
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def launch(command: list[str], folder: Path, count: int = 2) -> list[subprocess.Popen[str]]:
-    """As torchrun does, without what it takes to start; what a rank says is in `folder`."""
+def about_ranks(count: int) -> list[dict[str, str]]:
+    """What torchrun has each know, in its environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    about = [map(str, (rank, rank, count, "127.0.0.1", port)) for rank in range(count)]
+    more = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return [{**dict(zip(LAUNCHED, each, strict=True)), **more} for each in about]
+
+
+def launch(command: list[str], folder: Path, count: int = 2) -> list[subprocess.Popen[str]]:
+    """As torchrun does, without what it takes to start; what a rank says is in `folder`."""
     processes = []
-    for rank in range(count):
-        about = (rank, rank, count, "127.0.0.1", port)
-        environment = {
-            **os.environ,
-            **dict(zip(LAUNCHED, map(str, about), strict=True)),
-            "OMP_NUM_THREADS": "1",
-            "DS_ACCELERATOR": "cpu",
-        }
+    for rank, about in enumerate(about_ranks(count)):
+        environment = {**os.environ, **about}
         with (folder / f"out{rank}").open("w") as out, (folder / f"err{rank}").open("w") as err:
             processes.append(
                 subprocess.Popen([sys.executable, *command], env=environment, stdout=out, stderr=err, text=True)
@@ -210,6 +212,7 @@ def test_what_a_rank_starts_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not _launched()
 
 
+@pytest.mark.slow
 @pytest.mark.faults(1)
 def test_a_rank_that_is_killed(tmp_path: Path, chance: Chance) -> None:
     """SIGKILL of one of two ranks | `sipo run` on two, in a training | one line, the job ends; then what two learn"""
@@ -219,14 +222,21 @@ def test_a_rank_that_is_killed(tmp_path: Path, chance: Chance) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(settings))
 
-    def begun(run: Path) -> list[subprocess.Popen[str]]:
+    def begun(run: Path) -> list[Process]:
         run.parent.mkdir(exist_ok=True)
-        return launch(["-m", "sipo", "run", str(file), "--only", "align", "--run-dir", str(run)], run.parent)
+        command, ranks = ["run", str(file), "--only", "align", "--run-dir", str(run)], about_ranks(2)
+        return [
+            Process(command, run.parent / f"out{rank}", partial(os.environ.update, about))
+            for rank, about in enumerate(ranks)
+        ]
+
+    def statuses(processes: list[Process]) -> list[int]:
+        return [process.end() for process in processes]
 
     def learned(run: Path) -> dict[str, bytes]:
         return {each.name: each.read_bytes() for each in sorted((run / "align").rglob("*.safetensors"))}
 
-    assert ended(begun(tmp_path / "undisturbed" / "run")) == [0, 0]
+    assert statuses(begun(tmp_path / "undisturbed" / "run")) == [0, 0]
     whole = tmp_path / "undisturbed" / "run"
     steps = len((whole / "align/training.jsonl").read_text().splitlines())
     for place in chance.trials(tmp_path):
@@ -237,12 +247,12 @@ def test_a_rank_that_is_killed(tmp_path: Path, chance: Chance) -> None:
             time.sleep(0.01)
         victim = chance.rng.choice((0, 1))
         chance.drawn += 1
-        processes[victim].send_signal(signal.SIGKILL)
-        statuses = ended(processes, 60)
-        if statuses != [0, 0]:
-            assert statuses[victim] == -signal.SIGKILL and statuses[1 - victim] == 2
+        os.kill(processes[victim].pid, signal.SIGKILL)
+        if (found := statuses(processes)) != [0, 0]:
+            assert found[victim] == -signal.SIGKILL and found[1 - victim] == 2, processes[1 - victim].said()
             chance.struck += 1
-        assert ended(begun(place / "run")) == [0, 0], (place / "err0").read_text()
+        processes = begun(place / "run")
+        assert statuses(processes) == [0, 0], processes[0].said()
         assert learned(place / "run") == learned(whole)
 
 

@@ -37,7 +37,7 @@ def sync_entries(path: Path) -> None:
 
 @contextmanager
 def told_of(path: Path, scratch: Path) -> Iterator[None]:
-    """Within the block, errors of the disk that name the scratch, or what is in it, are of `path`, which people know."""
+    """Within the block, errors of the disk that name the scratch, or what is in it, name `path`, which people know."""
     try:
         yield
     except OSError as error:
