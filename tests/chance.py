@@ -155,14 +155,16 @@ def undisturbed(command: Sequence[str], log: Path, within: Callable[[], object] 
 @pytest.fixture(params=range(SEED, SEED + ROUNDS))
 def chance(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Chance]:
     """Of a test that is marked `faults` with how many moments must strike, once for each seed."""
+    from whole import SHAPE
+
     mark = request.node.get_closest_marker("faults")
     chance = Chance(f"{request.param} {request.node.name}", mark.args[0])
     yield chance
-    record_property("moments", (chance.drawn, chance.struck))
+    record_property("moments", (chance.drawn, chance.struck, str(SHAPE)))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How many moments were drawn, and how many struck."""
+    """How many moments were drawn, how many struck, and of what shape the runs were."""
     reports = [each for some in terminalreporter.stats.values() for each in some]
     found = [
         value
@@ -172,8 +174,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         if name == "moments"
     ]
     if found:
-        from whole import SHAPE
-
         drawn, struck = (sum(each[index] for each in found) for index in (0, 1))
         seeds = f"seed {SEED}" if ROUNDS == 1 else f"seeds {SEED} to {SEED + ROUNDS - 1}"
-        terminalreporter.write_line(f"faults: {seeds}: {drawn} moments, {struck} struck; {SHAPE}")
+        terminalreporter.write_line(f"faults: {seeds}: {drawn} moments, {struck} struck; {found[0][2]}")

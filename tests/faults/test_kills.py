@@ -14,6 +14,8 @@ from whole import Other, Whole, whole_of
 from sipo.config.file import parse_config
 from sipo.task import Task
 
+pytestmark = pytest.mark.early
+
 
 @pytest.mark.slow
 @pytest.mark.faults(7)
