@@ -94,6 +94,12 @@ def test_what_memory_holds_is_measured(task: Task, monkeypatch: pytest.MonkeyPat
     assert refused and not task.bank.policies
 
 
+def test_logits_that_are_not_finite_end_no_look_ahead(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decodes them says so, with the prompt."""
+    monkeypatch.setattr("sipo.decoding.batch.mix_logits", lambda logits, _: logits[:, 0] * float("nan"))
+    assert measured(task, 0.0).decoding > 0
+
+
 def test_what_is_foreseen_is_an_upper_bound_and_a_near_one(task: Task, capsys: pytest.CaptureFixture[str]) -> None:
     seconds = foresee(task, list(Graph(task.config)), by_tokens(task)).seconds
     assert "at most" in capsys.readouterr().out

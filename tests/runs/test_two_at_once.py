@@ -19,7 +19,7 @@ from small import write_rows
 from sipo.cli.main import main
 from sipo.disk.appearing import appearing
 from sipo.disk.locking import alone
-from sipo.disk.publishing import replacing
+from sipo.disk.publishing import remove, replacing
 from sipo.errors import SipoError
 
 
@@ -250,6 +250,21 @@ def test_what_is_wrong_in_the_making_is_told_of_by_the_name_to_be(
         with pytest.raises(OSError, match="No such file") as caught, making(to):
             (tmp_path / "other" / "there").touch()
         assert caught.value.filename == str(tmp_path / "other" / "there")
+
+
+def test_what_cannot_be_removed_is_named_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "out" / "deep" / "file"
+    file.parent.mkdir(parents=True)
+    file.touch()
+
+    def refused(name: Any, **_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", os.path.basename(name))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        with pytest.raises(PermissionError) as caught:
+            remove(tmp_path / "out")
+    assert caught.value.filename == str(file)
 
 
 # Links

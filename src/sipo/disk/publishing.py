@@ -5,10 +5,12 @@ through a symbolic link into what is not ours.
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 from sipo.errors import SipoError
 from sipo.places import in_a_store, named
@@ -116,10 +118,19 @@ def _copy(path: Path, to: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove what is there, if anything is. Of a symbolic link it is the link that goes, never what it leads to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)  # does not follow links either
-    else:
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+    elif sys.version_info >= (3, 12):  # neither follows links
+        shutil.rmtree(path, onexc=_refused)
+    else:
+        shutil.rmtree(path, onerror=lambda function, place, told: _refused(function, place, told[1]))
+
+
+def _refused(_: Any, place: str, error: BaseException) -> None:
+    """The error has the last name alone."""
+    if isinstance(error, OSError):
+        error.filename = place
+    raise error
 
 
 def check_no_links(folder: Path) -> None:

@@ -160,7 +160,8 @@ class _Steps:
             self.batch, self.left = self.start(), task.backbone.context - task.config.data.max_prompt_tokens
         batch = self.batch
         half = torch.full((len(batch),), 0.5, dtype=torch.float64)
-        chosen = next_tokens(batch.scores(), half, task.config.decoding)
+        # Where logits are not finite there is none, and any takes as long: the stage that decodes will say so.
+        chosen = next_tokens(batch.scores(), half, task.config.decoding).clamp_min(0)
         chosen.tolist()
         batch.advance(task.bank, chosen[batch.owner])
         self.left -= 1
