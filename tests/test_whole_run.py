@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import asking_briefly
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sipo
@@ -27,7 +28,7 @@ class Killed(BaseException):
 
 
 def whole_settings(make_settings: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
-    settings = make_settings(folder)
+    settings = asking_briefly(make_settings(folder), folder)
     del settings["lora"]
     align, realign = {**settings["align"], "lr": 1e-3}, {"lr": 1e-4}
     sample = {"prompts": 8, "per_weight": 8}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import asking_briefly
 
 import sipo
 from sipo.bank import Bank
@@ -48,7 +49,8 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 10}
 @pytest.fixture(scope="module")
 def folder(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three objectives with the policies of every method, and no answers."""
-    settings = make_settings(tmp_path_factory.mktemp("every"))
+    place = tmp_path_factory.mktemp("every")
+    settings = asking_briefly(make_settings(place), place)
     settings["objectives"].append({"name": "tone", "better": "It is kind.", "reward": "sipo.rewards.text:words"})
     settings["methods"] = list(METHODS)
     settings["weights"] = {"grid": [dict(zip(NAMES, WEIGHTS[at], strict=True)) for at in ("halves", "corner")]}

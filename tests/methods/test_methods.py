@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import random_adapter
+from small import asking_briefly, random_adapter
 
 from sipo.bank import Adapter, Bank, factor_soup, load_adapter, new_adapter, soup
 from sipo.config.file import parse_config
@@ -244,7 +244,7 @@ ALL = [name for name in specs() if name != "policies"]
 @pytest.fixture(scope="module")
 def everything(make_settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("everything")
-    settings = {**make_settings(folder), "methods": list(specs())}
+    settings = {**asking_briefly(make_settings(folder), folder), "methods": list(specs())}
     return settings, run(parse_config(settings, "x"), quiet=True)
 
 

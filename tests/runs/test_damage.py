@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from damage import DAMAGES, Damage, cut, emptied, files_of, flipped, nulled, removed, results_of
+from small import asking_briefly
 
 from sipo.cli.main import main
 from sipo.config.file import load_config
@@ -26,7 +27,7 @@ ASK = ["--weights", "detail=0.5,brevity=0.5", "--prompt", "tell me", "--max-toke
 def pristine(make_settings: Callable[[Path], dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a configuration and its finished run; to be copied, never touched."""
     folder = tmp_path_factory.mktemp("pristine")
-    settings = make_settings(folder)
+    settings = asking_briefly(make_settings(folder), folder)
     del settings["run_dir"]
     (folder / "run.yaml").write_text(yaml.safe_dump({**settings, "methods": ["base", "soups", "mod", "sipo"]}))
     run(load_config(folder / "run.yaml", [f"run_dir={folder / 'run'}"]), quiet=True)

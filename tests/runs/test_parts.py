@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import asking_briefly
 from stores import BUCKET
 
 import sipo
@@ -32,7 +33,8 @@ def contents(run: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def whole(make_settings: Callable[[Path], dict], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The settings of a run that made all of it at once."""
-    settings = make_settings(tmp_path_factory.mktemp("whole"))
+    folder = tmp_path_factory.mktemp("whole")
+    settings = asking_briefly(make_settings(folder), folder)
     settings["methods"] = ["base", "sipo"]
     settings.setdefault("execution", {})["train_together"] = 1  # neighbours in a step change the last bits
     sipo.run(parse_config(settings, "settings"), quiet=True)

@@ -18,6 +18,7 @@ import torch
 from damage import DAMAGES, Damage
 from driven import Driver, driving
 from safetensors.torch import save_file
+from small import asking_briefly
 from stage_keys import stage_keys
 
 from sipo.config.file import parse_config
@@ -69,7 +70,8 @@ class Undisturbed:
 def undisturbed(
     make_settings: Callable[[Path], dict], driver: Driver, tmp_path_factory: pytest.TempPathFactory
 ) -> Undisturbed:
-    settings = make_settings(tmp_path_factory.mktemp("resume"))
+    folder = tmp_path_factory.mktemp("resume")
+    settings = asking_briefly(make_settings(folder), folder)
     assert driver.run(settings) == 0
     return Undisturbed(settings, Path(settings["run_dir"]), int(driver.count.read_text()))
 

@@ -13,6 +13,7 @@ import yaml
 from families import tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
+from small import asking_briefly
 
 from sipo.cli.main import main
 from sipo.config.file import parse_config
@@ -57,11 +58,8 @@ def ground(make_settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["align"]["epochs"] = 1
     settings["evaluate"]["prompts"] = 8
     settings["filter"] = {"rule": "paper", "judges": ["policies"]}
-    short = folder / "template.yaml"  # what comes with sipo has a character a token here, which is most of a run's work
-    short.write_text('- {role: user, content: "{{ prompt }} {{ response }}"}\n')
-    settings["refine"] |= {"review_template": str(short), "rewrite_template": str(short)}
     path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(asking_briefly(settings, folder)))
     return path
 
 
