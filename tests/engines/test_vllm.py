@@ -137,22 +137,34 @@ def asked(divergence: Divergence = REVERSE_KL, prompts: list[tuple[int, ...]] = 
     return [Request(p, m, seed_of(p, i)) for i, m in enumerate(mixtures) for p in prompts]
 
 
-@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("divergence", DIVERGENCES, ids=[each.kind for each in DIVERGENCES])
-def test_the_texts_are_those_of_transformers(
-    engine: Vllm, bank: Bank, policies: list[Adapter], divergence: Divergence, decoding: Decoding
-) -> None:
-    fallen, unending = engine.fallen, plainly(bank, policies, asked(divergence), decoding, NEW, ())
-    assert by_vllm(engine, bank, policies, asked(divergence), decoding, NEW, ()) == unending
-    end = unending[0].tokens[5]
-    ending = plainly(bank, policies, asked(divergence), decoding, NEW, (end,))
-    assert by_vllm(engine, bank, policies, asked(divergence), decoding, NEW, (end,)) == ending != unending
-    assert engine.fallen == fallen, "with room enough no group falls out of step"
+class TestTexts:
+    """A class, so that they come one after the other and the engine is started once."""
 
+    @pytest.mark.parametrize("decoding", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+    @pytest.mark.parametrize("divergence", DIVERGENCES, ids=[each.kind for each in DIVERGENCES])
+    def test_the_texts_are_those_of_transformers(
+        self, engine: Vllm, bank: Bank, policies: list[Adapter], divergence: Divergence, decoding: Decoding
+    ) -> None:
+        fallen, unending = engine.fallen, plainly(bank, policies, asked(divergence), decoding, NEW, ())
+        assert by_vllm(engine, bank, policies, asked(divergence), decoding, NEW, ()) == unending
+        end = unending[0].tokens[5]
+        ending = plainly(bank, policies, asked(divergence), decoding, NEW, (end,))
+        assert by_vllm(engine, bank, policies, asked(divergence), decoding, NEW, (end,)) == ending != unending
+        assert engine.fallen == fallen, "with room enough no group falls out of step"
 
-def test_neighbours_change_nothing(engine: Vllm, bank: Bank, policies: list[Adapter]) -> None:
-    together = by_vllm(engine, bank, policies, asked(), SAMPLED, NEW, ())
-    assert together[::7] == [by_vllm(engine, bank, policies, [each], SAMPLED, NEW, ())[0] for each in asked()[::7]]
+    def test_neighbours_change_nothing(self, engine: Vllm, bank: Bank, policies: list[Adapter]) -> None:
+        together = by_vllm(engine, bank, policies, asked(), SAMPLED, NEW, ())
+        assert together[::7] == [by_vllm(engine, bank, policies, [each], SAMPLED, NEW, ())[0] for each in asked()[::7]]
+
+    def test_other_adapters_and_none(
+        self, engine: Vllm, bank: Bank, policies: list[Adapter], backbone: Backbone
+    ) -> None:
+        for adapters in (policies[::-1], [random_adapter(backbone, 9, 4)], []):
+            requests = [
+                Request(p, at_mod(tuple(1 / len(adapters) for _ in adapters)) if adapters else base(0)) for p in PROMPTS
+            ]
+            found = by_vllm(engine, bank, adapters, requests, GREEDY, NEW, ())
+            assert found == plainly(bank, adapters, requests, GREEDY, NEW, ())
 
 
 def test_without_a_number_vllm_takes_as_many_rows_as_it_does_by_itself(bank: Bank, policies: list[Adapter]) -> None:
@@ -161,15 +173,6 @@ def test_without_a_number_vllm_takes_as_many_rows_as_it_does_by_itself(bank: Ban
         texts = by_vllm(engine, bank, policies, asked(), SAMPLED, NEW, ())
         assert engine.sizes.rows == vllm.rows_of_its_own() > 64
     assert texts == plainly(bank, policies, asked(), SAMPLED, NEW, ())
-
-
-def test_other_adapters_and_none(engine: Vllm, bank: Bank, policies: list[Adapter], backbone: Backbone) -> None:
-    for adapters in (policies[::-1], [random_adapter(backbone, 9, 4)], []):
-        requests = [
-            Request(p, at_mod(tuple(1 / len(adapters) for _ in adapters)) if adapters else base(0)) for p in PROMPTS
-        ]
-        found = by_vllm(engine, bank, adapters, requests, GREEDY, NEW, ())
-        assert found == plainly(bank, adapters, requests, GREEDY, NEW, ())
 
 
 def test_rows_that_do_not_fit_the_cache_are_asked_again(

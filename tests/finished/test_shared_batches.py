@@ -54,7 +54,8 @@ def folder(make_settings: Callable[[Path], dict[str, Any]], tmp_path_factory: py
     settings["objectives"].append({"name": "tone", "better": "It is kind.", "reward": "sipo.rewards.text:words"})
     settings["methods"] = list(METHODS)
     settings["weights"] = {"grid": [dict(zip(NAMES, WEIGHTS[at], strict=True)) for at in ("halves", "corner")]}
-    settings["sample"] = {"prompts": 8, "per_weight": 4}
+    settings["sample"] = {"prompts": 8, "weights": {"divisions": 3}, "per_weight": 4}
+    settings["filter"] = {"weights": {"divisions": 3}}
     settings["align"] = {"lr": 0.05, "epochs": 1, "batch_size": 8, "checkpoint": "last"}
     settings["realign"] = {"lr": 0.05}
     return run(parse_config(settings, "settings"), until="lw", quiet=True)

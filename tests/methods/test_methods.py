@@ -395,7 +395,7 @@ def test_every_switch_of_sipo_runs(copied: tuple[dict[str, Any], Path], switch: 
 
 def test_three_objectives_with_missing_labels(make_settings, tmp_path: Path) -> None:
     """Every method and the calibrated filter, where `tone` has no label in a fifth of the rows."""
-    settings = make_settings(tmp_path)
+    settings = asking_briefly(make_settings(tmp_path), tmp_path)
     settings["objectives"].append({"name": "tone", "better": "It is kind.", "reward": "sipo.rewards.text:words"})
     config = parse_config({**settings, "methods": list(specs()), "filter": "calibrated"}, "x")
     folder = run(config, until="compare", quiet=True)
