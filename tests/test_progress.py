@@ -130,3 +130,18 @@ def test_that_nobody_can_be_told_stops_nothing(tmp_path: Path) -> None:
     progress = Progress(quiet=True, now=tmp_path / "gone" / "now.json")
     with progress.track("steps", 1) as advance:
         advance(1)
+
+
+@pytest.mark.parametrize("columns", [20, 44, 80, 200])
+def test_a_table_breaks_no_name_and_no_number(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress()
+    progress.console.width = columns
+    rows = [["round-2/trials/realign/x0_1", 1234567, 0.125, "three free words"], ["report", 1, 2.0, "-"]]
+    progress.table("numbers", ["stage", "optimizer steps", "M tokens", "said"], rows)
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert any(line.split()[:3] == ["round-2/trials/realign/x0_1", "1234567", "0.125"] for line in lines), text
+    assert "…" not in text and all(
+        word in text for word in ["optimizer", "steps", "M", "tokens", "three", "free", "words", "2.000"]
+    )
+    assert (max(map(len, lines)) <= columns) is (columns >= 80), "where it can, it fits"

@@ -159,7 +159,7 @@ def about_weights(config: Config) -> list[str]:
     count = quantity(len(measured), "weight")
     of_lattice = _part(config.weights, len(names), "weights")
     lines = [
-        f"weights    {shown}{more}",
+        f"weights    of {', '.join(names)}: {shown}{more}",
         f"           {count}{of_lattice}: a method writes {quantity(answered, 'answer')} to a held-out prompt",
     ]
     if not improves(config.methods):

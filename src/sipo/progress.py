@@ -19,6 +19,8 @@ from rich.text import Text
 from sipo.places import shown
 from sipo.plain import plain
 
+GAP = 2
+"""Spaces between the columns of a table."""
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_LOOKS = 1.0
 """Between two times that others are told, by a file, how far the work has come."""
@@ -253,12 +255,19 @@ class Progress:
             scratch.replace(self.now)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
-        for row in rows:
-            table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
-        self.console.print(table)
+        """Where lines are short headers are broken, and what has spaces; no name and no number is ever."""
+        cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+        parts = [[column, *(row[at] for row in cells)] for at, column in enumerate(columns)]
+        tight, least = _width(parts, lambda cell: [cell]) > self.console.width, _width(parts, str.split)
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+        for at, (column, *below) in enumerate(parts):
+            whole = not any(" " in cell for cell in below)
+            header = column.replace(" ", "\n") if tight and whole else column
+            table.add_column(header, justify="left" if at == 0 else "right", no_wrap=whole)
+        for row in cells:
+            table.add_row(*row)
+        table.width = least if least > self.console.width else None
+        self.console.print(table, crop=False)
 
     def metric(self, **values: Any) -> None:
         """Append a record of numbers; its `time` is in seconds since the epoch."""
@@ -271,6 +280,12 @@ class Progress:
             self._told = self._told or self.metrics.read_bytes().count(b"\n") - 1
             self.tracked(record, self._told)
             self._told += 1
+
+
+def _width(columns: Sequence[Sequence[str]], pieces: Callable[[str], list[str]]) -> int:
+    """Of a table whose cells are broken into such pieces."""
+    widest = (max((len(piece) for cell in column for piece in pieces(cell)), default=0) for column in columns)
+    return sum(widest) + GAP * (len(columns) - 1)
 
 
 class Advance(Protocol):

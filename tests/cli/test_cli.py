@@ -217,6 +217,23 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "Usage: sipo" in capsys.readouterr().out
 
 
+def test_help_fits_a_terminal_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lists of commands have whole sentences, and no line is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    seen, left = 0, [list[str]()]
+    while left:
+        words = left.pop()
+        assert main([*words, "--help"]) == 0
+        text = capsys.readouterr().out.partition("\n")[2]
+        listed = text.partition("Commands:\n")[2].splitlines()
+        left += [[*words, line.split()[0]] for line in listed]
+        assert not [line for line in text.splitlines() if len(line) > 80 or re.match(r"  \w+  .*\.\.\.$", line)], words
+        seen += 1
+    assert seen > 25
+
+
 def test_an_interrupt_of_what_cannot_go_on_promises_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

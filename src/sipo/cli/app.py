@@ -34,7 +34,8 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YA
 MAXIMISE, MINIMISE = ("--maximise", "--maximize"), ("--minimise", "--minimize")
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", parser=path_of, help="The folder of a run.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over it: align.lr=1e-4.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key: align.lr=1e-4. May be repeated."),
 ]
 JOBS = "# Between two empty lines: what may run at the same time, once all above is done."
 LOADING = "loading torch and transformers"
@@ -73,7 +74,7 @@ def init(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of a configuration, by which editors complete its keys."""
+    """Print the JSON schema of configurations. Editors complete keys by it."""
     from sipo.config.schema import as_text
 
     print(as_text(), end="")
@@ -89,11 +90,11 @@ def check(
         typer.Option(metavar="N", help="Say how long stages take: N, or reading=N,decoding=N,scoring=N,training=N."),
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Say how long stages take on this machine.")] = False,
-    graph: Annotated[bool, typer.Option("--graph", help="Draw the stages alone, as Mermaid text.")] = False,
-    as_jobs: Annotated[bool, typer.Option("--jobs", help="Print alone the commands that make it as jobs.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Only draw the stages, as Mermaid text.")] = False,
+    as_jobs: Annotated[bool, typer.Option("--jobs", help="Only print the commands that make it job by job.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Validate configuration, data and model, and show what a run would do. Trains nothing."""
+    """Show what a run would do, and what would stop it. Looks at configuration, data and model; trains nothing."""
     from sipo.config.file import load_config
 
     settings = load_config(config, overrides)
@@ -121,7 +122,7 @@ def check(
         say(f"what is here can be read; `{sipo('check', config, *laid_over)}` again once the rows are there")
     else:
         what = "nothing stops it" if found.remarks else f"{'what is here' if found.absent else 'all'} is well"
-        say(f"{what}; `{sipo('run', config, *laid_over)}` starts it")
+        say(f"\n{what}; `{sipo('run', config, *laid_over)}` starts it")
 
 
 @app.command()
@@ -130,16 +131,20 @@ def run(
     run_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the run goes.")] = None,
     overrides: Overrides = None,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="STAGE", help="Make this stage and all after it anew.")
+        str | None, typer.Option("--from", metavar="STAGE", help="Make this stage anew, and all that is made from it.")
     ] = None,
-    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Make this stage alone, of what is there.")] = None,
     objective: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of --only, this policy alone; others may be made meanwhile.")
+        str | None,
+        typer.Option(metavar="NAME", help="With --only, this objective's policy alone. Others may be made meanwhile."),
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Run no stage after this one.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Make no stage after this one.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run all stages that do not hold yet. Killed, the same command goes on where it was."""
+    """Make all stages of a run that are not there yet. Killed, the same command goes on where it was.
+
+    `sipo check --graph` draws the stages.
+    """
     with answering(as_json) as told:
         told |= _run(config, run_dir, overrides, start=start, only=only, objective=objective, until=until)
 
@@ -152,7 +157,7 @@ def try_it(
     only_prepare: Annotated[bool, typer.Option("--only-prepare", help="Write model, rows and run.yaml.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run all of SIPO in a synthetic language with exact rewards, in minutes on one core."""
+    """Run all of SIPO in a synthetic language, in minutes. Its rewards are exact, and one core is enough."""
     hush()
     from sipo.cli.testbed import make_testbed
 
@@ -168,11 +173,11 @@ def try_it(
 @app.command()
 def demo(
     prompt: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="In place of three; may be repeated.")
+        list[str] | None, typer.Option(metavar="TEXT", help="Ask this instead of three questions. May be repeated.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Answer questions at five weights with two small policies that come with sipo. Trains nothing."""
+    """Answer questions at five weights with two small policies. They come with sipo; nothing is trained."""
     hush()
     from sipo.cli.demo import PROMPTS, show_demo
 
@@ -220,7 +225,7 @@ def generate(
     seed: int = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each answer.")] = False,
 ) -> None:
-    """Answer prompts at any preference weight, with the policies of a finished run."""
+    """Answer prompts at any preference weights, with a finished run."""
     from sipo.cli.generate import answer, models_of, prompts_of
 
     chats, shares = prompts_of(prompt or [], prompts, sys.stdin), [parse_weights(each) for each in weights or []]
@@ -245,7 +250,7 @@ def chat(
     max_tokens: MaxTokens = None,
     seed: int = 0,
 ) -> None:
-    """Talk with a finished run; /weights helpful=0.3 turns the knob on the way. Lines may be piped in."""
+    """Talk with a finished run. /weights helpful=0.3 turns the knob on the way. Lines may be piped in."""
     hush()
     from sipo.cli.chat import Conversation, converse
     from sipo.finished.handle import How, open
@@ -261,18 +266,22 @@ app.command()(play)
 @app.command()
 def choose(
     run: RunFolder,
-    at_least: Annotated[list[str] | None, typer.Option(metavar="A=0.8", help="Floor, where larger is better.")] = None,
-    at_most: Annotated[list[str] | None, typer.Option(metavar="A=20", help="Ceiling, where smaller is.")] = None,
+    at_least: Annotated[
+        list[str] | None, typer.Option(metavar="A=0.8", help="No less than this, where larger is better.")
+    ] = None,
+    at_most: Annotated[
+        list[str] | None, typer.Option(metavar="A=20", help="No more than this, where smaller is better.")
+    ] = None,
     maximise: Annotated[str | None, typer.Option(*MAXIMISE, metavar="NAME", help="Largest, within the bounds.")] = None,
     minimise: Annotated[
         str | None, typer.Option(*MINIMISE, metavar="NAME", help="Smallest, within the bounds.")
     ] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="Where a step either way costs most.")] = False,
+    knee: Annotated[bool, typer.Option("--knee", help="Where a step to either side costs most.")] = False,
     equal_gain: Annotated[bool, typer.Option("--equal-gain", help="Where the least gain over base is most.")] = False,
-    method: Annotated[list[str] | None, typer.Option(help="Only of these.  [default: all with weights]")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only of these.  [default: all that weights steer]")] = None,
     as_json: Json = False,
 ) -> None:
-    """Choose a weight of a finished run by what is wanted of it, and say what it costs.
+    """Choose a weight of a finished run by what is wanted of it. Says what it costs.
 
     --at-least, --at-most and --method may be repeated.
     """
@@ -298,7 +307,7 @@ def compare(
     form: Annotated[str, typer.Option("--format", help="text, markdown, latex, csv or json.")] = "text",
     as_json: Json = False,
 ) -> None:
-    """Compare methods over prompts and seeds: fronts, differences beyond noise, and what could have been seen."""
+    """Compare methods over prompts and seeds. Says what is beyond noise, and what could have been seen."""
     from sipo.cli.compare import compare
 
     compare(places, minimise or [], "json" if as_json else form)
@@ -332,7 +341,7 @@ def export(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the soup at a weight as an ordinary PEFT adapter, or as a merged model.
+    """Write the model at a weight as a PEFT adapter, or merged. Without --method it is the soup of the policies.
 
     With --distil, killed, the same command goes on where it was.
     """
@@ -396,11 +405,14 @@ def study(
     ] = "testbed",
     seeds: Annotated[str, typer.Option(metavar="N|A,B", help="How many seeds, or which.")] = "5",
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="For the runs and results.")] = Path("runs/studies"),
-    jobs: Annotated[int, typer.Option(min=1, help="Seeds at a time, a process each.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds at the same time, each in a process.")] = 1,
     arms: Annotated[str | None, typer.Option(metavar="A,B", help="These arms alone, such as base,mod,sipo.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run one of the paper's experiments over seeds: a table, a picture, a verdict. Goes on where it was."""
+    """Run one of the paper's experiments over several seeds. Ends in a table, a picture and a verdict.
+
+    Killed, the same command goes on where it was.
+    """
     hush()
     from sipo.cli.study import conduct
 

@@ -25,7 +25,7 @@ def inspect(
     as_json: Json = False,
     examples: Annotated[int, typer.Option(min=0, help="Conflicts to show.")] = 3,
 ) -> None:
-    """Show rows, lengths, ties and conflicts of a file of preference rows."""
+    """Show rows, lengths, ties and conflicts of preference rows."""
     from sipo.cli.inspect import inspect_file
 
     inspect_file(file, as_json, examples)
@@ -37,7 +37,9 @@ def label(
     model: Annotated[str, typer.Option(help="As model.path in a run.yaml.")],
     objective: Annotated[list[str], typer.Option(metavar="NAME=MODULE:FUNCTION", help="May be repeated.")],
     to: Annotated[Path, typer.Option(metavar="FILE", help="The rows, .jsonl or .parquet.")],
-    direction: Annotated[list[str] | None, typer.Option(metavar="NAME=minimize", help="May be repeated.")] = None,
+    direction: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=minimize", help="Where smaller is better. May be repeated.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Answers at 0 are all alike.")] = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -52,7 +54,7 @@ def label(
     device: str = "auto",
     as_json: Json = False,
 ) -> None:
-    """Make preference rows: two answers of a model to each prompt, labelled by reward functions."""
+    """Make preference rows: a model answers, functions label. Two answers are drawn to each prompt."""
     from sipo.cli.label import make_rows
     from sipo.labelling import Drawing
     from sipo.settings import Decoding
@@ -77,12 +79,14 @@ def prepare(
         str | None, typer.Option(metavar="NAME", help="A source or known data set.  [default: by its columns]")
     ] = None,
     objectives: Annotated[
-        str, typer.Option(metavar="A,B", help="Which, in which order; names a file's only one.  [default: all]")
+        str, typer.Option(metavar="A,B", help="Which, in which order; of a file of one, its name.  [default: all]")
     ] = "",
     columns: Annotated[
         list[str] | None, typer.Option("--map", metavar="NAME=COLUMN", help="prompt=question. May be repeated.")
     ] = None,
-    direction: Annotated[list[str] | None, typer.Option(metavar="NAME=minimize", help="May be repeated.")] = None,
+    direction: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=minimize", help="Where smaller is better. May be repeated.")
+    ] = None,
     drop_ties: Annotated[
         str | None, typer.Option(metavar="any|all", help="Leave out rows with a tie in any objective, or in all.")
     ] = None,
@@ -92,11 +96,11 @@ def prepare(
     tokenizer: Annotated[
         str | None, typer.Option(metavar="PATH", help="As model.path in a run.yaml, to count with.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the splits that the source does not state.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of splits that the source does not have.")] = 0,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write rows.parquet in place of rows.jsonl.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make preference rows of a data set: recognised, checked, split, with a card that counts them."""
+    """Make preference rows of a data set: checked, split, counted. Known sets and forms are recognised."""
     from sipo.cli.prepare import prepare_source
 
     if tokenizer:
@@ -124,7 +128,7 @@ def convert(
     format: Format = "trl",
     as_json: Json = False,
 ) -> None:
-    """Write preference rows in TRL's or LLaMA-Factory's format, one file for each objective."""
+    """Write preference rows in TRL's or LLaMA-Factory's format. There is a file for each objective."""
     from sipo.cli.prepare import convert_rows
 
     with answering(as_json) as told, writing(to):
@@ -140,7 +144,7 @@ def export(
     format: Format = "trl",
     as_json: Json = False,
 ) -> None:
-    """Write the responses that SIPO chose as new preference rows, each preferred to both of its row's originals."""
+    """Write the responses that SIPO chose as new preference rows. Each is preferred to both originals of its row."""
     hush()
     from sipo.finished.chosen import export_chosen
 

@@ -30,7 +30,10 @@ def play(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Open none; the address is printed anyhow.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn the knob of runs on a page: answers at several weights side by side. Serves OpenAI's API, too."""
+    """Open a page that turns the knob of runs in the browser. Answers at several weights stand side by side.
+
+    Serves OpenAI's API, too.
+    """
     need("play")
     from sipo.engines.fitting import rows_asked
     from sipo.hush import hush

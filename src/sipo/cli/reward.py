@@ -34,7 +34,7 @@ def _root() -> None:
 
 @reward.command()
 def train(
-    data: Annotated[str, typer.Option(metavar="SOURCE", help="As of `sipo data prepare`: pairs, or scores.")],
+    data: Annotated[str, typer.Option(metavar="SOURCE", help="Pairs or scores, as `sipo data prepare` takes them.")],
     model: Annotated[str, typer.Option(help="What to start from, as model.path in a run.yaml.")],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
     objectives: Annotated[str, typer.Option(metavar="A,B", help="Which, in which order.  [default: all]")] = "",
@@ -42,11 +42,15 @@ def train(
         list[str] | None, typer.Option("--map", metavar="NAME=COLUMN", help="prompt=question. May be repeated.")
     ] = None,
     held_out: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of the prompts to measure on.")] = 0.1,
-    r: Annotated[int, typer.Option("--rank", min=0, help="Of LoRA on every linear layer; 0 trains all weights.")] = 16,
+    r: Annotated[
+        int, typer.Option("--rank", min=0, help="Of LoRA adapters on all linear layers; 0 trains all weights.")
+    ] = 16,
     lr: float = 2e-4,
     epochs: Annotated[int, typer.Option(min=1)] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs, or scored responses, an optimizer step.")] = 16,
-    layout: Annotated[str, typer.Option("--format", help="As a reward's format.")] = "chat",
+    layout: Annotated[
+        str, typer.Option("--format", help="How the model reads, as the format of a reward in a run.yaml.")
+    ] = "chat",
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Leave out what is longer, prompt and response together.")
     ] = None,
@@ -54,7 +58,7 @@ def train(
     device: str = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train one head for each objective on pairs or scores, and measure it on held-out prompts.
+    """Train one head for each objective, on pairs or scores. It is measured on held-out prompts.
 
     Where the source has scores, they are learned; `sipo data prepare` makes pairs of them. A killed training goes on
     when the same command is given again.

@@ -30,18 +30,20 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_keys: ApiKeys = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Rows in the batch.  [default: the run's]")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows in the batch; MOD takes one for each policy.  [default: the run's]")
+    ] = None,
     cached: Annotated[int, typer.Option(min=1, help="Tokens in the batch's cache.")] = 65536,
     waiting: Annotated[int, typer.Option(min=0, help="Answers that may wait for room.")] = 256,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 4096,
-    seconds: Annotated[float, typer.Option(min=0.001, help="For an answer, waiting included.")] = 600.0,
+    seconds: Annotated[float, typer.Option(min=0.001, help="In which an answer must end, waiting included.")] = 600.0,
     body: Annotated[int, typer.Option(min=1, help="Bytes of a request, at most.")] = 1 << 20,
     origin: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="Web pages from there may ask, too; * is all.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Serve finished runs as OpenAI's API: a request names its own weights and method."""
+    """Serve finished runs as OpenAI's API. Each request names its own weights and method."""
     need("serve")
     from sipo.engines.fitting import rows_asked
     from sipo.hush import hush

@@ -45,7 +45,7 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
         f"{sizes.worked} for sipo: {sizes.said}"
     )
     say()
-    columns = ["stage", "optimizer steps", "responses written", "responses scored", "M tokens", "peak GiB"]
+    columns = ["stage", "steps", "texts", "scores", "M tokens", "peak GiB"]
     columns += [f"fits {gpu:g} GiB"] if gpu is not None else []
     columns += ["hours"] if pace else []
     rows, hours, told = [], 0.0, list[dict[str, Any]]()
@@ -65,7 +65,7 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
             hours += told[-1]["hours"]
             cells.append(f"{told[-1]['hours']:.3g}")
         rows.append(cells)
-    task.progress.table("work, at most", columns, rows)
+    task.progress.table("work, at most: optimizer steps, texts written, scores of responses", columns, rows)
     if pace:
         say(f"{hours:.3g} hours {pace}, without the judges' own")
     for judge, count in requests(config, plan).items():
