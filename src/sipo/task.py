@@ -29,7 +29,7 @@ from sipo.graph.view import View
 from sipo.logprobs.encoded import Encoded
 from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
-from sipo.models.footprint import SPARE, shape
+from sipo.models.footprint import shape
 from sipo.models.load import Backbone, load_backbone
 from sipo.models.room import memory_of
 from sipo.progress import Progress
@@ -263,24 +263,19 @@ class Task:
         """How many of so many policies learn in the same steps, by `execution.train_together`: by what the machine has,
         and not by what is free, so that a run that goes on goes on as it was.
         """
-        asked = self.config.execution.train_together
-        if self.config.policies == "full":
-            return 1
-        rows, peaks = self.splits.train, self._peaks
-        tokens = settings.batch_size * int(self.lengths(rows)[:, :3].sum()) / len(rows)
-        wanted = peaks.worth_together(tokens, peaks.device) if asked == "auto" else asked
-        together = max(1, min(policies, wanted))
-        room = (1 - SPARE) * peaks.memory
-        row = peaks.both + peaks.longest
-        while asked == "auto" and together > 1 and peaks.training(row, together) + peaks.gradients(together) > room:
-            together -= 1
-        return together
+        return self._peaks.together(policies, settings)
+
+    def train_tokens(self, policies: int = 1) -> int:
+        """In a forward of training so many policies, by `execution.train_tokens`; auto is by what the machine has,
+        too.
+        """
+        return self._peaks.train_tokens(policies)
 
     @property
-    def train_tokens(self) -> int:
-        """In a forward of training, by `execution.train_tokens`; auto is by what the machine has, too."""
-        asked = self.config.execution.train_tokens
-        return self._peaks.train_tokens if asked == "auto" else asked
+    def row_tokens(self) -> float:
+        """Of a training row, prompt and both responses, on average."""
+        rows = self.splits.train
+        return int(self.lengths(rows)[:, :3].sum()) / len(rows)
 
     @property
     def _peaks(self) -> Peaks:
@@ -289,7 +284,8 @@ class Task:
         limits = Lengths(data.max_prompt_tokens, data.max_response_tokens)
         ranks = joined()
         memory = memory_of(model.device) / (ranks.count if ranks is not None and model.device.type == "cpu" else 1)
-        return Peaks(self.config, limits, model, shape(model), self.backbone.context, (), memory, model.device.type)
+        where = memory, model.device.type
+        return Peaks(self.config, limits, model, shape(model), self.backbone.context, (), *where, self.row_tokens)
 
     def prompt_tokens(self, row: Row) -> tuple[int, ...]:
         return self.group(row).prompt

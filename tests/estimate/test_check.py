@@ -1,6 +1,7 @@
 """The plan that `sipo check` prints: rows, work, memory and hours, held against what is counted."""
 
 import json
+import math
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -182,8 +183,10 @@ def test_rows_and_tokens_are_as_many_as_the_memory_holds(gib: int, settings: dic
     model = outline(KNOWN["meta-llama/Llama-2-7b-hf"], torch.bfloat16)
     of, memory = shape(model), gib * 2**30
 
+    data = {**settings["data"], "max_prompt_tokens": 512, "max_response_tokens": 512}
+
     def peaks(**execution: Any) -> Peaks:
-        config = config_of(settings, execution={"device": "cpu", **execution})
+        config = config_of(settings, data=data, execution={"device": "cpu", **execution})
         return Peaks(config, Lengths(512, 512), model, of, 4096, (), memory, "cuda")
 
     auto, within = peaks(), 0.9 * memory
@@ -193,15 +196,58 @@ def test_rows_and_tokens_are_as_many_as_the_memory_holds(gib: int, settings: dic
     if gib == 80:
         rows = [each for each in range(1, 257) if peaks(decode_rows=each, **pool).decoding(500, 500) <= within]
         assert peaks(**pool).decoding(500, 500) == peaks(decode_rows=max(rows), **pool).decoding(500, 500)
-    tokens, longest = auto.train_tokens, auto.both + auto.longest
+    tokens, longest = auto.train_tokens(), auto.both + auto.longest
 
     def training(tokens: int) -> int:
         return peaks(train_tokens=tokens).training(min(longest, tokens)) + auto.gradients()
 
     if tokens > longest:
         assert training(tokens) <= within < training(tokens + 1)
-    assert 1 <= tokens <= 16384 and (tokens > longest) is (gib > 18)
+    assert 1 <= tokens <= 16384 and (tokens > longest) is (gib > 24)
     assert peaks(score_tokens=16384).scoring(1500) == peaks().scoring(1500) or gib < 40
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("n", [2, 5])
+def test_policies_and_tokens_share_the_memory(n: int, device: str, settings: dict[str, Any]) -> None:
+    """One more learns in the same steps where it and its rows fit, and while the others do not fill a step; tokens are
+    what that leaves.
+    """
+    model = llama(2, torch.float32).model
+    of, most = shape(model), 4096 if device == "cpu" else 16384
+    data = {**settings["data"], "max_prompt_tokens": 100, "max_response_tokens": 100}
+    objectives = [{"name": f"o{number}", "better": "It is.", "reward": None} for number in range(n)]
+    more = {"objectives": objectives, "execution": {"device": "cpu"}, "weights": {}}
+    config = parse_config({**settings, "methods": ["base", "mod"], "data": data, **more}, "here")
+
+    def peaks(memory: float, mean: float = 90.0) -> Peaks:
+        return Peaks(config, Lengths(100, 100), model, of, 4096, (), memory, device, mean)
+
+    plenty = peaks(1e15)
+    token = (of.layers + 1) * of.activations(config.lora.r, plenty.targets, 400)
+    alone = plenty.training(400) - most * token + plenty.gradients()
+    found = set()
+    for room in (1, 300, 450, 700, 1200, 2000, 10**9):
+        for batch, mean in ((1, 4.0), (1, 90.0), (8, 90.0), (64, 300.0)):
+            each = peaks((alone + room * token) / 0.9, mean)
+            given, tokens = config.align.model_copy(update={"batch_size": batch}), batch * mean
+            together = each.together(n, given)
+
+            def worth(count: int, each: Peaks = each, tokens: float = tokens) -> bool:
+                full = each.train_tokens(count)
+                fits = each.training(400, count) + each.gradients(count) <= 0.9 * each.memory
+                if device == "cpu":
+                    full = min(full, int(1e9 / (of.parameters / of.layers)))
+                return fits and (count - 1) * tokens < full
+
+            assert all(map(worth, range(2, together + 1))) and (together == n or not worth(together + 1))
+            forwards = math.ceil(together * tokens / each.train_tokens(together))
+            assert together == 1 or forwards <= 2
+            assert each.train_tokens(together) <= each.train_tokens() <= most
+            found.add((together, each.train_tokens(together) < each.train_tokens()))
+            if room == 10**9:
+                assert together == min(n, math.ceil(most / tokens)) and each.train_tokens(n) == most
+    assert {(1, False), (n, False), (n, True)} <= found, "tokens give way to policies where both would not fit"
 
 
 def embedded(model: Any) -> int:

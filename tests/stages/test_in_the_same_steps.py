@@ -1,6 +1,6 @@
 """Stages that train several policies in the same steps: results of one after the other, kills, one that diverges."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sipo.progress import Progress
 from sipo.runs.pipeline import run
 from sipo.stages import align
 from sipo.task import Task
+from sipo.training.loop import Trainee
 from sipo.training.policies import _even
 
 Make = Callable[..., Task]
@@ -148,3 +149,28 @@ def test_auto_takes_as_many_as_fill_a_step_and_fit(make: Make, monkeypatch: pyte
     monkeypatch.setattr("sipo.task.memory_of", lambda _: 1)
     assert task.together(9, settings) == 1, "one is trained whatever there is"
     assert make(5).together(9, settings) == 5, "whoever asks for five has them"
+
+
+def test_a_forward_has_the_tokens_that_its_policies_leave(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def seen(bank: Any, trainees: Sequence[Trainee], **_: Any) -> Any:
+        raise Seen(*(each.loss.token_budget for each in trainees))
+
+    monkeypatch.setattr("sipo.training.policies.train_together", seen)
+    for together in (1, 2):
+        task = make(together)
+        execution = task.config.execution.model_copy(update={"train_tokens": "auto"})
+        task = Task(task.config.model_copy(update={"execution": execution}), Progress(quiet=True))
+        peaks = task._peaks
+        memory = (peaks.training(0) + peaks.gradients()) / 0.9 / 3  # a third of what the most tokens take
+        monkeypatch.setattr("sipo.task.memory_of", lambda _, memory=memory: memory)
+        with pytest.raises(Seen) as found:
+            align(task, tmp_path / str(together))
+        assert found.value.args == (task.train_tokens(together),) * together
+        assert task.train_tokens(2) < task.train_tokens() < 4096
+        monkeypatch.undo()
+        monkeypatch.setattr("sipo.training.policies.train_together", seen)

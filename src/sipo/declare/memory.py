@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from sipo.bank.adapter import lowest_layer, target_layers, widths
 from sipo.declare.work import Reckoning
-from sipo.models.footprint import Shape, decoding_bytes, room_beside, rows_within, tokens_within
-from sipo.settings import Lora
+from sipo.models.footprint import SPARE, Shape, decoding_bytes, room_beside, rows_within, tokens_within
+from sipo.settings import Lora, Training
 
 FAST = 1e9
 """Multiplications of a layer in a forward, above which more rows make a processor no faster (docs/benchmarks.md)."""
@@ -42,6 +42,8 @@ class Peaks(Reckoning):
     """Bytes of the device, which rows and tokens follow that are auto."""
     device: str = "cpu"
     """Its kind."""
+    mean: float | None = None
+    """Tokens of a training row, prompt and both responses; None takes it to be as long as it may be."""
 
     @property
     def whole(self) -> bool:
@@ -60,36 +62,64 @@ class Peaks(Reckoning):
         """Of whole models also a soup, of which there is one at a time."""
         return self.of.weights + self.of.opened + (self.n + self.whole) * self.policy * self.of.bytes
 
-    @property
-    def together(self) -> int:
-        """Policies that learn in the same steps, as many as were asked for; one where it is auto, which takes no more
-        than fit.
-        """
-        asked = self.config.execution.train_together
-        return 1 if asked == "auto" or self.whole else asked
-
-    def gradients(self, policies: int | None = None) -> int:
+    def gradients(self, policies: int = 1) -> int:
         """Of every objective, where they are combined."""
-        return (policies or self.together) * self.n * self.policy * 4
+        return policies * self.n * self.policy * 4
 
     @property
     def below(self) -> int:
         """Decoder layers that no policy changes: they keep nothing for a way back."""
         return 0 if self.whole else lowest_layer(self.model, list(target_layers(self.model, self.config.lora)))
 
-    def training(self, row: float, policies: int | None = None) -> int:
-        """On rows of so many tokens at most, so many policies in the same steps; None is as many as were asked for."""
-        tokens = max(self.train_tokens, int(row))
-        return self._learning(policies or self.together) + self._token(row) * tokens
+    def trained(self, row: float, policies: int, settings: Training, *, combines: bool = False) -> int:
+        """Of a stage that trains so many policies, on rows of so many tokens at most."""
+        together = self.together(policies, settings)
+        return self.training(row, together) + (self.gradients(together) if combines else 0)
 
-    @property
-    def train_tokens(self) -> int:
-        """In a forward; where that is auto, as many as fit beside what learns and its gradients."""
+    def training(self, row: float, policies: int = 1) -> int:
+        """On rows of so many tokens at most, so many policies in the same steps."""
+        return self._learning(policies) + self._token(row) * max(self.train_tokens(policies), int(row))
+
+    def together(self, policies: int, settings: Training) -> int:
+        """How many of so many policies learn in the same steps. Where that is auto, one more as long as the others do
+        not fill a step and it fits with its rows: they then go twice through the model at most, where each alone goes
+        once.
+        """
+        asked = self.config.execution.train_together
+        if self.whole:
+            return 1
+        if asked != "auto":
+            return max(1, min(policies, asked))
+        tokens = settings.batch_size * (self.both if self.mean is None else self.mean)
+        count = 1
+        while count < policies and count * tokens < self._full(count + 1) and self._holds(count + 1):
+            count += 1
+        return count
+
+    def train_tokens(self, policies: int = 1) -> int:
+        """In a forward; where that is auto, as many as fit beside so many policies that learn, and their gradients."""
         asked = self.config.execution.train_tokens
         if asked != "auto":
             return asked
-        room = room_beside(self.of, self.memory, self._learning(self.together) + self.gradients())
-        return tokens_within(room, self._token(self.both + self.longest), self.device)
+        room = room_beside(self.of, self.memory, self._learning(policies) + self.gradients(policies))
+        return tokens_within(room, self._token(self._longest_row), self.device)
+
+    @property
+    def _longest_row(self) -> int:
+        """As long as the configuration lets one be: a prompt, both responses, and the one that is learned from."""
+        return self.config.data.max_prompt_tokens + 3 * self.longest
+
+    def _holds(self, policies: int) -> bool:
+        """Has the memory room for so many policies and the longest row?"""
+        needed = self.training(self._longest_row, policies) + self.gradients(policies)
+        return needed <= (1 - SPARE) * self.memory
+
+    def _full(self, policies: int) -> float:
+        """Tokens of a step beyond which its products get no faster: on a processor, where a layer has `FAST`
+        multiplications to do; elsewhere a forward of so many policies.
+        """
+        full = float(self.train_tokens(policies))
+        return min(full, FAST * self.of.layers / self.of.parameters) if self.device == "cpu" else full
 
     def _learning(self, policies: int) -> int:
         """The model, and of each policy in float32 itself, gradient, both moments and the best so far; its copy in the
@@ -108,15 +138,6 @@ class Peaks(Reckoning):
         each = of.whole_activations(int(row)) if self.whole else of.activations(rank, self.targets, int(row))
         layers = of.layers - self.below
         return of.recomputed(each, layers) if self.config.execution.gradient_checkpointing else (layers + 1) * each
-
-    def worth_together(self, tokens: float, device: str) -> int:
-        """How many policies of so many tokens a step make its products as fast as they get: on a processor until a
-        layer has `FAST` multiplications to do, elsewhere until a forward is full.
-        """
-        full = float(self.train_tokens)
-        if device == "cpu":
-            full = min(full, FAST * self.of.layers / self.of.parameters)
-        return math.ceil(full / tokens)
 
     def scoring(self, row: float) -> int:
         asked, each = (

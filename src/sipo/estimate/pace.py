@@ -127,7 +127,7 @@ def measured(task: "Task", seconds: float = SECONDS, clock: Clock = time.perf_co
     settings, worth = config.align.model_copy(update={"epochs": 1}), forwards(config)
     batch = _some(groups, room / worth)[: settings.batch_size]
     examples = [Example(group, (0.0, 0.0), ((1, 0, 1),)) for group in batch]
-    loss = Loss(settings.beta, token_budget=task.train_tokens)
+    loss = Loss(settings.beta, token_budget=task.train_tokens())
 
     def learn() -> None:
         with apart():

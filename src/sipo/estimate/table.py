@@ -33,8 +33,9 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
     judges = [size for objective in config.objectives if (size := _judge_bytes(objective.reward))]
     of = shape(model, dtype, config.model.quantise)
     device = find_device(config.execution.device)
-    where = (memory_of(device), device.type) if gpu is None else (gpu * GIB, "cuda")
-    peaks = Peaks(config, longest, model, of, context_of(model.config), judges, *where)
+    memory, kind = (memory_of(device), device.type) if gpu is None else (gpu * GIB, "cuda")
+    mean = None if absent.rows or absent.model else task.row_tokens
+    peaks = Peaks(config, longest, model, of, context_of(model.config), judges, memory, kind, mean)
     say(
         f"plan       {of.parameters / 1e6:,.6g} M parameters in {_kept(config, dtype)}, "
         f"{peaks.policy / 1e6:.3g} M {'a policy' if peaks.whole else 'an adapter'}, "

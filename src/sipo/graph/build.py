@@ -183,7 +183,7 @@ class Graph:
             writes=(POLICIES, LOGPROBS, TRAINING),
             backbone=self.backbone,
             work=work.align,
-            peak=lambda peaks: max(peaks.training(peaks.both), peaks.scoring(peaks.both)),
+            peak=lambda peaks: max(peaks.trained(peaks.both, peaks.n, peaks.config.align), peaks.scoring(peaks.both)),
         )
         return best_aligned(self, stage) if self.config.align.lr == "auto" else self.add(stage)
 
@@ -219,7 +219,7 @@ class Graph:
             writes=(LOGPROBS,),
             given={"folds": folds},
             work=partial(work.calibrate, folds=folds),
-            peak=lambda peaks: peaks.training(peaks.both),
+            peak=lambda peaks: peaks.trained(peaks.both, folds * peaks.n, peaks.config.align),
         )[LOGPROBS]
 
     def _improved(self, policies: Output, number: int, needed: Inputs) -> Output:
@@ -270,7 +270,7 @@ class Graph:
             given=given,
             backbone=self.backbone,
             work=work.realign,
-            peak=lambda peaks: peaks.training(peaks.both + peaks.longest),
+            peak=lambda peaks: peaks.trained(peaks.both + peaks.longest, peaks.n, peaks.config.realign),
         )
         tries = self.config.realign.lr == "auto"
         return (best_realigned(self, realigned, at) if tries else self.add(realigned))[POLICIES]

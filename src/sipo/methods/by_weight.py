@@ -54,8 +54,14 @@ class Trainer:
     train: Callable[..., Any]
     needs: "Callable[[Graph], Inputs]"
     work: Callable[[Plan], Work]
-    peak: "Callable[[Peaks], float]" = lambda peaks: peaks.training(peaks.both)
+    combines: bool = False
+    """Is every objective's gradient there at once?"""
     reads: tuple[str, ...] = READS
+
+    def peak(self, peaks: "Peaks") -> float:
+        config = peaks.config
+        weights = between(grid(config.weights, config.names))
+        return peaks.trained(peaks.both, len(weights), config.align, combines=self.combines)
 
 
 def by_weight_spec(name: str, says: str, trainer: Trainer, *, version: int = 1, **more: Any) -> MethodSpec:

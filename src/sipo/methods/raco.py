@@ -14,7 +14,6 @@ from sipo.methods.lw import lw_needs, lw_work, train_lw
 from sipo.settings.section import Fraction, Section
 
 if TYPE_CHECKING:
-    from sipo.declare.memory import Peaks
     from sipo.logprobs.table import LogprobTable
     from sipo.task import Task
 
@@ -43,15 +42,11 @@ def _work(plan: Plan) -> Work:
     return lw_work(plan, ways=plan.n)  # back for each objective
 
 
-def _peak(peaks: "Peaks") -> float:
-    return peaks.training(peaks.both) + peaks.gradients()
-
-
 METHODS = (
     by_weight_spec(
         "raco",
         "a model for each weight, trained along a combination of the objectives' gradients",
-        Trainer(train_raco, lw_needs, _work, _peak, reads=(*READS, "raco")),
+        Trainer(train_raco, lw_needs, _work, combines=True, reads=(*READS, "raco")),
         look=Look("#999933", "H", "\N{HORIZONTAL BLACK HEXAGON}"),
         section="raco",
         settings=(Raco, Mgda),

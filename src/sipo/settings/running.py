@@ -99,7 +99,7 @@ class Execution(Section):
     the memory, about a third more time."""
     train_together: Positive | Literal["auto"] = "auto"
     """Adapters that learn in the same steps, one an objective or a weight, by one forward and one way back; auto takes
-    as many as make a step's products large, and fit. Whole models learn one after the other."""
+    as many as make a step's products large, and fit with their rows. Whole models learn one after the other."""
     checkpoint_seconds: NotNegative = 60.0
     """How often training saves its state."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()

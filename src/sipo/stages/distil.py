@@ -80,11 +80,11 @@ def learn(
             examples = Examples(
                 [Example(Group(g.prompt, g.responses[:1]), (0.0,), ((0, 0, 1.0),), nll=True) for g in groups["train"]]
             )
-            loss = Loss(settings.beta, Weighting((0.0,)), alpha=1.0, token_budget=task.train_tokens)
+            loss = Loss(settings.beta, Weighting((0.0,)), alpha=1.0, token_budget=task.train_tokens())
         else:
             start = load_policy(place(TUNED))
             examples = _preferring(task, start, groups, folder)
-            loss = Loss(settings.beta, token_budget=task.train_tokens)
+            loss = Loss(settings.beta, token_budget=task.train_tokens())
             if not examples.train:
                 start.save(place(training), task.backbone)
                 return []

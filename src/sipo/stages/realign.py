@@ -66,7 +66,7 @@ def realign(
             fresh if merged else policies[i],
             Examples(examples),
             Recipe(settings, lr, seed),
-            Loss(settings.beta, alpha=settings.alpha, token_budget=task.train_tokens),
+            Loss(settings.beta, alpha=settings.alpha),
             (policies[i],) if merged else (),
             job_of(task, "realigning", key, lr, checkpoint, objective=objective),
         )

@@ -1,6 +1,7 @@
 """Training the policies of a stage, as many in the same steps as is worth it, and what people are told of it."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,7 +53,8 @@ def train_units(
             if all(number in done for number in group):
                 continue
             trainees = {number: each for number in group if (each := trainee(units[number]))}
-            results = dict(zip(trainees, _train(task, list(trainees.values())), strict=True))
+            tokens = task.train_tokens(len(group))
+            results = dict(zip(trainees, _train(task, list(trainees.values()), tokens), strict=True))
             trained = dict[int, Trained]()
             for number, result in results.items():
                 if isinstance(result, NotFiniteError):
@@ -65,7 +67,9 @@ def train_units(
     return in_any_order(journal, len(units), work, writes=lambda number: writes(units[number]))
 
 
-def _train(task: "Task", trainees: Sequence[Trainee]) -> list[Trained | NotFiniteError]:
+def _train(task: "Task", trainees: Sequence[Trainee], tokens: int) -> list[Trained | NotFiniteError]:
+    """With so many tokens in a forward."""
+    trainees = [replace(each, loss=replace(each.loss, token_budget=tokens)) for each in trainees]
     jobs = [each.job for each in trainees]
     if not jobs:
         return []
@@ -103,7 +107,7 @@ def fresh(
         new_policy(task.backbone.model, config.policies, config.lora, seed_of(config.seed, "adapter")),
         examples,
         Recipe(config.align, lr, seed_of(config.seed, *order), keep_best=config.align.checkpoint == "best"),
-        Loss(config.align.beta, weighting, token_budget=task.train_tokens),
+        Loss(config.align.beta, weighting),
         job=job_of(task, "training", "align.lr", lr, checkpoint, **about),
     )
 
