@@ -6,22 +6,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small import random_adapter
 from transformers import LlamaForCausalLM
 
 from sipo.bank import Adapter, Bank, load_adapter, save_adapter
-from sipo.decoding import Request, at_mod, at_soup, base
+from sipo.config.file import parse_config
+from sipo.decoding import BestOf, Generated, Request, at_mod, at_soup, base
 from sipo.engines import Local, Span
 from sipo.engines import batched as batching
 from sipo.engines.batched import Texts
 from sipo.engines.probe import find_routes
+from sipo.filters.features import embedding
+from sipo.filters.features.spec import Answers
+from sipo.finished.answering import Asked, Placed, given
 from sipo.logprobs.packing import Group
 from sipo.logprobs.score import ScoreRequest, score_rows
+from sipo.logprobs.table import LogprobTable
 from sipo.memory import UNBOUND, Pieces, is_full
+from sipo.methods.interface import Aligned
 from sipo.models.load import load_backbone
+from sipo.progress import Progress
 from sipo.settings import Decoding, Execution, Model, Training
+from sipo.task import Task
 from sipo.training import loop
 from sipo.training.conflict import Rule
 from sipo.training.learner import Recipe
@@ -104,6 +113,60 @@ def test_scores_that_do_not_fit_are_found_in_halves(
     assert found.keys() == whole.keys() and max(tried) > 2
     assert [found[unit] for unit in found] == pytest.approx([whole[unit] for unit in found], abs=1e-3)
     assert len(said()) == 1 and "execution.score_tokens" in said()[0]
+
+
+def test_embeddings_that_do_not_fit_are_found_in_halves(
+    make_settings: Callable[[Path], dict[str, Any]], tmp_path: Path, said: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    task = Task(parse_config(make_settings(tmp_path), "settings"), Progress(quiet=True))
+    answers = [Answers((), (), task.group(row)) for row in task.splits.train[:9]]
+    whole, tried = embedding._measure(task, answers, LogprobTable()), list[int]()
+    monkeypatch.setattr(embedding, "mean_states", narrow(embedding.mean_states, 1, 2, tried))
+    halves = embedding._measure(task, answers, LogprobTable())
+    assert max(tried) > 2 and len(halves) == len(whole) == 9
+    for one, other in zip(whole, halves, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert len(said()) == 1 and "execution.score_tokens" in said()[0]
+
+
+def test_the_draws_of_one_answer_are_scored_in_halves(
+    bank: Bank, policies: list[Adapter], said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the draws to one prompt, which share a row, do not fit together."""
+    best = BestOf(4, (0.2, 0.3, 0.5))
+    model = Placed(Aligned(tuple(policies), base(3), best_of=best), (0, 1, 2), 3)
+    draws = [Generated((40 + each, 41, 42), True) for each in range(4)]
+    asked = Asked(model, [Request(PROMPTS[3], base(3), seed) for seed in range(4)], Decoding())
+    with bank.mounted(policies):
+        whole = given(asked, draws, bank, batching.Room(Execution()))
+        compute, tried = batching.score_rows, list[int]()
+
+        def narrowed(bank: Bank, rows: Any) -> Any:
+            tried.append(sum(len(group.responses) for group, _ in rows))
+            if tried[-1] > 2:
+                raise FULL
+            return compute(bank, rows)
+
+        monkeypatch.setattr(batching, "score_rows", narrowed)
+        assert given(asked, draws, bank, batching.Room(Execution())) == whole
+    assert max(tried) == 16 and tried.count(2) == 8 and len(said()) == 1
+
+
+def test_slices_are_as_large_as_fits_and_in_order(said: Callable[[], list[str]]) -> None:
+    for most in range(1, 9):
+        pieces, sizes = Pieces("rows", None), list[int]()
+
+        def doubled(some: Any, most: int = most, sizes: list[int] = sizes) -> list[int]:
+            sizes.append(len(some))
+            if len(some) > most:
+                raise FULL
+            return [2 * each for each in some]
+
+        assert pieces.slices(range(8), doubled) == list(range(0, 16, 2)) == pieces.slices(range(8), doubled)
+        assert pieces.slices([], doubled) == [] and most / 2 < max(sizes[-2:]) <= most
+    with pytest.raises(torch.OutOfMemoryError):
+        Pieces("rows", None).slices(range(8), lambda _: (_ for _ in ()).throw(FULL))
 
 
 def test_one_that_does_not_fit_alone_is_the_error(engine: Local, span: Span, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ UNBOUND = 2**62
 """More than anything counts to."""
 ALLOCATION = re.compile("can't allocate memory|out of memory|std::bad_alloc|STATUS_ALLOC_FAILED")
 """In what torch raises on a processor, and what libraries below it raise, cuBLAS and cuDNN among them."""
+A = TypeVar("A")
 T = TypeVar("T")
 B = TypeVar("B", bound="Divisible")
 
@@ -57,6 +58,14 @@ class Pieces:
             self._lower(len(batch), len(batch) // 2)
             return self.of(batch, compute)
         return found
+
+    def slices(self, items: Sequence[A], compute: Callable[[Sequence[A]], Sequence[T]]) -> list[T]:
+        """What compute gives for all items, in order, from slices of as many as the memory holds."""
+
+        def found(most: int) -> list[T]:
+            return [each for at in range(0, len(items), most) for each in compute(items[at : at + most])]
+
+        return self.within(len(items), found, lambda most: most // 2 or None) if items else []
 
     def within(self, size: int, compute: Callable[[int], T], fewer: Callable[[int], int | None]) -> T:
         """What compute(size) gives, a whole piece of work with at most so many at once. Where they do not fit it begins

@@ -8,10 +8,9 @@ import numpy as np
 
 from sipo.bank import Bank
 from sipo.decoding import Generated, Mixture, Request, decode, embedded
-from sipo.engines.batched import REFILLS, Room
+from sipo.engines.batched import REFILLS, Room, Single
 from sipo.finished.streaming import Stream, Watch
 from sipo.logprobs.packing import Group
-from sipo.logprobs.score import score_rows
 from sipo.methods.interface import Aligned
 from sipo.models.chat import Codec
 from sipo.settings import Decoding
@@ -78,7 +77,7 @@ def answers_to(
             for (at, _), draw in zip(batch, generated, strict=True):
                 drawn[at].append(draw)
                 if len(drawn[at]) == len(asked[at].draws):
-                    texts[at] = codec.decode(given(asked[at], drawn[at], bank).tokens)
+                    texts[at] = codec.decode(given(asked[at], drawn[at], bank, room).tokens)
                     if len(drawn[at]) > 1:
                         _tell(at, texts[at], *told)
     return [texts[at] for at in range(len(asked))]
@@ -106,13 +105,14 @@ def _tell(place: int, text: str, watch: Watch | None, done: Watch | None) -> Non
         done(place, text)
 
 
-def given(asked: Asked, draws: Sequence[Generated], bank: Bank) -> Generated:
+def given(asked: Asked, draws: Sequence[Generated], bank: Bank, room: Room) -> Generated:
     """The draw that its policies find best. The bank has the model's adapters mounted."""
     best_of = asked.model.aligned.best_of
     if best_of is None or len(draws) == 1:
         return draws[0]
     group = Group(asked.draws[0].prompt, tuple(draw.tokens for draw in draws))
-    reference, *policies = np.array(score_rows(bank, [(group, point) for point in asked.model.policies]))
+    scores = Single([(group, point) for point in asked.model.policies])(bank, room)
+    reference, *policies = np.array(scores).reshape(-1, len(draws))
     return draws[best_of.pick(np.stack(policies, 1) - reference[:, None])]
 
 

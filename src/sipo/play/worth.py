@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Any, Literal
 
-import numpy as np
-
 from sipo.bank import Policy
+from sipo.engines.batched import Room, Single
 from sipo.errors import SipoError
 from sipo.finished.answering import Placed
 from sipo.finished.built import ALONE
 from sipo.finished.prompts import chat_of
 from sipo.logprobs.packing import Group
-from sipo.logprobs.score import score_rows
 from sipo.message import Message
 from sipo.rewards.interface import Item
 from sipo.rewards.objective import Objective
@@ -79,9 +77,8 @@ async def _implicit(
 
     def score(places: tuple[int, ...], mounted: int) -> list[float]:
         points = Placed(aligned, places, mounted).policies
-        of_reference, *of_policies = np.array(
-            score_rows(task.bank, [(Group(prompt, (response,)), point) for point in points])
-        )[:, 0]
+        rows = Single([(Group(prompt, (response,)), point) for point in points])
+        of_reference, *of_policies = rows(task.bank, Room(run.config.execution))
         return [float(each - of_reference) for each in of_policies]
 
     look = Look(policies, score)

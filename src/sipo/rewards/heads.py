@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from sipo.logprobs.packing import batches
+from sipo.memory import Pieces
 from sipo.models.locate import origin_of
 from sipo.models.pretrained import read_config, read_weights
+from sipo.rewards.encoding import Encoded
 from sipo.rewards.examples import Kind
 from sipo.rewards.model import forward
 from sipo.rewards.reading import ReadExamples
@@ -70,11 +72,15 @@ def start_at(network: PreTrainedModel, levels: Tensor, prepared: ReadExamples, b
     some = [each[0] for each in prepared.encoded[:STARTS_FROM]]
     network.requires_grad_(False)
     head.weight.requires_grad_(True)
-    state = torch.zeros_like(head.weight[0])
-    for indices in batches([len(one["input_ids"]) for one in some], budget):
-        logits = forward(network, [some[index] for index in indices])
+    state, pieces = torch.zeros_like(head.weight[0]), Pieces("responses", None)
+
+    def read(part: Sequence[Encoded]) -> list[Tensor]:
         # The gradient of a linear layer's output by its weights is what it reads.
-        state += torch.autograd.grad(logits[:, 0].sum(), head.weight)[0][0] / len(some)
+        return [torch.autograd.grad(forward(network, part)[:, 0].sum(), head.weight)[0][0] / len(some)]
+
+    for indices in batches([len(one["input_ids"]) for one in some], budget):
+        for each in pieces.slices([some[index] for index in indices], read):
+            state += each
     network.requires_grad_(True)
     with torch.no_grad():
         missing = levels - head.weight @ state

@@ -120,13 +120,11 @@ class Loaded:
     def __call__(self, call: tuple[Sequence[int], Sequence[Encoded]]) -> tuple[Sequence[int], list[list[float]]]:
         indices, rows = call
 
-        def scored(most: int) -> list[list[float]]:
-            logits = torch.cat(
-                [forward(self.classifier.model, rows[at : at + most]) for at in range(0, len(rows), most)]
-            )
+        def scored(some: Sequence[Encoded]) -> list[list[float]]:
+            logits = forward(self.classifier.model, some)
             return ((logits - self.classifier.mean) / self.classifier.std).tolist()
 
-        return indices, self._pieces.within(len(rows), scored, lambda most: most // 2 or None)
+        return indices, self._pieces.slices(rows, scored)
 
 
 def rows_of(config: PretrainedConfig) -> int:

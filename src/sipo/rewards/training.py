@@ -135,9 +135,10 @@ def rewards_of(model: Any, prepared: ReadExamples, budget: int) -> Tensor:
     Raises SipoError where one is not finite.
     """
     flat = [one for each in prepared.encoded for one in each]
-    rewards = torch.zeros(len(flat), model.config.num_labels)
+    rewards, pieces = torch.zeros(len(flat), model.config.num_labels), Pieces("responses", None)
     for indices in batches([len(one["input_ids"]) for one in flat], budget):
-        rewards[indices] = forward(model, [flat[index] for index in indices]).cpu()
+        some = [flat[index] for index in indices]
+        rewards[indices] = torch.stack(pieces.slices(some, lambda part: [*forward(model, part).cpu()]))
     named_so = [named(item) for example in prepared.examples for item in example.items]
     finite(rewards, lambda place: f"the trained model's reward for {named_so[place // rewards.shape[1]]}", LOWER)
     return rewards

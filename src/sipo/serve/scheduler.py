@@ -20,13 +20,14 @@ import torch
 from sipo.bank import Bank, Policy
 from sipo.decoding.decode import Generated, broken
 from sipo.decoding.running import Answer, Chance, Running
+from sipo.engines.batched import Room as Fitting
 from sipo.errors import SipoError
 from sipo.finished.answering import Asked, Placed, given
 from sipo.finite import SMALLER, infinite_tensor
 from sipo.methods.interface import Aligned
 from sipo.serve.threads import compute_with
 from sipo.serve.wire import ApiError
-from sipo.settings import Decoding
+from sipo.settings import Decoding, Execution
 
 READING = 0.25
 """Seconds for which those who write wait while prompts are read, or two steps' if these take longer; where nobody
@@ -140,6 +141,7 @@ class Scheduler:
 
     def __init__(self, bank: Bank, stops: Collection[int], room: Room) -> None:
         self.bank, self.stops, self.room = bank, stops, room
+        self._scoring = Fitting(Execution())
         self._changed = threading.Condition()
         self._waiting: deque[Ask] = deque()
         self._running: list[Ask] = []
@@ -405,7 +407,7 @@ class Scheduler:
         elif all(answer.over for answer in ask.answers):
             assert ask.asked is not None
             draws = [Generated(tuple(answer.tokens), answer.ended) for answer in ask.answers]
-            best = given(replace(ask.asked, model=self._placed(ask.aligned)), draws, self.bank)
+            best = given(replace(ask.asked, model=self._placed(ask.aligned)), draws, self.bank, self._scoring)
             self._wrote(ask, ask.answers[draws.index(best)])
 
     def _wrote(self, ask: Ask, answer: Answer) -> None:

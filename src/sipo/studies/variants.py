@@ -24,6 +24,7 @@ from sipo.filters.evidence import features_of, labelled_pairs, of_contest, utili
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import ScoreRequest
 from sipo.logprobs.table import LogprobTable, policy
+from sipo.memory import Pieces
 from sipo.runs.outputs import Outputs
 from sipo.stages.sample import worked_rows
 from sipo.task import Task
@@ -122,15 +123,16 @@ def _with_head(task: Task, found: Sequence[Contest], known: LogprobTable, held_o
 @torch.no_grad()
 def _last_states(bank: Bank, groups: Sequence[Group]) -> list[Array]:
     """For each group [R, d]: the backbone's last hidden state at each response's last token."""
-    states: list[Array] = []
+    pieces = Pieces("prompts", None)
+
+    def read(part: Sequence[Group]) -> list[Array]:
+        packed = pack(part, bank.device)
+        output = bank.hidden_states(
+            torch.zeros(len(part), 0), layout=packed.layout, input_ids=packed.ids, use_cache=False
+        ).last_hidden_state
+        ends = [np.cumsum([len(group.prompt), *map(len, group.responses)])[1:] - 1 for group in part]
+        return [states[last].double().numpy() for states, last in zip(output, ends, strict=True)]
+
     with bank.mounted([]):
-        for start in range(0, len(groups), TOGETHER):
-            part = groups[start : start + TOGETHER]
-            packed = pack(part, bank.device)
-            output = bank.hidden_states(
-                torch.zeros(len(part), 0), layout=packed.layout, input_ids=packed.ids, use_cache=False
-            ).last_hidden_state
-            for row, group in enumerate(part):
-                ends = np.cumsum([len(group.prompt), *map(len, group.responses)])[1:] - 1
-                states.append(output[row, ends].double().numpy())
-    return states
+        parts = [groups[start : start + TOGETHER] for start in range(0, len(groups), TOGETHER)]
+        return [states for part in parts for states in pieces.slices(part, read)]

@@ -3,6 +3,7 @@ tokens.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,14 +36,16 @@ def mean_states(bank: "Bank", groups: "Sequence[Group]") -> list[Array]:
 def _measure(task: "Task", answers: Sequence[Answers], table: "LogprobTable") -> list[Array]:
     from sipo.engines.fitting import tokens_for
     from sipo.logprobs.packing import batches, worth_sharing
+    from sipo.memory import Pieces
 
-    bank = task.bank
+    bank, pieces = task.bank, Pieces("prompts", "execution.score_tokens")
     parts = [(at, part) for at, each in enumerate(answers) for part in worth_sharing(each.group, bank.knee)]
     sizes = [part.columns(bank.routes.packs) for _, part in parts]
     found: list[Array] = [np.zeros(0)] * len(parts)
     with bank.mounted([]), task.progress.track("embeddings", len(parts)) as advance:
         for batch in batches(sizes, tokens_for(task.config.execution, bank, task.span(), max(sizes))):
-            for at, states in zip(batch, mean_states(bank, [parts[at][1] for at in batch]), strict=True):
+            groups = [parts[at][1] for at in batch]
+            for at, states in zip(batch, pieces.slices(groups, partial(mean_states, bank)), strict=True):
                 found[at] = states
             advance(len(batch))
     of: list[list[Array]] = [[] for _ in answers]
