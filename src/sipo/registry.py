@@ -6,7 +6,6 @@ The configuration reads it, so no file of such a package loads torch at its top.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -14,6 +13,7 @@ from pkgutil import iter_modules
 from typing import Any, Generic, Protocol, TypeVar
 
 from sipo.errors import SipoError
+from sipo.words import nearest
 
 
 class Named(Protocol):
@@ -47,8 +47,8 @@ class Registry(Generic[Spec]):
     def check_name(self, name: str) -> str:
         """The name itself. Raises ValueError, with the nearest one, where there is no such."""
         if name not in self.specs():
-            near = get_close_matches(name, self.specs(), n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"they are {', '.join(self.specs())}"
+            near = nearest(name, self.specs())
+            hint = f"did you mean `{near}`?" if near else f"they are {', '.join(self.specs())}"
             raise ValueError(f"`{name}` is no {self.what}; {hint}")
         return name
 

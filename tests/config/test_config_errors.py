@@ -122,6 +122,8 @@ def test_whatever_is_written_is_taken_or_named_in_plain_words(reward: Any) -> No
         ({"raco": {"rule": "mgda", "c": 0.4}}, "`raco.c`: the rule mgda does not read c; leave it out, or set raco.rule to r"),
         ({"objectives": [{"name": "x", "better": "b"}]}, "`objectives` is"),
         ({"objectives": [{"name": "a b", "better": "b"}] * 2}, "`objectives.0.name` is 'a b'; write a name of letters"),
+        ({"model": {"path": "m", "quantise": "2bit"}}, "`model.quantise` is '2bit'; write 4bit or 8bit"),
+        ({"model": {"path": "m", "quantise": "4bits"}}, "`model.quantise` is '4bits'; write 4bit or 8bit (did you mean `4bit`?)"),
         ({"refine": {"reviewer": {"xx": 1}}}, "refine.reviewer: `xx` is no objective; did you mean `x`?"),
     ],
 )  # fmt: skip

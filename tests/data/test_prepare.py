@@ -290,7 +290,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 FAILURES = {
-    "no such source": (["pku-saferlhf-11k"], "did you mean `pku-saferlhf-10k`"),
+    "no such source": (["pku-saferhlf-10k"], "did you mean `pku-saferlhf-10k`"),
     "no such format": (["FILE", "--format", "x"], "--format x: no such format"),
     "no such objective": (["FILE", "--objectives", "c"], "has no objective `c`; it has a, b"),
     "tie": (["FILE", "--drop-ties", "some"], "--drop-ties some: write any"),

@@ -18,6 +18,7 @@ from sipo.cli.main import main
 from sipo.config.file import parse_config
 from sipo.errors import SipoError
 from sipo.finished.gguf_lora import _page
+from sipo.models.quantisation import is_quantised
 from sipo.runs.pipeline import run
 
 THINKS = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
@@ -89,6 +90,29 @@ def test_an_export_says_that_its_base_was_quantised(
     soups = opened.at({"detail": 1.0}, method="soups")
     assert words in (soups.save_pretrained(tmp_path / "adapter") / "README.md").read_text()
     assert words in _page(soups, "base", {"detail": 1.0}, None)
+
+
+def test_the_code_of_a_card_loads_the_base_as_it_was_quantised(
+    make_settings: Callable[[Path], dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchao")
+    settings = make_settings(tmp_path)
+    settings["model"] |= {"path": str(save_model(tmp_path / "model", tokenizer_of("byte", None, adds="bos")))}
+    settings["model"] |= {"prompt_template": WAYS["plain"][1], "quantise": "8bit"}
+    settings |= {"methods": ["base", "soups"], "align": {"lr": 0.05, "epochs": 1, "batch_size": 8}}
+    finished = run(parse_config(settings, "settings"), only="align", quiet=True)
+    soups = sipo.open(finished).at({"detail": 0.25, "brevity": 0.75}, method="soups")
+    expected = soups.generate(QUESTION, temperature=0.0, max_new_tokens=256)
+    (code,) = blocks(folder := soups.save_pretrained(tmp_path / "soup"))
+    assert "TorchAoConfig" in code and "which answers otherwise" in (folder / "README.md").read_text()
+    capsys.readouterr()
+    exec(code.replace('"How do I ...?"', repr(QUESTION)).replace('dtype="auto"', 'dtype="float32"'), made := {})
+    assert capsys.readouterr().out.strip() == expected
+    assert any(is_quantised(weight) for weight in made["base"].parameters())
+    words = ["export", str(finished), "--weights", "detail=0.25,brevity=0.75", "--method", "soups"]
+    assert main([*words, "--to", str(tmp_path / "adapter")]) == 0
+    served, note = capsys.readouterr().out.split("serve it ")[1].splitlines()[:2]
+    assert served.startswith("vllm serve") and "8 bits" in note and "otherwise" in note
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])

@@ -58,10 +58,10 @@ def write(
     served = serve(to, made.base, made.rank or 0)
     if served:
         say(f"serve it {served}")
+    _note(model)
     soups = "" if distilled else _soups_served(model, made.base)
     if soups:
         say(f"serve soups at any weight, with sipo beside vLLM, by `{soups}`")
-    _note(model)
     about = {"folder": to, "method": model.method, "weights": model.weights, "base": made.base, "rank": made.rank}
     record = {**about, "cut": made.cut and made.cut.record, "serve": served or None}
     record["serve_soups"] = soups or None

@@ -1,7 +1,6 @@
 """A whole run: the sections that all runs have, and those that methods and filter rules declare in their own files."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -32,6 +31,7 @@ from sipo.settings import (
 )
 from sipo.settings.section import Seed, Whole, field_of
 from sipo.weights import grid, lattice_size
+from sipo.words import nearest
 
 MOST_WEIGHTS = 10_000
 """The lattice that a run's weights are taken from; over N objectives it grows like divisions^(N - 1)."""
@@ -116,8 +116,8 @@ class Run(Section):
                 [each for each in self.names if each not in mapping],
             )
             if unknown:
-                near = get_close_matches(unknown[0], self.names, n=1)
-                hint = f"did you mean `{near[0]}`?" if near else f"they are {', '.join(self.names)}"
+                near = nearest(unknown[0], self.names)
+                hint = f"did you mean `{near}`?" if near else f"they are {', '.join(self.names)}"
                 raise ValueError(f"{place}: `{unknown[0]}` is no objective; {hint}")
             if whole and missing:
                 raise ValueError(

@@ -7,7 +7,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 from sipo.disk.publishing import check_on_disk, replacing
 from sipo.errors import SipoError
 from sipo.places import shown
+from sipo.words import nearest
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 PREPARED = ("rows.jsonl", "rows.parquet")
@@ -106,8 +106,8 @@ def _what_is_there(path: Path) -> str:
     if not path.parent.is_dir():
         return f"no such file, and no folder {path.parent}; check the path"
     names = sorted(other.name for other in path.parent.iterdir() if other.suffix.lower() in SUFFIXES)
-    near = get_close_matches(path.name, names, n=1)
-    return f"no such file; did you mean `{near[0]}`?" if near else "no such file; check the path"
+    near = nearest(path.name, names)
+    return f"no such file; did you mean `{near}`?" if near else "no such file; check the path"
 
 
 def json_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:

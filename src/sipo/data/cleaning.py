@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from sipo.data.sources.grouping import grouped, pack, unpack
 from sipo.data.sources.interface import Dropped
 from sipo.errors import SipoError
 from sipo.message import Message
+from sipo.words import nearest
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 Ties = Literal["any", "all"]
@@ -125,8 +125,8 @@ def objectives_among(
         raise SipoError(f"--objectives: `{twice}` is there twice; name it once")
     for name in (*asked, *minimize):
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known) or 'none'}"
+            near = nearest(name, known)
+            hint = f"did you mean `{near}`?" if near else f"it has {', '.join(known) or 'none'}"
             raise SipoError(f"{place}: has no objective `{name}`; {hint}")
     names = asked or known
     for name in names:

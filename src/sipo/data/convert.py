@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -15,6 +14,7 @@ from sipo.data.sources import llama_factory, trl
 from sipo.data.sources.reading import split_named
 from sipo.disk.appearing import appearing
 from sipo.errors import SipoError
+from sipo.words import nearest
 
 Writer = Callable[[Row, int], dict[str, Any]]
 WRITERS: dict[str, Writer] = {**trl.WRITERS, **llama_factory.WRITERS}
@@ -63,8 +63,8 @@ def convert(path: Path, to: Path, format: str) -> Converted:
 def writer(format: str) -> Writer:
     """What makes a record of a row and the index of its better response. Raises SipoError where there is none such."""
     if format not in WRITERS:
-        near = get_close_matches(format, WRITERS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(WRITERS)}"
+        near = nearest(format, WRITERS)
+        hint = f"did you mean {near}?" if near else f"they are {', '.join(WRITERS)}"
         raise SipoError(f"--format {format}: no such format; {hint}")
     return WRITERS[format]
 

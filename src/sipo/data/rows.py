@@ -17,7 +17,6 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from sipo.data.prompts import parse_prompt, parse_text, text_of
 from sipo.disk.content import short_digest
 from sipo.errors import SipoError
 from sipo.message import Message
+from sipo.words import nearest
 
 COLUMNS = ("prompt", "response_0", "response_1", "preferred")
 
@@ -215,8 +215,8 @@ def _labels(value: object, objectives: Collection[str] | None) -> dict[str, int 
 
 def _check_objective(path: Path, name: str, known: Sequence[str], rows: Sequence[Row]) -> None:
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known) or 'none'}"
+        near = nearest(name, known)
+        hint = f"did you mean `{near}`?" if near else f"it has {', '.join(known) or 'none'}"
         raise SipoError(f"{path}: no row has the objective `{name}`; {hint}")
     if all(row.preferred.get(name) is None for row in rows):
         raise SipoError(f"{path}: objective `{name}` never differs, it is null in every row; label or remove it")

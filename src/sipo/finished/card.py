@@ -83,7 +83,7 @@ def model_card(model: "AlignedModel", about: About) -> str:
         "## Limits",
         _limits(fronts, config, kind, licence.get("license")),
         "## How to use it",
-        how_to_use(base, revision, rank, about.codec),
+        how_to_use(base, revision, rank, about.codec, config.model.quantise),
     ]
     return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 

@@ -5,13 +5,21 @@ import json
 from sipo.commands import serve
 from sipo.models.chat import Codec
 from sipo.models.plain import frame
+from sipo.models.quantisation import code_of
+from sipo.settings.model import Quantise
 
 FOLDER = "path/to/this/folder"
 """Stands for wherever the export lies."""
+PLAIN = ", over the base's plain weights, which answers otherwise than what was measured"
 
 
-def how_to_use(base: str, revision: str | None, rank: int | None, codec: Codec | None) -> str:
-    """Code for transformers, PEFT besides where it is an adapter, and commands for the servers that take it."""
+def how_to_use(
+    base: str, revision: str | None, rank: int | None, codec: Codec | None, quantise: Quantise | None = None
+) -> str:
+    """Code for transformers, PEFT besides where it is an adapter, and commands for the servers that take it. An adapter
+    stands on its base as it was quantised, where that can be told.
+    """
+    imports, how = code_of(quantise)
     at = f", revision={_quoted(revision)}" if revision and rank is not None else ""
     alone = [*_imports(), f'model = AutoModelForCausalLM.from_pretrained({_quoted(FOLDER)}{at}, dtype="auto")']
     asked = _asking(codec) if codec else []
@@ -19,17 +27,17 @@ def how_to_use(base: str, revision: str | None, rank: int | None, codec: Codec |
         ways = [("With transformers:", "python", [*alone, _tokenizer(FOLDER, ""), *asked])]
     else:
         apart = [
-            *_imports("from peft import PeftModel"),
-            f'base = AutoModelForCausalLM.from_pretrained({_quoted(base)}{at}, dtype="auto")',
+            *_imports("from peft import PeftModel", *imports),
+            f'base = AutoModelForCausalLM.from_pretrained({_quoted(base)}{at}, dtype="auto"{how})',
             f"model = PeftModel.from_pretrained(base, {_quoted(FOLDER)})",
             _tokenizer(base, at),
         ]
-        ways = [
-            ("With PEFT:", "python", [*apart, *asked]),
-            ("With transformers, which finds the base by itself where PEFT is installed:", "python", alone),
-        ]
+        ways = [("With PEFT:", "python", [*apart, *asked])]
+        if not how:
+            itself = "With transformers, which finds the base by itself where PEFT is installed:"
+            ways.append((itself, "python", alone))
     if served := serve(FOLDER, None if rank is None else base, rank or 0):
-        ways.append(("With vLLM:", "sh", [served]))
+        ways.append((f"With vLLM{PLAIN if how else ''}:", "sh", [served]))
     return "\n\n".join("\n".join([said, "", f"```{kind}", *lines, "```"]) for said, kind, lines in ways)
 
 

@@ -42,6 +42,20 @@ def said_of(quantise: Quantise | None) -> str:
     return f"the policies learned over the base in {how}; {plain}"
 
 
+def code_of(quantise: Quantise | None) -> tuple[list[str], str]:
+    """How others load the same base: lines of Python to import, and what `from_pretrained` is given besides."""
+    if quantise is None:
+        return [], ""
+    if quantise == "4bit":
+        how = (
+            'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, '
+            'bnb_4bit_compute_dtype="bfloat16")'
+        )
+        return ["from transformers import BitsAndBytesConfig"], f", quantization_config={how}"
+    imports = ["from torchao.quantization import Int8WeightOnlyConfig", "from transformers import TorchAoConfig"]
+    return imports, ", quantization_config=TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))"
+
+
 def options_of(quantise: Quantise, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """What `from_pretrained` is given, besides; weights are quantised on the device as they are read."""
     check_quantise(quantise)

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext, suppress
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import islice
@@ -20,7 +19,7 @@ from sipo.data.prompts import text_of
 from sipo.errors import SipoError
 from sipo.rewards.interface import Item
 from sipo.rewards.objective import file_of
-from sipo.words import quantity
+from sipo.words import nearest, quantity
 
 RewardFunction: TypeAlias = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """(prompts, responses) -> one finite number for each response; larger is more of what it measures."""
@@ -75,8 +74,8 @@ def load_function(spec: str) -> RewardFunction:
     module = _import(module_name)
     function = getattr(module, name, None)
     if function is None:
-        near = get_close_matches(name, vars(module), n=1)
-        hint = f"did you mean `{module_name}:{near[0]}`?" if near else "name a function that it defines"
+        near = nearest(name, vars(module))
+        hint = f"did you mean `{module_name}:{near}`?" if near else "name a function that it defines"
         raise SipoError(f"{module_name} has no `{name}`; {hint}")
     if not callable(function):
         raise SipoError(f"`{name}` is {type(function).__name__}; name a function")

@@ -24,6 +24,7 @@ from sipo.graph.build import Graph
 from sipo.graph.key import outside_of, subject_of
 from sipo.methods.registry import find, usual
 from sipo.models.load import find_device
+from sipo.models.quantisation import said_of
 from sipo.progress import Progress, duration
 from sipo.ranks import joined
 from sipo.runs.foresight import SHORT, Course, foresee
@@ -338,7 +339,10 @@ def _conclude(task: Task, run: Path) -> None:
         say(f"choose   {sipo('choose', run, '--knee')}")
     say(f"ask it   {sipo(*generate(run, weights, question(prompts), _proposed(run, config)))}")
     say(f"take it  {sipo(*export(run, weights, 'soup'))}")
-    if served:
+    if rounded := said_of(config.model.quantise):
+        say(f"serve it {sipo('serve', run)}")
+        say(f"note: {rounded}; `sipo serve` loads it so")
+    elif served:
         say(f"serve it {served}")
 
 

@@ -1,7 +1,6 @@
 """What a configuration's validation found, as one line that names the key and says what to write there."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from reprlib import Repr
 from typing import Any, TypeVar, get_args
 
@@ -11,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from sipo.errors import SipoError
 from sipo.settings.section import RULE
+from sipo.words import nearest
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -109,8 +109,8 @@ def _way(problem: ErrorDetails, section: type[BaseModel] | None) -> str:
 
 
 def _option(options: Sequence[str], written: Any) -> str:
-    near = get_close_matches(str(written), options, n=1)
-    return _listed(options) + (f" (did you mean `{near[0]}`?)" if near else "")
+    near = nearest(str(written), options)
+    return _listed(options) + (f" (did you mean `{near}`?)" if near else "")
 
 
 def _listed(options: Sequence[str]) -> str:
@@ -161,8 +161,8 @@ def _unknown(place: Sequence[str | int], root: type[BaseModel], values: Any) -> 
         rule = _rule(_value_at(parents, values), section)
         way_out = f"leave it out, or set {where}.{RULE} to {_listed(others)}"
         return f"`{where}.{key}`: the {RULE} {rule} does not read {key}; {way_out}"
-    near = get_close_matches(str(key), known, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"the keys here are {', '.join(known)}"
+    near = nearest(str(key), known)
+    hint = f"did you mean `{near}`?" if near else f"the keys here are {', '.join(known)}"
     return f"unknown key `{key}`{f' in `{where}`' if where else ''}, {hint}"
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from sipo.data.chats import UnusableError, answered, asked, said
@@ -11,6 +10,7 @@ from sipo.data.labels import EVEN, as_label, as_number
 from sipo.data.sources.interface import Record
 from sipo.errors import SipoError
 from sipo.message import Message
+from sipo.words import nearest
 
 SCORES = frozenset(("score", "rating", "reward"))
 SAID_OF_SCORES = SCORES.union(("chosen", "avg", "average", "mean", "overall", "total"))
@@ -18,10 +18,10 @@ SAID_OF_SCORES = SCORES.union(("chosen", "avg", "average", "mean", "overall", "t
 
 def take(value: Mapping[str, Any], column: str) -> Any:
     if column not in value:
-        near = get_close_matches(column, value, n=1) or ["COLUMN"]
+        near = nearest(column, value) or "COLUMN"
         raise SipoError(
             f"has no column `{column}`; it has {', '.join(value) or 'none'}; say which it is, "
-            f"such as --map {column}={near[0]}"
+            f"such as --map {column}={near}"
         )
     return value[column]
 

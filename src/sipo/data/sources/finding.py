@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sipo.data.sources.reading import PACKED, SUFFIXES, read_path
 from sipo.data.sources.registry import known_sets, sources
 from sipo.disk.publishing import check_on_disk
 from sipo.errors import SipoError
+from sipo.words import nearest
 
 STRUCTURE = (
     *("prompt", "instruction", "conversations", "preferred", *PARTS, *SPLIT_COLUMNS),
@@ -60,8 +60,8 @@ def find(
         records = read_path(Path(name), called)
     elif not on_hub(name):
         check_on_disk(name)
-        near = get_close_matches(name, known_sets(), n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"or name one of {', '.join(known_sets())}, or a hub id"
+        near = nearest(name, known_sets())
+        hint = f"did you mean `{near}`?" if near else f"or name one of {', '.join(known_sets())}, or a hub id"
         raise SipoError(f"{name}: no such file or folder; {hint}")
     elif name in known_sets():
         source, known = (source, known) if format else known_sets()[name]
@@ -96,8 +96,8 @@ def told(format: str | None) -> tuple[Source | None, Known | None]:
         return known_sets()[format]
     names = [source.name for source in sources()]
     if format not in names:
-        near = get_close_matches(format, [*names, *known_sets()], n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"they are {', '.join(dict.fromkeys([*names, *known_sets()]))}"
+        near = nearest(format, [*names, *known_sets()])
+        hint = f"did you mean `{near}`?" if near else f"they are {', '.join(dict.fromkeys([*names, *known_sets()]))}"
         raise SipoError(f"--format {format}: no such format; {hint}")
     return sources()[names.index(format)], None
 
