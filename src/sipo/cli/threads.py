@@ -3,7 +3,8 @@
 They wait in turning loops. Beside other work one of them is not running, and the others turn in the time that it would
 need: beside one busy thread two threads are then slower than one. Short loops give the core away. On a quiet machine
 they cost up to a fifth of decoding's speed, whose products are so short that the threads fall asleep between
-them: a server, which is there for others, waits longer (docs/benchmarks.md).
+them: a server, which is there for others, waits longer, but not `sipo play`, which has a browser beside it
+(docs/benchmarks.md).
 """
 
 import os
