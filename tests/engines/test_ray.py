@@ -4,7 +4,10 @@ import os
 import pickle
 import random
 import signal
+import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from functools import partial
@@ -14,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chance import Chance
+from chance import Chance, Process
 
 import sipo.engines
 from sipo.bank import Adapter, Bank
 from sipo.decoding import Generated, Request, at_soup, base
 from sipo.disk.journal import Journal
-from sipo.engines import Engine, Local, Span, answer, check_engine
+from sipo.engines import Engine, Local, Span, answer, check_engine, cluster
 from sipo.engines.batched import Batch, Texts, score_plan
 from sipo.engines.cluster import ENVIRONMENT, Cluster
 from sipo.engines.ray import Actor, Failed, Ray, results
@@ -259,3 +262,30 @@ def test_an_address_without_a_cluster_is_one_line(bank: Bank, span: Span) -> Non
     nowhere = Execution(device="cpu", engine="ray", ray={"address": "127.0.0.1:1"})
     with closing(Ray(nowhere, bank)) as engine, pytest.raises(SipoError, match=r"execution.ray.address: no cluster"):
         texts(engine, span, requests(MIXTURES["base"]))
+
+
+def test_where_the_head_of_a_cluster_has_gone_a_process_ends_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "PULSE", 0.01)
+    monkeypatch.setattr(cluster, "HEAD", 0.1)
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as head:
+        name = f"127.0.0.1:{head.getsockname()[1]}"
+
+        def watch() -> None:
+            head.close()  # the other's is open
+            sys.stderr = os.fdopen(2, "w", closefd=False)  # where the process speaks
+            cluster.end_without(name, threading.Event())
+
+        process = Process(["--version"], tmp_path / "log", watch)
+        process.join(0.5)
+        assert process.exitcode is None
+    assert process.end() == 2
+    assert process.said().startswith(f"error: execution.ray: the head of the cluster, {name}, has gone;")
+
+
+def test_who_has_left_a_cluster_does_not_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "HEAD", 0.0)
+    left = threading.Event()
+    left.set()
+    cluster.end_without("127.0.0.1:1", left)

@@ -11,7 +11,9 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from traceback import format_exc
@@ -20,6 +22,7 @@ from typing import Any
 from sipo.disk.damage import note
 from sipo.errors import SipoError, first_line
 from sipo.hush import muted
+from sipo.ranks import speaks
 from sipo.settings import Ray
 
 ENVIRONMENT = {
@@ -31,6 +34,8 @@ TRIES = 4
 """Actors that may end while they are at one call; then no other is given it."""
 PATIENCE = 10.0
 """Seconds for a cluster to answer."""
+PULSE, HEAD = 5.0, 45.0
+"""Seconds between looks for the cluster's head, and for which it may be away: after 60 Ray ends who asks, silently."""
 ROW = 8
 """Calls in a block of Ray Data, at most; a block's replies come together."""
 BLOCKS = 64
@@ -45,6 +50,7 @@ class Cluster:
     def __init__(self, settings: Ray) -> None:
         self.settings = settings
         self._joined = False
+        self._left = threading.Event()
 
     def mapped(self, actor: Callable[..., Any], given: Sequence[Any], calls: Sequence[Any]) -> Iterator[Any]:
         """The replies to all of the calls but those that ended every actor that was given them, in any order: objects
@@ -128,6 +134,9 @@ class Cluster:
                 if ours:
                     signal.signal(signal.SIGTERM, ours)
             self._joined = True
+            self._left.clear()
+            head = ray.get_runtime_context().gcs_address
+            threading.Thread(target=end_without, args=(head, self._left), name="sipo-ray", daemon=True).start()
         self._look()
 
     def _look(self) -> None:
@@ -144,8 +153,30 @@ class Cluster:
         if self._joined:
             import ray
 
+            self._left.set()
             ray.shutdown()
             self._joined = False
+
+
+def end_without(head: str, left: threading.Event) -> None:
+    """End this process with 2, and say why, where the cluster's head `head` has gone before the cluster is left."""
+    host, _, port = head.rpartition(":")
+    seen = time.monotonic()
+    while not left.wait(PULSE):
+        try:
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+            seen = time.monotonic()
+        except OSError:
+            if time.monotonic() - seen < HEAD:
+                continue
+            if speaks():
+                print(
+                    f"error: execution.ray: the head of the cluster, {head}, has gone; what is finished is kept: start "
+                    "a cluster, and go on with the same command",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            os._exit(2)
 
 
 def check_address(settings: Ray) -> None:
