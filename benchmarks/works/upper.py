@@ -13,7 +13,9 @@ from benchmarks.model import random_adapter
 from benchmarks.records import OURS, Agreement, Record
 from benchmarks.works.dpo import same_curves
 from benchmarks.works.ours import write
-from sipo.bank import Adapter, new_adapter
+from sipo.bank import Adapter, Bank, new_adapter
+from sipo.bank.adapter import target_layers
+from sipo.bank.routes import Routes
 from sipo.decoding import Request, at_mod
 from sipo.settings import Lora, Training
 from sipo.training.learner import Recipe
@@ -25,14 +27,14 @@ EPOCHS = 2
 
 
 def decoding(bench: Bench) -> list[Record]:
-    settings = bench.settings
+    settings, (proven, apart) = bench.settings, _proven(bench)
     new, rows = settings.new_tokens, settings.n * settings.batch
     upper = [random_adapter(bench.model, settings.rank, settings.seed + i, "upper") for i in range(settings.n)]
     weights = bench.weights(settings.batch)
     requests = [Request(x, at_mod(w)) for x, w in zip(bench.prompts(settings.batch), weights, strict=True)]
 
     def own_rows() -> list[Tokens]:
-        with _sharing(bench, False):
+        with _by(bench, apart):
             return write(bench, upper, requests, new)
 
     def agreement(name: str, ours: list[Tokens], theirs: list[Tokens]) -> Agreement:
@@ -41,7 +43,7 @@ def decoding(bench: Bench) -> list[Record]:
         with bench.bank.mounted(upper):
             return same_texts(bench.bank, requests, ours, theirs, bench.exact)
 
-    with _sharing(bench, True):
+    with _by(bench, proven):
         routes = [
             Route(OURS, lambda _: write(bench, upper, requests, new), holds=(bench.model,)),
             Route("own-rows", lambda _: own_rows(), holds=(bench.model,)),
@@ -53,7 +55,7 @@ def decoding(bench: Bench) -> list[Record]:
 
 def dpo(bench: Bench) -> list[Record]:
     """A policy for each objective, two epochs each, from references that are known: states are kept over all of it."""
-    settings = bench.settings
+    settings, (proven, apart) = bench.settings, _proven(bench)
     count = QUICK_PAIRS if settings.quick else PAIRS
     training = Training(epochs=EPOCHS, batch_size=min(8, count // 2), lr=LR)
     groups = bench.groups(count, 2, settings.new_tokens)
@@ -71,7 +73,7 @@ def dpo(bench: Bench) -> list[Record]:
         return made.history[-1]["loss"]
 
     def own_rows(_: object) -> float:
-        with _sharing(bench, False):
+        with _by(bench, apart):
             return trained(starts["upper"], None)
 
     def agreement(name: str, ours: float, theirs: float) -> Agreement:
@@ -79,7 +81,7 @@ def dpo(bench: Bench) -> list[Record]:
             return Agreement(None, {})
         return same_curves([[ours]], [[theirs]], bench.exact)
 
-    with _sharing(bench, True):
+    with _by(bench, proven):
         routes = [
             Route(OURS, partial(trained, starts["upper"]), holds=(bench.model,)),
             Route("own-rows", own_rows, holds=(bench.model,)),
@@ -89,10 +91,15 @@ def dpo(bench: Bench) -> list[Record]:
         return bench.compare("upper-dpo", routes, tokens, agreement, pairs=count, epochs=EPOCHS)
 
 
+def _proven(bench: Bench) -> tuple[Routes, Routes]:
+    """With these adapters, and the same where nothing is shared; the bench's own were found with others."""
+    routes = Bank(bench.backbone).proven(target_layers(bench.model, Lora(layers="upper"))).routes
+    return routes, replace(routes, shares=False, keeps=False)
+
+
 @contextmanager
-def _sharing(bench: Bench, shares: bool) -> Iterator[None]:
-    """The bank was proven with adapters in all layers, which share nothing."""
-    before, bench.bank.routes = bench.bank.routes, replace(bench.bank.routes, shares=shares, keeps=shares)
+def _by(bench: Bench, routes: Routes) -> Iterator[None]:
+    before, bench.bank.routes = bench.bank.routes, routes
     try:
         yield
     finally:
