@@ -224,6 +224,7 @@ def everything(folder: Path, by: ranks.Pieces = "fsdp2") -> dict[str, Any]:
             elif name != "whole":
                 results[f"{name} in pieces"] = learned(make())
         results["recomputed in pieces"] = recomputed(bank)
+        results["memory"] = ranks.share_of(torch.device("cpu"))
         results["held"] = everywhere(held, bank, bank.layers)
         with bank.mounted([]):
             assert score_rows(bank, rows) == before  # by rank 0 alone, so the model is whole again, and the same

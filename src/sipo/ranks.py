@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from sipo.commands import install_extra
 from sipo.errors import SipoError, first_line
 from sipo.finite import NotFiniteError
 from sipo.hush import hush
+from sipo.room import machine_memory, memory_of
 
 Result = TypeVar("Result")
 Pieces = Literal["", "fsdp2", "zero3"]
@@ -88,6 +90,9 @@ class Ranks(Alone):
     def __init__(self, rank: int, count: int, sharded: Pieces) -> None:
         self.rank, self.count, self.sharded = rank, count, sharded
         self.control = dist.new_group(backend="gloo", timeout=EVER)
+        self.machines: list[tuple[str, int]] = [("", 0)] * count
+        """By rank, its machine's name and the bytes that it may use there."""
+        dist.all_gather_object(self.machines, (socket.gethostname(), machine_memory()), group=self.control)
         self.inside = False
         """Is a call under way that all ranks are in?"""
         self.parted = False
@@ -96,6 +101,17 @@ class Ranks(Alone):
     def __str__(self) -> str:
         kept = "its layers in pieces while they train" if self.sharded else "each with the whole model"
         return f"{self.count} compute as one, {kept}"
+
+    @property
+    def here(self) -> int:
+        """How many are on this machine."""
+        return [name for name, _ in self.machines].count(self.machines[self.rank][0])
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory for each, wherever it is: all plan alike, by the machine that has the least for one."""
+        names = [name for name, _ in self.machines]
+        return min(memory // names.count(name) for name, memory in self.machines)
 
     def pieces(self, items: Sequence[Item], cut: Cut[Item]) -> list[tuple[list[Item], bool]]:
         shares = [items[rank :: self.count] for rank in range(self.count)]
@@ -216,6 +232,12 @@ _apart = False
 def joined() -> Ranks | None:
     """The ranks that this process computes with; None for an ordinary one."""
     return None if _apart else _joined
+
+
+def share_of(device: torch.device) -> int:
+    """Bytes of all of a device's that are this process's, used or not: the same number at any time and in each rank."""
+    ranks = joined()
+    return memory_of(device) if ranks is None or device.type == "cuda" else ranks.memory
 
 
 @contextmanager

@@ -31,9 +31,8 @@ from sipo.logprobs.packing import Group
 from sipo.models.chat import Codec
 from sipo.models.footprint import shape
 from sipo.models.load import Backbone, load_backbone
-from sipo.models.room import memory_of
 from sipo.progress import Progress
-from sipo.ranks import joined
+from sipo.ranks import share_of
 from sipo.settings import Execution, Model, Training
 from sipo.words import quantity
 
@@ -282,9 +281,7 @@ class Task:
         """Of texts as long as they may be."""
         data, model = self.config.data, self.backbone.model
         limits = Lengths(data.max_prompt_tokens, data.max_response_tokens)
-        ranks = joined()
-        memory = memory_of(model.device) / (ranks.count if ranks is not None and model.device.type == "cpu" else 1)
-        where = memory, model.device.type
+        where = share_of(model.device), model.device.type
         return Peaks(self.config, limits, model, shape(model), self.backbone.context, (), *where, self.row_tokens)
 
     def prompt_tokens(self, row: Row) -> tuple[int, ...]:

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from sipo import ranks, room
 from sipo.bank import Adapter, Bank
 from sipo.bank.whole import Whole, parameters_of
 from sipo.decoding import Request, at_mod, at_soup, base, seed_of
 from sipo.engines import Local, Span, batched, fitting
 from sipo.engines.fitting import rows_asked, rows_for, rows_free, tokens_for
 from sipo.logprobs.score import ScoreRequest
-from sipo.models import room
 from sipo.models.footprint import decoding_bytes, shape
 from sipo.settings import Decoding, Execution
+from sipo.settings.running import Ray
 
 AUTO = Execution(device="cpu")
 PROMPTS = [tuple(range(20, 25 + length)) for length in range(9)]
@@ -38,7 +39,7 @@ def memory(bank: Bank, span: Span, monkeypatch: pytest.MonkeyPatch) -> Callable[
         of = shape(bank.model)
         held = of.weights + sum(each.numel() for policy in span.loaded for each in policy.parameters) * of.bytes
         needed = held + decoding_bytes(of, 1, max(map(len, PROMPTS)), LIMIT) * rows
-        monkeypatch.setattr(fitting, "memory_of", lambda device: needed / 0.9)
+        monkeypatch.setattr(ranks, "memory_of", lambda device: needed / 0.9)
 
     return hold
 
@@ -71,8 +72,13 @@ def test_what_is_free_bounds_what_is_in_flight_and_not_the_plan(
     monkeypatch.setattr(fitting, "free_memory", lambda device: 3.5 * each / 0.9)
     assert rows_for(AUTO, bank, span, REQUESTS, LIMIT) == planned == 64
     assert rows_free(AUTO, bank, REQUESTS, LIMIT) == 3
-    pool = Execution(device="cpu", engine="pool", workers=3)
-    assert rows_free(pool, bank, REQUESTS, LIMIT) == 1
+    for engine in ("pool", "ray"):
+        spread = Execution(device="cpu", engine=engine, workers=3, ray=Ray(actors=3))
+        assert rows_free(spread, bank, REQUESTS, LIMIT) == 1
+        assert rows_free(spread.here, bank, REQUESTS, LIMIT) == 3, "what is computed here is no worker's"
+    with monkeypatch.context() as launched:
+        launched.setattr(fitting, "joined", lambda: SimpleNamespace(here=3))
+        assert rows_free(AUTO, bank, REQUESTS, LIMIT) == 1
     given = Execution(device="cpu", decode_rows=50)
     assert rows_free(given, bank, REQUESTS, LIMIT) == 50 == rows_for(given, bank, span, REQUESTS, LIMIT)
 
@@ -88,8 +94,9 @@ def test_longer_texts_larger_policies_and_more_processes_leave_fewer(
     assert rows_for(AUTO, bank, whole, REQUESTS, LIMIT) < 30
     pool = Execution(device="cpu", engine="pool", workers=2)
     assert rows_for(pool, bank, span, REQUESTS, LIMIT) < 15
+    each = ranks.memory_of(torch.device("cpu")) / 2
     with monkeypatch.context() as launched:
-        launched.setattr(fitting, "joined", lambda: SimpleNamespace(count=2))
+        launched.setattr(ranks, "joined", lambda: SimpleNamespace(memory=each))
         assert rows_for(AUTO, bank, span, REQUESTS, LIMIT) < 15
     assert rows_for(AUTO, None, span, REQUESTS, LIMIT) == rows_asked(AUTO) == 64, "of a model that is elsewhere"
     assert tokens_for(AUTO, bank, span, 20) < 4096 == tokens_for(AUTO, None, span, 20)
@@ -105,14 +112,58 @@ def test_scores_do_not_depend_on_the_memory(bank: Bank, span: Span, memory: Call
     assert [found[unit] for unit in found] == pytest.approx([plenty[unit] for unit in found], abs=1e-3)
 
 
-def test_a_container_s_limit_is_heeded_less_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for files that it would let go of."""
+CPU = torch.device("cpu")
+LIMITS: list[tuple[str, dict[str, int], int, int]] = [
+    ("", {".": 9}, 9, 4),
+    ("0::/\n", {".": 9}, 9, 4),
+    ("0::/system.slice/job/step\n", {"system.slice/job": 9, "system.slice/job/step": 12}, 9, 4),
+    ("0::/system.slice/job/step\n", {"system.slice": 30, "system.slice/job/step": 8}, 8, 3),
+    ("0::/a/b\n", {".": 7, "a": 8, "a/b": 9}, 7, 2),
+    ("0::/a\n", {"a": 9, "other": 6}, 9, 4),
+    ("0::/of/the:host\n", {".": 9}, 9, 4),
+    ("0::/../beside\n", {".": 9, "beside": 6}, 9, 4),
+    ("4:memory:/slurm/job\n1:cpu:/slow\n0::/\n", {"memory/slurm": 9, "memory/slow": 6, "slurm": 6}, 9, 4),
+    ("4:cpu,memory:/docker/id\n", {"memory": 9}, 9, 4),
+    ("1:name=systemd:/a\n", {"a": 6, "memory": 9}, 9, 4),
+]
+"""Lines of a process, megabytes of groups of which 5 are taken by what is not let go of; those that hold, and are free."""
+
+
+@pytest.mark.parametrize(("lines", "groups", "most", "free"), LIMITS)
+def test_the_least_limit_of_all_groups_around_a_process_holds(
+    lines: str, groups: dict[str, int], most: int, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a container, of a batch system's job, of a service, in both versions, less what it holds, but for files that
+    would be let go of; a group that is not above the process has no say.
+    """
+    (tmp_path / "lines").write_text(lines)
     monkeypatch.setattr(room, "CONTAINER", tmp_path)
-    unlimited = room.free_memory(torch.device("cpu"))
-    assert 0 < unlimited <= room.machine_memory()
-    (tmp_path / "memory.max").write_text("9000000\n")
-    (tmp_path / "memory.current").write_text("7000000\n")
-    (tmp_path / "memory.stat").write_text("anon 5500000\ninactive_file 1500000\n")
-    assert room.machine_memory() == 9_000_000 and room.free_memory(torch.device("cpu")) == 3_500_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert room.free_memory(torch.device("cpu")) > 9_000_000
+    monkeypatch.setattr(room, "GROUPS", tmp_path / "lines")
+    unlimited = room.machine_memory()
+    assert 0 < room.free_memory(CPU) <= unlimited
+    for name, limit in groups.items():
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        first = name.startswith("memory")
+        (folder / ("memory.limit_in_bytes" if first else "memory.max")).write_text(f"{limit}000000\n")
+        (folder / ("memory.usage_in_bytes" if first else "memory.current")).write_text("7000000\n")
+        files = f"{'total_' if first else ''}inactive_file 2000000\n"
+        (folder / "memory.stat").write_text(
+            f"inactive_anon 5500000\n{'inactive_file 1' if first else ''}\n{files}".replace("\n\n", "\n")
+        )
+    assert room.machine_memory() == most * 10**6
+    assert room.free_memory(CPU) == free * 10**6
+    for each in tmp_path.rglob("memory.max"):
+        each.write_text("max\n")
+    for each in tmp_path.rglob("memory.limit_in_bytes"):
+        each.write_text(f"{2**63 - 4096}\n")
+    assert room.machine_memory() == unlimited and room.free_memory(CPU) > 10 * most * 10**6
+
+
+def test_ranks_share_the_memory_of_their_own_machine() -> None:
+    """And all plan by the least share, whichever is theirs."""
+    machines = [("a", 100), ("b", 60), ("a", 100), ("c", 31), ("a", 90)]
+    for rank, here in enumerate((3, 1, 3, 1, 3)):
+        one = ranks.Ranks.__new__(ranks.Ranks)
+        one.rank, one.machines = rank, machines
+        assert (one.here, one.memory) == (here, 30)

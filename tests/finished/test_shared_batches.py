@@ -15,20 +15,24 @@ from hypothesis import strategies as st
 from small import asking_briefly
 
 import sipo
+from sipo import ranks
 from sipo.bank import Bank
 from sipo.config.file import parse_config
 from sipo.data.prompts import parse_prompt
 from sipo.decoding import JENSEN_SHANNON, BestOf, Request, at_mod, at_soup, decode, embedded, seed_of
+from sipo.engines import batched, fitting
 from sipo.errors import SipoError
-from sipo.finished import answering
+from sipo.finished import answering, handle
 from sipo.finished.handle import AlignedModel, FinishedRun
 from sipo.graph.build import Graph
 from sipo.logprobs.mixture import mixture_logprobs
 from sipo.logprobs.packing import Group
 from sipo.methods.interface import Method
 from sipo.methods.registry import find
+from sipo.models.footprint import decoding_bytes, shape
 from sipo.runs.outputs import Outputs
 from sipo.runs.pipeline import run
+from sipo.settings.running import Ray
 from sipo.task import Task
 from sipo.weights import corners
 
@@ -323,3 +327,37 @@ def test_answers_that_memory_does_not_hold_are_given_by_fewer_rows_and_told_once
     assert [pieces.get(at, "") for at in range(len(asks))] == answers
     assert sorted(whole) == list(enumerate(answers))
     assert rows_tried == [8, 4, 2]
+
+
+def test_a_finished_run_has_the_memory_to_itself_whatever_engine_made_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, planned = with_rows(8, folder), list[int]()
+    of = shape(run.task.bank.model)
+    memory = of.weights + of.opened + decoding_bytes(of, 40, 20, GREEDY["max_new_tokens"])
+    monkeypatch.setattr(ranks, "memory_of", lambda device: 2 * memory)
+    monkeypatch.setattr(fitting, "free_memory", lambda device: memory)
+
+    def noting(choose: Callable[..., int]) -> Callable[..., int]:
+        def chosen(*asked: Any) -> int:
+            planned.append(choose(*asked))
+            return planned[-1]
+
+        return chosen
+
+    for module, name in ((handle, "rows_for"), (handle, "tokens_for"), (batched, "rows_free")):
+        monkeypatch.setattr(module, name, noting(getattr(fitting, name)))
+
+    def chosen_by(engine: str) -> list[int]:
+        told = {"engine": engine, "workers": 40, "ray": Ray(actors=40), "decode_rows": "auto", "score_tokens": "auto"}
+        one = sipo.open(folder)
+        execution = one.config.execution.model_copy(update=told)
+        one.config, one.__dict__["task"] = one.config.model_copy(update={"execution": execution}), run.task
+        planned.clear()
+        one.at(shares("halves"), "soups").generate(["how do I"], **GREEDY)
+        one.at(shares("halves"), "soups").logprobs("how do I", "keep")
+        return planned[:]
+
+    here = chosen_by("transformers")
+    assert len(here) == 3 and min(here) > 10
+    assert chosen_by("pool") == chosen_by("ray") == here

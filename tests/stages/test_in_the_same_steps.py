@@ -146,7 +146,7 @@ def test_auto_takes_as_many_as_fill_a_step_and_fit(make: Make, monkeypatch: pyte
     assert task.together(9, settings.model_copy(update={"batch_size": 1000})) == 1
     assert make(5).together(3, settings) == 3
     assert make(5).together(9, settings) == 5
-    monkeypatch.setattr("sipo.task.memory_of", lambda _: 1)
+    monkeypatch.setattr("sipo.task.share_of", lambda _: 1)
     assert task.together(9, settings) == 1, "one is trained whatever there is"
     assert make(5).together(9, settings) == 5, "whoever asks for five has them"
 
@@ -167,7 +167,7 @@ def test_a_forward_has_the_tokens_that_its_policies_leave(
         task = Task(task.config.model_copy(update={"execution": execution}), Progress(quiet=True))
         peaks = task._peaks
         memory = (peaks.training(0) + peaks.gradients()) / 0.9 / 3  # a third of what the most tokens take
-        monkeypatch.setattr("sipo.task.memory_of", lambda _, memory=memory: memory)
+        monkeypatch.setattr("sipo.task.share_of", lambda _, memory=memory: memory)
         with pytest.raises(Seen) as found:
             align(task, tmp_path / str(together))
         assert found.value.args == (task.train_tokens(together),) * together

@@ -26,6 +26,7 @@ from sipo.cli.main import _launched, main
 from sipo.engines.vllm import check_alone
 from sipo.errors import SipoError
 from sipo.models.load import Backbone
+from sipo.room import machine_memory
 from sipo.stages.sft import Shares
 from sipo.testing.tiny import tiny_settings
 
@@ -111,6 +112,10 @@ def test_two_with_pieces_of_the_layers_learn_what_one_learns(name: str, one: Any
 
 def test_layers_in_pieces_are_half_as_much(two: Any) -> None:
     assert two["held"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_two_on_a_machine_share_its_memory(two: Any) -> None:
+    assert two["memory"] == machine_memory() // 2
 
 
 @pytest.mark.parametrize("when", ["answers", "answers in between"])

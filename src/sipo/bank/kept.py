@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 
 from torch import Tensor
 
-from sipo.models.room import machine_memory
+from sipo.room import machine_memory
 
 SHARE = 8
 """States take at most one part in so many of the machine's memory; rows beyond it are computed each time."""

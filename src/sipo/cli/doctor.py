@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sipo import __version__
 from sipo.cli.threads import about_threads
-from sipo.models.room import machine_memory
 from sipo.progress import say, say_json
+from sipo.room import machine_memory
 
 PACKAGES = (
     "torch", "transformers", "peft", "safetensors", "tokenizers", "gguf", "numpy", "pyarrow", "pydantic", "typer",

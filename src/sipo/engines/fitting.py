@@ -13,8 +13,8 @@ from sipo.decoding import Request
 from sipo.engines.interface import Span
 from sipo.models.footprint import SPARE, Shape, room_beside, rows_within, rows_worth, shape, tokens_within, tokens_worth
 from sipo.models.load import find_device
-from sipo.models.room import free_memory, memory_of
-from sipo.ranks import joined
+from sipo.ranks import joined, share_of
+from sipo.room import free_memory
 from sipo.settings import Execution
 
 
@@ -37,7 +37,9 @@ def rows_free(execution: Execution, bank: Bank, requests: Sequence[Request], lim
     """As many as the memory holds that is free now, all policies being mounted, or as many as were asked for."""
     if execution.decode_rows != "auto":
         return execution.decode_rows
-    room = (1 - SPARE) * free_memory(bank.device) / _processes(execution, bank.device)
+    ranks = joined()
+    here = ranks.here if ranks is not None and bank.device.type != "cuda" else 1
+    room = (1 - SPARE) * free_memory(bank.device) / (here * _processes(execution, bank.device))
     return _rows(shape(bank.model), room, bank, requests, limit)
 
 
@@ -63,15 +65,14 @@ def _room(execution: Execution, bank: Bank, of: Shape, span: Span) -> float:
     """Bytes for rows and tokens in each process that computes."""
     policies = sum(each.numel() for policy in span.loaded for each in policy.parameters) * of.bytes
     held = of.weights + of.opened + policies + (of.weights if span.apart else 0)  # a soup of whole models
-    return room_beside(of, memory_of(bank.device), held, _processes(execution, bank.device))
+    return room_beside(of, share_of(bank.device), held, _processes(execution, bank.device))
 
 
 def _processes(execution: Execution, device: torch.device) -> int:
-    """How many share the device's memory."""
+    """How many of an engine share what a process has of the device's memory."""
     if execution.engine == "pool":
         spread = device.type == "cuda" and execution.device in ("auto", "cuda")
         return math.ceil(execution.workers / torch.cuda.device_count()) if spread else execution.workers
     if execution.engine == "ray":
         return 1 if execution.ray.num_gpus else execution.ray.actors
-    ranks = joined()
-    return ranks.count if ranks is not None and device.type == "cpu" else 1
+    return 1

@@ -15,9 +15,9 @@ from sipo.graph.build import Graph
 from sipo.message import Message
 from sipo.models.footprint import SPARE, shape
 from sipo.models.load import context_of, find_device, pick_dtype
-from sipo.models.room import memory_of
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
+from sipo.ranks import share_of
 from sipo.stages.refine import encode
 from sipo.task import Task
 
@@ -33,7 +33,7 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
     judges = [size for objective in config.objectives if (size := _judge_bytes(objective.reward))]
     of = shape(model, dtype, config.model.quantise)
     device = find_device(config.execution.device)
-    memory, kind = (memory_of(device), device.type) if gpu is None else (gpu * GIB, "cuda")
+    memory, kind = (share_of(device), device.type) if gpu is None else (gpu * GIB, "cuda")
     mean = None if absent.rows or absent.model else task.row_tokens
     peaks = Peaks(config, longest, model, of, context_of(model.config), judges, memory, kind, mean)
     say(

@@ -203,7 +203,7 @@ class FinishedRun:
                 Asked.of(model, prompt, seed_of(how.get("seed", 0), "generate", i), decoding)
                 for i, (model, prompt) in enumerate(zip(models, prompts, strict=True))
             ]
-            execution, codec = self.config.execution, self.task.codec
+            execution, codec = self.config.execution.here, self.task.codec
             rows = rows_for(execution, self.task.bank, span, [draw for each in wanted for draw in each.draws], limit)
             told = how.get("watch"), how.get("done")
             return list(
@@ -224,7 +224,7 @@ class FinishedRun:
             requests = [ScoreRequest(x, y, placed.mixture) for x, y in zip(asked, answers, strict=True)]
             found: dict[int, float] = {}
             longest = max(len(prompt) + len(answer) for prompt, answer in zip(asked, answers, strict=True))
-            tokens = tokens_for(self.config.execution, self.task.bank, span, longest)
+            tokens = tokens_for(self.config.execution.here, self.task.bank, span, longest)
             for units, batch in score_plan(requests, self.task.bank.knee, tokens):
                 found |= zip(units, self._local.compute(span, batch), strict=True)
             return [found[unit] for unit in range(len(requests))]
@@ -237,7 +237,7 @@ class FinishedRun:
     @cached_property
     def _local(self) -> Local:
         """What is mounted stays until a batch stands on other adapters."""
-        return Local(self.config.execution, self.task.bank)
+        return Local(self.config.execution.here, self.task.bank)
 
     def _placed(self, models: Sequence[Aligned]) -> tuple[Span, list[Placed]]:
         """The span of all the models' adapters, and each one in it."""

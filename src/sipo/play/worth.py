@@ -78,7 +78,7 @@ async def _implicit(
     def score(places: tuple[int, ...], mounted: int) -> list[float]:
         points = Placed(aligned, places, mounted).policies
         rows = Single([(Group(prompt, (response,)), point) for point in points])
-        of_reference, *of_policies = rows(task.bank, Room(run.config.execution))
+        of_reference, *of_policies = rows(task.bank, Room(run.config.execution.here))
         return [float(each - of_reference) for each in of_policies]
 
     look = Look(policies, score)

@@ -106,6 +106,11 @@ class Execution(Section):
     """Where the numbers of metrics.jsonl go besides, while the run works; TensorBoard's are in the run's folder."""
 
     @property
+    def here(self) -> "Execution":
+        """Of what this process computes by itself, whatever the engine is."""
+        return self.model_copy(update={"engine": "transformers"})
+
+    @property
     def engines(self) -> tuple[str, ...]:
         """What writes, and what it stands on."""
         return (self.engine, self.ray.engine) if self.engine == "ray" else (self.engine,)

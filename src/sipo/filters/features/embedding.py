@@ -43,7 +43,7 @@ def _measure(task: "Task", answers: Sequence[Answers], table: "LogprobTable") ->
     sizes = [part.columns(bank.routes.packs) for _, part in parts]
     found: list[Array] = [np.zeros(0)] * len(parts)
     with bank.mounted([]), task.progress.track("embeddings", len(parts)) as advance:
-        for batch in batches(sizes, tokens_for(task.config.execution, bank, task.span(), max(sizes))):
+        for batch in batches(sizes, tokens_for(task.config.execution.here, bank, task.span(), max(sizes))):
             groups = [parts[at][1] for at in batch]
             for at, states in zip(batch, pieces.slices(groups, partial(mean_states, bank)), strict=True):
                 found[at] = states
