@@ -22,7 +22,9 @@ from sipo.declare.memory import Peaks, adapter_parameters
 from sipo.declare.work import Lengths, Plan, Sizes
 from sipo.decoding import Request, decode
 from sipo.decoding.mixture import at_mod
+from sipo.engines.fitting import rows_for, tokens_for
 from sipo.estimate.sizes import PAPER, counted, planned, stated
+from sipo.estimate.table import _at_once
 from sipo.graph.build import Graph
 from sipo.logprobs.packing import Group, pack
 from sipo.logprobs.score import response_logprobs
@@ -411,6 +413,52 @@ def test_rows_are_shown_where_only_the_model_is_not_here(
         and "look at this:" in text
         and "nothing stops it" in text
     )
+
+
+@pytest.mark.parametrize("engine", ["transformers", "pool", "ray"])
+def test_what_auto_chose_is_what_a_run_takes(
+    engine: str, settings: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the engine, and of training, in a memory that does not hold what they would take."""
+    most = {"decode_rows": "auto", "score_tokens": "auto", "train_tokens": "auto", "train_together": "auto"}
+    more = {"device": "cpu", "engine": engine, "workers": 2, "ray": {"actors": 3}}
+    settings = {**settings, "execution": most | more, "refine": {"enabled": False}}
+    task = Task(config_of(settings))
+    of, execution, n = shape(task.bank.model), task.config.execution, len(task.objectives)
+    policies = [new_adapter(task.bank.model, task.config.lora, seed) for seed in range(n)]
+    monkeypatch.setattr("sipo.ranks.memory_of", lambda device: 40 * of.weights)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["check", str(tmp_path / "run.yaml")]) == 0
+    text = capsys.readouterr().out
+    (line,) = [line for line in text.splitlines() if line.startswith("at once ")]
+    prompt = max(len(task.prompt_tokens(row)) for part in vars(task.splits).values() for row in part)
+    limit, span = task.config.data.max_response_tokens, task.span(policies)
+    rows = rows_for(execution, task.bank, span, [Request((5,) * prompt, at_mod((1 / n,) * n))], limit)
+    tokens = tokens_for(execution, task.bank, span, prompt + limit)
+    assert 1 < rows < 64 and tokens < 4096
+    assert f" {rows} rows decoded and {tokens:,} tokens scored" in line
+    together = task.together(n, task.config.align)
+    assert f" {task.train_tokens(together):,} tokens trained by {together} polic" in line
+    shared = {"pool": "in each of 2 workers", "ray": "in each of 3 actors of Ray (taken to be on this machine"}
+    assert shared.get(engine, "") in line
+    assert line.endswith(f"chosen by {40 * of.weights / 2**30:.3g} GiB (cpu)")
+
+
+def test_nothing_is_said_of_what_is_not_auto(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    given = {"decode_rows": 9, "score_tokens": 99, "train_tokens": 99, "train_together": 1, "device": "cpu"}
+    for execution in (given, given | {"score_tokens": "auto"}):
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings | {"execution": execution}))
+        assert main(["check", str(tmp_path / "run.yaml")]) == 0
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("at once ")]
+        assert len(said) == (execution != given)
+        assert not any("decoded" in line or "trained" in line for line in said)
+
+
+def test_vllm_takes_rows_of_its_own(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = config_of(settings, execution={"device": "cpu", "decode_rows": "auto", "engine": "vllm"})
+    model = outline(KNOWN["meta-llama/Llama-2-7b-hf"], torch.bfloat16)
+    peaks = Peaks(config, Lengths(512, 512), model, shape(model), 4096, (), 80 * 2**30, "cuda")
+    assert _at_once(peaks).startswith("as many rows decoded as vLLM takes and ")
 
 
 def test_a_local_plan_says_what_fits_and_how_long(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:

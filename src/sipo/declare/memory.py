@@ -140,26 +140,32 @@ class Peaks(Reckoning):
         return of.recomputed(each, layers) if self.config.execution.gradient_checkpointing else (layers + 1) * each
 
     def scoring(self, row: float) -> int:
-        asked, each = (
-            self.config.execution.score_tokens,
-            self.of.activations(self.config.lora.r, self.n * self.targets, int(row)),
-        )
-        tokens = tokens_within(self._room(), each, self.device) if asked == "auto" else asked
-        return self._asked(self.mounted() + max(tokens, int(row)) * each)
+        return self._asked(self.mounted() + max(self.score_tokens(row), int(row)) * self._scored(row))
+
+    def score_tokens(self, row: float) -> int:
+        """In a forward of scoring, of rows of so many at most."""
+        asked = self.config.execution.score_tokens
+        return tokens_within(self._room(), self._scored(row), self.device) if asked == "auto" else asked
+
+    def _scored(self, row: float) -> int:
+        """What a token of a row of so many takes."""
+        return self.of.activations(self.config.lora.r, self.n * self.targets, int(row))
 
     def decoding(self, prompt: float, new: int, points: int = 1) -> int:
         """Of requests that are of so many points at least, which share what is below the policies."""
-        of, asked = self.of, self.config.execution.decode_rows
+        of, rows = self.of, self.decode_rows(prompt, new)
         shape = min(int(prompt), self.context - new), new
         shared = (1 - 1 / points) * self.below / of.layers
-        rows = rows_within(of, self._room(), *shape, self.device, shared) if asked == "auto" else asked
         return self._asked(self.mounted() + math.ceil(decoding_bytes(of, rows, *shape, shared)))
+
+    def decode_rows(self, prompt: float, new: int) -> int:
+        """At once, of such prompts and responses; where that is auto, as if they had nothing in common."""
+        asked, shape = self.config.execution.decode_rows, (min(int(prompt), self.context - new), new)
+        return rows_within(self.of, self._room(), *shape, self.device) if asked == "auto" else asked
 
     def _room(self) -> float:
         """For rows and tokens beside what is mounted."""
-        execution = self.config.execution
-        processes = execution.workers if execution.engine == "pool" else 1
-        return room_beside(self.of, self.memory, self.mounted(), processes)
+        return room_beside(self.of, self.memory, self.mounted(), self.config.execution.processes)
 
     def _asked(self, peak: int) -> int:
         """Of an engine. The workers of a pool, here all on one device, have the model each, and so has this process."""
@@ -168,10 +174,16 @@ class Peaks(Reckoning):
 
 
 def refining(peaks: Peaks) -> int:
+    review, rewrite = refined(peaks)
+    return max(peaks.decoding(*review), peaks.decoding(*rewrite, points=2))
+
+
+def refined(peaks: Peaks) -> tuple[tuple[float, int], tuple[float, int]]:
+    """Tokens of a review's prompt and of a review; of a rewrite's prompt and of a rewrite."""
     lengths, longest, review = peaks.lengths, peaks.longest, peaks.config.refine.review_tokens
     reviewing = lengths.prompt + longest + lengths.review_frame
     rewriting = lengths.prompt + longest + review + lengths.rewrite_frame
-    return max(peaks.decoding(reviewing, review), peaks.decoding(rewriting, longest, points=2))
+    return (reviewing, review), (rewriting, longest)
 
 
 def judging(peaks: Peaks) -> int:

@@ -70,9 +70,5 @@ def _room(execution: Execution, bank: Bank, of: Shape, span: Span) -> float:
 
 def _processes(execution: Execution, device: torch.device) -> int:
     """How many of an engine share what a process has of the device's memory."""
-    if execution.engine == "pool":
-        spread = device.type == "cuda" and execution.device in ("auto", "cuda")
-        return math.ceil(execution.workers / torch.cuda.device_count()) if spread else execution.workers
-    if execution.engine == "ray":
-        return 1 if execution.ray.num_gpus else execution.ray.actors
-    return 1
+    spread = execution.engine == "pool" and device.type == "cuda" and execution.device in ("auto", "cuda")
+    return math.ceil(execution.processes / torch.cuda.device_count()) if spread else execution.processes

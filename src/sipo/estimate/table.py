@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from sipo.config import Config
-from sipo.declare.memory import GIB, Peaks
+from sipo.declare.memory import GIB, Peaks, refined
 from sipo.declare.work import CHARACTERS, Lengths, Plan, Work
 from sipo.estimate.absent import NOTHING, Absent, judge_of
 from sipo.estimate.pace import Pace
@@ -17,9 +17,10 @@ from sipo.models.footprint import SPARE, shape
 from sipo.models.load import context_of, find_device, pick_dtype
 from sipo.models.shapes import outline, shape_of
 from sipo.prompts.template import PromptTemplate, load_template
-from sipo.ranks import share_of
+from sipo.ranks import joined, share_of
 from sipo.stages.refine import encode
 from sipo.task import Task
+from sipo.words import listed, quantity
 
 
 def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | None = None) -> list[dict[str, Any]]:
@@ -45,6 +46,8 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
         f"rows       {sizes.train} train, {sizes.validation} validation, {sizes.test} test prompts, "
         f"{sizes.worked} for sipo: {sizes.said}"
     )
+    if chosen := _at_once(peaks):
+        say(f"at once    {chosen}")
     say()
     columns = ["stage", "steps", "texts", "scores", "M tokens", "peak GiB"]
     columns += [f"fits {gpu:g} GiB"] if gpu is not None else []
@@ -74,6 +77,34 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
     if gpu is not None:
         say(f"fits: at most {1 - SPARE:.0%} of {gpu:g} GiB, by the formulas of docs/paper.md")
     return told
+
+
+def _at_once(peaks: Peaks) -> str:
+    """What `auto` of `execution` chose, for texts as long as they may be; empty where nothing is auto."""
+    config, execution, asked, chosen = peaks.config, peaks.config.execution, list[str](), list[str]()
+    if execution.decode_rows == "auto":
+        shapes = [(peaks.lengths.prompt, peaks.longest), *(refined(peaks) if "refine" in Graph(config) else ())]
+        rows = sorted({peaks.decode_rows(*each) for each in shapes})
+        several = f"{rows[0]} to {rows[-1]} rows" if len(rows) > 1 else quantity(rows[0], "row")
+        by_vllm = "vllm" in execution.engines
+        asked.append("as many rows decoded as vLLM takes" if by_vllm else f"{several} decoded")
+    if execution.score_tokens == "auto":
+        asked.append(f"{peaks.score_tokens(peaks.lengths.prompt + peaks.longest):,} tokens scored")
+    if asked:
+        where = ""
+        if execution.engine == "pool":
+            where = f" in each of {quantity(execution.workers, 'worker')}"
+        if execution.engine == "ray":
+            fewer = "taken to be on this machine; one with less memory free decodes fewer rows"
+            where = f" in each of {quantity(execution.ray.actors, 'actor')} of Ray ({fewer})"
+        chosen.append(f"{listed(asked)}{where}")
+    if "auto" in (execution.train_tokens, execution.train_together):
+        together = peaks.together(peaks.n, config.align)
+        tokens = f"{peaks.train_tokens(together):,} tokens trained"
+        chosen.append(f"{tokens} by {quantity(together, 'policy', 'policies')} in the same steps")
+    ranks = joined()
+    each = f" for each of {ranks.count} processes" if ranks else ""
+    return f"{'; '.join(chosen)}; chosen by {peaks.memory / GIB:.3g} GiB ({peaks.device}){each}" if chosen else ""
 
 
 def requests(config: Config, plan: Plan) -> dict[str, int]:

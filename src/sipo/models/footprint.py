@@ -124,9 +124,9 @@ def decoding_bytes(of: Shape, rows: float, prompt: int, new: int, shared: float 
     return cache * (1 + 1 / of.layers) + layer + logits
 
 
-def rows_within(of: Shape, room: float, prompt: int, new: int, device: str, shared: float = 0.0) -> int:
+def rows_within(of: Shape, room: float, prompt: int, new: int, device: str) -> int:
     """How many rows of such prompts and responses so many bytes hold, as far as they pay; at least one."""
-    return _within(room, decoding_bytes(of, 1, prompt, new, shared), rows_worth(device))
+    return _within(room, decoding_bytes(of, 1, prompt, new), rows_worth(device))
 
 
 def tokens_within(room: float, each: float, device: str) -> int:

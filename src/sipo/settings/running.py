@@ -111,6 +111,13 @@ class Execution(Section):
         return self.model_copy(update={"engine": "transformers"})
 
     @property
+    def processes(self) -> int:
+        """How many of the engine share a device's memory, if they are all on one."""
+        if self.engine == "ray":
+            return 1 if self.ray.num_gpus else self.ray.actors
+        return self.workers if self.engine == "pool" else 1
+
+    @property
     def engines(self) -> tuple[str, ...]:
         """What writes, and what it stands on."""
         return (self.engine, self.ray.engine) if self.engine == "ray" else (self.engine,)
