@@ -1,5 +1,6 @@
 """Full memory, injected: what does not fit is done in halves, with the same results, and said once."""
 
+import errno
 import logging
 import weakref
 from collections.abc import Callable
@@ -297,13 +298,23 @@ def test_what_was_broken_off_is_let_go(bank: Bank, policies: list[Adapter]) -> N
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "std::bad_alloc",
+        "unable to mmap 64 bytes from file </model.safetensors>: Cannot allocate memory (12)",
+        "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 64 bytes",
     ],
 )
 def test_libraries_say_in_words_of_their_own_that_memory_is_full(line: str) -> None:
     assert is_full(RuntimeError(line)) and not is_full(ValueError(line))
 
 
-@pytest.mark.parametrize("error", [FULL, RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FULL,
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
 def test_full_memory_is_no_fault_of_a_file_or_a_model(
     error: Exception, bank: Bank, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

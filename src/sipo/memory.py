@@ -1,5 +1,6 @@
 """Full memory: what did not fit is computed again in smaller pieces, which changes rounding alone."""
 
+import errno
 import gc
 import re
 from collections.abc import Callable, Sequence
@@ -8,7 +9,9 @@ from typing import Any, Protocol, TypeVar
 
 UNBOUND = 2**62
 """More than anything counts to."""
-ALLOCATION = re.compile("can't allocate memory|out of memory|std::bad_alloc|STATUS_ALLOC_FAILED")
+ALLOCATION = re.compile(
+    "can't allocate memory|not enough memory|Cannot allocate memory|out of memory|std::bad_alloc|STATUS_ALLOC_FAILED"
+)
 """In what torch raises on a processor, and what libraries below it raise, cuBLAS and cuDNN among them."""
 A = TypeVar("A")
 T = TypeVar("T")
@@ -27,6 +30,8 @@ def is_full(error: BaseException) -> bool:
     """Did the memory of the machine or of its device not suffice?"""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be here
         return True
+    if isinstance(error, OSError):  # of a file that is mapped, or of a process that is started
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and ALLOCATION.search(str(error)) is not None
 
 

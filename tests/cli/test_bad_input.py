@@ -434,6 +434,7 @@ def test_a_full_disk_leaves_no_half_an_export(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB.\nSee the documentation"),
         MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_full_memory_is_a_line_and_the_run_goes_on(

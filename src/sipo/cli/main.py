@@ -95,10 +95,10 @@ def _explained(error: BaseException, arguments: Sequence[str]) -> int:
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     if isinstance(error, SipoError):
         return _fail(str(error))
-    if isinstance(error, OSError):
-        return _fail(describe(error))
     if full := full_memory(error):
         return _fail(full)
+    if isinstance(error, OSError):
+        return _fail(describe(error))
     if isinstance(error, usage_error):
         message: str = error.format_message()  # type: ignore[attr-defined]
         if type(error).__name__ == "NoArgsIsHelpError":
