@@ -459,6 +459,17 @@ def test_a_folder_that_may_not_be_written(world: World, capsys: pytest.CaptureFi
     assert "nothing can be written in" in message
 
 
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_link_to_a_disk_that_is_not_there(below: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is missing is named: who moves the link away, as for a file in the way, has two runs later."""
+    link, disk = world.folder / "scratch", world.folder / "not-mounted"
+    link.symlink_to(disk)
+    message = refused(["run", world.write(), "--run-dir", str(link / below)], capsys)
+    assert f"{link}: a link to {disk}, which is not there; make or mount that" in message
+    disk.mkdir()
+    assert main(["run", world.write(), "--run-dir", str(link / below), "--only", "align"]) == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [

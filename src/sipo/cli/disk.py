@@ -52,6 +52,11 @@ def describe(error: OSError) -> str:
     way_out = "check the path and its permissions"
     if error.errno in IN_THE_WAY:
         way_out = "move it away, or name another place"
+        if named and os.path.islink(named) and not os.path.exists(named):  # a disk that is not mounted, often
+            reason, way_out = (
+                f"a link to {os.readlink(named)}, which is not there",
+                "make or mount that, or name another place",
+            )
     if error.errno == errno.EFBIG:
         way_out = "raise the limit on the size of files (`ulimit -f`), and run the same command again"
     return f"{place}{reason}; {way_out}"
