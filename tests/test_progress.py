@@ -140,8 +140,10 @@ def test_a_table_breaks_no_name_and_no_number(columns: int, capsys: pytest.Captu
     progress.table("numbers", ["stage", "optimizer steps", "M tokens", "said"], rows)
     text = capsys.readouterr().out
     lines = text.splitlines()
-    assert any(line.split()[:3] == ["round-2/trials/realign/x0_1", "1234567", "0.125"] for line in lines), text
+    row = ["round-2/trials/realign/x0_1", "1234567", "0.125"]
+    if columns != 44:  # there each of its numbers has a line of its own
+        assert any(line.split()[:3] == row for line in lines), text
     assert "…" not in text and all(
         word in text for word in ["optimizer", "steps", "M", "tokens", "three", "free", "words", "2.000"]
     )
-    assert (max(map(len, lines)) <= columns) is (columns >= 80), "where it can, it fits"
+    assert (max(len(line.rstrip()) for line in lines) <= columns) is (columns >= 44), "where it can, it fits"

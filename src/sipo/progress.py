@@ -255,11 +255,27 @@ class Progress:
             scratch.replace(self.now)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Where lines are short headers are broken, and what has spaces; no name and no number is ever."""
+        """Where lines are short headers are broken, and what has spaces; no name and no number is ever. Where not even
+        that fits, a row has a line for each of its columns.
+        """
         cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
         parts = [[column, *(row[at] for row in cells)] for at, column in enumerate(columns)]
         tight, least = _width(parts, lambda cell: [cell]) > self.console.width, _width(parts, str.split)
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+        labels = [f"{column}:" for column in columns[1:]]
+        stacked = _width([labels, [cell for row in cells for cell in row[1:]]], str.split)
+        if least > self.console.width >= max(stacked, *map(len, parts[0])) and len(columns) > 2:
+            self.console.print(title, style="italic")
+            for first, *others in cells:
+                self.table(first, ["", ""], list(zip(labels, others, strict=True)))
+            return
+        table = Table(
+            title=title,
+            title_justify="left",
+            box=None,
+            show_header=any(columns),
+            pad_edge=False,
+            padding=(0, GAP, 0, 0),
+        )
         for at, (column, *below) in enumerate(parts):
             whole = not any(" " in cell for cell in below)
             header = column.replace(" ", "\n") if tight and whole else column
