@@ -468,6 +468,7 @@ def test_a_local_plan_says_what_fits_and_how_long(settings: dict[str, Any], tmp_
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     assert rows["align"][6] == "no" and float(rows["align"][7]) > 0
     assert "nothing stops it" in text and "not looked at" not in text
+    assert "\ndoes not fit: align, sample, refine, score, realign and answers; docs/gpu.md tells" in text
     hours = sum(float(rows[stage][7]) for stage in ("align", "sample", "refine", "score", "realign", *ANSWERS))
     assert float(text.split(" hours at 10")[0].splitlines()[-1]) == pytest.approx(hours, rel=0.02)
 

@@ -76,6 +76,8 @@ def say_plan(task: Task, absent: Absent, gpu: float | None = None, pace: Pace | 
         say(f"{judge}: at most {count:,} requests, less what it was asked before")
     if gpu is not None:
         say(f"fits: at most {1 - SPARE:.0%} of {gpu:g} GiB, by the formulas of docs/paper.md")
+        if large := dict.fromkeys(each["stage"].partition("/")[0] for each in told if not each["fits"]):
+            say(f"does not fit: {listed(list(large))}; docs/gpu.md tells which keys lower a peak")
     return told
 
 
