@@ -22,8 +22,7 @@ what is used, and in memory.stat the files that would be let go of.
 
 def machine_memory() -> int:
     """Bytes that this process may use: the machine's, or less where a container or a batch system says so."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([total, *(limit for limit, _ in _limits())])
+    return min([_installed(), *(limit for limit, _ in _limits())])
 
 
 def free_memory(device: "torch.device") -> int:
@@ -33,7 +32,7 @@ def free_memory(device: "torch.device") -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
-    free = machine_memory()
+    free = _installed()
     with suppress(OSError, ValueError, LookupError):  # elsewhere than on Linux
         told = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         free = min(free, 1024 * int(told["MemAvailable"].split()[0]))
@@ -45,6 +44,10 @@ def memory_of(device: "torch.device") -> int:
     import torch
 
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine_memory()
+
+
+def _installed() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _limits() -> Iterator[tuple[int, int]]:

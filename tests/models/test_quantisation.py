@@ -22,7 +22,7 @@ from sipo.logprobs.score import score_rows
 from sipo.models import quantisation
 from sipo.models.footprint import shape
 from sipo.models.load import Backbone, identify, load_backbone
-from sipo.models.quantisation import check_quantise, dense, is_quantised, parts
+from sipo.models.quantisation import check_quantise, dense, is_quantised, options_as_code, options_of, parts
 from sipo.models.shapes import outline
 from sipo.settings import Decoding, Lora, Model, Training
 from sipo.settings.model import Quantise
@@ -187,6 +187,15 @@ def test_a_model_of_which_nothing_is_quantised_is_refused_and_planned_as_it_is(
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(SipoError, match=f"{quantise} leaves all layers .*{way}"):
         load_backbone(Model(path=str(tmp_path), quantise=quantise), "cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_for_others_asks_for_the_same(kind: Quantise) -> None:
+    imports, how = options_as_code(kind)
+    made = dict[str, Any]()
+    exec("\n".join([*imports, f"given = dict({how.removeprefix(', ')})"]), made)
+    ours = options_of(kind, torch.bfloat16, torch.device("cpu"))["quantization_config"]
+    assert made["given"]["quantization_config"].to_dict() == ours.to_dict()
 
 
 def test_it_is_another_model(model_folder: Path) -> None:

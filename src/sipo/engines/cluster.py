@@ -134,7 +134,7 @@ class Cluster:
                 if ours:
                     signal.signal(signal.SIGTERM, ours)
             self._joined = True
-            self._left.clear()
+            self._left = threading.Event()  # a look at an earlier head, which may still be under way, keeps its own
             head = ray.get_runtime_context().gcs_address
             threading.Thread(target=end_without, args=(head, self._left), name="sipo-ray", daemon=True).start()
         self._look()

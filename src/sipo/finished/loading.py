@@ -5,7 +5,7 @@ import json
 from sipo.commands import serve
 from sipo.models.chat import Codec
 from sipo.models.plain import frame
-from sipo.models.quantisation import code_of
+from sipo.models.quantisation import options_as_code
 from sipo.settings.model import Quantise
 
 FOLDER = "path/to/this/folder"
@@ -19,7 +19,7 @@ def how_to_use(
     """Code for transformers, PEFT besides where it is an adapter, and commands for the servers that take it. An adapter
     stands on its base as it was quantised, where that can be told.
     """
-    imports, how = code_of(quantise)
+    imports, how = options_as_code(quantise)
     at = f", revision={_quoted(revision)}" if revision and rank is not None else ""
     alone = [*_imports(), f'model = AutoModelForCausalLM.from_pretrained({_quoted(FOLDER)}{at}, dtype="auto")']
     asked = _asking(codec) if codec else []

@@ -42,7 +42,7 @@ def said_of(quantise: Quantise | None) -> str:
     return f"the policies learned over the base in {how}; {plain}"
 
 
-def code_of(quantise: Quantise | None) -> tuple[list[str], str]:
+def options_as_code(quantise: Quantise | None) -> tuple[list[str], str]:
     """How others load the same base: lines of Python to import, and what `from_pretrained` is given besides."""
     if quantise is None:
         return [], ""
